@@ -1,0 +1,133 @@
+"""The one exception tree. Only these cross a boundary between packages or processes.
+
+    PlasmidError
+    ├── UsageError        an option or argument cannot be used as given            usage.*
+    ├── RecipeError       a recipe is unknown, malformed or contradicts itself      recipe.*
+    ├── DataError         a data file does not meet the contract                    data.*
+    ├── ModelError        a base model or adapter is missing, changed or unusable   model.*
+    ├── PolicyRefused     a site's policy says no                                   policy.*
+    ├── ProtocolError     a message, signature or vector breaks the protocol        protocol.*
+    ├── LinkError         the other end cannot be reached, or refuses               link.*
+    ├── RunFailed         a run ended without a result                              run.*
+    └── StorageError      the state folder cannot be read or written                storage.*
+
+Rules
+-----
+1. ``code`` is stable, dotted and never reused; tools match on it, people read ``message``.
+2. ``message`` says what is wrong and with which values; ``hint`` says what to do next.
+3. Neither ever holds a value from a site's rows. File names, column names and counts are allowed
+   locally; what crosses the link is a code and a sentence fixed in the source.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PlasmidError(Exception):
+    """A problem that a person can act on.
+
+    Parameters
+    ----------
+    code
+        Stable dotted name, for example ``"data.column_missing"``.
+    message
+        What is wrong, with the values concerned.
+    hint
+        What to do next.
+    """
+
+    family: ClassVar[str] = "plasmid"
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.code, self.message, self.hint))
+
+    def as_dict(self) -> dict[str, str]:
+        """Return ``{"code", "message", "hint"}``, the shape of the machine interface."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+class UsageError(PlasmidError):
+    """An option or argument cannot be used as given."""
+
+    family = "usage"
+
+
+class RecipeError(PlasmidError):
+    """A recipe is unknown, malformed or contradicts itself."""
+
+    family = "recipe"
+
+
+class DataError(PlasmidError):
+    """A data file does not meet the recipe's contract."""
+
+    family = "data"
+
+
+class ModelError(PlasmidError):
+    """A base model or adapter is missing, changed or unusable."""
+
+    family = "model"
+
+
+class PolicyRefused(PlasmidError):
+    """A site's policy says no."""
+
+    family = "policy"
+
+
+class ProtocolError(PlasmidError):
+    """A message, signature or vector breaks the protocol."""
+
+    family = "protocol"
+
+
+class LinkError(PlasmidError):
+    """The other end cannot be reached, or refuses."""
+
+    family = "link"
+
+
+class RunFailed(PlasmidError):
+    """A run ended without a result."""
+
+    family = "run"
+
+
+class StorageError(PlasmidError):
+    """The state folder cannot be read or written."""
+
+    family = "storage"
+
+
+_FAMILIES: dict[str, type[PlasmidError]] = {
+    kind.family: kind
+    for kind in (
+        UsageError,
+        RecipeError,
+        DataError,
+        ModelError,
+        PolicyRefused,
+        ProtocolError,
+        LinkError,
+        RunFailed,
+        StorageError,
+    )
+}
+
+
+def from_dict(error: dict[str, str]) -> PlasmidError:
+    """Rebuild the error that :meth:`PlasmidError.as_dict` described."""
+    code = error["code"]
+    kind = _FAMILIES.get(code.split(".", 1)[0], PlasmidError)
+    return kind(code, error["message"], error.get("hint", ""))

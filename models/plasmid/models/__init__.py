@@ -1,0 +1,1 @@
+"""Base models and adapters: catalogue, import, offline loading, heads, adapter <-> flat vector."""

@@ -1,0 +1,291 @@
+"""An adapter as a folder: the layout that plain PEFT loads, with the head, card and provenance beside it.
+
+    adapter_model.safetensors   LoRA factors only (PEFT would silently ignore head tensors in here)
+    adapter_config.json         PEFT's settings; the base by id and revision, never by a path
+    head.safetensors            weight [labels, hidden + covariate slots], bias [labels]
+    head.json                   how to get from a row to that head's input; see :class:`HeadFile`
+    README.md                   the card; its code block scores rows with stock libraries
+    provenance.json             where the adapter comes from
+
+Rules
+-----
+1. A folder is written whole or not at all; reading checks sizes, names and shapes before use.
+2. The files depend on what they are given alone, not on a library's version. No torch is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel as PydanticModel
+from pydantic import ConfigDict, Field, ValidationError
+
+from plasmid.core.errors import ModelError
+from plasmid.core.files import folder_atomic
+from plasmid.models.adapter import (
+    PEFT_PREFIX,
+    AdapterSchema,
+    Vector,
+    adapter_schema,
+    lora_modules,
+    target_regex,
+)
+from plasmid.models.card import CardFacts, card
+from plasmid.models.catalogue import Hex256, ModelId, Revision
+from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.store import BaseModel
+from plasmid.models.tensors import read_floats, write_floats
+
+MAX_JSON_BYTES = 16 * 2**20
+MAX_TENSORS_BYTES = 4 * 2**30
+
+
+class BaseRef(PydanticModel):
+    """The base model that an adapter belongs to."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    id: ModelId
+    revision: Revision
+    digest: Hex256
+
+
+class HeadFile(PydanticModel):
+    """``head.json``.
+
+    Attributes
+    ----------
+    pooling
+        Mean of the encoder's output over the tokens but the first and last.
+    input, kind
+        The column that the encoder reads, and what it holds.
+    spaced
+        True: put blanks between residues before tokenising.
+    max_length
+        In tokens, the two special ones included.
+    label
+        The column that holds the label, where it is known.
+    metric
+        What the adapter was judged by.
+    columns
+        The part of the recipe's data contract that a table to be scored must meet, by column name.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["plasmid.head/1"] = "plasmid.head/1"
+    pooling: Literal["mean"] = "mean"
+    input: Annotated[str, Field(min_length=1, max_length=200)]
+    kind: Literal["protein", "text"]
+    spaced: bool
+    max_length: Annotated[int, Field(ge=3, le=100_000)]
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    metric: Literal["auc", "accuracy"]
+    columns: dict[str, dict[str, Any]]
+    head: HeadSpec
+    lora: LoraSpec
+    base: BaseRef
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter read from its folder.
+
+    Attributes
+    ----------
+    tensors
+        LoRA factors, ``head.weight``, ``head.covariates`` and ``head.bias`` by their schema names.
+    about
+        ``head.json``.
+    provenance
+        ``provenance.json``.
+    """
+
+    tensors: Mapping[str, Vector]
+    about: HeadFile
+    provenance: Mapping[str, Any]
+
+    def on(self, base: BaseModel) -> tuple[AdapterSchema, Vector]:
+        """Return the schema on *base*, and the state: float32 [schema.size].
+
+        Raises
+        ------
+        ModelError
+            ``model.adapter_mismatch``: the tensors are not those of such an adapter on *base*.
+        """
+        schema = adapter_schema(base, self.about.lora, self.about.head)
+        return schema, schema.flatten(self.tensors)
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    schema: AdapterSchema,
+    state: Vector,
+    base: BaseModel,
+    lora: LoraSpec,
+    head: HeadSpec,
+    input_column: str,
+    label_column: str,
+    metric: Literal["auc", "accuracy"],
+    max_length: int,
+    columns: Mapping[str, Mapping[str, Any]],
+    facts: CardFacts,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the adapter *state* to *folder*, replacing what is there.
+
+    Parameters
+    ----------
+    state
+        float32 [schema.size].
+    max_length
+        In tokens, the two special ones included.
+    columns
+        The data contract of the input, label and covariate columns, as JSON values.
+    facts
+        What the card says beside the code.
+    provenance
+        JSON values.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_mismatch``: *state* doesn't fit *schema*; ``model.not_finite``: it holds
+        NaN or an infinity.
+    StorageError
+        The folder cannot be written; it is then as it was.
+    """
+    if not np.isfinite(state).all():
+        raise ModelError(
+            "model.not_finite", "the adapter holds numbers that are not finite.", "Don't release it."
+        )
+    tensors = schema.unflatten(state)
+    about = HeadFile(
+        input=input_column,
+        kind=base.entry.input,
+        spaced=base.entry.spaced,
+        max_length=max_length,
+        label=label_column,
+        metric=metric,
+        columns={name: dict(column) for name, column in columns.items()},
+        head=head,
+        lora=lora,
+        base=BaseRef(id=base.id, revision=base.revision, digest=base.digest),
+    )
+    config = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": base.id,
+        "revision": base.revision,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": target_regex(base, lora_modules(base, lora)),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    weight = np.concatenate(
+        [tensors[name] for name in ("head.weight", "head.covariates") if name in tensors], 1
+    )
+    with folder_atomic(folder) as new:
+        factors = {name: value for name, value in tensors.items() if name.startswith(PEFT_PREFIX)}
+        write_floats(new / "adapter_model.safetensors", factors)
+        write_floats(new / "head.safetensors", {"weight": weight, "bias": tensors["head.bias"]})
+        _write_json(new / "adapter_config.json", config)
+        _write_json(new / "head.json", about.model_dump(mode="json"))
+        _write_json(new / "provenance.json", dict(provenance))
+        (new / "README.md").write_text(card(about, facts, schema.size), "utf-8")
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Return the adapter in *folder*.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_missing``: *folder* holds none; ``model.adapter_invalid``: a file is missing,
+        too large or not what it should be; ``model.tensors_invalid``.
+    """
+    if not (folder / "head.json").is_file():
+        raise ModelError(
+            "model.adapter_missing",
+            f"{folder} holds no Plasmid adapter (no head.json).",
+            "Give the folder that 'plasmid run' named at its end.",
+        )
+    try:
+        about = HeadFile.model_validate_json(_read(folder / "head.json", MAX_JSON_BYTES))
+        provenance = json.loads(_read(folder / "provenance.json", MAX_JSON_BYTES))
+        config = json.loads(_read(folder / "adapter_config.json", MAX_JSON_BYTES))
+    except ValidationError as error:
+        places = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
+        raise _invalid(folder, f"head.json is wrong at {', '.join(places)}") from error
+    except (ValueError, RecursionError) as error:
+        raise _invalid(folder, "a file is not JSON") from error
+    if not isinstance(provenance, dict) or not isinstance(config, dict):
+        raise _invalid(folder, "a JSON file is not an object")
+    if config.get("r") != about.lora.rank or config.get("lora_alpha") != about.lora.alpha:
+        raise _invalid(folder, "adapter_config.json and head.json differ in rank or alpha")
+    return Adapter(_tensors(folder, about.head), about, provenance)
+
+
+def _tensors(folder: Path, head: HeadSpec) -> dict[str, Vector]:
+    for name in ("adapter_model.safetensors", "head.safetensors"):
+        _size_ok(folder / name, MAX_TENSORS_BYTES)
+    tensors = read_floats(folder / "adapter_model.safetensors")
+    stray = sorted(name for name in tensors if not name.startswith(PEFT_PREFIX))
+    if stray:
+        raise _invalid(
+            folder, f"adapter_model.safetensors holds {', '.join(stray[:5])}, which is no LoRA factor"
+        )
+    found = read_floats(folder / "head.safetensors")
+    labels, width = len(head.labels), head.covariate_width
+    weight, bias = found.get("weight"), found.get("bias")
+    if (
+        len(found) != 2
+        or weight is None
+        or bias is None
+        or bias.shape != (labels,)
+        or weight.ndim != 2
+        or weight.shape[0] != labels
+        or weight.shape[1] <= width
+    ):
+        raise _invalid(
+            folder, f"head.safetensors isn't a head of {labels} labels and {width} covariate slots"
+        )
+    hidden = weight.shape[1] - width
+    tensors |= {"head.weight": weight[:, :hidden], "head.bias": bias}
+    if width:
+        tensors["head.covariates"] = weight[:, hidden:]
+    if not all(np.isfinite(value).all() for value in tensors.values()):
+        raise _invalid(folder, "a tensor holds numbers that are not finite")
+    return tensors
+
+
+def _read(path: Path, limit_bytes: int) -> bytes:
+    _size_ok(path, limit_bytes)
+    return path.read_bytes()
+
+
+def _size_ok(path: Path, limit_bytes: int) -> None:
+    if not path.is_file():
+        raise _invalid(path.parent, f"{path.name} is missing")
+    if path.stat().st_size > limit_bytes:
+        raise _invalid(path.parent, f"{path.name} is longer than {limit_bytes} bytes")
+
+
+def _invalid(folder: Path, what: str) -> ModelError:
+    return ModelError(
+        "model.adapter_invalid",
+        f"the adapter in {folder} cannot be used: {what}.",
+        "Fetch it again from its source.",
+    )

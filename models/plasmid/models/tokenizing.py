@@ -1,0 +1,108 @@
+"""Texts to token ids, with the one check that matters: no valid input becomes [UNK].
+
+Rules
+-----
+1. A tokenizer is loaded from the model's own folder, offline, running nobody's code.
+2. At load the 20 residues (or an English sentence) must give known tokens, one each for residues.
+3. Every encoded protein is checked again; the error names rows, never letters.
+4. ``max_length`` counts tokens, the first and last special ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plasmid.core.errors import ModelError
+from plasmid.models.residues import AMINO_ACIDS
+from plasmid.models.store import BaseModel
+
+SENTENCE = "An anomaly of the hand and of 12 other parts."
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the ``transformers`` tokenizer of the model in *folder*.
+
+    Raises
+    ------
+    ModelError
+        ``model.tokenizer_invalid``: its files cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:  # the tokenizers library raises bare Exception
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            "model.tokenizer_invalid",
+            f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}).",
+            "The folder needs tokenizer.json, or vocab.txt and tokenizer_config.json.",
+        ) from error
+
+
+def reads(tokenizer: Any, *, protein: bool, spaced: bool) -> bool:
+    """True when *tokenizer* knows every residue as one token of its own, or every word of a sentence."""
+    if not protein:
+        return tokenizer.unk_token_id not in _content(tokenizer, SENTENCE)
+    ids = _content(tokenizer, " ".join(AMINO_ACIDS) if spaced else AMINO_ACIDS)
+    return len(set(ids)) == len(ids) == len(AMINO_ACIDS) and tokenizer.unk_token_id not in ids
+
+
+def _content(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids[1:-1]
+
+
+class Tokenizer:
+    """The tokenizer of one base model, checked.
+
+    Raises
+    ------
+    ModelError
+        ``model.tokenizer_invalid``; ``model.tokenizer_unknown``: valid input becomes [UNK].
+    """
+
+    def __init__(self, base: BaseModel) -> None:
+        self._tokenizer = load_tokenizer(base.path)
+        self._protein = base.entry.input == "protein"
+        self._spaced = base.entry.spaced
+        if not reads(self._tokenizer, protein=self._protein, spaced=self._spaced):
+            what = "amino-acid residues" if self._protein else "plain English words"
+            raise ModelError(
+                "model.tokenizer_unknown",
+                f"the tokenizer of {base.id} maps {what} to [UNK].",
+                "Its files don't fit this version of transformers or this kind of input; "
+                "import a folder with a tokenizer.json.",
+            )
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a batch."""
+        return int(self._tokenizer.pad_token_id)
+
+    def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
+        """Return the token ids of each text, special tokens included, cut to *max_length* tokens.
+
+        Raises
+        ------
+        ModelError
+            ``model.tokenizer_unknown``: a protein holds a letter that the model has no token for.
+        """
+        if not texts:
+            return []
+        prepared = [" ".join(text) for text in texts] if self._spaced else list(texts)
+        encoded: list[list[int]] = self._tokenizer(
+            prepared, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
+        )["input_ids"]
+        if self._protein:
+            unknown = self._tokenizer.unk_token_id
+            strange = [row for row, ids in enumerate(encoded) if unknown in ids]
+            if strange:
+                raise ModelError(
+                    "model.tokenizer_unknown",
+                    f"{len(strange)} sequences hold letters that are not residues, "
+                    f"first in row {strange[0] + 1}.",
+                    f"The model reads {AMINO_ACIDS}.",
+                )
+        return encoded

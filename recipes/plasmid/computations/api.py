@@ -1,0 +1,88 @@
+"""What a computation is: the public halves of one loop over a secure sum.
+
+Rules
+-----
+1. A computation is a module of this package; its name is the ``computation`` of the documents that
+   ask for it. It holds public arithmetic only: no training loop, no clip, no noise, no I/O.
+   ``plasmid.training`` and ``plasmid.gateway`` do those, the controller drives the loop.
+2. :meth:`Computation.shape` says what one site sends in a round and how far it may reach. The site
+   and the coordinator each compute it from their own copy and compare.
+3. The site half is exactly one of ``loss`` (the node trains), ``per_record`` (the node clips every
+   record and sums) or ``vector`` (finished and opaque; the node clips it as a whole).
+4. :meth:`Computation.advance` is pure and sees the decoded sum only.
+5. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plasmid.core.errors import RecipeError
+from plasmid.models.adapter import AdapterSchema
+
+if TYPE_CHECKING:
+    from plasmid.models.store import BaseModel
+
+API_VERSION = "1"
+
+SiteHalf = Literal["loss", "per_record", "vector"]
+State = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is summed in one round; the public state has the same tensors.
+
+    Attributes
+    ----------
+    schema
+        Names and shapes of the tensors, in order.
+    bound
+        Largest absolute value of a coordinate of one site's vector. For ``loss`` it is also the L2
+        clip of the whole vector.
+    bits
+        Width of the ring that the computation needs.
+    """
+
+    schema: AdapterSchema
+    bound: float
+    bits: Literal[32, 64]
+
+
+class Computation(Protocol):
+    """The module-level interface of a computation; see the module's rules."""
+
+    SITE_HALF: SiteHalf
+
+    def shape(self, document: Any, base: BaseModel | None) -> Shape:
+        """Return the shape of one contribution for a resolved *document* and its base model."""
+
+    def initial(self, document: Any, shape: Shape) -> State:
+        """Return the first public state, float [shape.schema.size]."""
+
+    def advance(self, document: Any, state: State, total: State, sites: int) -> State:
+        """Return the next public state from the decoded sum of *sites* contributions."""
+
+
+def load(name: str) -> Computation:
+    """Return the computation called *name*.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.computation_unknown``.
+    """
+    module = f"plasmid.computations.{name}"
+    if not name.isidentifier() or name == "api" or importlib.util.find_spec(module) is None:
+        raise RecipeError(
+            "recipe.computation_unknown",
+            f"there is no computation called {name!r} in this version.",
+            "Check the recipe's 'computation', or install the version that it was written for.",
+        )
+    return cast(Computation, importlib.import_module(module))

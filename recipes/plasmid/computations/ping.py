@@ -1,0 +1,37 @@
+"""A vector of zeros: what a round of a given size costs on this federation, without touching a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from plasmid.computations.api import Shape, SiteHalf, State
+from plasmid.models.adapter import AdapterSchema, TensorSpec
+
+if TYPE_CHECKING:
+    from plasmid.models.store import BaseModel
+    from plasmid.recipes.query import PingDocument
+
+SITE_HALF: SiteHalf = "vector"
+
+
+def shape(document: PingDocument, base: BaseModel | None) -> Shape:  # noqa: ARG001
+    """Return one vector of the asked length, bounded by 1."""
+    schema = AdapterSchema(tensors=(TensorSpec(name="ping", shape=(document.length,)),))
+    return Shape(schema=schema, bound=1.0, bits=32)
+
+
+def initial(document: PingDocument, shape: Shape) -> State:  # noqa: ARG001
+    """Return zeros, float32 [length]."""
+    return np.zeros(shape.schema.size, dtype=np.float32)
+
+
+def vector(document: PingDocument, state: State) -> State:  # noqa: ARG001
+    """Return zeros of the state's length."""
+    return np.zeros_like(state)
+
+
+def advance(document: PingDocument, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+    """Return the state plus the mean."""
+    return np.asarray(state + (total / sites).astype(state.dtype))

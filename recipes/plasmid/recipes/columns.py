@@ -1,0 +1,135 @@
+"""The data contract: what a column of a site's table may hold.
+
+Rules
+-----
+1. Only the contract's columns are read; a file may hold others, in any order.
+2. A cell is compared after stripping blanks. It is *missing* when it is empty or equals one of the
+   column's ``missing_markers``; nothing else is ("NA" is a value unless the contract says otherwise).
+3. A label is a string and must equal one of the task's labels exactly: "1.0" is not "1".
+4. A category outside its vocabulary is not an error: it takes the model's "unseen" slot. A number
+   outside its bounds is one, because the bounds are what a secure sum's range is computed from.
+5. A column that is not ``required`` may be absent from a file; all its values are then missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWY")
+"""The 20 amino acids. B, J, O, U, X, Z, ``*`` and gaps are not among them: base models map them to [UNK]."""
+
+DEFAULT_MAX_ROWS = 1_000_000
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, NaN, infinities and values of another type."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+ColumnName = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S(?:[^\x00-\x1f]*\S)?$")
+]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S(?:[^\x00-\x1f]*\S)?$")]
+Words = Annotated[tuple[Word, ...], Field(strict=False)]
+Missing = Literal["allowed", "refused"]
+
+
+class _Column(Strict):
+    required: bool = True
+    missing: Missing = "refused"
+    missing_markers: Words = ()
+
+
+class ProteinColumn(_Column):
+    """An amino-acid sequence in one-letter code; lower case is read as upper case.
+
+    ``max_length`` is in residues; a longer sequence is cut at its end, with a notice, or refused.
+    """
+
+    type: Literal["protein"]
+    max_length: Annotated[int, Field(ge=1, le=8192)]
+    too_long: Literal["truncate", "refuse"] = "refuse"
+
+
+class TextColumn(_Column):
+    """Free text.
+
+    ``max_length`` is in tokens, the two special ones included: the model reads no more of a text
+    than that. ``max_characters`` bounds the text itself; ``too_long`` says what happens beyond it.
+    """
+
+    type: Literal["text"]
+    max_length: Annotated[int, Field(ge=3, le=8192)]
+    max_characters: Annotated[int, Field(ge=1, le=100_000)] = 20_000
+    too_long: Literal["truncate", "refuse"] = "truncate"
+
+
+class LabelColumn(_Column):
+    """The class to be predicted: one of the task's labels."""
+
+    type: Literal["label"]
+
+
+class CategoryColumn(_Column):
+    """One of a public list of values; the list is never gathered from the sites."""
+
+    type: Literal["category"]
+    vocabulary: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CategoryColumn:
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("the vocabulary lists a value twice")
+        return self
+
+    @cached_property
+    def vocabulary_set(self) -> frozenset[str]:
+        """The vocabulary, for look-ups."""
+        return frozenset(self.vocabulary)
+
+
+Bounds = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class NumberColumn(_Column):
+    """A decimal number within ``bounds`` (both ends included), a whole one if ``integer``."""
+
+    type: Literal["number"]
+    bounds: Bounds
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NumberColumn:
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError("bounds are [low, high] with low < high")
+        return self
+
+
+Column = Annotated[
+    ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn, Field(discriminator="type")
+]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What :func:`plasmid.data.csv.read_table` needs to know.
+
+    Attributes
+    ----------
+    columns
+        The columns to read, by name, in the order of the contract.
+    labels
+        The values that a label column may hold; empty where there is none.
+    max_rows
+        A file with more rows is refused.
+    """
+
+    columns: Mapping[str, ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn]
+    labels: tuple[str, ...] = ()
+    max_rows: int = DEFAULT_MAX_ROWS

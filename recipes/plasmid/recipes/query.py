@@ -1,0 +1,169 @@
+"""Documents beside recipes: the mean of one column, and a sum of nothing that measures the path.
+
+Rules
+-----
+1. A query is a document like a recipe: it has a digest, and a site's policy must allow that digest.
+2. ``mean`` sums ``(x, x², 1)`` over the cells of one number column within public bounds; a missing
+   cell is skipped, and one outside the bounds makes the site's table invalid.
+3. ``max_rows`` is part of the document because the sum's range follows from it.
+4. ``ping`` reads no data: every site contributes zeros of the given length.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from plasmid.core.errors import RecipeError, UsageError
+from plasmid.recipes.columns import (
+    DEFAULT_MAX_ROWS,
+    Bounds,
+    ColumnName,
+    Contract,
+    NumberColumn,
+    Strict,
+    Words,
+)
+from plasmid.recipes.schema import Limits, Name, Protection, Recipe, Seed, masked_limits
+
+
+class _Document(Strict):
+    federation: Limits = Field(default_factory=Limits)
+    privacy: Protection = Field(default_factory=Protection)
+    seed: Seed = 0
+
+    def _check_limits(self) -> None:
+        for path, what in masked_limits(self.federation, self.privacy):
+            raise ValueError(f"{'.'.join(map(str, path))}: {what}")
+
+
+class QueryDocument(_Document):
+    """The mean and variance of ``column`` over all sites' rows."""
+
+    computation: Literal["mean"] = "mean"
+    name: Name
+    column: ColumnName
+    bounds: Bounds
+    missing_markers: Words = ()
+    max_rows: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_MAX_ROWS
+    rounds: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> QueryDocument:
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError("bounds are [low, high] with low < high")
+        self._check_limits()
+        return self
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of the one column; every other column of a file stays unread."""
+        column = NumberColumn(
+            type="number", bounds=self.bounds, missing="allowed", missing_markers=self.missing_markers
+        )
+        return Contract({self.column: column}, (), self.max_rows)
+
+
+class PingDocument(_Document):
+    """``rounds`` sums of ``length`` zeros."""
+
+    computation: Literal["ping"] = "ping"
+    length: Annotated[int, Field(ge=1, le=2**28)]
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PingDocument:
+        self._check_limits()
+        return self
+
+
+def mean_from_recipe(recipe: Recipe, column: str) -> QueryDocument:
+    """Return the query for the mean of *column*, with the bounds and the federation of *recipe*.
+
+    Raises
+    ------
+    UsageError
+        ``usage.column_unknown``: the contract holds no such number column.
+    """
+    found = recipe.data.columns.get(column)
+    if not isinstance(found, NumberColumn):
+        numbers = [name for name, other in recipe.data.columns.items() if isinstance(other, NumberColumn)]
+        raise UsageError(
+            "usage.column_unknown",
+            f"the contract of {recipe.name} has no number column {column!r}"
+            f" (it has {', '.join(map(repr, numbers)) or 'none'}).",
+            "Choose one of those, or give --sites DIR and --bounds LO,HI instead of a recipe.",
+        )
+    limits = recipe.federation.model_dump(include=set(Limits.model_fields))
+    return QueryDocument(
+        name=_query_name(recipe.name),
+        column=column,
+        bounds=found.bounds,
+        missing_markers=found.missing_markers,
+        max_rows=recipe.data.max_rows,
+        federation=Limits(**limits),
+        privacy=Protection(protect=recipe.privacy.protect),
+        seed=recipe.seed,
+    )
+
+
+def mean_from_bounds(
+    column: str,
+    bounds: tuple[float, float],
+    *,
+    federation: Limits | None = None,
+    privacy: Protection | None = None,
+) -> QueryDocument:
+    """Return the query for the mean of *column* within explicit *bounds*.
+
+    Raises
+    ------
+    UsageError
+        ``usage.query_invalid``: bounds that are not low < high, or a column name that cannot be one.
+    """
+    try:
+        return QueryDocument(
+            name="mean",
+            column=column,
+            bounds=bounds,
+            federation=federation or Limits(),
+            privacy=privacy or Protection(),
+        )
+    except ValueError as error:
+        raise UsageError(
+            "usage.query_invalid",
+            f"no query for the mean of {column[:60]!r} within {bounds[0]}, {bounds[1]}.",
+            "Give --bounds LOW,HIGH with LOW < HIGH, and the column's name as in the files' header.",
+        ) from error
+
+
+def _query_name(recipe_name: str) -> str:
+    return f"mean-{recipe_name}"[:63]
+
+
+Document = Recipe | QueryDocument | PingDocument
+
+_KINDS: dict[str, type[Recipe] | type[QueryDocument] | type[PingDocument]] = {
+    "finetune": Recipe,
+    "mean": QueryDocument,
+    "ping": PingDocument,
+}
+
+
+def document_type(computation: object) -> type[Recipe] | type[QueryDocument] | type[PingDocument]:
+    """Return the schema of documents for *computation*.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.computation_unknown``: there is no such computation here.
+    """
+    kind = _KINDS.get(computation) if isinstance(computation, str) else None
+    if kind is None:
+        raise RecipeError(
+            "recipe.computation_unknown",
+            f"the document asks for a computation unknown here (known: {', '.join(sorted(_KINDS))}).",
+            "Install the release of Plasmid that the document was written for.",
+        )
+    return kind

@@ -1,0 +1,302 @@
+"""What a recipe is: one frozen, strict document.
+
+Rules
+-----
+1. A recipe names everything that decides a result: model, task, data contract, adapter, training,
+   federation, privacy, release, seed. Data files are not part of it.
+2. An unknown key, a value of another type and a contradiction between sections are errors. Sections
+   are checked against each other by :func:`contradictions`, which also works on the sections that
+   are sound when others aren't, so that all problems can be told at once.
+3. The resolved document (``Recipe.model_dump(mode="json")``) holds JSON values only: it is what is
+   digested, sent to sites and approved. Nothing in it is a path on anybody's disk but the names of the
+   demonstration data inside the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.recipes.columns import (
+    DEFAULT_MAX_ROWS,
+    CategoryColumn,
+    Column,
+    ColumnName,
+    Contract,
+    LabelColumn,
+    NumberColumn,
+    ProteinColumn,
+    Strict,
+    TextColumn,
+    Word,
+    Words,
+)
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Sentence = Annotated[str, StringConstraints(max_length=4000)]
+Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Rate = Annotated[float, Field(gt=0, le=10)]
+DataFile = Annotated[
+    str, StringConstraints(min_length=1, max_length=300, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")
+]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Location = tuple[str | int, ...]
+
+
+class ModelRef(Strict):
+    """A base model of the catalogue. Revision and digest are filled in when the recipe is resolved."""
+
+    base: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    digest: Hex256 | None = None
+
+
+class Task(Strict):
+    """What is learned, and the metric by which it is judged on data never trained on.
+
+    With two labels the second one is the positive class of ``auc`` and of a prediction's score.
+    """
+
+    kind: Literal["classification"]
+    labels: Annotated[tuple[Word, ...], Field(strict=False, min_length=2, max_length=1000)]
+    metric: Literal["auc", "accuracy"]
+    description: Sentence = ""
+
+
+class FilesSplit(Strict):
+    """Demonstration data with natural sites: one file a site, its stem the site's name; other files test."""
+
+    kind: Literal["files"]
+    train: Annotated[tuple[DataFile, ...], Field(strict=False, min_length=1, max_length=1000)]
+    test: Annotated[tuple[DataFile, ...], Field(strict=False, min_length=1, max_length=1000)]
+
+
+class DirichletSplit(Strict):
+    """Demonstration data in one file, cut into sites whose label shares follow Dirichlet(``alpha``).
+
+    ``test_share`` of each label is held out first. The seed is the split's own: another seed of the
+    recipe trains on the same sites.
+    """
+
+    kind: Literal["dirichlet"]
+    file: DataFile
+    sites: Annotated[int, Field(ge=2, le=1000)]
+    alpha: Annotated[float, Field(gt=0, le=1e6)]
+    test_share: Annotated[float, Field(gt=0, lt=1)]
+    min_rows: Annotated[int, Field(ge=1)] = 32
+    seed: Seed = 0
+
+
+Split = Annotated[FilesSplit | DirichletSplit, Field(discriminator="kind")]
+
+
+class Data(Strict):
+    """The data contract, and the demonstration data if the recipe ships some."""
+
+    input: ColumnName
+    label: ColumnName
+    columns: Annotated[dict[ColumnName, Column], Field(min_length=2, max_length=1000)]
+    split: Split | None = None
+    max_rows: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_MAX_ROWS
+
+
+class AdapterSpec(Strict):
+    """The LoRA factors, and the columns that reach the head beside the pooled encoding."""
+
+    lora: LoraSpec
+    covariates: Words = ()
+
+
+class Training(Strict):
+    """One round at one site: ``steps`` optimiser steps on ``batch`` rows each, a fresh optimiser each round.
+
+    Rates are AdamW learning rates of three parameter groups: LoRA factors, head, covariate weights.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    batch: Annotated[int, Field(ge=1, le=4096)]
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    lora_lr: Rate
+    head_lr: Rate
+    covariate_lr: Rate
+
+
+class Limits(Strict):
+    """Who must take part, and how long a round may take.
+
+    ``min_sites`` is the smallest set of sites whose sum may be opened.
+    """
+
+    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 3
+    colluding_organisations: Annotated[int, Field(ge=0, le=1000)] = 1
+    round_timeout_s: Annotated[float, Field(gt=0, le=604_800)] = 600.0
+
+
+class Server(Strict):
+    """The server's optimiser: a strategy of ``flwr.serverapp.strategy`` and its keyword arguments."""
+
+    strategy: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,63}$")] = "FedAvg"
+    options: Annotated[dict[Name, bool | int | float | str], Field(max_length=50)] = Field(
+        default_factory=dict
+    )
+
+
+class Federation(Limits):
+    """The rounds and the server's part in them."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    server: Server = Field(default_factory=Server)
+
+
+Protect = Literal["masked", "none"]
+
+
+class Protection(Strict):
+    """How one site's contribution is hidden: ``masked`` (only the sum is seen) or ``none``."""
+
+    protect: Protect = "masked"
+
+
+class Privacy(Protection):
+    """``update_clip``: the largest L2 norm of one site's update in one round; a longer one is scaled down."""
+
+    update_clip: Annotated[float, Field(gt=0, le=1e6)] = 10.0
+
+
+class Release(Strict):
+    """What the adapter's card says beside the figures."""
+
+    license: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    data: Sentence
+    intended_use: Sentence
+    limitations: Sentence
+
+
+class Recipe(Strict):
+    """A fine-tuning recipe."""
+
+    computation: Literal["finetune"] = "finetune"
+    name: Name
+    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    model: ModelRef
+    task: Task
+    data: Data
+    adapter: AdapterSpec
+    training: Training
+    federation: Federation
+    privacy: Privacy
+    release: Release
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        problems = list(contradictions({name: getattr(self, name) for name in type(self).model_fields}))
+        if problems:
+            raise PydanticCustomError(
+                "contradiction", "sections contradict one another", {"problems": problems}
+            )
+        return self
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds."""
+        return self.federation.rounds
+
+    @property
+    def contract(self) -> Contract:
+        """The data contract, as the reader of tables takes it."""
+        return Contract(self.data.columns, self.task.labels, self.data.max_rows)
+
+    @property
+    def max_length(self) -> int:
+        """The longest input in tokens, the two special ones included."""
+        column = self.data.columns[self.data.input]
+        if isinstance(column, ProteinColumn):
+            return column.max_length + 2
+        assert isinstance(column, TextColumn)
+        return column.max_length
+
+    @property
+    def input_kind(self) -> str:
+        """``"protein"`` or ``"text"``."""
+        return self.data.columns[self.data.input].type
+
+    def head(self) -> HeadSpec:
+        """Return the head: the labels, and each covariate with its vocabulary or bounds."""
+        covariates: list[CategoryCovariate | NumberCovariate] = []
+        for name in self.adapter.covariates:
+            column = self.data.columns[name]
+            if isinstance(column, CategoryColumn):
+                covariates.append(
+                    CategoryCovariate(name=name, type="category", vocabulary=list(column.vocabulary))
+                )
+            elif isinstance(column, NumberColumn):
+                covariates.append(NumberCovariate(name=name, type="number", bounds=column.bounds))
+        return HeadSpec(labels=list(self.task.labels), covariates=covariates)
+
+
+def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """Yield ``(path, what)`` for each contradiction between those *sections* of a recipe that are given."""
+    task, data, adapter = sections.get("task"), sections.get("data"), sections.get("adapter")
+    if task:
+        yield from _task(task)
+    if data:
+        yield from _data(data)
+    if data and adapter:
+        yield from _covariates(data, adapter)
+    federation, privacy = sections.get("federation"), sections.get("privacy")
+    if federation and privacy:
+        yield from masked_limits(federation, privacy)
+
+
+def masked_limits(federation: Limits, privacy: Protection) -> Iterator[tuple[Location, str]]:
+    """Yield what is wrong with *federation* if contributions are masked: a sum must hide two honest sites."""
+    if privacy.protect != "masked":
+        return
+    sites, colluding = federation.min_sites, federation.colluding_organisations
+    if sites < 3:
+        what = f"masked sums need at least 3 sites (each of 2 could subtract itself), not {sites}"
+        yield ("federation", "min_sites"), what
+    elif sites - colluding < 2:
+        what = f"must be at least 2 less than min_sites ({sites}), so that a sum hides two honest sites"
+        yield ("federation", "colluding_organisations"), f"{what}, not {colluding}"
+
+
+def _task(task: Task) -> Iterator[tuple[Location, str]]:
+    if len(set(task.labels)) != len(task.labels):
+        yield ("task", "labels"), "a label is listed twice"
+    if task.metric == "auc" and len(task.labels) != 2:
+        yield ("task", "metric"), f"auc needs exactly 2 labels, the task has {len(task.labels)}; use accuracy"
+
+
+def _data(data: Data) -> Iterator[tuple[Location, str]]:
+    for role, kinds in (("input", (ProteinColumn, TextColumn)), ("label", (LabelColumn,))):
+        name = getattr(data, role)
+        column = data.columns.get(name)
+        wanted = " or ".join(str(kind.model_fields["type"].annotation.__args__[0]) for kind in kinds)  # type: ignore[union-attr]
+        if column is None:
+            yield ("data", role), f"names the column {name!r}, which data.columns does not hold"
+        elif not isinstance(column, kinds):
+            yield ("data", role), f"the column {name!r} is of type {column.type}, {role} needs {wanted}"
+        elif column.missing == "allowed" or not column.required:
+            yield ("data", "columns", name), f"the {role} column must be required, with missing: refused"
+    label = data.columns.get(data.label)
+    for name, column in data.columns.items():
+        if isinstance(column, LabelColumn) and isinstance(label, LabelColumn) and name != data.label:
+            yield ("data", "columns", name), f"a second label column; data.label names {data.label!r}"
+
+
+def _covariates(data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:
+    for index, name in enumerate(adapter.covariates):
+        column = data.columns.get(name)
+        path: Location = ("adapter", "covariates", index)
+        if column is None:
+            yield path, f"names the column {name!r}, which data.columns does not hold"
+        elif not isinstance(column, CategoryColumn | NumberColumn):
+            yield path, f"the column {name!r} is of type {column.type}, a covariate is a category or a number"
+        elif name in adapter.covariates[:index]:
+            yield path, f"the column {name!r} is listed twice"

@@ -1,0 +1,128 @@
+"""The ``plasmid`` command.
+
+Rules
+-----
+1. A verb is an entry point of group ``plasmid.verbs`` that names a typer app. It is imported only
+   when it is called: ``plasmid --help`` reads the first line of each verb's file instead.
+2. A usage error in ``--format json`` is one JSON object like every other answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from plasmid.cli.output import Format, Reply, print_envelope
+from plasmid.core.errors import UsageError
+
+
+def verbs() -> dict[str, EntryPoint]:
+    """Return the installed verbs by name, in the order in which people meet them."""
+    order = ("run", "runs", "query", "models", "recipes", "predict", "evaluate", "site", "coordinator", "login")
+    found = {point.name: point for point in entry_points(group="plasmid.verbs")}
+    # A node without the platform extra has the entry points but not the verbs' own dependencies.
+    known = [name for name in order if name in found] + sorted(set(found) - set(order))
+    return {name: found[name] for name in known}
+
+
+def summary(point: EntryPoint) -> str:
+    """Return the first line of the docstring of the verb's file, without running it."""
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or spec.origin is None:
+        return ""
+    document = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    return (document or "").partition("\n")[0]
+
+
+class LazyVerbs(TyperGroup):
+    """A group that knows its verbs' names and help without importing them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature is typer's
+        """Return the verbs' names."""
+        return list(verbs())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the signature is typer's
+        """Return a stand-in that carries the verb's help, or None for an unknown name."""
+        point = verbs().get(cmd_name)
+        return None if point is None else TyperCommand(cmd_name, help=summary(point))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the verb that *args* names."""
+        point = verbs().get(args[0])
+        if point is None:
+            return super().resolve_command(ctx, args)
+        try:
+            verb = point.load()
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("plasmid"):
+                raise
+            raise UsageError(
+                "usage.extra_missing",
+                f"'plasmid {point.name}' needs the package {error.name}, which is not installed.",
+                "Install the platform extra: pip install 'plasmid[platform]'.",
+            ) from error
+        return point.name, get_command(verb), args[1:]
+
+
+app = typer.Typer(
+    cls=LazyVerbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune hosted foundation models where the data lives.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(version("plasmid") + "\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune hosted foundation models where the data lives."""
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    arguments = sys.argv[1:]
+    try:
+        status = get_command(app)(args=arguments, prog_name="plasmid", standalone_mode=False)
+    except UsageError as error:
+        _fail(arguments, error)
+    except Exception as error:
+        # typer may carry its own copy of click, so its errors are known by their shape, not by a class.
+        if hasattr(error, "format_message"):
+            where = getattr(error, "ctx", None)
+            command = where.command_path if where else "plasmid"
+            _fail(
+                arguments,
+                UsageError("usage.invalid", error.format_message(), f"Try '{command} --help'."),
+            )
+        if type(error).__name__ == "Abort":
+            sys.exit(130)
+        raise
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(arguments: list[str], error: UsageError) -> None:
+    asked = "--format=json" in arguments or ("--format", "json") in zip(arguments, arguments[1:], strict=False)
+    print_envelope(Reply(Format.json if asked else Format.text), error)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What every verb prints: text for people, or one JSON object, last, on stdout.
+
+Rules
+-----
+1. ``--format json`` prints ``{"schema": "plasmid.cli/1", "status", "data", "error"}`` and nothing
+   after it; everything else goes to stderr.
+2. The exit status is 0 with status "ok", else non-zero (1 for a known problem, 130 for Ctrl-C).
+3. A verb fills ``reply.data`` and, for people, calls ``reply.say``; it never prints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from plasmid.core.errors import PlasmidError
+from plasmid.core.files import home, storage_error
+
+SCHEMA = "plasmid.cli/1"
+
+
+class Format(StrEnum):
+    """How a verb answers."""
+
+    text = "text"
+    json = "json"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="text for people, json for programs (one object, last, on stdout)")
+]
+
+
+class Reply:
+    """The answer of one verb.
+
+    Attributes
+    ----------
+    data
+        The ``data`` object of the machine interface. Kept when the verb fails, so that what was
+        learned before the failure (a run id, say) is not lost.
+    """
+
+    def __init__(self, form: Format) -> None:
+        self.format = form
+        self.data: dict[str, Any] = {}
+
+    @property
+    def is_json(self) -> bool:
+        """True when the answer is read by a program."""
+        return self.format is Format.json
+
+    def say(self, *lines: Any) -> None:
+        """Print *lines* (text or rich renderables) for people; silent with ``--format json``."""
+        if not self.is_json:
+            console = _console(stderr=False)
+            for line in lines:
+                console.print(line)
+
+    def note(self, line: Any) -> None:
+        """Print *line* on stderr in either format: progress, notices."""
+        _console(stderr=True).print(line)
+
+
+def _console(*, stderr: bool) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def reply(form: Format) -> Iterator[Reply]:
+    """Run a verb's body and print its answer or its error. Raises ``typer.Exit`` on failure."""
+    _log_to_stderr()
+    answer = Reply(form)
+    error: PlasmidError | None = None
+    status = 0
+    try:
+        yield answer
+    except PlasmidError as problem:
+        error, status = problem, 1
+    except KeyboardInterrupt:
+        error, status = PlasmidError("run.interrupted", "Interrupted.", "Nothing half-written was kept."), 130
+    except OSError as problem:
+        error, status = storage_error(problem, home() if not problem.filename else problem.filename), 1
+    print_envelope(answer, error)
+    if status:
+        raise typer.Exit(status)
+
+
+def print_envelope(answer: Reply, error: PlasmidError | None) -> None:
+    """Print the machine envelope on stdout, or the error for people on stderr."""
+    if answer.is_json:
+        envelope = {
+            "schema": SCHEMA,
+            "status": "error" if error else "ok",
+            "data": answer.data,
+            "error": error.as_dict() if error else None,
+        }
+        sys.stdout.write(json.dumps(envelope, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    elif error:
+        from rich.text import Text
+
+        console = _console(stderr=True)
+        console.print(Text.assemble((f"error [{error.code}] ", "bold red"), error.message))
+        if error.hint:
+            console.print(Text(error.hint))
+
+
+def _log_to_stderr() -> None:
+    level = os.environ.get("PLASMID_LOG", "WARNING").upper()
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")

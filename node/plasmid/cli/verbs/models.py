@@ -1,0 +1,116 @@
+"""List, import and show base models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.core.errors import ModelError, UsageError
+from plasmid.models import catalogue
+from plasmid.models.catalogue import Entry
+from plasmid.models.store import BaseModel, model_folder, open_model
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+class Input(StrEnum):
+    """What a model reads."""
+
+    protein = "protein"
+    text = "text"
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    folder = model_folder(entry.id, entry.revision)
+    return {
+        **entry.model_dump(mode="json", exclude={"source", "spaced"}),
+        "source": entry.source.package if entry.source.kind == "wheel" else "folder",
+        "imported": catalogue.read_record(folder) is not None,
+    }
+
+
+@app.command("ls")
+def list_models(format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
+    """List the base models of the catalogue and those imported from folders."""
+    with reply(format) as answer:
+        from rich.table import Table
+
+        entries = [_describe(entry) for entry in catalogue.ls()]
+        answer.data["models"] = entries
+        table = Table("model", "revision", "reads", "licence", "imported", "what", box=None, pad_edge=False)
+        for entry in entries:
+            imported = "yes" if entry["imported"] else "no"
+            table.add_row(
+                entry["id"], entry["revision"], entry["input"], entry["licence"], imported, entry["title"]
+            )
+        answer.say(table)
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        str, typer.Argument(help="A name of the catalogue, or a folder in the Hugging Face layout")
+    ],
+    model_id: Annotated[str | None, typer.Option("--id", help="For a folder: its name here")] = None,
+    reads: Annotated[Input | None, typer.Option("--input", help="For a folder: what the model reads")] = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Convert a base model to safetensors, once, and keep it."""
+    with reply(format) as answer:
+        base = _import(source, model_id, reads)
+        _show(answer, base)
+        answer.say(f"Next: name it in a recipe (model.base: {base.id}), or 'plasmid models show {base.id}'")
+
+
+def _import(source: str, model_id: str | None, reads: Input | None) -> BaseModel:
+    named = model_id is not None or reads is not None
+    shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
+    if not named and source in shipped:
+        from plasmid.models.importer import import_entry
+
+        return import_entry(shipped[source])
+    if not Path(source).is_dir():
+        if not named:
+            catalogue.get(source)
+        raise UsageError(
+            "usage.no_folder", f"{source} is not a folder.", "Give a folder that holds config.json and weights."
+        )
+    from plasmid.models.importer import import_folder
+
+    return import_folder(Path(source), model_id=model_id, kind=None if reads is None else reads.value)
+
+
+def _show(answer: Any, base: BaseModel) -> None:
+    record = catalogue.read_record(base.path)
+    answer.data |= {
+        **_describe(base.entry),
+        "path": str(base.path),
+        "digest": base.digest,
+        "files": record.files if record else {},
+    }
+    answer.say(
+        f"[bold]{base.id}[/bold] {base.revision}: {base.entry.title}",
+        f"reads {base.entry.input}, licence {base.entry.licence}",
+        f"digest {base.digest}",
+        str(base.path),
+    )
+
+
+@app.command()
+def show(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="A name that 'plasmid models ls' lists")],
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Check every file of an imported base model, and say where it is."""
+    with reply(format) as answer:
+        try:
+            base = open_model(model_id)
+        except ModelError as error:
+            if error.code == "model.not_imported":
+                answer.data |= _describe(catalogue.get(model_id))
+            raise
+        _show(answer, base)

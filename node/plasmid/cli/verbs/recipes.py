@@ -1,0 +1,135 @@
+"""List, show and check recipes, and check tables against a recipe's contract."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plasmid.cli.output import Format, FormatOption, Reply, reply
+from plasmid.core.errors import UsageError
+from plasmid.data.csv import read_table
+from plasmid.data.table import Table
+from plasmid.recipes import catalogue
+from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.recipes.sites import materialise_eval, materialise_sites
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A recipe's name, its YAML file, or the folder that holds it")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Replace a value, as often as needed")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Replace the recipe's seed")]
+
+
+def parse_overrides(options: list[str] | None) -> dict[str, str]:
+    """Return ``["a.b=1"]`` as ``{"a.b": "1"}``.
+
+    Raises
+    ------
+    UsageError
+        ``usage.set_malformed``: an option without a path or without "=".
+    """
+    overrides: dict[str, str] = {}
+    for option in options or []:
+        path, equals, value = option.partition("=")
+        if not equals or not path.strip():
+            raise UsageError(
+                "usage.set_malformed",
+                f"--set {option!r} is not PATH=VALUE.",
+                "For example: --set training.lora_lr=1e-4.",
+            )
+        overrides[path.strip()] = value
+    return overrides
+
+
+@app.command("ls")
+def list_recipes(
+    form: FormatOption = Format.text,
+) -> None:
+    """List the recipes that come with Plasmid."""
+    with reply(form) as answer:
+        found = [load_recipe(name) for name in catalogue.ls()]
+        answer.data["recipes"] = [_summary(resolved) for resolved in found]
+        width = max((len(resolved.recipe.name) for resolved in found), default=0)
+        for resolved in found:
+            answer.say(_plain(f"{resolved.recipe.name:<{width}}  {resolved.recipe.title}"))
+        answer.say(_plain("\nNext: plasmid recipes show NAME, or plasmid run NAME."))
+
+
+@app.command()
+def show(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    form: FormatOption = Format.text,
+) -> None:
+    """Show a recipe, and the digest that sites approve."""
+    with reply(form) as answer:
+        resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
+        answer.data.update(_summary(resolved), path=str(resolved.path), document=resolved.document)
+        answer.say(
+            _plain(f"# {resolved.path}"),
+            _plain(f"# base {resolved.recipe.model.base} {resolved.recipe.model.revision}"),
+            _plain(f"# digest {resolved.digest}" + (" (with --set and --seed)" if overrides or seed else "")),
+            "",
+            _plain(resolved.path.read_text(encoding="utf-8-sig").rstrip("\n")),
+        )
+
+
+@app.command()
+def validate(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    sites: Annotated[Path | None, typer.Option(help="Check these tables: one CSV file per site")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="Check this table as the test")] = None,
+    form: FormatOption = Format.text,
+) -> None:
+    """Check a recipe, and its data or yours against its contract. Nothing is trained or sent."""
+    with reply(form) as answer, tempfile.TemporaryDirectory() as folder:
+        resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
+        answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])
+        answer.say(_plain(f"{resolved.recipe.name}: the recipe is sound, digest {resolved.digest}"))
+        if resolved.recipe.data.split is None and sites is None and evaluation is None:
+            answer.say(_plain("It ships no data; give --sites DIR to check yours."))
+            return
+        if resolved.recipe.data.split is not None or sites is not None:
+            for name, path in materialise_sites(resolved, Path(folder), sites).items():
+                answer.data["sites"][name] = _checked(
+                    answer, name, read_table(path, resolved.recipe.contract)
+                )
+        test = materialise_eval(resolved, Path(folder), evaluation)
+        if test is not None:
+            answer.data["eval_rows"] = _checked(answer, "test", read_table(test, resolved.recipe.contract))
+
+
+def _checked(answer: Reply, name: str, table: Table) -> int:
+    answer.say(_plain(f"{name}: {table.rows} rows"))
+    for notice in table.notices:
+        answer.data["notices"].append(f"{name}: {notice}")
+        answer.note(_plain(f"{name}: {notice}"))
+    return table.rows
+
+
+def _summary(resolved: ResolvedRecipe) -> dict[str, Any]:
+    recipe = resolved.recipe
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "base": recipe.model.base,
+        "metric": recipe.task.metric,
+        "digest": resolved.digest,
+    }
+
+
+def _plain(text: str) -> Any:
+    """Return *text* for the console, its square brackets as they are."""
+    from rich.text import Text
+
+    return Text(text)

@@ -1,0 +1,1 @@
+"""Reading a site's tables under a contract. No torch here."""

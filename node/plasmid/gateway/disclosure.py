@@ -1,0 +1,49 @@
+"""What a site says to others when something goes wrong: a code and a sentence fixed here.
+
+The details stay in the site's own log. A code that is not listed leaves as ``site.failed``.
+"""
+
+from __future__ import annotations
+
+from plasmid.core.errors import PlasmidError
+
+SENTENCES = {
+    "policy.absent": "The site has no policy, so nothing runs there.",
+    "policy.invalid": "The site's policy file cannot be read, so nothing runs there.",
+    "policy.digest_not_allowed": "The site's policy does not name this digest.",
+    "policy.protection": "The site's policy asks for stronger protection than the recipe gives.",
+    "policy.min_sites": "The site's policy asks for a larger smallest survivor set.",
+    "policy.clip": "The site's policy asks for a smaller update clip.",
+    "data.absent": "The site has no data file for this recipe.",
+    "data.invalid": "The site's data does not meet the recipe's contract.",
+    "model.not_imported": "The base model is not on the site and could not be imported there.",
+    "model.digest_differs": "The site's copy of the base model is not the one that the recipe names.",
+    "protocol.digest": "The document does not have the digest that was announced.",
+    "protocol.signature": "A message did not carry its sender's signature.",
+    "protocol.malformed": "A message did not have the form of its type.",
+    "protocol.adverts": "The adverts do not belong together.",
+    "protocol.bundles": "A bundle of pair seeds is missing, wrong or does not open.",
+    "protocol.ready": "The sites do not agree on the key epoch.",
+    "protocol.colluders": "The plan assumes fewer colluding sites than this site does.",
+    "protocol.unknown_peer": "The roster names a site that the owner has not confirmed.",
+    "protocol.epoch_used": "The run's key epoch was used before; epoch numbers only rise.",
+    "protocol.manifest": "The manifest does not describe the run that was admitted.",
+    "protocol.second_manifest": "The site has already answered another manifest for this round.",
+    "protocol.slot_used": "The slot is used.",
+    "protocol.vector": "The computation returned a vector that breaks the output contract.",
+    "run.unknown": "The site does not know this run; it may have been restarted.",
+    "run.not_finite": "Training diverged at the site: a value is not finite.",
+    "site.worker_died": "The site's worker process ended unexpectedly.",
+    "site.failed": "The site could not go on; its own log says why.",
+    "storage.full": "The site has no disk space left to keep its log.",
+}
+
+
+def public(error: Exception) -> tuple[str, str]:
+    """Return the code and sentence of *error* that may leave the site."""
+    code = error.code if isinstance(error, PlasmidError) else "site.failed"
+    if code.startswith("data.") and code not in SENTENCES:
+        code = "data.invalid"
+    if code not in SENTENCES:
+        code = "site.failed"
+    return code, SENTENCES[code]

@@ -1,0 +1,333 @@
+"""The gateway: everything that leaves a site passes through :meth:`Gateway.contribute`.
+
+    authenticate -> admit -> mark the round -> compute -> output contract -> clip -> fixed point
+      -> mask -> sign -> log -> send
+
+Rules
+-----
+1. Every message is checked against the identity that the owner pinned for its author.
+2. A run is admitted by the site's own policy, on a digest that the site computes itself.
+3. A manifest is compared, field by field, with what the admitted document implies; the site chooses
+   nothing and believes nothing.
+4. **A round is answered once.** The manifest is marked before the computation starts; the same manifest
+   again gets the stored bytes, another one for that round is refused.
+5. The clip is applied here, in float64, whatever the computation returned; wrong shape, dtype or a
+   non-finite value is refused, size is not (that would leak).
+6. What the log cannot record does not leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plasmid.computations import api
+from plasmid.core.canonical import sha256_hex
+from plasmid.core.errors import PlasmidError, ProtocolError
+from plasmid.data.csv import read_table
+from plasmid.data.table import Table
+from plasmid.gateway.disclosure import public
+from plasmid.gateway.home import SiteHome
+from plasmid.gateway.journal import Journal
+from plasmid.gateway.peers import read_peers
+from plasmid.gateway.policy import read_policy
+from plasmid.models.store import BaseModel, ensure_model
+from plasmid.privacy.ring import Encoding, check_no_overflow, encode, plan_encoding
+from plasmid.privacy.secure_aggregation import PROTOCOL, SiteEpoch, check_colluders, least_colluders
+from plasmid.protocol.body import pack
+from plasmid.protocol.messages import (
+    Admission,
+    Admit,
+    Ask,
+    Bundles,
+    Contribution,
+    Epoch,
+    Manifest,
+    Relay,
+    Signed,
+    open_signed,
+    sign,
+)
+from plasmid.recipes.digest import recipe_digest
+from plasmid.recipes.documents import parse_document
+
+Computation = Callable[[Manifest], NDArray[Any]]
+"""Runs the site half for one manifest and returns the raw vector, float [length]."""
+
+
+@dataclass
+class AdmittedRun:
+    """What the gateway holds about one run, in memory only."""
+
+    run: str
+    document: Any
+    digest: str
+    base: BaseModel | None
+    shape: api.Shape
+    table: Table | None
+    roster: tuple[str, ...] = ()
+    plan: Encoding | None = None
+    c: int = 0
+    epoch: SiteEpoch | None = None
+    answered: dict[int, tuple[str, Signed | None, bytes]] = field(default_factory=dict)
+
+    @property
+    def masked(self) -> bool:
+        """Whether contributions leave masked."""
+        return bool(self.document.privacy.protect == "masked")
+
+
+class Gateway:
+    """One site's gateway. Not thread-safe across one run; runs are independent."""
+
+    def __init__(self, home: SiteHome) -> None:
+        self.home = home
+        self.identity = home.identity()
+        self.journal = Journal(home.journal)
+        self._runs: dict[str, AdmittedRun] = {}
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        return self.identity.name
+
+    def open(self, signed: Signed) -> Any:
+        """Return the coordinator's message inside *signed*. Raises ProtocolError if it isn't the coordinator's."""
+        return open_signed(signed, read_peers(self.home.peers).coordinator)
+
+    # -- admission ---------------------------------------------------------------------------------
+
+    def answer(self, request: Ask | Admit) -> Admission:
+        """Answer ``ask`` or ``admit``; with ``admit`` and a yes, the run is known from now on."""
+        try:
+            self.journal.write(request.type, run=request.run, digest=request.digest)
+            admitted = self._admit(request)
+            if isinstance(request, Admit):
+                self._runs[request.run] = admitted
+            self.journal.write("accepted", run=request.run, digest=request.digest, request=request.type)
+        except PlasmidError as error:
+            return self.refusal(request.run, error)
+        return Admission(run=request.run, site=self.site, accepted=True)
+
+    def refusal(self, run: str, error: PlasmidError) -> Admission:
+        """Log *error* in full and return the answer that says no in a constant sentence."""
+        self.journal.write("refused", run=run, code=error.code, detail=error.message)
+        code, sentence = public(error)
+        return Admission(run=run, site=self.site, accepted=False, code=code, sentence=sentence)
+
+    def _admit(self, request: Ask | Admit) -> AdmittedRun:
+        digest = recipe_digest(request.document, str(request.document.get("computation")))
+        if digest != request.digest:
+            raise ProtocolError(
+                "protocol.digest",
+                f"the document's digest here is {digest}, announced was {request.digest}.",
+                "Use the same release of the computation at both ends.",
+            )
+        document = parse_document(request.document)
+        read_policy(self.home.policy).check(document, digest)
+        base: BaseModel | None = None
+        model = getattr(document, "model", None)
+        if model is not None:
+            base = ensure_model(model.base, revision=model.revision, digest=model.digest)
+        contract = getattr(document, "contract", None)
+        table = None if contract is None else read_table(self.home.view(document.name), contract)
+        for notice in table.notices if table else ():
+            self.journal.write("notice", run=request.run, text=notice)
+        shape = api.load(document.computation).shape(document, base)
+        return AdmittedRun(
+            run=request.run, document=document, digest=digest, base=base, shape=shape, table=table
+        )
+
+    def run(self, run: str) -> AdmittedRun:
+        """Return an admitted run. Raises ProtocolError (``run.unknown``)."""
+        if run not in self._runs:
+            raise ProtocolError("run.unknown", f"the run {run} is not known here.")
+        return self._runs[run]
+
+    def forget(self, run: str) -> None:
+        """Drop a run and its secrets."""
+        self._runs.pop(run, None)
+
+    # -- key epoch ---------------------------------------------------------------------------------
+
+    def begin_epoch(self, request: Epoch) -> Signed | None:
+        """Take the roster; return this site's signed advert, or None where nothing is masked."""
+        admitted = self.run(request.run)
+        roster = tuple(request.roster)
+        if admitted.roster or self.site not in roster or sorted(set(roster)) != list(roster):
+            raise ProtocolError("protocol.manifest", f"the roster of {request.run} is not acceptable.")
+        if len(roster) < admitted.document.federation.min_sites:
+            raise ProtocolError("protocol.manifest", f"{len(roster)} sites are fewer than the recipe's min_sites.")
+        if request.slots < admitted.document.rounds:
+            raise ProtocolError("protocol.manifest", "there are fewer slots than rounds.")
+        shape = admitted.shape
+        plan = plan_encoding(
+            length=shape.schema.size, bound=shape.bound, sites=len(roster), bits=shape.bits
+        )
+        epoch = None
+        if admitted.masked:
+            check_colluders(len(roster), request.c, self._least_colluders(admitted, roster))
+            self.home.claim_epoch(request.run, request.epoch)
+            epoch = SiteEpoch(
+                run=request.run,
+                epoch=request.epoch,
+                site=self.site,
+                document=admitted.digest,
+                slots=request.slots,
+            )
+        self.journal.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
+        admitted.roster, admitted.plan, admitted.c, admitted.epoch = roster, plan, request.c, epoch
+        return sign(self.identity, epoch.advert) if epoch else None
+
+    def _least_colluders(self, admitted: AdmittedRun, roster: tuple[str, ...]) -> int:
+        peers = read_peers(self.home.peers)
+        organisations = {site: peers.organisation(site) for site in roster}
+        organisations[self.site] = self.home.config().organisation
+        return least_colluders(
+            organisations, admitted.document.federation.colluding_organisations, me=self.site
+        )
+
+    def relay(self, message: Relay) -> Bundles | Signed | None:
+        """Take other sites' statements; return what this site says next (None after ``ready``)."""
+        admitted = self.run(message.run)
+        epoch = admitted.epoch
+        if epoch is None:
+            raise ProtocolError("protocol.ready", f"{message.run} has no key epoch.")
+        peers = read_peers(self.home.peers)
+        statements = []
+        for signed in message.statements:
+            key = self.identity.public if signed.signer == self.site else peers.key(signed.signer)
+            statement = open_signed(signed, key)
+            author = statement.sender if statement.type == "bundle" else getattr(statement, "site", None)
+            if statement.type != message.kind or author != signed.signer:
+                raise ProtocolError("protocol.signature", f"a statement of {signed.signer} names {author}.")
+            statements.append(statement)
+        if message.kind == "advert":
+            if sorted(statement.site for statement in statements) != list(admitted.roster):
+                raise ProtocolError("protocol.adverts", "the adverts are not those of the roster.")
+            bundles = epoch.bundles(statements)
+            return Bundles(
+                run=message.run,
+                site=self.site,
+                statements=[sign(self.identity, bundle) for bundle in bundles],
+            )
+        if message.kind == "bundle":
+            least = self._least_colluders(admitted, admitted.roster)
+            ready = epoch.ready(statements, c=admitted.c, least=least)
+            self.journal.write("ready", run=message.run, rho=epoch.rho, n=ready.n, c=ready.c)
+            return sign(self.identity, ready)
+        epoch.seal(statements)
+        return None
+
+    # -- the one way out ---------------------------------------------------------------------------
+
+    def contribute(self, manifest: Manifest, computation: Computation) -> tuple[Signed, bytes]:
+        """Answer one manifest.
+
+        Returns
+        -------
+        The signed contribution and the body that it names. Both are stored before they are returned, and
+        returned again, byte for byte, for the same manifest.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.manifest``: the manifest isn't what the admitted document implies;
+            ``protocol.second_manifest``: the round was answered, or begun, under another one;
+            ``protocol.vector``: the computation broke the output contract.
+        StorageError
+            The decision could not be logged.
+        """
+        admitted = self.run(manifest.run)
+        self._check_manifest(admitted, manifest)
+        digest = manifest.digest()
+        if manifest.round in admitted.answered:
+            known, answer, stored = admitted.answered[manifest.round]
+            if known != digest or answer is None:
+                raise ProtocolError(
+                    "protocol.second_manifest", f"round {manifest.round} of {manifest.run} was begun before."
+                )
+            return answer, stored
+        admitted.answered[manifest.round] = (digest, None, b"")
+        self.journal.write("manifest", run=manifest.run, round=manifest.round, slot=manifest.slot, digest=digest)
+        vector, norm = clip(computation(manifest), admitted.shape, admitted.document.computation)
+        words = encode(vector, manifest.encoding())
+        if admitted.epoch is not None:
+            admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)
+        body = pack("words", words)
+        answer = sign(
+            self.identity,
+            Contribution(
+                run=manifest.run,
+                site=self.site,
+                round=manifest.round,
+                slot=manifest.slot,
+                manifest=digest,
+                body=sha256_hex(body),
+                body_bytes=len(body),
+            ),
+        )
+        self.journal.write(
+            "contributed",
+            run=manifest.run,
+            round=manifest.round,
+            body=sha256_hex(body),
+            bytes=len(body),
+            norm=norm,
+            bound=manifest.bound,
+            masked=admitted.masked,
+        )
+        admitted.answered[manifest.round] = (digest, answer, body)
+        return answer, body
+
+    def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> None:
+        plan = admitted.plan
+        expected = {
+            "protocol": PROTOCOL if admitted.masked else "none",
+            "epoch": admitted.epoch.epoch if admitted.epoch else manifest.epoch,
+            "slot": manifest.round - 1,
+            "rho": admitted.epoch.rho if admitted.epoch else None,
+            "document": admitted.digest,
+            "base": admitted.base.digest if admitted.base else None,
+            "invited": list(admitted.roster),
+            "min_sites": admitted.document.federation.min_sites,
+        }
+        wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
+        if plan is None or manifest.encoding() != plan:
+            wrong.append("encoding")
+        if not 1 <= manifest.round <= admitted.document.rounds:
+            wrong.append("round")
+        if wrong:
+            raise ProtocolError(
+                "protocol.manifest",
+                f"the manifest of round {manifest.round} differs from the admitted run in: {', '.join(wrong)}.",
+            )
+        check_no_overflow(manifest.encoding(), len(admitted.roster))
+
+
+def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDArray[np.float64], float]:
+    """Return *vector* within its bound, in float64, and its L2 norm before.
+
+    A trained update is scaled down to the L2 norm ``shape.bound``; every other vector is clamped to it
+    per coordinate.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.vector``: not a float vector of the schema's size, or a value that is not finite.
+    """
+    if vector.shape != (shape.schema.size,) or vector.dtype.kind != "f":
+        raise ProtocolError(
+            "protocol.vector", f"the computation returned {vector.dtype} {vector.shape}, not ({shape.schema.size},)."
+        )
+    wide = vector.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise ProtocolError("protocol.vector", "the computation returned NaN or infinity.")
+    norm = float(np.linalg.norm(wide))
+    if api.load(computation).SITE_HALF == "loss" and norm > shape.bound:
+        wide *= shape.bound / norm
+    return np.clip(wide, -shape.bound, shape.bound), norm

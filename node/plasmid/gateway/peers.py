@@ -1,0 +1,64 @@
+"""The identities that a site's owner has confirmed: ``peers.yaml``.
+
+Rules
+-----
+1. The coordinator's key and every peer's key are pinned here, by the owner, and nowhere else.
+2. A site of a roster that is not here is unconfirmed: it counts as a colluder, and since its statements
+   cannot be checked, an epoch with it is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from plasmid.core.errors import ProtocolError
+from plasmid.core.files import write_atomic
+from plasmid.core.settings import dump_settings, read_settings
+from plasmid.privacy.secure_aggregation import SiteName
+from plasmid.protocol.identity import PublicKey
+
+
+class Peer(BaseModel):
+    """One confirmed site."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: SiteName
+    organisation: str
+    key: PublicKey
+
+
+class Peers(BaseModel):
+    """The contents of ``peers.yaml``: the coordinator's key and the confirmed sites."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    coordinator: PublicKey
+    sites: list[Peer] = []
+
+    def key(self, site: str) -> str:
+        """Return the pinned key of *site*. Raises ProtocolError (``protocol.unknown_peer``)."""
+        for peer in self.sites:
+            if peer.name == site:
+                return peer.key
+        raise ProtocolError(
+            "protocol.unknown_peer",
+            f"the site {site} is not in peers.yaml.",
+            "Compare fingerprints with its owner and run 'plasmid site join' again to confirm it.",
+        )
+
+    def organisation(self, site: str) -> str | None:
+        """Return the confirmed organisation of *site*, None if it is unconfirmed."""
+        return next((peer.organisation for peer in self.sites if peer.name == site), None)
+
+
+def read_peers(path: Path) -> Peers:
+    """Return the peers in *path*. Raises RecipeError with file and line if it is malformed."""
+    return read_settings(path, Peers)
+
+
+def write_peers(path: Path, peers: Peers) -> None:
+    """Write *peers* to *path*."""
+    write_atomic(path, dump_settings(peers.model_dump()))

@@ -1,0 +1,251 @@
+"""The signed messages of the link.
+
+Rules
+-----
+1. A message is a strict model. Unknown, missing or oddly typed fields are refused before anything is
+   done with it.
+2. What is signed is ``b"plasmid-message/1\\n" + canonical JSON``; the receiver re-encodes what it parsed
+   and checks the signature over that, so there is one byte string per meaning.
+3. Statements of one site that others must check (advert, bundle, ready) are signed by their author and
+   relayed whole; the coordinator cannot alter or invent one.
+4. A message names its run, and its round and slot where it has them: (type, run, round, slot, site)
+   identifies it, and sending it again changes nothing.
+5. What a site says about a failure is a code and a sentence fixed in the source, never text made from
+   its data.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from plasmid.core.canonical import canonical_json, digest_json
+from plasmid.core.errors import ProtocolError
+from plasmid.privacy.ring import Encoding
+from plasmid.privacy.secure_aggregation import Advert, Bundle, Digest, Ready, SiteName
+from plasmid.protocol.identity import Identity, verify
+
+_PREFIX = b"plasmid-message/1\n"
+
+RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z]+\.[a-z_]+$", max_length=64)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Signed(_Message):
+    """A message with its author's signature.
+
+    ``payload`` is the message as JSON values; :func:`open_signed` returns it as its own type.
+    """
+
+    payload: dict[str, Any]
+    signer: str
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+
+
+class Ask(_Message):
+    """Coordinator to site: would you admit this document? Nothing starts."""
+
+    type: Literal["ask"] = "ask"
+    run: RunId
+    document: dict[str, Any]
+    digest: Digest
+
+
+class Admit(_Message):
+    """Coordinator to site: admit this run. The worker starts to warm up on yes."""
+
+    type: Literal["admit"] = "admit"
+    run: RunId
+    document: dict[str, Any]
+    digest: Digest
+
+
+class Admission(_Message):
+    """Site to coordinator: the answer to ``ask`` or ``admit``."""
+
+    type: Literal["admission"] = "admission"
+    run: RunId
+    site: SiteName
+    accepted: bool
+    code: Code | Literal[""] = ""
+    sentence: Annotated[str, Field(max_length=400)] = ""
+
+
+class Epoch(_Message):
+    """Coordinator to site: the roster, slots and collusion bound of the run's key epoch."""
+
+    type: Literal["epoch"] = "epoch"
+    run: RunId
+    epoch: int
+    roster: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
+    slots: int
+    c: int
+
+
+class Relay(_Message):
+    """Coordinator to site: other sites' signed statements, of one kind."""
+
+    type: Literal["relay"] = "relay"
+    run: RunId
+    kind: Literal["advert", "bundle", "ready"]
+    statements: Annotated[list[Signed], Field(max_length=64)]
+
+
+class Bundles(_Message):
+    """Site to coordinator: its signed bundles, one for each site after it in the roster."""
+
+    type: Literal["bundles"] = "bundles"
+    run: RunId
+    site: SiteName
+    statements: Annotated[list[Signed], Field(max_length=64)]
+
+
+class Manifest(_Message):
+    """Coordinator to site: the description of one round; its digest H enters every mask.
+
+    ``rho`` is None where the plan protects nothing. ``state`` is the digest of the body that holds the
+    public state, ``base`` that of the base model (None for a computation without one).
+    """
+
+    type: Literal["manifest"] = "manifest"
+    protocol: Literal["plasmid-sa/0", "none"]
+    run: RunId
+    epoch: int
+    slot: int
+    round: int
+    rho: Digest | None
+    document: Digest
+    base: Digest | None
+    state: Digest
+    state_bytes: int
+    invited: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
+    ring_bits: Literal[32, 64]
+    scale_log2: int
+    bound: float
+    length: int
+    min_sites: int
+
+    def encoding(self) -> Encoding:
+        """Return how this round's vectors are written."""
+        return Encoding(
+            bits=self.ring_bits, scale_log2=self.scale_log2, bound=self.bound, length=self.length
+        )
+
+    def digest(self) -> str:
+        """Return H, the SHA-256 of the canonical manifest."""
+        return digest_json(self.model_dump())
+
+
+class Contribution(_Message):
+    """Site to coordinator: the protected vector of one round is the body *body*."""
+
+    type: Literal["contribution"] = "contribution"
+    run: RunId
+    site: SiteName
+    round: int
+    slot: int
+    manifest: Digest
+    body: Digest
+    body_bytes: int
+
+
+class Heartbeat(_Message):
+    """Site to coordinator: alive, and how far the round is (a count of steps, nothing else)."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    run: RunId
+    site: SiteName
+    round: int
+    step: int
+    steps: int
+
+
+class Failed(_Message):
+    """Site to coordinator: this site cannot go on with the run."""
+
+    type: Literal["failed"] = "failed"
+    run: RunId
+    site: SiteName
+    code: Code
+    sentence: Annotated[str, Field(max_length=400)]
+
+
+class End(_Message):
+    """Coordinator to site: the run is over; the worker may go."""
+
+    type: Literal["end"] = "end"
+    run: RunId
+    state: str
+
+
+class RunRequest(_Message):
+    """Person to coordinator: plan or run this document.
+
+    ``sites`` None invites every enrolled site. The nonce makes two requests for the same run two runs,
+    and one request sent twice one run.
+    """
+
+    type: Literal["run_request"] = "run_request"
+    document: dict[str, Any]
+    digest: Digest
+    sites: Annotated[list[SiteName], Field(max_length=64)] | None = None
+    nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+class StopRequest(_Message):
+    """Person to coordinator: stop this run."""
+
+    type: Literal["stop_request"] = "stop_request"
+    run: RunId
+
+
+FromPerson = RunRequest | StopRequest
+FromCoordinator = Ask | Admit | Epoch | Relay | Manifest | End
+FromSite = Admission | Advert | Bundles | Ready | Contribution | Heartbeat | Failed
+Statement = Advert | Bundle | Ready
+Message = FromCoordinator | FromSite | FromPerson | Statement
+
+_ANY: TypeAdapter[Any] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+
+
+def sign(identity: Identity, message: BaseModel) -> Signed:
+    """Return *message* signed by *identity*."""
+    payload = message.model_dump(mode="json")
+    signature = identity.sign(_PREFIX + canonical_json(payload))
+    return Signed(payload=payload, signer=identity.name, signature=signature)
+
+
+def open_signed(signed: Signed, public: str) -> Any:
+    """Return the message inside *signed*, as its own type, after checking it.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.signature`` or ``protocol.malformed``.
+    """
+    try:
+        body = canonical_json(signed.payload)
+        verify(public, _PREFIX + body, signed.signature)
+        return _ANY.validate_json(body)
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise ProtocolError(
+            "protocol.malformed", f"a message from {signed.signer} does not have the form of its type."
+        ) from error
+
+
+def parse_signed(data: bytes) -> Signed:
+    """Parse the wire form of a signed message. Raises ProtocolError (``protocol.malformed``)."""
+    try:
+        return Signed.model_validate_json(data)
+    except (ValidationError, RecursionError) as error:
+        raise ProtocolError("protocol.malformed", "a message is not a signed message.") from error
+
+
+def wire(signed: Signed) -> bytes:
+    """Return the wire form of *signed*: canonical JSON."""
+    return canonical_json(signed.model_dump(mode="json"))

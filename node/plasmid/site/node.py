@@ -1,0 +1,263 @@
+"""The site's process: it polls, lets the gateway decide, and sends what the gateway signed.
+
+Rules
+-----
+1. One thread polls, one beats, one per run works; the gateway's heartbeat goes on while a worker trains.
+2. ``end`` is acted on by the polling thread at once, so that a run stops while its worker trains.
+3. Every error of a run is logged here in full and leaves as a code with a constant sentence.
+4. With ``until_stdin_closes`` the process ends when whoever started it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed
+from plasmid.computations import api
+from plasmid.gateway.disclosure import public
+from plasmid.gateway.gateway import Gateway
+from plasmid.gateway.home import SiteHome
+from plasmid.protocol.body import unpack
+from plasmid.protocol.messages import (
+    Admit,
+    Ask,
+    End,
+    Epoch,
+    Failed,
+    Heartbeat,
+    Manifest,
+    Relay,
+    Signed,
+    sign,
+)
+from plasmid.site.enrol import Credential
+from plasmid.training.launcher import Launcher, LocalLauncher
+from plasmid.training.session import WorkerSession
+
+log = logging.getLogger(__name__)
+HEARTBEAT_S = 2.0
+STOP_GRACE_S = 5.0
+
+
+@dataclass
+class _Pulse:
+    round: int = 0
+    step: int = 0
+    steps: int = 0
+
+
+class _Run(threading.Thread):
+    """One admitted run: takes the coordinator's messages in order."""
+
+    def __init__(self, node: Node, run: str) -> None:
+        super().__init__(name=run, daemon=True)
+        self.node, self.run_id = node, run
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.pulse = _Pulse()
+        self.ended = threading.Event()
+        gateway = node.gateway
+        self._session = WorkerSession(node.launcher, gateway.home.folder / "worker.log")
+
+    def run(self) -> None:
+        """Answer messages until the run ends."""
+        try:
+            admitted = self.node.gateway.run(self.run_id)
+            document = admitted.document.model_dump(mode="json")
+            self._session.open(document, admitted.base, admitted.table)
+            while not self.ended.is_set():
+                message = self.inbox.get()
+                if message is not None:
+                    self._answer(message)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the run must be told, in constant words
+            if not self.ended.is_set():
+                self.node.report(self.run_id, error)
+        finally:
+            self._session.end()
+            self.node.forget(self.run_id)
+
+    def end(self, reason: str) -> None:
+        """Stop training at the next step; kill the worker if it does not listen."""
+        if self.ended.is_set():
+            return
+        self.ended.set()
+        self.node.gateway.journal.write("end", run=self.run_id, reason=reason)
+        self.inbox.put(None)
+
+        def finish() -> None:
+            try:
+                self._session.stop()
+            except RunFailed:  # the worker has gone already
+                return
+            self.join(STOP_GRACE_S)
+            self._session.end()
+
+        threading.Thread(target=finish, daemon=True).start()
+
+    def _answer(self, message: Epoch | Relay | Manifest) -> None:
+        node, gateway = self.node, self.node.gateway
+        if isinstance(message, Epoch):
+            advert = gateway.begin_epoch(message)
+            if advert is not None:
+                node.link.post(advert)
+        elif isinstance(message, Relay):
+            said = gateway.relay(message)
+            if said is not None:
+                node.link.post(said if isinstance(said, Signed) else sign(gateway.identity, said))
+        else:
+            contribution, body = gateway.contribute(message, self._compute)
+            node.link.upload(body, run=self.run_id)
+            node.link.post(contribution)
+
+    def _compute(self, manifest: Manifest) -> Any:
+        admitted = self.node.gateway.run(self.run_id)
+        dtype = api.load(admitted.document.computation).initial(admitted.document, admitted.shape).dtype
+        body = self.node.link.download(manifest.state, manifest.state_bytes)
+        state = unpack(body, "state", length=admitted.shape.schema.size, dtype=dtype)
+        self.pulse = _Pulse(manifest.round)
+
+        def progress(step: int, steps: int) -> None:
+            self.pulse = _Pulse(manifest.round, step, steps)
+
+        return self._session.compute(
+            state,
+            round_=manifest.round,
+            seed=local_seed(admitted.document.seed, self.node.gateway.site, manifest.round),
+            progress=progress,
+        )
+
+
+def local_seed(seed: int, site: str, round_: int) -> int:
+    """Return the seed of one site's batches in one round: 63 bits of SHA-256, public and reproducible."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{site}|{round_}".encode()).digest()[:8], "big") >> 1
+
+
+class Node:
+    """A running site."""
+
+    def __init__(self, home: SiteHome, *, launcher: Launcher | None = None) -> None:
+        self.gateway = Gateway(home)
+        self.launcher = launcher or LocalLauncher()
+        credential = Credential(home.folder)
+        url = home.config().coordinator or None
+        self.link = credential.connect(url=url)
+        self._runs: dict[str, _Run] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    def serve(self) -> None:
+        """Poll until :meth:`close`."""
+        self.gateway.journal.write("started")
+        threading.Thread(target=self._beat, daemon=True).start()
+        boot, after = "", 0
+        while not self._closing.is_set():
+            try:
+                answered, messages = self.link.poll(boot, after)
+            except LinkError as error:
+                if error.code != "link.unreachable":
+                    raise
+                log.warning("%s", error)
+                time.sleep(1.0)
+                continue
+            except ValidationError:
+                log.warning("the coordinator sent something that is not a signed message")
+                time.sleep(1.0)
+                continue
+            boot = answered
+            for seq, signed in messages:
+                after = seq
+                self._take(signed)
+
+    def close(self) -> None:
+        """End all runs and stop polling."""
+        self._closing.set()
+        with self._lock:
+            running = list(self._runs.values())
+        for run in running:
+            run.end("the site is stopping")
+        for run in running:
+            run.join(2.0)
+
+    def forget(self, run: str) -> None:
+        """Drop a run that has ended."""
+        self.gateway.forget(run)
+        with self._lock:
+            self._runs.pop(run, None)
+
+    def report(self, run: str, error: Exception) -> None:
+        """Log *error* in full at home and tell the coordinator its code and constant sentence."""
+        code, sentence = public(error)
+        detail = str(error) if isinstance(error, PlasmidError) else type(error).__name__
+        log.error("run %s: %s %s", run, code, detail)
+        if not isinstance(error, PlasmidError):
+            traceback.print_exc()
+        self.gateway.journal.write("failed", run=run, code=code, detail=detail)
+        self._post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence))
+
+    def _take(self, signed: Signed) -> None:
+        try:
+            message = self.gateway.open(signed)
+            if isinstance(message, Ask | Admit):
+                threading.Thread(target=self._admit, args=(message,), daemon=True).start()
+            elif isinstance(message, End):
+                with self._lock:
+                    run = self._runs.get(message.run)
+                if run is not None:
+                    run.end(message.state)
+            elif isinstance(message, Epoch | Relay | Manifest):
+                with self._lock:
+                    run = self._runs.get(message.run)
+                if run is None:
+                    self.report(message.run, ProtocolError("run.unknown", f"{message.run} is not known here."))
+                else:
+                    run.inbox.put(message)
+            else:
+                raise ProtocolError("protocol.malformed", f"a coordinator does not send {message.type!r}.")
+        except ProtocolError as error:
+            self.gateway.journal.write("dropped", code=error.code, detail=error.message)
+            log.warning("dropped a message: %s", error)
+
+    def _admit(self, request: Ask | Admit) -> None:
+        with self._lock:
+            if request.run in self._runs:
+                return
+        try:
+            admission = self.gateway.answer(request)
+            if admission.accepted and isinstance(request, Admit):
+                run = _Run(self, request.run)
+                with self._lock:
+                    self._runs[request.run] = run
+                run.start()
+        except Exception as error:  # noqa: BLE001 - a site that cannot answer says so instead of going silent
+            self.report(request.run, error)
+            return
+        self._post(admission)
+
+    def _beat(self) -> None:
+        while not self._closing.wait(HEARTBEAT_S):
+            with self._lock:
+                pulses = {run_id: run.pulse for run_id, run in self._runs.items()}
+            for run_id, pulse in pulses.items():
+                self._post(
+                    Heartbeat(
+                        run=run_id,
+                        site=self.gateway.site,
+                        round=pulse.round,
+                        step=pulse.step,
+                        steps=pulse.steps,
+                    )
+                )
+
+    def _post(self, message: BaseModel) -> None:
+        try:
+            self.link.post(sign(self.gateway.identity, message))
+        except PlasmidError as error:
+            log.warning("could not send %s: %s", type(message).__name__, error)

@@ -1,0 +1,76 @@
+"""The one channel between a gateway and its worker: a socket pair, made before the worker exists.
+
+Rules
+-----
+1. The channel is authenticated by possession: the kernel gives its two ends to the two processes and
+   to nobody else; it has no name, port or path, and cannot be opened through ``/proc``.
+2. A frame is ``header length (4 bytes) | body length (8 bytes) | JSON header | body``, both capped
+   before they are read.
+3. When one end goes, the other reads end-of-file: neither process outlives the other.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from typing import Any
+
+from plasmid.core.errors import ProtocolError
+from plasmid.protocol.body import MAX_BODY_BYTES
+
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+_LENGTHS = struct.Struct(">IQ")
+
+
+class ChannelClosed(Exception):
+    """The other end is gone."""
+
+
+class Channel:
+    """One end. Any thread may send; one thread receives."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._sending = threading.Lock()
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        """Send one frame. Raises ChannelClosed."""
+        text = json.dumps(header, allow_nan=False).encode()
+        try:
+            with self._sending:
+                self._end.sendall(_LENGTHS.pack(len(text), len(body)) + text)
+                self._end.sendall(body)
+        except OSError as error:
+            raise ChannelClosed from error
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame. Raises ChannelClosed; ProtocolError for a frame over the caps."""
+        header_bytes, body_bytes = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+            raise ProtocolError("protocol.frame", f"a frame of {header_bytes} + {body_bytes} bytes is too large.")
+        header: dict[str, Any] = json.loads(self._exactly(header_bytes))
+        return header, self._exactly(body_bytes)
+
+    def close(self) -> None:
+        """Close this end, also for a thread that is blocked in it."""
+        try:
+            self._end.shutdown(socket.SHUT_RDWR)
+        except OSError:  # the other end was faster
+            return
+        finally:
+            self._end.close()
+
+    def _exactly(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        while view:
+            try:
+                count = self._end.recv_into(view)
+            except OSError as error:
+                raise ChannelClosed from error
+            if count == 0:
+                raise ChannelClosed
+            view = view[count:]
+        return bytes(buffer)

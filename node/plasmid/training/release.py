@@ -1,0 +1,170 @@
+"""From a trained state to an adapter's folder, and from that folder to scores on a file.
+
+Rules
+-----
+1. An adapter carries the part of the data contract that its own columns need, so a file is read for
+   scoring exactly as the sites read theirs.
+2. Scores are computed in float32, from the folder alone and the base model that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from plasmid.core.canonical import canonical_json
+from plasmid.core.errors import ModelError
+from plasmid.data.csv import read_table
+from plasmid.data.table import Table
+from plasmid.models.adapter import Vector, adapter_schema
+from plasmid.models.artifact import Adapter, read_adapter, write_adapter
+from plasmid.models.card import CardFacts
+from plasmid.models.metrics import label_indices, score
+from plasmid.models.predict import predict
+from plasmid.models.store import BaseModel
+from plasmid.recipes.columns import Column, Contract
+from plasmid.recipes.schema import Recipe
+
+_COLUMNS: TypeAdapter[dict[str, Column]] = TypeAdapter(dict[str, Column])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities for the rows of a file.
+
+    Attributes
+    ----------
+    probabilities
+        float32 [rows, labels].
+    notices
+        What the reader of the file changed, as sentences.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: Vector
+    notices: tuple[str, ...]
+
+    def as_json(self) -> list[float] | list[list[float]]:
+        """Return a number per row, the probability of label 1 of two; with more labels, a list per row."""
+        if len(self.labels) == 2:
+            return [float(value) for value in self.probabilities[:, 1]]
+        return [[float(value) for value in row] for row in self.probabilities]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good an adapter is on a labelled file: *value* of *metric* in [0, 1] over *rows* rows."""
+
+    metric: str
+    value: float
+    rows: int
+    notices: tuple[str, ...]
+
+
+def write_release(
+    folder: Path,
+    recipe: Recipe,
+    base: BaseModel,
+    state: Vector,
+    *,
+    provenance: Mapping[str, Any],
+    results: Mapping[str, float] | None = None,
+    privacy: str = "",
+) -> None:
+    """Write what *recipe* trained to *folder*.
+
+    Parameters
+    ----------
+    state
+        float32 [adapter size].
+    provenance
+        JSON values: recipe and base digests, rounds, participants, code version, metrics.
+    results
+        Lines of the card's table: the recipe's metric on unseen data by model.
+    privacy
+        A paragraph for the card.
+
+    Raises
+    ------
+    ModelError, StorageError
+        As :func:`plasmid.models.artifact.write_adapter`.
+    """
+    head = recipe.head()
+    own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
+    write_adapter(
+        folder,
+        schema=adapter_schema(base, recipe.adapter.lora, head),
+        state=state,
+        base=base,
+        lora=recipe.adapter.lora,
+        head=head,
+        input_column=recipe.data.input,
+        label_column=recipe.data.label,
+        metric=recipe.task.metric,
+        max_length=recipe.max_length,
+        columns={name: recipe.data.columns[name].model_dump(mode="json") for name in own},
+        facts=CardFacts(
+            title=recipe.title,
+            license=recipe.release.license,
+            data=recipe.release.data,
+            intended_use=recipe.release.intended_use,
+            limitations=recipe.release.limitations,
+            privacy=privacy,
+            results=dict(results or {}),
+        ),
+        provenance=provenance,
+    )
+
+
+def read_for(adapter: Adapter, path: Path, *, labels: bool) -> Table:
+    """Return the columns of the CSV file *path* that *adapter* reads, and its label column if *labels*.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_invalid``: the adapter's columns are no data contract.
+    DataError
+        As :func:`plasmid.data.csv.read_table`.
+    """
+    about = adapter.about
+    try:
+        columns = _COLUMNS.validate_json(canonical_json(about.columns))
+    except (ValidationError, ValueError) as error:
+        raise ModelError(
+            "model.adapter_invalid",
+            "the columns in the adapter's head.json are no data contract.",
+            "Fetch the adapter again from its source.",
+        ) from error
+    return read_table(path, Contract(columns, tuple(about.head.labels)), labels=labels)
+
+
+def predict_file(folder: Path, data: Path) -> Scores:
+    """Return the scores of the adapter in *folder* for the rows of the CSV file *data*.
+
+    Raises
+    ------
+    ModelError, DataError
+        As :func:`plasmid.models.predict.predict` and :func:`read_for`.
+    """
+    adapter = read_adapter(folder)
+    table = read_for(adapter, data, labels=False)
+    return Scores(tuple(adapter.about.head.labels), predict(adapter, table.columns), table.notices)
+
+
+def evaluate_file(folder: Path, data: Path) -> Evaluation:
+    """Return the metric of the adapter in *folder* on the labelled CSV file *data*.
+
+    Raises
+    ------
+    ModelError, DataError
+        As :func:`predict_file`; ``data.one_class``: an AUC of rows that all have one label.
+    """
+    adapter = read_adapter(folder)
+    table = read_for(adapter, data, labels=True)
+    truth = label_indices(adapter.about.head.labels, table.columns[adapter.about.label])
+    value = score(adapter.about.metric, predict(adapter, table.columns), truth)
+    return Evaluation(adapter.about.metric, value, table.rows, table.notices)

@@ -1,0 +1,234 @@
+"""The embedded federation: the deployed form, started by a launcher on one host.
+
+Rules
+-----
+1. Coordinator and sites are the same processes that ``plasmid coordinator start`` and ``plasmid site
+   start`` run, enrolled by the same invitations, speaking over the same TLS. This module makes their
+   folders under ``PLASMID_HOME`` and starts and ends them; it is no other path.
+2. The launcher owns all the data, so it confirms every peer (one organisation per site) and, once the
+   plan is confirmed, writes each site's policy for that digest, unless the owner gave one.
+3. Children see their standard input close when the launcher goes, however it goes, and end.
+4. Every child is in a session of its own, so that Ctrl-C reaches the launcher alone, which ends them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from plasmid.cli.verbs.site import init_site
+from plasmid.client.api import Coordinator
+from plasmid.controller.coordinator import CoordinatorHome
+from plasmid.core.errors import LinkError, PlasmidError, RunFailed, from_dict
+from plasmid.core.files import home, write_atomic
+from plasmid.core.settings import dump_settings
+from plasmid.gateway.home import SiteHome
+from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.protocol.enrolment import Role
+from plasmid.protocol.identity import Identity
+from plasmid.site.enrol import Credential, enrol, fetch_roster, new_identity
+
+START_TIMEOUT_S = 120.0
+END_GRACE_S = 4.0
+_PERSON = "launcher"
+
+
+class Embedded:
+    """A context manager: inside it, ``coordinator`` is connected and every site is up.
+
+    Parameters
+    ----------
+    tables
+        Each site's CSV file.
+    policies
+        Policies that owners gave, by site; the other sites get theirs from :meth:`allow`.
+    port
+        The coordinator's port, 0 for any.
+    """
+
+    def __init__(self, tables: Mapping[str, Path], *, policies: Mapping[str, Path], port: int = 0) -> None:
+        self._tables = dict(tables)
+        self._policies = dict(policies)
+        self._port = port
+        self._home = CoordinatorHome(home() / "coordinator")
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.coordinator: Coordinator
+
+    def __enter__(self) -> Embedded:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites' names."""
+        return sorted(self._tables)
+
+    def has_own_policy(self, site: str) -> bool:
+        """Whether the owner gave a policy for *site*."""
+        return site in self._policies
+
+    def allow(self, digest: str, *, protect: str) -> None:
+        """Write the policy of every site whose owner gave none: this digest may run."""
+        require = {"protect": protect}
+        for site in self._tables:
+            if not self.has_own_policy(site):
+                policy = dump_settings({"allow": [digest], "require": require})
+                write_atomic(self._site(site).policy, policy)
+
+    def check_alive(self) -> None:
+        """Raise RunFailed (``run.process_died``) if a child has ended."""
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                raise RunFailed(
+                    "run.process_died",
+                    f"the process of {name} ended with status {child.returncode}.",
+                    f"Its log is {self._log(name)}.",
+                )
+
+    # -- start -------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if not self._home.exists:
+            self._home.create(["localhost", "127.0.0.1"])
+        url = self._start_coordinator()
+        launcher = Credential(self._home.folder / "launcher")
+        key = self._home.identity().public
+        if not launcher.enrolled:
+            identity = new_identity(launcher.folder, _PERSON)
+            self._enrol(launcher.folder, url, role="person", organisation="embedded", identity=identity)
+        self.coordinator = Coordinator(url, credential=launcher)
+        cards = [self._prepare_site(site, url, key) for site in self.sites]
+        for site in self.sites:
+            others = [card for card in cards if card.name != site]
+            write_peers(self._site(site).peers, Peers(coordinator=key, sites=others))
+        threads = str(max(1, _cores() // len(cards)))
+        for site in self.sites:
+            command = ["site", "start", "--home", str(self._site(site).folder)]
+            self._spawn(site, command, {"OMP_NUM_THREADS": threads})
+        self._await_sites()
+
+    def _start_coordinator(self) -> str:
+        command = ["coordinator", "start", "--home", str(self._home.folder), "--port", str(self._port)]
+        child = self._spawn("coordinator", [*command, "--format", "json"], {})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            url = self._home.endpoint()
+            if url is not None:
+                return url
+            if child.poll() is not None:
+                raise self._why(child)
+            time.sleep(0.05)
+        raise RunFailed("run.coordinator_start", f"the coordinator was not up after {START_TIMEOUT_S:.0f} s.")
+
+    def _why(self, child: subprocess.Popen[bytes]) -> PlasmidError:
+        assert child.stdout is not None
+        try:
+            answer = json.loads(child.stdout.read().splitlines()[-1])
+            return from_dict(answer["error"])
+        except (ValueError, IndexError, TypeError, KeyError):
+            return RunFailed(
+                "run.coordinator_start",
+                f"the coordinator ended with status {child.returncode}.",
+                f"Its log is {self._log('coordinator')}.",
+            )
+
+    def _prepare_site(self, name: str, url: str, coordinator_key: str) -> Peer:
+        site, credential = self._site(name), Credential(self._site(name).folder)
+        if credential.enrolled and credential.coordinator()[1] != coordinator_key:
+            shutil.rmtree(site.folder)
+        if not credential.enrolled:
+            shutil.rmtree(site.folder, ignore_errors=True)
+            init_site(site, name=name, organisation=name, data=self._tables[name])
+            self._enrol(site.folder, url, role="site", organisation=name, identity=site.identity())
+        config = site.config()
+        site.write_config(
+            config.model_copy(update={"data": str(self._tables[name].absolute()), "coordinator": url})
+        )
+        site.policy.unlink(missing_ok=True)
+        if name in self._policies:
+            write_atomic(site.policy, self._policies[name].read_bytes())
+        return Peer(name=name, organisation=name, key=site.identity().public)
+
+    def _enrol(self, folder: Path, url: str, *, role: Role, organisation: str, identity: Identity) -> None:
+        invitation = self._home.registry().invite(name=identity.name, role=role, organisation=organisation)
+        enrol(
+            folder,
+            identity,
+            url=url,
+            role=role,
+            organisation=organisation,
+            invitation=invitation,
+            confirm=lambda _what, _shown: True,  # the launcher has just made this coordinator itself
+        )
+
+    def _await_sites(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while set(self.sites) - set(fetch_roster(self.coordinator.link)[1]):
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise LinkError("link.offline", f"not all sites were up after {START_TIMEOUT_S:.0f} s.")
+            time.sleep(0.1)
+
+    def _spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        log = self._log(name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as errors:
+            child = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "plasmid.cli.main", *command, "--until-stdin-closes"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._children[name] = child
+        return child
+
+    def _site(self, name: str) -> SiteHome:
+        return SiteHome(home() / "sites" / name)
+
+    def _log(self, name: str) -> Path:
+        return home() / "logs" / f"{name}.log"
+
+    # -- end ---------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        if hasattr(self, "coordinator"):
+            self.coordinator.close()
+        for child in self._children.values():
+            if child.stdin is not None:
+                with contextlib.suppress(OSError):
+                    child.stdin.close()
+        deadline = time.monotonic() + END_GRACE_S
+        for child in self._children.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.1, deadline - time.monotonic()))
+            if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        self._children.clear()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

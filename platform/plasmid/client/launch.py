@@ -1,0 +1,151 @@
+"""What ``plasmid run`` and ``plasmid query`` share: plan, confirm, run, at an embedded or deployed coordinator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from plasmid.cli.output import Reply
+from plasmid.client.api import Coordinator, Run
+from plasmid.client.embedded import Embedded
+from plasmid.client.progress import RunProgress
+from plasmid.core.errors import DataError, PlasmidError, UsageError
+from plasmid.data.csv import read_table
+from plasmid.recipes.digest import recipe_digest
+from plasmid.recipes.documents import parse_document
+
+_WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
+
+
+@contextmanager
+def federation(
+    url: str | None, tables: Mapping[str, Path], *, sites_dir: Path | None, port: int, answer: Reply
+) -> Iterator[tuple[Coordinator, Embedded | None]]:
+    """Yield the coordinator at *url*, or an embedded one with a site for each of *tables*."""
+    if url is not None:
+        coordinator = Coordinator(url)
+        try:
+            yield coordinator, None
+        finally:
+            coordinator.close()
+        return
+    policies = {site: path for site in tables if sites_dir and (path := sites_dir / f"{site}.policy.yaml").exists()}
+    answer.note(f"starting a coordinator and {len(tables)} sites on this host")
+    with Embedded(tables, policies=policies, port=port) as embedded:
+        yield embedded.coordinator, embedded
+
+
+def check_tables(tables: Mapping[str, Path], document: dict[str, Any], answer: Reply) -> None:
+    """Read every site's table, which the launcher owns, against the contract; tell all problems at once."""
+    contract = parse_document(document).contract  # type: ignore[union-attr]
+    problems = []
+    for site, path in tables.items():
+        try:
+            for notice in read_table(path, contract).notices:
+                answer.note(f"{site}: {notice}")
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        first = problems[0]
+        raise DataError(first.code, "\n".join(problem.message for problem in problems), first.hint)
+
+
+def plan_and_run(
+    coordinator: Coordinator,
+    embedded: Embedded | None,
+    document: dict[str, Any],
+    *,
+    invited: list[str] | None,
+    yes: bool,
+    answer: Reply,
+) -> Run:
+    """Show the plan, get it confirmed, run it to its end and return the run.
+
+    Raises
+    ------
+    UsageError
+        ``usage.not_confirmed``.
+    RunFailed
+        The run's own error.
+    """
+    plan = coordinator.plan(document, sites=embedded.sites if embedded else invited)
+    for site, said in plan["sites"].items():
+        if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
+            said |= {"accepted": True, "code": "", "sentence": "its policy is written when you confirm"}
+    show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
+    answer.data |= {
+        "trainable_parameters": plan["trainable_parameters"],
+        "bytes_up_per_round": plan["bytes_up_per_round"],
+        "rounds": plan["rounds"],
+        "sites": sorted(plan["sites"]),
+    }
+    _confirm(yes)
+    digest = recipe_digest(document, str(document["computation"]))
+    if embedded:
+        embedded.allow(digest, protect=plan["protect"])
+    run = coordinator.start(document, sites=embedded.sites if embedded else invited)
+    answer.data["run_id"] = run.id
+    with RunProgress() as progress:
+
+        def watch(shown: Mapping[str, Any]) -> None:
+            progress.update(shown)
+            if embedded and shown["state"] not in ("SUCCEEDED", "FAILED", "STOPPED"):
+                embedded.check_alive()
+
+        try:
+            run.wait(watch)
+        except BaseException as error:
+            _stop_quietly(run)
+            if isinstance(error, PlasmidError):
+                answer.say(f"[bold red]FAILED[/bold red] {run.id}")
+            raise
+    answer.data["sites"] = run.result()["participants"]
+    return run
+
+
+def _stop_quietly(run: Run) -> None:
+    try:
+        run.stop()
+    except PlasmidError:  # the coordinator has gone, and the run with it
+        return
+
+
+def _confirm(yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "usage.not_confirmed", "the plan was not confirmed: there is no terminal to ask at.", "Give --yes."
+        )
+    if not typer.confirm("Run this plan?", err=True):
+        raise UsageError("usage.not_confirmed", "the plan was not confirmed; nothing was run.", "")
+
+
+def show_plan(plan: Mapping[str, Any], document: Mapping[str, Any], *, rehearsal: bool, answer: Reply) -> None:
+    """Print the plan for people."""
+    said = plan["sites"]
+    accepting = [site for site, reply in said.items() if reply["accepted"]]
+    answer.say(
+        f"[bold]{document.get('title') or document.get('name') or document['computation']}[/bold]",
+        f"  digest {plan['digest']}",
+        f"  {plan['trainable_parameters']:,} values, {plan['rounds']} round(s), per round and site "
+        f"{plan['bytes_up_per_round']:,} bytes up and {plan['bytes_down_per_round']:,} bytes down",
+    )
+    if plan["protect"] == "masked":
+        n, c = len(accepting), plan["c"]
+        answer.say(
+            f"  masked sum over all n = {n} sites (at least {plan['min_sites']}), safe against the coordinator and "
+            f"c = {c} of them; version 0 survives no drop-out"
+        )
+    else:
+        answer.say("  [bold red]protect: none[/bold red]: the coordinator sees every site's contribution")
+    if rehearsal:
+        answer.say("  a rehearsal: one owner holds every site's data and confirms every peer")
+    for site, reply in said.items():
+        mark = "accepts" if reply["accepted"] else "[red]refuses[/red]"
+        answer.say(f"  {site}: {mark}{': ' + reply['sentence'] if reply['sentence'] else ''}")

@@ -1,0 +1,1 @@
+"""The platform's verbs. One file, one verb; the first line of its docstring is its help text."""

@@ -1,0 +1,95 @@
+"""Ask a question over all sites' rows: the mean of a column, or what a round costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.core.errors import UsageError
+from plasmid.core.files import home
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def mean(
+    column: Annotated[str, typer.Option(help="A number column")],
+    recipe: Annotated[str | None, typer.Option(help="Take bounds, sites and limits from this recipe")] = None,
+    sites: Annotated[Path | None, typer.Option(help="One CSV per site")] = None,
+    bounds: Annotated[str | None, typer.Option(help="LO,HI: the column's public range")] = None,
+    coordinator: Annotated[str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")] = None,
+    port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Mean, variance and count of one column over all sites, from a secure sum."""
+    with reply(format) as answer:
+        from plasmid.client.launch import check_tables, federation, plan_and_run
+        from plasmid.recipes.load import load_recipe
+        from plasmid.recipes.query import mean_from_bounds, mean_from_recipe
+        from plasmid.recipes.sites import materialise_sites, sites_in_folder
+
+        if (recipe is None) == (bounds is None) or (bounds and not (sites or coordinator)):
+            raise UsageError(
+                "usage.query",
+                "a query needs either --recipe R, or --sites DIR with --bounds LO,HI.",
+                "For example: plasmid query mean --column age --recipe tcr-covid",
+            )
+        document: Any
+        if recipe is not None:
+            resolved = load_recipe(recipe, overrides={}, seed=None)
+            document = mean_from_recipe(resolved.recipe, column)
+            work = home() / "data" / resolved.recipe.name
+            tables = {} if coordinator else materialise_sites(resolved, work, sites)
+        else:
+            document = mean_from_bounds(column, _bounds(str(bounds)))
+            minimum = document.federation.min_sites
+            tables = {} if coordinator or sites is None else sites_in_folder(sites, minimum=minimum)
+        resolved_document = document.model_dump(mode="json")
+        check_tables(tables, resolved_document, answer)
+        with federation(coordinator, tables, sites_dir=sites, port=port, answer=answer) as (at, embedded):
+            done = plan_and_run(at, embedded, resolved_document, invited=None, yes=yes, answer=answer)
+            result = done.result()["answer"]
+        answer.data["result"] = result
+        if result["count"] == 0:
+            answer.say(f"No site holds a value of {column}.")
+        else:
+            answer.say(
+                f"{column}: mean {result['mean']:.6g}, variance {result['variance']:.6g}, "
+                f"{result['count']} values at {result['sites']} sites"
+            )
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError("usage.bounds", f"--bounds takes LO,HI, not {text!r}.", "For example --bounds 0,120") from error
+    return low, high
+
+
+@app.command()
+def ping(
+    coordinator: Annotated[str, typer.Option(help="The coordinator's URL")],
+    length: Annotated[int, typer.Option(help="Values in each site's vector", min=1)] = 1_000_000,
+    rounds: Annotated[int, typer.Option(help="Rounds", min=1)] = 3,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Time rounds of a given size on a deployed federation, without touching a row."""
+    with reply(format) as answer:
+        import time
+
+        from plasmid.client.launch import federation, plan_and_run
+        from plasmid.recipes.query import PingDocument
+
+        document = PingDocument(length=length, rounds=rounds).model_dump(mode="json")
+        with federation(coordinator, {}, sites_dir=None, port=0, answer=answer) as (at, embedded):
+            started = time.monotonic()
+            plan_and_run(at, embedded, document, invited=None, yes=yes, answer=answer)
+            seconds = time.monotonic() - started
+        answer.data["result"] = {"seconds": seconds, "rounds": rounds}
+        answer.say(f"{rounds} rounds of {length:,} values, set-up included: {seconds:.2f} s")

@@ -1,0 +1,122 @@
+"""Run a recipe: plan, federated fine-tuning, adapter, honest table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plasmid.cli.output import Format, FormatOption, Reply, reply
+from plasmid.core.errors import UsageError
+from plasmid.core.files import home
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name ('plasmid recipes ls') or file")],
+    sites: Annotated[Path | None, typer.Option(help="One CSV per site, instead of the recipe's data")] = None,
+    eval_file: Annotated[Path | None, typer.Option("--eval", help="Scored, never trained on")] = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="path=value, e.g. federation.rounds=25")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also train each site alone, and all data in one place")] = True,
+    coordinator: Annotated[str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Invite only this site of a deployed coordinator")] = None,
+    port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Run a recipe over its sites and keep the adapter."""
+    with reply(format) as answer:
+        from plasmid.client.launch import check_tables, federation, plan_and_run
+        from plasmid.recipes.load import load_recipe
+        from plasmid.recipes.sites import materialise_eval, materialise_sites
+
+        if coordinator and sites:
+            raise UsageError(
+                "usage.sites_deployed",
+                "--sites goes with an embedded run; deployed sites have their own data.",
+                "Leave out --sites, or --coordinator.",
+            )
+        resolved = load_recipe(recipe, overrides=_overrides(set_ or []), seed=seed)
+        work = home() / "data" / resolved.recipe.name
+        tables = {} if coordinator else materialise_sites(resolved, work, sites)
+        test = materialise_eval(resolved, work, eval_file)
+        if tables:
+            check_tables(tables, resolved.document, answer)
+        if test is not None:
+            check_tables({"evaluation": test}, resolved.document, answer)
+        with federation(coordinator, tables, sites_dir=sites, port=port, answer=answer) as (at, embedded):
+            done = plan_and_run(at, embedded, resolved.document, invited=site, yes=yes, answer=answer)
+            folder = done.save_adapter()
+            answer.data["adapter"] = str(folder)
+        # The federation has ended: what follows is the launcher's own, and needs its memory and cores.
+        if test is not None:
+            _measure(done, resolved, tables if baselines else {}, test)
+            done.save_adapter()
+        answer.data["metrics"] = done.table.as_json()
+        _tell(done, folder, test, answer)
+
+
+def _overrides(pairs: list[str]) -> dict[str, str]:
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise UsageError("usage.set", f"--set takes path=value, not {', '.join(map(repr, wrong))}.", "")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> None:
+    """Fill in the run's table: the adapter on the unseen data, and the baselines if *tables* are given."""
+    from plasmid.client.baselines import run_baselines
+    from plasmid.client.progress import RunProgress
+    from plasmid.client.table import Table
+    from plasmid.data.csv import read_table
+    from plasmid.models.metrics import label_indices, score
+    from plasmid.models.predict import predict
+
+    recipe = resolved.recipe
+    table = read_table(test, recipe.contract)
+    metric = recipe.task.metric
+    with RunProgress() as progress:
+        progress.note("scoring the adapter on the unseen data ...")
+        probabilities = predict(done.adapter, table.columns)
+        labels = label_indices(recipe.task.labels, table.columns[recipe.data.label])
+        done.table = Table(metric=metric, federated=score(metric, probabilities, labels))
+        if not tables:
+            return
+        progress.note("training the baselines: each site alone, and all data in one place ...")
+        found = run_baselines(
+            resolved, tables, test, progress=lambda step, steps: progress.note(f"baselines: {step}/{steps} steps")
+        )
+    done.table = Table(
+        metric=metric,
+        federated=done.table.federated,
+        local=found["local"],
+        central=found["central"],
+        simple_central=found["simple"]["central"],
+        simple_local=found["simple"]["local"],
+    )
+
+
+def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
+    from rich.table import Table as Grid
+
+    result = done.result()
+    answer.say(
+        f"[bold green]SUCCEEDED[/bold green] {done.id}: {result['rounds']} rounds over "
+        f"{', '.join(result['participants'])}"
+    )
+    rows = done.table.rows()
+    if rows:
+        grid = Grid(title=f"{done.table.metric} on data that nobody trained on")
+        grid.add_column("model")
+        grid.add_column(done.table.metric, justify="right")
+        for what, value in rows:
+            grid.add_row(what, f"{value:.3f}", style="bold" if what == "federated" else None)
+        answer.say(grid, *done.table.verdict())
+    answer.say(
+        f"Adapter: {folder}",
+        f"Next: plasmid predict {folder} --data {test or 'FILE'}",
+    )

@@ -1,0 +1,1 @@
+"""Runs and rounds: Ray actors around an explicit state machine in a database. No torch here."""

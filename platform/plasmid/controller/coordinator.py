@@ -1,0 +1,141 @@
+"""A coordinator on one host: its folder, and the process that starts Ray, the link and the controller."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plasmid.controller.database import open_engine, sqlite_url
+from plasmid.core.errors import StorageError, UsageError
+from plasmid.core.files import write_atomic
+from plasmid.link.authority import Authority
+from plasmid.link.registry import Registry
+from plasmid.protocol.identity import Identity
+
+
+@dataclass(frozen=True)
+class CoordinatorHome:
+    """A coordinator's folder: identity, CA, server certificate, ``state.db``, bodies, lock."""
+
+    folder: Path
+
+    @property
+    def exists(self) -> bool:
+        """Whether a coordinator was made here."""
+        return (self.folder / "identity.key").exists()
+
+    @property
+    def database_url(self) -> str:
+        """The database: ``PLASMID_DATABASE_URL``, or SQLite in this folder."""
+        return os.environ.get("PLASMID_DATABASE_URL") or sqlite_url(self.folder)
+
+    def identity(self) -> Identity:
+        """Return the coordinator's identity. Raises UsageError (``usage.no_coordinator``)."""
+        if not self.exists:
+            raise UsageError(
+                "usage.no_coordinator",
+                f"there is no coordinator in {self.folder}.",
+                "Make one with 'plasmid coordinator init'.",
+            )
+        return Identity.from_pem("coordinator", (self.folder / "identity.key").read_bytes())
+
+    def create(self, hosts: Sequence[str]) -> Identity:
+        """Make a coordinator whose server certificate is for *hosts*. Raises UsageError (``usage.exists``)."""
+        if self.exists:
+            raise UsageError("usage.exists", f"{self.folder} already holds a coordinator.", "Choose another folder.")
+        Authority.create(self.folder).issue_server(self.folder, hosts)
+        identity = Identity.generate("coordinator")
+        write_atomic(self.folder / "identity.key", identity.to_pem(), mode=0o600)
+        return identity
+
+    def registry(self) -> Registry:
+        """Return the registry of members."""
+        return Registry(open_engine(self.database_url))
+
+    def endpoint(self) -> str | None:
+        """Return the URL of the coordinator that is running from this folder, None if none is."""
+        if not self.exists or not self.locked():
+            return None
+        try:
+            return str(json.loads((self.folder / "endpoint.json").read_bytes())["url"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def locked(self) -> bool:
+        """Whether a coordinator process holds this folder."""
+        try:
+            with (self.folder / "lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder. Raises StorageError (``storage.in_use``) if another process does."""
+        with (self.folder / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StorageError(
+                    "storage.in_use",
+                    f"another coordinator is running from {self.folder}.",
+                    "Wait for it to end, or set PLASMID_HOME to another folder.",
+                ) from error
+            yield
+
+
+@contextmanager
+def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
+    """Run the coordinator of *home* and yield its URL; on exit everything it started ends.
+
+    Raises
+    ------
+    LinkError
+        ``link.port_taken``, before anything is started.
+    StorageError
+        ``storage.in_use``: another coordinator runs from this folder.
+    """
+    home.identity()
+    with home.lock():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+        os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+        import ray
+
+        from plasmid.controller.controller import Controller
+        from plasmid.link.server import CONTROLLER, LinkServer, free_port
+
+        port = free_port(host, port)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=200 * 2**20,
+            namespace="plasmid",
+            logging_level="error",
+        )
+        try:
+            link: Any = LinkServer.options(name="link", lifetime="detached").remote(
+                str(home.folder), home.database_url
+            )
+            controller: Any = Controller.options(name=CONTROLLER, lifetime="detached").remote(
+                str(home.folder), home.database_url, link
+            )
+            ray.get(controller.ready.remote())
+            bound = ray.get(link.start.remote(host, port))
+            url = f"https://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{bound}"  # noqa: S104 - compared
+            write_atomic(home.folder / "endpoint.json", json.dumps({"url": url}).encode())
+            yield url
+        finally:
+            (home.folder / "endpoint.json").unlink(missing_ok=True)
+            ray.shutdown()

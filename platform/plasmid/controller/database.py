@@ -1,0 +1,255 @@
+"""Runs, rounds, participants and the run log, through SQLAlchemy. SQLite by default, any URL works.
+
+Rules
+-----
+1. A run exists here before anything about it is sent.
+2. A state changes only along :mod:`plasmid.controller.states`; the change and its log line are one
+   transaction.
+3. A round's row is written when its manifest is made and completed with the digest of the next state.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, ForeignKey, String, Text, create_engine, event, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from plasmid.controller.states import FINAL, RunState, may_follow
+from plasmid.core.errors import RunFailed
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Run(_Base):
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63))
+    computation: Mapped[str] = mapped_column(String(63))
+    digest: Mapped[str] = mapped_column(String(64))
+    document: Mapped[str] = mapped_column(Text)
+    requester: Mapped[str] = mapped_column(String(63))
+    nonce: Mapped[str] = mapped_column(String(32), unique=True)
+    invited: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    rounds: Mapped[int]
+    error: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[str | None] = mapped_column(Text)
+    created: Mapped[datetime]
+    updated: Mapped[datetime]
+
+
+class _Participant(_Base):
+    __tablename__ = "participants"
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    accepted: Mapped[bool]
+    code: Mapped[str] = mapped_column(String(64))
+    sentence: Mapped[str] = mapped_column(Text)
+
+
+class _Round(_Base):
+    __tablename__ = "rounds"
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    manifest: Mapped[str] = mapped_column(String(64))
+    started: Mapped[datetime]
+    ended: Mapped[datetime | None]
+    state_digest: Mapped[str | None] = mapped_column(String(64))
+
+
+class _Line(_Base):
+    __tablename__ = "log"
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    time: Mapped[datetime]
+    text: Mapped[str] = mapped_column(Text)
+
+
+def open_engine(url: str) -> Engine:
+    """Return an engine; SQLite gets a write-ahead log and waits for locks instead of failing."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _settings(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA busy_timeout=10000")
+            connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+def sqlite_url(folder: Path) -> str:
+    """Return the URL of the embedded database in *folder*."""
+    return f"sqlite:///{folder / 'state.db'}"
+
+
+class Runs:
+    """All runs of one coordinator."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        _Base.metadata.create_all(engine)
+
+    def create(
+        self,
+        run: str,
+        *,
+        document: dict[str, Any],
+        digest: str,
+        requester: str,
+        nonce: str,
+        invited: list[str],
+        rounds: int,
+    ) -> str:
+        """Record a new run and return its id; the same nonce again returns the run it made before."""
+        with Session(self._engine) as session, session.begin():
+            known = session.scalars(select(_Run).where(_Run.nonce == nonce)).first()
+            if known is not None:
+                return known.id
+            now = _now()
+            session.add(
+                _Run(
+                    id=run,
+                    name=str(document.get("name", document["computation"])),
+                    computation=str(document["computation"]),
+                    digest=digest,
+                    document=json.dumps(document),
+                    requester=requester,
+                    nonce=nonce,
+                    invited=json.dumps(invited),
+                    state=RunState.CREATED,
+                    rounds=rounds,
+                    error=None,
+                    result=None,
+                    created=now,
+                    updated=now,
+                )
+            )
+            session.flush()
+            session.add(_Line(run=run, time=now, text=f"created by {requester}, digest {digest}"))
+        return run
+
+    def move(
+        self,
+        run: str,
+        state: RunState,
+        *,
+        text: str = "",
+        error: dict[str, str] | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        """Change a run's state. Raises RunFailed (``run.state``) where the machine does not allow it."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(_Run, run)
+            if not may_follow(RunState(row.state), state):
+                raise RunFailed("run.state", f"the run {run} is {row.state} and cannot become {state}.")
+            row.state, row.updated = state, _now()
+            row.error = json.dumps(error) if error else row.error
+            row.result = json.dumps(result) if result else row.result
+            line = f"{state}: {text or (error or {}).get('message', '')}".rstrip(": ")
+            session.add(_Line(run=run, time=_now(), text=line))
+
+    def say(self, run: str, text: str) -> None:
+        """Append a line to a run's log."""
+        with Session(self._engine) as session, session.begin():
+            session.add(_Line(run=run, time=_now(), text=text))
+
+    def admit(self, run: str, site: str, *, accepted: bool, code: str, sentence: str) -> None:
+        """Record a site's answer."""
+        with Session(self._engine) as session, session.begin():
+            session.merge(_Participant(run=run, site=site, accepted=accepted, code=code, sentence=sentence))
+            what = "accepts" if accepted else f"refuses: {sentence} [{code}]"
+            session.add(_Line(run=run, time=_now(), text=f"{site} {what}"))
+
+    def begin_round(self, run: str, number: int, manifest: str) -> None:
+        """Record that a round's manifest was made."""
+        with Session(self._engine) as session, session.begin():
+            session.add(
+                _Round(run=run, number=number, manifest=manifest, started=_now(), ended=None, state_digest=None)
+            )
+
+    def end_round(self, run: str, number: int, state_digest: str) -> None:
+        """Record the state that a round led to."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(_Round, (run, number))
+            row.ended, row.state_digest = _now(), state_digest
+
+    def interrupt_unfinished(self) -> list[str]:
+        """Mark every unfinished run INTERRUPTED (a coordinator is starting) and return their ids."""
+        with Session(self._engine) as session:
+            left = session.scalars(select(_Run.id).where(_Run.state.not_in(list(FINAL)))).all()
+        for run in left:
+            self.move(run, RunState.INTERRUPTED, text="the coordinator ended before the run did")
+        return list(left)
+
+    def document(self, run: str) -> tuple[dict[str, Any], str, list[str]]:
+        """Return a run's document, its digest and the invited sites."""
+        with Session(self._engine) as session:
+            row = _get(session, run)
+            return json.loads(row.document), row.digest, json.loads(row.invited)
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return a summary of every run, newest first."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(_Run).order_by(_Run.created.desc())).all()
+            return [_summary(row) for row in rows]
+
+    def show(self, run: str) -> dict[str, Any]:
+        """Return all that is known of a run. Raises RunFailed (``run.unknown``)."""
+        with Session(self._engine) as session:
+            row = _get(session, run)
+            rounds = session.scalars(select(_Round).where(_Round.run == run).order_by(_Round.number)).all()
+            sites = session.scalars(select(_Participant).where(_Participant.run == run)).all()
+            return {
+                **_summary(row),
+                "document": json.loads(row.document),
+                "result": json.loads(row.result) if row.result else None,
+                "sites": {
+                    p.site: {"accepted": p.accepted, "code": p.code, "sentence": p.sentence}
+                    for p in sorted(sites, key=lambda p: p.site)
+                },
+                "rounds_done": sum(r.ended is not None for r in rounds),
+                "manifests": [r.manifest for r in rounds],
+            }
+
+    def log(self, run: str, after: int = 0) -> list[dict[str, Any]]:
+        """Return the log lines of a run numbered above *after*."""
+        with Session(self._engine) as session:
+            _get(session, run)
+            lines = session.scalars(
+                select(_Line).where(_Line.run == run, _Line.seq > after).order_by(_Line.seq)
+            ).all()
+            return [{"seq": line.seq, "time": f"{line.time.isoformat()}Z", "text": line.text} for line in lines]
+
+
+def _get(session: Session, run: str) -> _Run:
+    row = session.get(_Run, run)
+    if row is None:
+        raise RunFailed("run.unknown", f"there is no run {run!r}.", "'plasmid runs ls' lists them.")
+    return row
+
+
+def _summary(row: _Run) -> dict[str, Any]:
+    return {
+        "run_id": row.id,
+        "name": row.name,
+        "computation": row.computation,
+        "digest": row.digest,
+        "state": row.state,
+        "rounds": row.rounds,
+        "requester": row.requester,
+        "error": json.loads(row.error) if row.error else None,
+        "created": f"{row.created.isoformat()}Z",
+        "updated": f"{row.updated.isoformat()}Z",
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,118 @@
+"""What a run would be, computed before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plasmid.computations import api
+from plasmid.core.errors import ProtocolError, RecipeError
+from plasmid.federation.server import build_strategy
+from plasmid.models.store import BaseModel, ensure_model
+from plasmid.privacy.ring import Encoding, plan_encoding
+from plasmid.recipes.digest import recipe_digest
+from plasmid.recipes.documents import parse_document
+
+
+@dataclass(frozen=True)
+class Job:
+    """A document with everything that follows from it alone.
+
+    Attributes
+    ----------
+    document
+        The parsed recipe or query.
+    digest
+        Its digest, as sites compute it.
+    """
+
+    document: Any
+    digest: str
+    base: BaseModel | None
+    shape: api.Shape
+
+    @property
+    def masked(self) -> bool:
+        """Whether contributions are masked."""
+        return bool(self.document.privacy.protect == "masked")
+
+    def encoding(self, sites: int) -> Encoding:
+        """Return how vectors are written when *sites* take part."""
+        return plan_encoding(
+            length=self.shape.schema.size, bound=self.shape.bound, sites=sites, bits=self.shape.bits
+        )
+
+    def plan(self, sites: int) -> dict[str, Any]:
+        """Return the figures of the plan: JSON values."""
+        encoding = self.encoding(max(1, sites))
+        state_bytes = self.shape.schema.size * (4 if self.shape.bits == 32 else 8)
+        return {
+            "digest": self.digest,
+            "trainable_parameters": self.shape.schema.size,
+            "rounds": self.document.rounds,
+            "bytes_up_per_round": encoding.body_bytes,
+            "bytes_down_per_round": state_bytes,
+            "protect": self.document.privacy.protect,
+            "min_sites": self.document.federation.min_sites,
+            "step": encoding.step,
+        }
+
+
+def prepare(document: dict[str, Any], digest: str) -> Job:
+    """Return the job of a resolved document.
+
+    Raises
+    ------
+    RecipeError
+        The document is malformed, or names a strategy or computation that does not exist.
+    ProtocolError
+        ``protocol.digest``: *digest* isn't the document's.
+    ModelError
+        The base model cannot be had here.
+    """
+    own = recipe_digest(document, str(document.get("computation")))
+    if own != digest:
+        raise ProtocolError(
+            "protocol.digest",
+            f"the document's digest at the coordinator is {own}, the request says {digest}.",
+            "Use the same release of the computation at both ends.",
+        )
+    parsed: Any = parse_document(document)
+    server = getattr(parsed.federation, "server", None)
+    if server is not None:
+        build_strategy(server.strategy, server.options)
+    model = getattr(parsed, "model", None)
+    base = None if model is None else ensure_model(model.base, revision=model.revision, digest=model.digest)
+    return Job(parsed, own, base, api.load(parsed.computation).shape(parsed, base))
+
+
+def colluders(organisations: Mapping[str, str], largest: int) -> int:
+    """Return the plan's c: the sites of the *largest* largest organisations, at least 1."""
+    sizes = Counter(organisations.values())
+    return max(1, sum(count for _, count in sizes.most_common(largest)))
+
+
+def check_roster(job: Job, roster: list[str], refused: dict[str, str], c: int) -> None:
+    """Refuse a roster that the document or the protocol does not allow.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.too_few_sites``, with who refused and why, or ``recipe.colluders``.
+    """
+    limits = job.document.federation
+    if len(roster) < limits.min_sites:
+        why = "".join(f"\n  {site}: {reason}" for site, reason in sorted(refused.items()))
+        raise RecipeError(
+            "recipe.too_few_sites",
+            f"{len(roster)} sites accept, federation.min_sites is {limits.min_sites}.{why}",
+            "Settle what the sites object to, or invite more of them.",
+        )
+    if job.masked and c >= len(roster) - 1:
+        raise RecipeError(
+            "recipe.colluders",
+            f"{len(roster)} sites of which {c} may collude: a mask would hide nothing.",
+            "Invite more organisations, or lower federation.colluding_organisations.",
+        )

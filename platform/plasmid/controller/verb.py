@@ -1,0 +1,97 @@
+"""Make and run a coordinator: the neutral party that sees sums."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.controller.coordinator import CoordinatorHome
+from plasmid.core.errors import UsageError
+from plasmid.core.files import home
+from plasmid.core.lifetime import end_event
+from plasmid.protocol.identity import fingerprint
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The coordinator's folder; default PLASMID_HOME/coordinator")
+]
+
+
+def _coordinator(folder: Path | None) -> CoordinatorHome:
+    return CoordinatorHome(folder or home() / "coordinator")
+
+
+@app.command()
+def init(
+    host: Annotated[list[str] | None, typer.Option(help="A name or address that sites dial; repeatable")] = None,
+    home: HomeOption = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Make a coordinator: identity, local CA, server certificate."""
+    with reply(format) as answer:
+        coordinator = _coordinator(home)
+        identity = coordinator.create(host or ["localhost", "127.0.0.1"])
+        answer.data |= {"folder": str(coordinator.folder), "fingerprint": fingerprint(identity.public)}
+        answer.say(
+            f"Coordinator in {coordinator.folder}",
+            f"Fingerprint to read out to sites and people: {fingerprint(identity.public)}",
+            "Next: plasmid coordinator start --port 8443, and plasmid coordinator invite NAME",
+        )
+
+
+@app.command()
+def start(
+    host: Annotated[str, typer.Option(help="The address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 lets the system choose", min=0, max=65535)] = 0,
+    until_stdin_closes: Annotated[bool, typer.Option(help="End when standard input does (for launchers)")] = False,
+    home: HomeOption = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Run the coordinator until Ctrl-C."""
+    with reply(format) as answer:
+        from plasmid.controller.coordinator import running
+
+        ended = end_event(until_stdin_closes=until_stdin_closes)
+        with running(_coordinator(home), host=host, port=port) as url:
+            answer.note(f"coordinator is up at {url} (Ctrl-C ends it)")
+            ended.wait()
+        answer.data["url"] = url
+
+
+@app.command()
+def invite(
+    name: Annotated[str, typer.Argument(help="The newcomer's name")],
+    organisation: Annotated[str, typer.Option(help="The newcomer's organisation")],
+    role: Annotated[str, typer.Option(help="site or person")] = "site",
+    home: HomeOption = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Print an invitation: a secret that enrols one newcomer, once, within three days."""
+    with reply(format) as answer:
+        if role not in ("site", "person"):
+            raise UsageError("usage.role", f"{role!r} is not a role.", "Use --role site or --role person.")
+        coordinator = _coordinator(home)
+        shown = fingerprint(coordinator.identity().public)
+        secret = coordinator.registry().invite(name=name, role=role, organisation=organisation)
+        answer.data |= {"invitation": secret, "fingerprint": shown}
+        answer.say(f"Invitation for {name}: {secret}", f"The coordinator's fingerprint: {shown}")
+
+
+@app.command()
+def show(home: HomeOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
+    """Show the coordinator's fingerprint, its address and who is enrolled, with fingerprints."""
+    with reply(format) as answer:
+        coordinator = _coordinator(home)
+        shown = fingerprint(coordinator.identity().public)
+        sites = coordinator.registry().sites()
+        answer.data |= {
+            "fingerprint": shown,
+            "url": coordinator.endpoint(),
+            "sites": [{**s.model_dump(), "fingerprint": fingerprint(s.key)} for s in sites],
+        }
+        answer.say(f"Fingerprint: {shown}", f"Running at: {coordinator.endpoint() or 'not running'}")
+        for site in sites:
+            answer.say(f"  {site.name} ({site.organisation}): {fingerprint(site.key)}")

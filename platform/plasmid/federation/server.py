@@ -1,0 +1,102 @@
+"""The server's optimiser: any upstream flwr strategy that needs nothing but the mean.
+
+Rules
+-----
+1. A strategy is named by the recipe and built with the recipe's keyword arguments, checked against its
+   signature; what decides who takes part is not the recipe's to set.
+2. Strategies that need single replies (medians, Krum, trimmed means), per-site losses or a special
+   client are refused by name: over a secure sum they would silently be something else.
+3. The strategy's hooks are driven here, since its own ``start()`` cannot resume. What it returns is
+   cast to the state's dtype and must be finite: FedAdam returns float64, and NaN passes through all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.serverapp import strategy as upstream
+from numpy.typing import NDArray
+
+from plasmid.core.errors import RecipeError, RunFailed
+from plasmid.federation.grid import LinkGrid, SecureRound
+from plasmid.models.adapter import AdapterSchema
+
+STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
+_OURS = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
+_NOT_THE_RECIPES = ("fraction_", "min_", "weighted_by_key", "arrayrecord_key", "configrecord_key")
+
+
+def build_strategy(name: str, options: Mapping[str, Any]) -> upstream.FedAvg:
+    """Return the strategy *name* with *options*.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.strategy``: an unknown or impossible strategy, an unknown option, or a value that it refuses.
+    """
+    if name not in STRATEGIES:
+        exists = hasattr(upstream, name)
+        why = "needs more than the mean of all sites" if exists else "does not exist"
+        raise RecipeError(
+            "recipe.strategy",
+            f"federation.server.strategy: {name} {why}.",
+            f"Use one of {', '.join(STRATEGIES)}.",
+        )
+    kind = getattr(upstream, name)
+    known = [
+        option
+        for option in inspect.signature(kind.__init__).parameters
+        if option != "self" and not option.startswith(_NOT_THE_RECIPES) and not option.endswith("_fn")
+    ]
+    problems = []
+    for option, value in options.items():
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            problems.append(f"{option} is not an option of {name}{hint}")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            problems.append(f"{option} must be a number")
+    if problems:
+        raise RecipeError(
+            "recipe.strategy",
+            f"federation.server.options: {'; '.join(problems)}.",
+            f"{name} takes {', '.join(known) or 'no options'}.",
+        )
+    return kind(**_OURS, **options)  # type: ignore[no-any-return]
+
+
+class ServerOptimiser:
+    """Drives one strategy round by round."""
+
+    def __init__(self, strategy: upstream.FedAvg, schema: AdapterSchema) -> None:
+        self._strategy = strategy
+        self._schema = schema
+
+    def step(self, round_: int, state: NDArray[Any], secure_round: SecureRound) -> NDArray[Any]:
+        """Run one round from *state* [schema.size] and return the next state, same dtype.
+
+        Raises
+        ------
+        RunFailed
+            ``run.not_finite``: the strategy's result holds NaN or infinity.
+        """
+        grid = LinkGrid(secure_round)
+        arrays = ArrayRecord({name: Array(value) for name, value in self._schema.unflatten(state).items()})
+        messages = self._strategy.configure_train(round_, arrays, ConfigRecord(), grid)
+        replies = grid.send_and_receive(messages)
+        result, _ = self._strategy.aggregate_train(round_, replies)
+        assert result is not None, "one valid reply always gives a result"
+        tensors = {name: array.numpy().astype(state.dtype) for name, array in result.items()}
+        flat = self._schema.flatten(tensors)
+        if not np.isfinite(flat).all():
+            raise RunFailed(
+                "run.not_finite",
+                f"the server's optimiser returned values that are not finite in round {round_}.",
+                "Lower its learning rate (federation.server.options).",
+            )
+        return flat

@@ -1,0 +1,107 @@
+"""Bodies on the coordinator's disk, named by their SHA-256.
+
+Rules
+-----
+1. *Received* bodies come from sites, belong to a run, and are read by its run actor only: no route
+   serves them. *Published* bodies (states, results) are served to members.
+2. An upload grows in the spool and is moved to *received* only when it is whole and has its digest.
+3. A run announces how large its bodies may be before a byte is taken.
+4. Paths are made from digests and run ids that have passed their patterns, never from other input.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from plasmid.core.canonical import sha256_hex
+from plasmid.core.errors import LinkError, ProtocolError
+from plasmid.core.files import storage_error, write_atomic
+from plasmid.protocol.body import CHUNK_BYTES
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class Bodies:
+    """The body store in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sizes: dict[str, int] = {}
+
+    def expect(self, run: str, size: int) -> None:
+        """Allow uploads of exactly *size* bytes for *run*."""
+        self._sizes[run] = size
+
+    def take_chunk(self, run: str, site: str, digest: str, offset: int, total: int, chunk: bytes, sha256: str) -> int:
+        """Append one chunk of a site's upload and return how many bytes are held.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.chunk``: a damaged chunk, or a whole body without its digest (it is dropped);
+            ``protocol.body_size``: the run expects bodies of another size.
+        """
+        if total != self._sizes.get(run) or len(chunk) > CHUNK_BYTES or offset + len(chunk) > total:
+            raise ProtocolError("protocol.body_size", f"no body of {total} bytes is expected for {run}.")
+        final = self.received(run, digest)
+        if final.exists():
+            return total
+        if sha256_hex(chunk) != sha256:
+            raise ProtocolError("protocol.chunk", "a chunk was damaged on its way.", "Send it again.")
+        spool = final.with_name(f"{site}.{digest}.part")
+        try:
+            spool.parent.mkdir(parents=True, exist_ok=True)
+            have = spool.stat().st_size if spool.exists() else 0
+            if offset != have:
+                return have
+            with spool.open("ab") as file:
+                file.write(chunk)
+            if have + len(chunk) < total:
+                return have + len(chunk)
+            whole = sha256_hex(chunk if offset == 0 else spool.read_bytes())
+            if whole != digest:
+                spool.unlink()
+                raise ProtocolError("protocol.chunk", "an uploaded body does not have its digest.", "Send it again.")
+            os.replace(spool, final)
+        except OSError as error:
+            raise storage_error(error, spool) from error
+        return total
+
+    def received(self, run: str, digest: str) -> Path:
+        """Return where a received body of *run* is kept."""
+        if not (_RUN.fullmatch(run) and _DIGEST.fullmatch(digest)):
+            raise ProtocolError("protocol.malformed", "a body's run or digest does not have its form.")
+        return self._folder / "received" / run / digest
+
+    def publish(self, body: bytes) -> str:
+        """Store *body* for members to read and return its digest."""
+        digest = sha256_hex(body)
+        path = self.published(digest)
+        if not path.exists():
+            write_atomic(path, body)
+        return digest
+
+    def published(self, digest: str) -> Path:
+        """Return where a published body is kept."""
+        if not _DIGEST.fullmatch(digest):
+            raise ProtocolError("protocol.malformed", "a body's digest does not have its form.")
+        return self._folder / "published" / digest
+
+    def read_chunk(self, digest: str, offset: int) -> bytes:
+        """Return the chunk of a published body at *offset*. Raises LinkError (``link.no_body``)."""
+        try:
+            with self.published(digest).open("rb") as file:
+                file.seek(offset)
+                return file.read(CHUNK_BYTES)
+        except FileNotFoundError as error:
+            raise LinkError("link.no_body", f"there is no published body {digest}.") from error
+
+    def drop_run(self, run: str) -> None:
+        """Delete what was received for *run*."""
+        self._sizes.pop(run, None)
+        if _RUN.fullmatch(run):
+            shutil.rmtree(self._folder / "received" / run, ignore_errors=True)

@@ -1,0 +1,45 @@
+# Every target makes .venv itself when it is missing or older than pyproject.toml, and does nothing twice.
+PYTHON ?= python3
+NAME ?=
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := setup
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Plasmid needs Python 3.11 or later, but '$(PYTHON)' is missing or older." \
+	       "Try: make setup PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[platform,demo,dev]'
+	@touch $@
+
+# Six real donors fine-tune one protein language model together, each behind its own gateway.
+demo: $(STAMP)
+	$(BIN)/plasmid run tcr-covid --yes
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# With the tests that take more than a few seconds.
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m ''
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# make bench NAME=link for one benchmark; the last line on stdout is JSON.
+bench: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(NAME)
+
+# Removes what the targets above made, .venv included.
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find models recipes node platform tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+"""`plasmid recipes`: both formats, and errors with their codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from plasmid.cli.verbs.recipes import app
+from plasmid.recipes import catalogue
+from plasmid.recipes.load import load_recipe
+
+
+def ask(*arguments: str) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(app, [*arguments, "--format", "json"])
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert answer["schema"] == "plasmid.cli/1"
+    assert (answer["status"] == "ok") == (result.exit_code == 0)
+    return result.exit_code, answer
+
+
+def test_ls_knows_every_recipe() -> None:
+    status, answer = ask("ls")
+    assert status == 0
+    assert [recipe["name"] for recipe in answer["data"]["recipes"]] == catalogue.ls()
+    assert "tcr-covid" in CliRunner().invoke(app, ["ls"]).stdout
+
+
+def test_show_gives_the_digest_and_the_file_as_it_is() -> None:
+    resolved = load_recipe("tcr-covid", seed=4)
+    _, answer = ask("show", "tcr-covid", "--seed", "4")
+    assert answer["data"]["digest"] == resolved.digest
+    assert answer["data"]["document"] == resolved.document
+    text = CliRunner().invoke(app, ["show", "tcr-covid"]).stdout
+    assert load_recipe("tcr-covid").digest in text
+    assert "targets: [query, value]" in text
+
+
+def test_validate_counts_the_rows_and_tells_notices() -> None:
+    _, answer = ask("validate", "tcr-covid")
+    assert answer["data"]["sites"]["donor_1886"] == 701
+    assert sum(answer["data"]["sites"].values()) == 7528 - 1399
+    assert answer["data"]["eval_rows"] == 1399
+    assert len(answer["data"]["notices"]) == 2
+    assert "unseen" in answer["data"]["notices"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("show", "tcr"), "recipe.unknown"),
+        (("show", "tcr-covid", "--set", "training.steps"), "usage.set_malformed"),
+        (("validate", "tcr-covid", "--set", "training.stepps=3"), "recipe.invalid"),
+    ],
+)
+def test_errors_have_codes(arguments: tuple[str, ...], code: str) -> None:
+    status, answer = ask(*arguments)
+    assert status == 1
+    assert answer["error"]["code"] == code
+    assert answer["error"]["hint"]
+
+
+def test_validate_checks_the_callers_tables(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.csv").write_text("cdr3,v_gene,j_gene,label\nCASS,TRBV1*01,TRBJ1-1*01,1\n")
+    _, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path), "--eval", str(tmp_path / "a.csv"))
+    assert answer["data"]["sites"] == {"a": 1, "b": 1, "c": 1}
+    assert answer["data"]["eval_rows"] == 1
+    (tmp_path / "c.csv").write_text("cdr3,v_gene,j_gene,label\nCANARY*,TRBV1*01,TRBJ1-1*01,1\n")
+    status, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path))
+    assert (status, answer["error"]["code"]) == (1, "data.residue_invalid")
+    assert "CANARY" not in json.dumps(answer)

@@ -1,0 +1,37 @@
+"""A state folder with two tiny imported models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plasmid.models.importer import import_folder
+from plasmid.models.store import BaseModel
+from tiny_models import tiny_bert, tiny_esm
+
+
+@pytest.fixture(scope="session")
+def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder that holds the tiny models."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
+    """The tiny models by architecture."""
+    source = tmp_path_factory.mktemp("sources")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLASMID_HOME", str(model_home))
+        return {
+            "bert": import_folder(tiny_bert(source / "bert"), model_id="tiny-bert"),
+            "esm": import_folder(tiny_esm(source / "esm"), model_id="tiny-esm"),
+        }
+
+
+@pytest.fixture
+def at_home(model_home: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the folder with the tiny models the state folder."""
+    monkeypatch.setenv("PLASMID_HOME", str(model_home))
+    yield

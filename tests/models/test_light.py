@@ -1,0 +1,16 @@
+"""The modules that a gateway imports stay free of the heavy libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+LIGHT = "specs catalogue store adapter artifact card tensors architectures residues metrics importer"
+HEAVY = {"torch", "transformers", "peft", "accelerate", "sklearn", "ray", "flwr"}
+
+
+def test_no_heavy_library_is_imported() -> None:
+    names = LIGHT.split()
+    code = f"import sys\nfor name in {names!r}: __import__('plasmid.models.' + name)\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert HEAVY & set(loaded) == set()

@@ -1,0 +1,222 @@
+"""Loading: every problem at once, with file, line, path and a suggestion; flags over file over defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plasmid.core.errors import RecipeError
+from plasmid.models import catalogue as models
+from plasmid.recipes import catalogue
+from plasmid.recipes.load import load_recipe
+from plasmid.recipes.sites import materialise_eval, materialise_sites
+
+
+def edited(tmp_path: Path, *edits: tuple[str, str]) -> Path:
+    """Return a copy of tcr-covid's folder's recipe with *edits*."""
+    source = catalogue.get("tcr-covid")
+    text = source.read_text()
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    for name in ("v_gene.txt", "j_gene.txt"):
+        (tmp_path / name).write_text((source.parent / name).read_text())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(error: RecipeError) -> list[str]:
+    return [line.strip() for line in error.message.splitlines()[1:]]
+
+
+@pytest.mark.parametrize("name", catalogue.ls())
+def test_every_shipped_recipe_resolves_and_has_its_data_source_and_terms(name: str, tmp_path: Path) -> None:
+    resolved = load_recipe(name)
+    recipe = resolved.recipe
+    assert recipe.name == name
+    entry = models.get(recipe.model.base)
+    assert (recipe.model.revision, recipe.model.digest) == (entry.revision, entry.digest)
+    assert f"plasmid run {name}" in resolved.path.read_text().split("\n\n")[0]
+    source = (resolved.folder / "SOURCE.md").read_text()
+    assert "**Source.**" in source
+    assert "**Terms.**" in source
+    assert len(materialise_sites(resolved, tmp_path)) == 6
+    test = materialise_eval(resolved, tmp_path)
+    assert test is not None
+    assert test.is_file()
+
+
+def test_the_figures_of_tcr_covid() -> None:
+    recipe = load_recipe("tcr-covid").recipe
+    assert (recipe.training.lora_lr, recipe.training.head_lr, recipe.training.covariate_lr) == (
+        1e-3,
+        1e-2,
+        1e-1,
+    )
+    assert (recipe.rounds, recipe.training.steps, recipe.training.batch) == (8, 6, 32)
+    assert recipe.max_length == 42
+    assert recipe.head().covariate_width == 77 + 1 + 14 + 1
+    assert recipe.task.labels == ("0", "1")
+    assert recipe.privacy.protect == "masked"
+    assert recipe.federation.min_sites == 3
+
+
+def test_every_problem_is_told_at_once_with_line_path_and_suggestion(tmp_path: Path) -> None:
+    path = edited(
+        tmp_path,
+        ("    rank: 8\n", "    rnak: 8\n"),
+        ("lora_lr: 1e-3", "lora_lr: fast"),
+        ("min_sites: 3 ", "min_sites: 2 "),
+        ("base: antiberty", "base: antibery"),
+        ("type: protein", "type: protien"),
+        ("metric: auc", "metric: aucc"),
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert caught.value.code == "recipe.invalid"
+    found = problems(caught.value)
+    text = path.read_text().splitlines()
+
+    def line(fragment: str) -> int:
+        return next(number for number, content in enumerate(text, 1) if fragment in content)
+
+    expected = {
+        "adapter.lora.rnak": (line("rnak"), "unknown key (did you mean 'rank'?)"),
+        "adapter.lora.rank": (line("lora:"), "is missing"),
+        "training.lora_lr": (line("lora_lr"), "should be a valid number, not 'fast'"),
+        "federation.min_sites": (line("min_sites"), "masked sums need at least 3 sites"),
+        "model.base": (line("base:"), "Did you mean antiberty?"),
+        "data.columns.cdr3.type": (line("type: protien"), "(did you mean 'protein'?)"),
+        "task.metric": (line("metric:"), "(did you mean 'auc'?)"),
+    }
+    assert len(found) == len(expected), found
+    for key, (number, what) in expected.items():
+        hits = [problem for problem in found if problem.startswith(f"{path}:{number}: {key}: ")]
+        assert len(hits) == 1, (key, number, found)
+        assert what in hits[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "what"),
+    [
+        ("input: cdr3", "input: v_gene", "data.input", "of type category, input needs protein or text"),
+        ("  label: label\n", "  label: lable\n", "data.label", "'lable', which data.columns does not hold"),
+        (
+            "covariates: [v_gene, j_gene]",
+            "covariates: [v_gene, cdr3]",
+            "adapter.covariates[1]",
+            "of type protein",
+        ),
+        ("covariates: [v_gene, j_gene]", "covariates: [sex, sex]", "adapter.covariates[1]", "listed twice"),
+        ('labels: ["0", "1"]', 'labels: ["0", "1", "2"]', "task.metric", "auc needs exactly 2 labels"),
+        ('labels: ["0", "1"]', 'labels: [0, "1"]', "task.labels[0]", "valid string, not 0"),
+        ("bounds: [0, 120]", "bounds: [120, 0]", "data.columns.age", "low < high"),
+        (
+            "colluding_organisations: 1",
+            "colluding_organisations: 2",
+            "federation.colluding_organisations",
+            "must be at least 2 less than min_sites",
+        ),
+        ("base: antiberty", "base: minilm", "data.input", "minilm reads text input"),
+        (
+            "{file: j_gene.txt}",
+            "{file: ../j_gene.txt}",
+            "data.columns.j_gene.vocabulary",
+            "outside the recipe's folder",
+        ),
+        ("{file: j_gene.txt}", "{file: gone.txt}", "data.columns.j_gene.vocabulary", "cannot be read"),
+        ("update_clip: 10", "update_clip: .inf", "privacy.update_clip", "finite"),
+        ("seed: 0", "seed: true", "seed", "valid integer, not True"),
+    ],
+)
+def test_one_problem(tmp_path: Path, old: str, new: str, path: str, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(edited(tmp_path, (old, new)))
+    found = problems(caught.value)
+    assert len(found) == 1, found
+    assert f": {path}: " in found[0]
+    assert what in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a: [1\nb: 2", ":2: "),
+        ("a: 1\nb: 2\na: 3", ":3: the key 'a' is given twice"),
+        ("a: &x 1\nb: *x", ":1: anchors and aliases"),
+        ("a: !!python/name:os.system x", ":1: the tag"),
+        ("1: x", ":1: a key must be a string"),
+        ("- 1", ":1: a recipe is a map"),
+        ("", ":1: a recipe is a map"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: \x07", "characters that YAML does not allow"),
+        ("x" * 1_000_001, "longer than 1000000 characters"),
+    ],
+)
+def test_strange_yaml(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert caught.value.code == "recipe.invalid"
+    assert what in caught.value.message
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"name: \xff")
+    with pytest.raises(RecipeError, match="is not UTF-8 text"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["tcr-covd", "gone.yaml", "/", "a\0b", "x" * 5000])
+def test_an_unknown_recipe(name: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(name)
+    assert caught.value.code == "recipe.unknown"
+    assert ("did you mean 'tcr-covid'" in caught.value.message) == (name == "tcr-covd")
+    assert "tcr-covid" in caught.value.hint
+
+
+def test_flags_go_over_the_file_and_are_yaml_1_2(tmp_path: Path) -> None:
+    flags = {
+        "training.lora_lr": "1e-4",
+        "adapter.lora.targets": "[query, key, value]",
+        "adapter.lora.layers": "null",
+        "federation.server.options.eta": "0.1",
+        "release.license": "NO",
+    }
+    recipe = load_recipe("tcr-covid", overrides=flags, seed=7).recipe
+    assert recipe.training.lora_lr == 1e-4
+    assert recipe.adapter.lora.targets == ["query", "key", "value"]
+    assert recipe.adapter.lora.layers is None
+    assert recipe.federation.server.options == {"eta": 0.1}
+    assert recipe.release.license == "NO"
+    assert recipe.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        (
+            "training.stepps",
+            "3",
+            "--set training.stepps: training.stepps: unknown key (did you mean 'steps'?)",
+        ),
+        ("training.steps", "3.5", "--set training.steps: training.steps: should be a valid integer"),
+        ("training.steps.x", "3", "leads through a value that is not a map"),
+        ("training.steps", "[", "is not a YAML value"),
+        ("", "1", "unknown key"),
+    ],
+)
+def test_a_flag_that_is_wrong(key: str, value: str, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("tcr-covid", overrides={key: value})
+    assert what in caught.value.message
+
+
+def test_a_seed_that_is_wrong() -> None:
+    with pytest.raises(RecipeError, match="--seed: seed: "):
+        load_recipe("tcr-covid", seed=-1)

@@ -1,0 +1,118 @@
+"""The source roots, and the direction of imports between them.
+
+The contracts are in pyproject.toml and ``make lint`` runs them; here they are compared with the folders,
+run, and shown to catch what they forbid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+ROOTS = ("platform", "node", "recipes", "models")
+"""From the top layer to the bottom one, the order of the contract."""
+TRUSTED = ("core", "recipes", "protocol", "privacy", "gateway", "data")
+HEAVY = {"torch", "transformers", "peft", "accelerate", "sklearn", "scipy", "flwr", "ray"}
+
+
+def packages(root: str) -> set[str]:
+    """Return the names of the subpackages that *root* contributes to the namespace."""
+    return {
+        folder.name
+        for folder in (REPOSITORY / root / "plasmid").iterdir()
+        if folder.is_dir() and folder.name != "__pycache__"
+    }
+
+
+def lint_imports(folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """Run the contracts of *folder*'s pyproject.toml, *paths* before everything installed."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_root_is_a_portion_of_one_namespace(root: str) -> None:
+    assert not (REPOSITORY / root / "__init__.py").exists()
+    assert not (REPOSITORY / root / "plasmid" / "__init__.py").exists()
+    assert not list((REPOSITORY / root / "plasmid").glob("*.py"))
+    assert [folder.name for folder in (REPOSITORY / root).iterdir()] == ["plasmid"]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_subpackage_is_typed_and_its_own(root: str) -> None:
+    for name in packages(root):
+        folder = REPOSITORY / root / "plasmid" / name
+        assert (folder / "__init__.py").is_file(), folder
+        assert (folder / "py.typed").is_file(), folder
+    others = set().union(*(packages(other) for other in ROOTS if other != root))
+    assert packages(root).isdisjoint(others)
+
+
+def test_nothing_is_named_like_the_standard_library_platform() -> None:
+    named = [path for root in ROOTS for path in (REPOSITORY / root / "plasmid").rglob("platform*")]
+    assert [path for path in named if path.stem == "platform"] == []
+
+
+def test_the_layers_of_the_contract_are_the_folders() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    assert [set(layer.split(" : ")) for layer in layers] == [packages(root) for root in ROOTS]
+
+
+def test_no_import_breaks_a_contract() -> None:
+    result = lint_imports(REPOSITORY, *(REPOSITORY / root for root in ROOTS))
+    assert result.returncode == 0, result.stdout
+
+
+def test_an_import_upward_breaks_the_contract(tmp_path: Path) -> None:
+    """The positive control: four roots of empty packages, and one module that looks up."""
+    (tmp_path / "pyproject.toml").write_bytes((REPOSITORY / "pyproject.toml").read_bytes())
+    for root in ROOTS:
+        for name in packages(root):
+            folder = tmp_path / root / "plasmid" / name
+            folder.mkdir(parents=True)
+            (folder / "__init__.py").touch()
+    upward = tmp_path / "models" / "plasmid" / "models" / "upward.py"
+    upward.write_text("def lazily() -> None:\n    import plasmid.gateway\n", encoding="utf-8")
+    result = lint_imports(tmp_path, *(tmp_path / root for root in ROOTS))
+    assert result.returncode == 1
+    assert "plasmid.models.upward -> plasmid.gateway (l.2)" in result.stdout
+
+
+def test_the_gateway_process_imports_nothing_heavy() -> None:
+    modules = ["plasmid.site.node"]
+    for name in TRUSTED:
+        root = next(root for root in ROOTS if name in packages(root))
+        files = (REPOSITORY / root / "plasmid" / name).rglob("*.py")
+        relative = (file.relative_to(REPOSITORY / root).with_suffix("") for file in files)
+        modules += [".".join(path.parts).removesuffix(".__init__") for path in relative]
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    paths = os.pathsep.join(str(REPOSITORY / root) for root in ROOTS)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert HEAVY.intersection(json.loads(result.stdout)) == set()

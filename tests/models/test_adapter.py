@@ -26,9 +26,14 @@ LORA = LoraSpec(rank=4, alpha=8.0, targets=["query", "value"], layers=2)
 
 def test_schema_is_in_the_documented_order(tiny: dict[str, BaseModel]) -> None:
     schema = adapter_schema(tiny["bert"], LORA, HEAD)
-    modules = [f"encoder.layer.{layer}.attention.self.{part}" for layer in (1, 2) for part in ("query", "value")]
+    modules = [
+        f"encoder.layer.{layer}.attention.self.{part}" for layer in (1, 2) for part in ("query", "value")
+    ]
     factors = [
-        {"name": f"base_model.model.{module}.lora_{factor}.weight", "shape": [4, 32] if factor == "A" else [32, 4]}
+        {
+            "name": f"base_model.model.{module}.lora_{factor}.weight",
+            "shape": [4, 32] if factor == "A" else [32, 4],
+        }
         for module in modules
         for factor in "AB"
     ]
@@ -55,7 +60,9 @@ def test_the_regex_matches_exactly_the_modules(tiny: dict[str, BaseModel]) -> No
     base = tiny["bert"]
     modules = lora_modules(base, LoraSpec(rank=1, alpha=1.0, targets=["dense"], layers=2))
     pattern = re.compile(target_regex(base, modules))
-    paths = {name.rpartition(".")[0] for name in read_header(base.path / "model.safetensors")} | {"pooler.dense"}
+    paths = {name.rpartition(".")[0] for name in read_header(base.path / "model.safetensors")} | {
+        "pooler.dense"
+    }
     assert {path for path in paths if pattern.fullmatch(path)} == {module.path for module in modules}
     assert len(modules) == 6
 
@@ -85,7 +92,12 @@ def test_all_misfits_are_told_at_once() -> None:
     with pytest.raises(ModelError) as caught:
         schema.flatten({"a": np.zeros(2), "b": np.zeros((2, 1), np.float32), "d": np.zeros(1, np.float32)})
     assert caught.value.code == "model.adapter_mismatch"
-    for what in ("a is float64 [2]", "b is float32 [2, 1], not float32 [1, 2]", "c is missing", "d is unknown"):
+    for what in (
+        "a is float64 [2]",
+        "b is float32 [2, 1], not float32 [1, 2]",
+        "c is missing",
+        "d is unknown",
+    ):
         assert what in caught.value.message
     for wrong in (np.zeros(4, np.float32), np.zeros(5), np.zeros((1, 5), np.float32)):
         with pytest.raises(ModelError, match=r"float32 \[5\]"):
@@ -99,6 +111,8 @@ def test_initial_state() -> None:
     assert not rest.any()
     assert np.abs(first).max() <= 0.25
     assert np.abs(first).std() > 0.05
-    np.testing.assert_allclose(first[:3], [-0.015591256320476532, -0.036927081644535065, -0.06850914657115936], atol=1e-7)
+    np.testing.assert_allclose(
+        first[:3], [-0.015591256320476532, -0.036927081644535065, -0.06850914657115936], atol=1e-7
+    )
     assert np.array_equal(state, initial_state(schema, 7))
     assert not np.array_equal(state, initial_state(schema, 8))

@@ -16,7 +16,10 @@ from plasmid.models.store import BaseModel
 
 HEAD = HeadSpec(
     labels=["no", "yes", "maybe"],
-    covariates=[CategoryCovariate(name="gene", vocabulary=["a", "b"]), NumberCovariate(name="age", bounds=(0, 90))],
+    covariates=[
+        CategoryCovariate(name="gene", vocabulary=["a", "b"]),
+        NumberCovariate(name="age", bounds=(0, 90)),
+    ],
 )
 COLUMNS = {
     "cdr3": ["CASSYGQGPYGYTF", "CAS", "CASSFMGQGYEQYFCASSFMGQGYEQYF", "W", "CASSLLLLAQYF"] * 4,
@@ -141,7 +144,7 @@ def test_bad_input(tiny: dict[str, BaseModel]) -> None:
         model.encode(wrong, input_column="cdr3", max_length=40, label_column="label")
     assert bad.value.code == "data.label_unknown"
     assert "canary" not in str(bad.value)
-    with pytest.raises(ModelError, match="mismatch|needs float32"):
+    with pytest.raises(ModelError, match="needs float32"):
         model.set_state(np.zeros(3, np.float32))
 
 

@@ -72,7 +72,9 @@ def test_plain_pickle_and_shards_convert_to_the_same_bytes(home: Path, tmp_path:
     for file, part in parts.items():
         save_file({name: tensors[name] for name in part}, source / file)
     index = source / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {name: file for file, part in parts.items() for name in part}}))
+    index.write_text(
+        json.dumps({"weight_map": {name: file for file, part in parts.items() for name in part}})
+    )
     assert import_folder(source).digest == digest
     index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "../mine/model-1.safetensors")}))
     with pytest.raises(ModelError, match="plain"):
@@ -84,7 +86,9 @@ class _Evil:
         return (os.mkdir, ("ran",))
 
 
-@pytest.mark.parametrize("trick", ["py", "auto_map", "pickle", "architecture", "tensors", "tokenizer", "unknown", "json"])
+@pytest.mark.parametrize(
+    "trick", ["py", "auto_map", "pickle", "architecture", "tensors", "tokenizer", "unknown", "json"]
+)
 def test_refused(trick: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_bert(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)

@@ -12,5 +12,7 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "sklearn", "ray", "flwr"
 def test_no_heavy_library_is_imported() -> None:
     names = LIGHT.split()
     code = f"import sys\nfor name in {names!r}: __import__('plasmid.models.' + name)\nprint(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert HEAVY & set(loaded) == set()

@@ -49,7 +49,10 @@ def test_not_imported(at_home: None, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         open_model(name, revision="7")
     assert caught.value.code == "model.not_imported"
-    assert f"plasmid models import {'antiberty' if name == 'antiberty' else 'FOLDER --id tiny-bert'}" in caught.value.hint
+    assert (
+        f"plasmid models import {'antiberty' if name == 'antiberty' else 'FOLDER --id tiny-bert'}"
+        in caught.value.hint
+    )
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove", "record"])

@@ -24,7 +24,10 @@ def test_written_files_are_read_by_the_library(tmp_path: Path) -> None:
     assert all((found[name] == tensors[name]).all() for name in tensors)
     write_floats(tmp_path / "y", dict(reversed(tensors.items())))
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-    assert {name: info.shape for name, info in read_header(tmp_path / "x").items()} == {"a": (0, 4), "b.c": (2, 3)}
+    assert {name: info.shape for name, info in read_header(tmp_path / "x").items()} == {
+        "a": (0, 4),
+        "b.c": (2, 3),
+    }
 
 
 def test_widens_every_float_type_and_skips_integers(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def storage_error(error: OSError, path: Path) -> StorageError:
         return StorageError(
             "storage.full",
             f"no space left to write {path}.",
-            "Free some space, or set PLASMID_HOME to a folder on another disk; nothing half-written was kept.",
+            "Free some space, or set PLASMID_HOME to another disk's folder; nothing half-written was kept.",
         )
     return StorageError(
         "storage.unwritable",
@@ -56,7 +56,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -78,8 +78,8 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         yield partial
         retired = path.with_name(f".{path.name}.{secrets.token_hex(4)}.retired")
         if path.exists():
-            os.replace(path, retired)
-        os.replace(partial, path)
+            path.replace(retired)
+        partial.replace(path)
         shutil.rmtree(retired, ignore_errors=True)
     except OSError as error:
         raise storage_error(error, path) from error

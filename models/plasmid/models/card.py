@@ -62,7 +62,7 @@ tags: [plasmid, lora, federated]
 
 A LoRA adapter of {parameters:,} parameters (head included) for the base model `{base.id}`, revision
 `{base.revision}`. It reads the column `{about.input}` ({about.kind}) and tells apart:
-{", ".join(about.head.labels)}.
+`{"`, `".join(about.head.labels)}`.
 """,
         f"""## Use it
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from plasmid.models.adapter import Vector
 from plasmid.models.artifact import Adapter, read_adapter
-from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import Cell
 from plasmid.models.store import ensure_model
 
@@ -32,6 +31,8 @@ def predict(
         A column is missing or holds something else than its type.
     """
     import torch
+
+    from plasmid.models.encoder import AdaptedModel
 
     if isinstance(adapter, Path):
         adapter = read_adapter(adapter)

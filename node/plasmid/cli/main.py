@@ -13,6 +13,7 @@ import ast
 import importlib.util
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,18 @@ from plasmid.core.errors import UsageError
 
 def verbs() -> dict[str, EntryPoint]:
     """Return the installed verbs by name, in the order in which people meet them."""
-    order = ("run", "runs", "query", "models", "recipes", "predict", "evaluate", "site", "coordinator", "login")
+    order = (
+        "run",
+        "runs",
+        "query",
+        "models",
+        "recipes",
+        "predict",
+        "evaluate",
+        "site",
+        "coordinator",
+        "login",
+    )
     found = {point.name: point for point in entry_points(group="plasmid.verbs")}
     # A node without the platform extra has the entry points but not the verbs' own dependencies.
     known = [name for name in order if name in found] + sorted(set(found) - set(order))
@@ -119,7 +131,7 @@ def main() -> None:
 
 
 def _fail(arguments: list[str], error: UsageError) -> None:
-    asked = "--format=json" in arguments or ("--format", "json") in zip(arguments, arguments[1:], strict=False)
+    asked = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     print_envelope(Reply(Format.json if asked else Format.text), error)
     sys.exit(2)
 

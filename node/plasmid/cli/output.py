@@ -118,4 +118,6 @@ def print_envelope(answer: Reply, error: PlasmidError | None) -> None:
 
 def _log_to_stderr() -> None:
     level = os.environ.get("PLASMID_LOG", "WARNING").upper()
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )

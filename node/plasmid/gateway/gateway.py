@@ -11,13 +11,14 @@ Rules
    nothing and believes nothing.
 4. **A round is answered once.** The manifest is marked before the computation starts; the same manifest
    again gets the stored bytes, another one for that round is refused.
-5. The clip is applied here, in float64, whatever the computation returned; wrong shape, dtype or a
+5. The clip is applied here, by a norm in float64, whatever the computation returned; wrong shape, dtype or a
    non-finite value is refused, size is not (that would leak).
 6. What the log cannot record does not leave.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ from plasmid.gateway.journal import Journal
 from plasmid.gateway.peers import read_peers
 from plasmid.gateway.policy import read_policy
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import Encoding, check_no_overflow, encode, plan_encoding
+from plasmid.privacy.ring import Encoding, blocks, check_no_overflow, encode, plan_encoding
 from plasmid.privacy.secure_aggregation import PROTOCOL, SiteEpoch, check_colluders, least_colluders
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import (
@@ -59,6 +60,15 @@ Computation = Callable[[Manifest], NDArray[Any]]
 """Runs the site half for one manifest and returns the raw vector, float [length]."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What leaves for one manifest: the signed contribution, and the body that it names by its SHA-256."""
+
+    contribution: Signed
+    digest: str
+    body: bytes
+
+
 @dataclass
 class AdmittedRun:
     """What the gateway holds about one run, in memory only."""
@@ -73,7 +83,7 @@ class AdmittedRun:
     plan: Encoding | None = None
     c: int = 0
     epoch: SiteEpoch | None = None
-    answered: dict[int, tuple[str, Signed | None, bytes]] = field(default_factory=dict)
+    answered: dict[int, tuple[str, Answer | None]] = field(default_factory=dict)
 
     @property
     def masked(self) -> bool:
@@ -96,7 +106,7 @@ class Gateway:
         return self.identity.name
 
     def open(self, signed: Signed) -> Any:
-        """Return the coordinator's message inside *signed*. Raises ProtocolError if it isn't the coordinator's."""
+        """Return the message inside *signed*. Raises ProtocolError if it isn't the coordinator's."""
         return open_signed(signed, read_peers(self.home.peers).coordinator)
 
     # -- admission ---------------------------------------------------------------------------------
@@ -127,7 +137,7 @@ class Gateway:
                 f"the document's digest here is {digest}, announced was {request.digest}.",
                 "Use the same release of the computation at both ends.",
             )
-        document = parse_document(request.document)
+        document: Any = parse_document(request.document)
         read_policy(self.home.policy).check(document, digest)
         base: BaseModel | None = None
         model = getattr(document, "model", None)
@@ -161,13 +171,13 @@ class Gateway:
         if admitted.roster or self.site not in roster or sorted(set(roster)) != list(roster):
             raise ProtocolError("protocol.manifest", f"the roster of {request.run} is not acceptable.")
         if len(roster) < admitted.document.federation.min_sites:
-            raise ProtocolError("protocol.manifest", f"{len(roster)} sites are fewer than the recipe's min_sites.")
+            raise ProtocolError(
+                "protocol.manifest", f"{len(roster)} sites are fewer than the recipe's min_sites."
+            )
         if request.slots < admitted.document.rounds:
             raise ProtocolError("protocol.manifest", "there are fewer slots than rounds.")
         shape = admitted.shape
-        plan = plan_encoding(
-            length=shape.schema.size, bound=shape.bound, sites=len(roster), bits=shape.bits
-        )
+        plan = plan_encoding(length=shape.schema.size, bound=shape.bound, sites=len(roster), bits=shape.bits)
         epoch = None
         if admitted.masked:
             check_colluders(len(roster), request.c, self._least_colluders(admitted, roster))
@@ -225,13 +235,11 @@ class Gateway:
 
     # -- the one way out ---------------------------------------------------------------------------
 
-    def contribute(self, manifest: Manifest, computation: Computation) -> tuple[Signed, bytes]:
+    def contribute(self, manifest: Manifest, computation: Computation) -> Answer:
         """Answer one manifest.
 
-        Returns
-        -------
-        The signed contribution and the body that it names. Both are stored before they are returned, and
-        returned again, byte for byte, for the same manifest.
+        The answer is stored before it is returned, and returned again, byte for byte, for the same manifest
+        until a later round is answered.
 
         Raises
         ------
@@ -246,20 +254,24 @@ class Gateway:
         self._check_manifest(admitted, manifest)
         digest = manifest.digest()
         if manifest.round in admitted.answered:
-            known, answer, stored = admitted.answered[manifest.round]
+            known, answer = admitted.answered[manifest.round]
             if known != digest or answer is None:
                 raise ProtocolError(
                     "protocol.second_manifest", f"round {manifest.round} of {manifest.run} was begun before."
                 )
-            return answer, stored
-        admitted.answered[manifest.round] = (digest, None, b"")
-        self.journal.write("manifest", run=manifest.run, round=manifest.round, slot=manifest.slot, digest=digest)
+            return answer
+        admitted.answered = {done: (known, None) for done, (known, _) in admitted.answered.items()}
+        admitted.answered[manifest.round] = (digest, None)
+        self.journal.write(
+            "manifest", run=manifest.run, round=manifest.round, slot=manifest.slot, digest=digest
+        )
         vector, norm = clip(computation(manifest), admitted.shape, admitted.document.computation)
         words = encode(vector, manifest.encoding())
         if admitted.epoch is not None:
             admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)
         body = pack("words", words)
-        answer = sign(
+        body_digest = sha256_hex(body)
+        contribution = sign(
             self.identity,
             Contribution(
                 run=manifest.run,
@@ -267,7 +279,7 @@ class Gateway:
                 round=manifest.round,
                 slot=manifest.slot,
                 manifest=digest,
-                body=sha256_hex(body),
+                body=body_digest,
                 body_bytes=len(body),
             ),
         )
@@ -275,14 +287,15 @@ class Gateway:
             "contributed",
             run=manifest.run,
             round=manifest.round,
-            body=sha256_hex(body),
+            body=body_digest,
             bytes=len(body),
             norm=norm,
             bound=manifest.bound,
             masked=admitted.masked,
         )
-        admitted.answered[manifest.round] = (digest, answer, body)
-        return answer, body
+        done = Answer(contribution, body_digest, body)
+        admitted.answered[manifest.round] = (digest, done)
+        return done
 
     def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> None:
         plan = admitted.plan
@@ -304,13 +317,13 @@ class Gateway:
         if wrong:
             raise ProtocolError(
                 "protocol.manifest",
-                f"the manifest of round {manifest.round} differs from the admitted run in: {', '.join(wrong)}.",
+                f"round {manifest.round}: the manifest differs from the admitted run in {', '.join(wrong)}.",
             )
         check_no_overflow(manifest.encoding(), len(admitted.roster))
 
 
-def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDArray[np.float64], float]:
-    """Return *vector* within its bound, in float64, and its L2 norm before.
+def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDArray[Any], float]:
+    """Return *vector* within its bound, and its L2 norm before, in float64.
 
     A trained update is scaled down to the L2 norm ``shape.bound``; every other vector is clamped to it
     per coordinate.
@@ -322,12 +335,14 @@ def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDAr
     """
     if vector.shape != (shape.schema.size,) or vector.dtype.kind != "f":
         raise ProtocolError(
-            "protocol.vector", f"the computation returned {vector.dtype} {vector.shape}, not ({shape.schema.size},)."
+            "protocol.vector",
+            f"the computation returned {vector.dtype} {vector.shape}, not ({shape.schema.size},).",
         )
-    wide = vector.astype(np.float64)
-    if not np.isfinite(wide).all():
+    if not (np.isfinite(vector.min()) and np.isfinite(vector.max())):
         raise ProtocolError("protocol.vector", "the computation returned NaN or infinity.")
-    norm = float(np.linalg.norm(wide))
-    if api.load(computation).SITE_HALF == "loss" and norm > shape.bound:
-        wide *= shape.bound / norm
-    return np.clip(wide, -shape.bound, shape.bound), norm
+    norm = math.sqrt(sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(vector)))
+    if api.load(computation).SITE_HALF == "loss":
+        if norm <= shape.bound:
+            return vector, norm
+        vector = vector * (shape.bound / norm)
+    return np.clip(vector, -shape.bound, shape.bound), norm

@@ -1,9 +1,9 @@
 """A site's own folder: its keys, its data, its policy, what it knows of others.
 
-    site.yaml      name, organisation, coordinator URL        policy.yaml   what may run (absent: nothing)
-    identity.key   signs messages (mode 0600)                  peers.yaml    confirmed identities
-    tls.key, tls.pem, ca.pem   the outer belt                  journal.jsonl one line per decision
-    data/          one CSV, or <recipe name>.csv per recipe    epochs.json   last key epoch per run
+site.yaml      name, organisation, coordinator URL        policy.yaml   what may run (absent: nothing)
+identity.key   signs messages (mode 0600)                  peers.yaml    confirmed identities
+tls.key, tls.pem, ca.pem   the outer belt                  journal.jsonl one line per decision
+data/          one CSV, or <recipe name>.csv per recipe    epochs.json   last key epoch per run
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class SiteHome:
         path = self.folder / "site.yaml"
         if not path.exists():
             raise UsageError(
-                "usage.no_site", f"there is no site in {self.folder}.", "Make one with 'plasmid site init NAME'."
+                "usage.no_site",
+                f"there is no site in {self.folder}.",
+                "Make one with 'plasmid site init NAME'.",
             )
         return read_settings(path, SiteConfig)
 

@@ -73,7 +73,7 @@ class Policy(_Part):
         if wanted.max_update_clip is not None and clip is not None and clip > wanted.max_update_clip:
             raise PolicyRefused(
                 "policy.clip",
-                f"the document says update_clip: {clip}, the policy accepts {wanted.max_update_clip} or less.",
+                f"the document says update_clip: {clip}, the policy accepts up to {wanted.max_update_clip}.",
             )
 
 

@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from plasmid.core.errors import ProtocolError
 
 TAIL = 4
 """Words appended to every vector, each encoding zero without noise."""
+
+_BLOCK = 32_768
 
 RingBits = Literal[32, 64]
 Words = NDArray[np.unsignedinteger[Any]]
@@ -62,9 +65,9 @@ class Encoding:
         return np.dtype("<u4" if self.bits == 32 else "<u8")
 
     @property
-    def body_bytes(self) -> int:
-        """Bytes of one vector with its tail."""
-        return (self.length + TAIL) * self.bits // 8
+    def signed_dtype(self) -> np.dtype[Any]:
+        """The same words read as two's complement."""
+        return np.dtype("<i4" if self.bits == 32 else "<i8")
 
 
 def plan_encoding(*, length: int, bound: float, sites: int, bits: RingBits) -> Encoding:
@@ -116,6 +119,12 @@ def check_no_overflow(encoding: Encoding, sites: int) -> None:
         )
 
 
+def blocks(vector: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield *vector* in consecutive views that stay in the processor's cache."""
+    for start in range(0, vector.size, _BLOCK):
+        yield vector[start : start + _BLOCK]
+
+
 def encode(values: NDArray[np.floating[Any]], encoding: Encoding) -> Words:
     """Return *values* (float [length], each within ±bound) as words [length + TAIL].
 
@@ -128,14 +137,17 @@ def encode(values: NDArray[np.floating[Any]], encoding: Encoding) -> Words:
         raise ProtocolError(
             "protocol.vector", f"the vector has shape {values.shape}, the plan says ({encoding.length},)."
         )
-    wide = values.astype(np.float64)
-    if not np.isfinite(wide).all():
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ProtocolError("protocol.vector", "the vector holds NaN or infinity.")
-    if np.abs(wide).max(initial=0.0) > encoding.bound:
+    if max(-low, high) > encoding.bound:
         raise ProtocolError("protocol.vector", f"the vector leaves its bound of {encoding.bound}.")
-    steps = np.rint(np.ldexp(wide, encoding.scale_log2)).astype(np.int64)
     words = np.zeros(encoding.length + TAIL, dtype=encoding.dtype)
-    words[: encoding.length] = steps.astype(encoding.dtype)  # int64 -> unsigned wraps modulo 2**bits
+    signed = words.view(encoding.signed_dtype)  # two's complement is the ring
+    scale = math.ldexp(1.0, encoding.scale_log2)
+    for source, target in zip(blocks(values), blocks(signed[: encoding.length]), strict=True):
+        steps = np.multiply(source, scale, dtype=np.float64)
+        np.copyto(target, np.rint(steps, out=steps), casting="unsafe")
     return words
 
 
@@ -150,13 +162,12 @@ def decode_sum(total: Words, encoding: Encoding, sites: int) -> NDArray[np.float
     """
     if total.shape != (encoding.length + TAIL,) or total.dtype != encoding.dtype:
         raise ProtocolError("protocol.vector", f"the total has shape {total.shape} and dtype {total.dtype}.")
-    signed = total.view(np.dtype("<i4" if encoding.bits == 32 else "<i8"))
     reach = sites * (math.floor(math.ldexp(encoding.bound, encoding.scale_log2) + 0.5))
-    body = signed[: encoding.length].astype(np.int64)
-    if total[encoding.length :].any() or (body > reach).any() or (body < -reach).any():
+    body = total.view(encoding.signed_dtype)[: encoding.length]
+    if total[encoding.length :].any() or int(body.max()) > reach or int(body.min()) < -reach:
         raise ProtocolError(
             "protocol.garbage_sum",
             "the masks do not cancel: the sites did not mask for the same manifest.",
             "The round is void; nothing was revealed. Start the run again.",
         )
-    return np.ldexp(body.astype(np.float64), -encoding.scale_log2)
+    return np.asarray(np.multiply(body, encoding.step, dtype=np.float64))

@@ -244,7 +244,9 @@ class SiteEpoch:
         for bundle in bundles:
             head = (bundle.run, bundle.epoch, bundle.receiver, bundle.rho)
             if head != (self.run, self.epoch, self.site, self.rho):
-                raise ProtocolError("protocol.bundles", f"the bundle of {bundle.sender} is not for this epoch.")
+                raise ProtocolError(
+                    "protocol.bundles", f"the bundle of {bundle.sender} is not for this epoch."
+                )
             shared = self._mlkem.decapsulate(bytes.fromhex(bundle.kem))
             key = self._channel_key(self._adverts[bundle.sender], shared)
             try:
@@ -277,7 +279,9 @@ class SiteEpoch:
         if sorted(s.site for s in statements) != list(self.roster) or same != {
             (mine.run, mine.epoch, mine.rho, mine.n, mine.c)
         }:
-            raise ProtocolError("protocol.ready", "the sites do not agree on the epoch.", "Start the run again.")
+            raise ProtocolError(
+                "protocol.ready", "the sites do not agree on the epoch.", "Start the run again."
+            )
         self._sealed = True
 
     def mask(self, words: Words, *, slot: int, manifest: str, invited: Sequence[str]) -> None:

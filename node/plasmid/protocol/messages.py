@@ -132,9 +132,7 @@ class Manifest(_Message):
 
     def encoding(self) -> Encoding:
         """Return how this round's vectors are written."""
-        return Encoding(
-            bits=self.ring_bits, scale_log2=self.scale_log2, bound=self.bound, length=self.length
-        )
+        return Encoding(bits=self.ring_bits, scale_log2=self.scale_log2, bound=self.bound, length=self.length)
 
     def digest(self) -> str:
         """Return H, the SHA-256 of the canonical manifest."""

@@ -42,7 +42,7 @@ class Credential:
             raise UsageError(
                 "usage.not_enrolled",
                 f"{self.folder} is not enrolled at a coordinator.",
-                "Ask its operator for an invitation; then 'plasmid site join' (a site) or 'plasmid login' (a person).",
+                "Ask its operator for an invitation, for 'plasmid site join' or 'plasmid login'.",
             )
         known = json.loads((self.folder / "coordinator.json").read_bytes())
         return known["url"], known["key"]
@@ -99,7 +99,14 @@ def fetch_card(url: str) -> CoordinatorCard:
 
 
 def enrol(
-    folder: Path, identity: Identity, *, url: str, role: Role, organisation: str, invitation: str, confirm: Confirm
+    folder: Path,
+    identity: Identity,
+    *,
+    url: str,
+    role: Role,
+    organisation: str,
+    invitation: str,
+    confirm: Confirm,
 ) -> None:
     """Enrol *identity* at the coordinator and write the credential into *folder*.
 
@@ -123,15 +130,23 @@ def enrol(
     context = ssl.create_default_context(cafile=str(ca))
     try:
         response = httpx.post(
-            f"{url}/v1/enrol", content=request.model_dump_json(), verify=context, trust_env=False, timeout=10.0
+            f"{url}/v1/enrol",
+            content=request.model_dump_json(),
+            verify=context,
+            trust_env=False,
+            timeout=10.0,
         )
     except httpx.TransportError as error:
-        raise LinkError("link.unreachable", f"the coordinator at {url} cannot be reached over TLS.") from error
+        raise LinkError(
+            "link.unreachable", f"the coordinator at {url} cannot be reached over TLS."
+        ) from error
     if not response.is_success:
         raise answered_error(response)
     write_atomic(folder / "tls.key", tls_key, mode=0o600)
     write_atomic(folder / "tls.pem", response.json()["certificate"].encode())
-    write_atomic(folder / "coordinator.json", json.dumps({"url": url, "key": card.key, "name": identity.name}).encode())
+    write_atomic(
+        folder / "coordinator.json", json.dumps({"url": url, "key": card.key, "name": identity.name}).encode()
+    )
 
 
 def fetch_roster(link: LinkClient) -> tuple[list[RosterEntry], list[str]]:

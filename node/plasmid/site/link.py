@@ -12,10 +12,8 @@ Rules
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,7 @@ _CHUNK_HEADER = "X-Chunk-SHA256"
 class LinkClient:
     """A connection to one coordinator. Safe to use from several threads."""
 
-    def __init__(
-        self, url: str, *, ca: Path, certificate: Path, key: Path, patience_s: float = 30.0
-    ) -> None:
+    def __init__(self, url: str, *, ca: Path, certificate: Path, key: Path, patience_s: float = 30.0) -> None:
         context = ssl.create_default_context(cafile=str(ca))
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(certificate, key)
@@ -55,7 +51,7 @@ class LinkClient:
         Raises
         ------
         LinkError
-            ``link.unreachable`` after ``patience_s`` of trying; ``link.refused`` for an answer that isn't ours.
+            ``link.unreachable`` after ``patience_s`` of trying; ``link.refused``: an answer not of ours.
         PlasmidError
             The error that the coordinator answered with.
         """
@@ -98,9 +94,8 @@ class LinkClient:
 
     # -- bodies --------------------------------------------------------------------------------
 
-    def upload(self, body: bytes, *, run: str) -> None:
-        """Send *body* in chunks; chunks that the server already holds are not sent again."""
-        digest = sha256_hex(body)
+    def upload(self, digest: str, body: bytes, *, run: str) -> None:
+        """Send *body*, which has *digest*, in chunks; what the server already holds is not sent again."""
         offset = 0
         view = memoryview(body)
         while offset < len(body):
@@ -109,29 +104,28 @@ class LinkClient:
                 "PUT",
                 f"/v1/site/bodies/{digest}",
                 params={"run": run, "offset": offset, "total": len(body)},
-                headers={_CHUNK_HEADER: sha256_hex(chunk)},
+                headers={_CHUNK_HEADER: digest if len(chunk) == len(body) else sha256_hex(chunk)},
                 content=bytes(chunk),
             ).json()
             offset = int(answer["have"])
 
-    def download(self, digest: str, size: int, progress: Callable[[int], None] = lambda _: None) -> bytes:
+    def download(self, digest: str, size: int) -> bytes:
         """Return the published body *digest* of *size* bytes. Raises LinkError (``link.body_differs``)."""
         if size > MAX_BODY_BYTES:
             raise LinkError("link.body_differs", f"a body of {size} bytes is larger than {MAX_BODY_BYTES}.")
-        parts: list[bytes] = []
-        have, whole = 0, hashlib.sha256()
-        while have < size:
-            response = self.request("GET", f"/v1/bodies/{digest}", params={"offset": have})
-            chunk = response.content
-            if not chunk or have + len(chunk) > size or response.headers.get(_CHUNK_HEADER) != sha256_hex(chunk):
+        body, found = b"", ""
+        while len(body) < size:
+            response = self.request("GET", f"/v1/bodies/{digest}", params={"offset": len(body)})
+            chunk, found = response.content, sha256_hex(response.content)
+            damaged = response.headers.get(_CHUNK_HEADER) != found
+            if not chunk or len(body) + len(chunk) > size or damaged:
                 raise LinkError("link.body_differs", f"a chunk of the body {digest} is damaged.")
-            parts.append(chunk)
-            whole.update(chunk)
-            have += len(chunk)
-            progress(have)
-        if whole.hexdigest() != digest:
-            raise LinkError("link.body_differs", f"the body {digest} does not have that digest.", "Try again.")
-        return b"".join(parts)
+            body = body + chunk if body else chunk
+        if digest != (found if size <= CHUNK_BYTES else sha256_hex(body)):
+            raise LinkError(
+                "link.body_differs", f"the body {digest} does not have that digest.", "Try again."
+            )
+        return body
 
 
 def answered_error(response: httpx.Response) -> PlasmidError:
@@ -140,5 +134,3 @@ def answered_error(response: httpx.Response) -> PlasmidError:
         return from_dict(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         return LinkError("link.refused", f"the coordinator answered {response.status_code}.")
-
-

@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed
 from plasmid.computations import api
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
@@ -113,9 +113,9 @@ class _Run(threading.Thread):
             if said is not None:
                 node.link.post(said if isinstance(said, Signed) else sign(gateway.identity, said))
         else:
-            contribution, body = gateway.contribute(message, self._compute)
-            node.link.upload(body, run=self.run_id)
-            node.link.post(contribution)
+            answer = gateway.contribute(message, self._compute)
+            node.link.upload(answer.digest, answer.body, run=self.run_id)
+            node.link.post(answer.contribution)
 
     def _compute(self, manifest: Manifest) -> Any:
         admitted = self.node.gateway.run(self.run_id)
@@ -216,7 +216,9 @@ class Node:
                 with self._lock:
                     run = self._runs.get(message.run)
                 if run is None:
-                    self.report(message.run, ProtocolError("run.unknown", f"{message.run} is not known here."))
+                    self.report(
+                        message.run, ProtocolError("run.unknown", f"{message.run} is not known here.")
+                    )
                 else:
                     run.inbox.put(message)
             else:

@@ -18,7 +18,7 @@ import threading
 from typing import Any
 
 from plasmid.core.errors import ProtocolError
-from plasmid.protocol.body import MAX_BODY_BYTES
+from plasmid.protocol.body import MAX_BODY_BYTES, Body
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")
@@ -35,7 +35,7 @@ class Channel:
         self._end = end
         self._sending = threading.Lock()
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+    def send(self, header: dict[str, Any], body: Body = b"") -> None:
         """Send one frame. Raises ChannelClosed."""
         text = json.dumps(header, allow_nan=False).encode()
         try:
@@ -45,11 +45,13 @@ class Channel:
         except OSError as error:
             raise ChannelClosed from error
 
-    def receive(self) -> tuple[dict[str, Any], bytes]:
+    def receive(self) -> tuple[dict[str, Any], Body]:
         """Return the next frame. Raises ChannelClosed; ProtocolError for a frame over the caps."""
         header_bytes, body_bytes = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
         if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
-            raise ProtocolError("protocol.frame", f"a frame of {header_bytes} + {body_bytes} bytes is too large.")
+            raise ProtocolError(
+                "protocol.frame", f"a frame of {header_bytes} + {body_bytes} bytes is too large."
+            )
         header: dict[str, Any] = json.loads(self._exactly(header_bytes))
         return header, self._exactly(body_bytes)
 
@@ -62,7 +64,7 @@ class Channel:
         finally:
             self._end.close()
 
-    def _exactly(self, size: int) -> bytes:
+    def _exactly(self, size: int) -> bytearray:
         buffer = bytearray(size)
         view = memoryview(buffer)
         while view:
@@ -73,4 +75,4 @@ class Channel:
             if count == 0:
                 raise ChannelClosed
             view = view[count:]
-        return bytes(buffer)
+        return buffer

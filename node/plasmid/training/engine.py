@@ -126,7 +126,8 @@ class Engine:
         rates = self._recipe.training
         rate = {"lora": rates.lora_lr, "head": rates.head_lr, "covariates": rates.covariate_lr}
         groups = [{"params": list(group), "lr": rate[name]} for name, group in self._model.groups().items()]
-        optimizer = self._accelerator.prepare(torch.optim.AdamW(groups, weight_decay=0.0))
+        # Not prepared by Accelerate, which would keep every round's optimiser for as long as it lives.
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         rows = self._cached_rows()
         for done, chosen in enumerate(order(len(rows), rates.batch, steps, seed), start=1):
             self._stop_if_asked()

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.core.errors import RunFailed, from_dict
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
-from plasmid.protocol.body import pack, unpack
+from plasmid.protocol.body import Body, pack, unpack
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.launcher import Launcher
 
@@ -34,7 +33,7 @@ class WorkerSession:
         self._send({"type": "open", "document": document, "base": named}, table.to_bytes() if table else b"")
 
     def compute(self, state: NDArray[Any], *, round_: int, seed: int, progress: Progress) -> NDArray[Any]:
-        """Return the worker's vector, float64 [len(state)].
+        """Return the worker's vector, of the state's shape and dtype.
 
         Raises
         ------
@@ -47,7 +46,7 @@ class WorkerSession:
         while True:
             header, body = self._receive(progress)
             if header["type"] == "result":
-                return unpack(body, "vector", length=state.size, dtype=np.dtype(np.float64))
+                return unpack(body, "vector", length=state.size, dtype=state.dtype)
 
     def stop(self) -> None:
         """Ask the worker to stop at its next step."""
@@ -69,7 +68,7 @@ class WorkerSession:
         except ChannelClosed as error:
             raise _died() from error
 
-    def _receive(self, progress: Progress) -> tuple[dict[str, Any], bytes]:
+    def _receive(self, progress: Progress) -> tuple[dict[str, Any], Body]:
         while True:
             try:
                 header, body = self.channel.receive()
@@ -83,4 +82,6 @@ class WorkerSession:
 
 
 def _died() -> RunFailed:
-    return RunFailed("site.worker_died", "The worker ended unexpectedly.", "See worker.log in the site's folder.")
+    return RunFailed(
+        "site.worker_died", "The worker ended unexpectedly.", "See worker.log in the site's folder."
+    )

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import queue
 import socket
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -30,11 +29,11 @@ from plasmid.computations import api
 from plasmid.core.errors import PlasmidError, RunFailed
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel, open_model
-from plasmid.protocol.body import pack, unpack
+from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
 from plasmid.training.channel import Channel, ChannelClosed
 
-Frame = tuple[dict[str, Any], bytes]
+Frame = tuple[dict[str, Any], Body]
 
 
 class Session:
@@ -46,36 +45,41 @@ class Session:
         self._stop = stop
         self.document: Any = parse_document(header["document"])
         self.computation: Any = api.load(self.document.computation)
-        self.table = Table.from_bytes(body) if body else None
+        self.table = Table.from_bytes(bytes(body)) if body else None
         base: BaseModel | None = None
         if header["base"] is not None:
-            base = open_model(header["base"]["id"], revision=header["base"]["revision"], digest=header["base"]["digest"])
+            base = open_model(
+                header["base"]["id"], revision=header["base"]["revision"], digest=header["base"]["digest"]
+            )
         self.shape = self.computation.shape(self.document, base)
         self.dtype = self.computation.initial(self.document, self.shape).dtype
         self._engine: Any = None
         if self.computation.SITE_HALF == "loss":
             from plasmid.training.engine import Engine
 
+            assert base is not None, "a document with a loss names a base model"
+            assert self.table is not None, "a document with a loss has a contract"
+            document: Any = self.document
             self._engine = Engine(
-                self.document,
+                document,
                 base,
                 self.table,
                 progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
                 should_stop=stop.is_set,
             )
 
-    def compute(self, frame: Frame) -> NDArray[np.float64]:
-        """Return this site's raw vector, float64 [length], for the state in *frame*."""
+    def compute(self, frame: Frame) -> NDArray[Any]:
+        """Return this site's raw vector for the state in *frame*, of the state's shape and dtype."""
         header, body = frame
         state = unpack(body, "state", length=self.shape.schema.size, dtype=self.dtype)
         match self.computation.SITE_HALF:
             case "loss":
                 trained = self._engine.train(state, steps=self.document.training.steps, seed=header["seed"])
-                return np.asarray(trained.astype(np.float64) - state.astype(np.float64))
+                return np.asarray(trained - state)
             case "per_record":
                 return self._sum_of_records(state)
             case _:
-                return np.asarray(self.computation.vector(self.document, state), dtype=np.float64)
+                return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
     def _sum_of_records(self, state: NDArray[Any]) -> NDArray[np.float64]:
         assert self.table is not None
@@ -141,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 
 from plasmid.client.table import Table
+from plasmid.computations import api as computations
 from plasmid.core.errors import RunFailed, from_dict
 from plasmid.core.files import home
-from plasmid.models.artifact import write_adapter
-from plasmid.models.card import CardFacts
 from plasmid.models.store import ensure_model
-from plasmid.computations import api as computations
 from plasmid.protocol.body import unpack
 from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.messages import RunRequest, StopRequest, sign, wire
@@ -32,6 +30,7 @@ from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.site.enrol import Credential
+from plasmid.training.release import write_release
 
 POLL_S = 0.25
 Watch = Callable[[Mapping[str, Any]], None]
@@ -91,7 +90,9 @@ class Coordinator:
 
     def start(self, document: dict[str, Any], *, sites: list[str] | None = None) -> Run:
         """Start a run of a resolved recipe or query."""
-        answer = self.link.request("POST", "/v1/runs", content=self._request(document, sites), timeout_s=180.0)
+        answer = self.link.request(
+            "POST", "/v1/runs", content=self._request(document, sites), timeout_s=180.0
+        )
         return Run(self, answer.json()["run_id"], document)
 
     def runs(self) -> list[dict[str, Any]]:
@@ -172,7 +173,9 @@ class Run:
             if shown["state"] in ("FAILED", "STOPPED", "INTERRUPTED"):
                 if shown["error"]:
                     raise from_dict(shown["error"])
-                raise RunFailed("run.interrupted", f"the run {self.id} is {shown['state']}.", "Start it again.")
+                raise RunFailed(
+                    "run.interrupted", f"the run {self.id} is {shown['state']}.", "Start it again."
+                )
             time.sleep(POLL_S)
 
     def result(self) -> dict[str, Any]:
@@ -183,7 +186,9 @@ class Run:
         if self._final is None:
             shown = self.show()
             if shown["state"] != "SUCCEEDED":
-                raise RunFailed("run.no_result", f"the run {self.id} is {shown['state']}.", "It has no result.")
+                raise RunFailed(
+                    "run.no_result", f"the run {self.id} is {shown['state']}.", "It has no result."
+                )
             self._final = shown
         return self._final
 
@@ -209,31 +214,13 @@ class Run:
         if self._state is None:
             self._state = self.coordinator.link.download(result["state"], int(result["state_bytes"]))
         state = unpack(self._state, "state", length=shape.schema.size, dtype=np.dtype(np.float32))
-        write_adapter(
+        write_release(
             folder,
-            schema=shape.schema,
-            state=state,
-            base=base,
-            lora=recipe.adapter.lora,
-            head=recipe.head(),
-            input_column=recipe.data.input,
-            label_column=recipe.data.label,
-            metric=recipe.task.metric,
-            max_length=recipe.max_length,
-            columns={
-                name: column.model_dump(mode="json")
-                for name, column in recipe.data.columns.items()
-                if name in {recipe.data.input, recipe.data.label, *recipe.adapter.covariates}
-            },
-            facts=CardFacts(
-                title=recipe.title,
-                license=recipe.release.license,
-                data=recipe.release.data,
-                intended_use=recipe.release.intended_use,
-                limitations=recipe.release.limitations,
-                privacy=privacy_statement(result),
-                results=dict(self.table.rows()),
-            ),
+            recipe,
+            base,
+            state,
+            results=dict(self.table.rows()),
+            privacy=privacy_statement(result),
             provenance={
                 "schema": "plasmid.provenance/1",
                 "run": self.id,
@@ -247,7 +234,7 @@ class Run:
                 "min_sites": result["min_sites"],
                 "update_clip": recipe.privacy.update_clip,
                 "fixed_point_step": result["step"],
-                "manifests": shown["manifests"],
+                "manifests": [done["manifest"] for done in shown["round_log"]],
                 "state": result["state"],
                 "coordinator": fingerprint(self.coordinator.credential.coordinator()[1]),
                 "code": f"plasmid {version('plasmid')}",
@@ -268,7 +255,7 @@ def privacy_statement(result: Mapping[str, Any]) -> str:
         )
     return (
         f"In each of {result['rounds']} rounds the updates of {n} sites were clipped, masked and summed "
-        f"({result['protocol']}): the coordinator, with up to {c} of the sites, learns the sum over all {n} and "
-        "nothing else of any one update; every site learns the same sums. "
+        f"({result['protocol']}): the coordinator, with up to {c} of the sites, learns the sum over all {n} "
+        "and nothing else of any one update; every site learns the same sums. "
         "No differential privacy: the sums, and so the adapter, may reveal facts about single records."
     )

@@ -5,7 +5,7 @@ Rules
 1. The first line says what the data are, each further one is a job. A job's last answer is of type
    ``result`` or ``error``; ``progress`` may come before.
 2. When the input closes the process exits at once, whatever it is doing: its parent is gone or done.
-3. What it says holds no cell of a table, and of an unforeseen exception its type only.
+3. What it says holds no cell of a table, and of an unforeseen exception its type and place only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,10 +88,16 @@ def main() -> None:
         except PlasmidError as error:
             answer = {"type": "error", "error": error.as_dict()}
         except Exception as error:  # noqa: BLE001 - the parent is told of every end
-            what = f"a baseline met an unexpected {type(error).__name__}."
+            what = f"a baseline met an unexpected {type(error).__name__} {_place(error)}."
             failed = RunFailed("run.baselines_failed", what, "Leave the baselines out with --no-baselines.")
             answer = {"type": "error", "error": failed.as_dict()}
         _say(out, **answer)
+
+
+def _place(error: Exception) -> str:
+    """Return where *error* was raised. Its text is left out: it may quote a cell."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
 
 
 def _say(out: IO[str], **message: Any) -> None:

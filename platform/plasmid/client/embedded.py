@@ -187,7 +187,9 @@ class Embedded:
                 raise LinkError("link.offline", f"not all sites were up after {START_TIMEOUT_S:.0f} s.")
             time.sleep(0.1)
 
-    def _spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, name: str, command: list[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         log = self._log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:

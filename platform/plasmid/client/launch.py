@@ -1,4 +1,4 @@
-"""What ``plasmid run`` and ``plasmid query`` share: plan, confirm, run, at an embedded or deployed coordinator."""
+"""What ``plasmid run`` and ``plasmid query`` share: plan, confirm, run, embedded or deployed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def federation(
         finally:
             coordinator.close()
         return
-    policies = {site: path for site in tables if sites_dir and (path := sites_dir / f"{site}.policy.yaml").exists()}
+    policies = {
+        site: path for site in tables if sites_dir and (path := sites_dir / f"{site}.policy.yaml").exists()
+    }
     answer.note(f"starting a coordinator and {len(tables)} sites on this host")
     with Embedded(tables, policies=policies, port=port) as embedded:
         yield embedded.coordinator, embedded
@@ -120,13 +122,17 @@ def _confirm(yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(
-            "usage.not_confirmed", "the plan was not confirmed: there is no terminal to ask at.", "Give --yes."
+            "usage.not_confirmed",
+            "the plan was not confirmed: there is no terminal to ask at.",
+            "Give --yes.",
         )
     if not typer.confirm("Run this plan?", err=True):
         raise UsageError("usage.not_confirmed", "the plan was not confirmed; nothing was run.", "")
 
 
-def show_plan(plan: Mapping[str, Any], document: Mapping[str, Any], *, rehearsal: bool, answer: Reply) -> None:
+def show_plan(
+    plan: Mapping[str, Any], document: Mapping[str, Any], *, rehearsal: bool, answer: Reply
+) -> None:
     """Print the plan for people."""
     said = plan["sites"]
     accepting = [site for site, reply in said.items() if reply["accepted"]]
@@ -139,8 +145,8 @@ def show_plan(plan: Mapping[str, Any], document: Mapping[str, Any], *, rehearsal
     if plan["protect"] == "masked":
         n, c = len(accepting), plan["c"]
         answer.say(
-            f"  masked sum over all n = {n} sites (at least {plan['min_sites']}), safe against the coordinator and "
-            f"c = {c} of them; version 0 survives no drop-out"
+            f"  masked sum over all n = {n} sites (at least {plan['min_sites']}), safe against the "
+            f"coordinator and c = {c} of them; version 0 survives no drop-out"
         )
     else:
         answer.say("  [bold red]protect: none[/bold red]: the coordinator sees every site's contribution")

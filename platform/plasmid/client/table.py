@@ -71,9 +71,13 @@ class Table:
         if self.central is not None:
             said.append(f"Federated is {_against(self.federated, self.central)} central training.")
         if self.simple_central is not None:
-            said.append(f"Federated is {_against(self.federated, self.simple_central)} the pooled simple model.")
+            said.append(
+                f"Federated is {_against(self.federated, self.simple_central)} the pooled simple model."
+            )
             if self.federated < self.simple_central:
-                said.append("On this data the simple model, if all rows could be pooled, is the better choice.")
+                said.append(
+                    "On this data the simple model, if all rows could be pooled, is the better choice."
+                )
         return said
 
 

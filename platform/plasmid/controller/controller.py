@@ -20,7 +20,7 @@ from plasmid.controller.plan import Job, check_roster, colluders, prepare
 from plasmid.controller.run import RunActor
 from plasmid.controller.states import RunState
 from plasmid.core.errors import LinkError, PlasmidError
-from plasmid.link.actorlog import log_to
+from plasmid.link.actors import log_to, start_actor
 from plasmid.link.registry import Registry
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Ask, RunRequest, sign
@@ -41,7 +41,6 @@ def _errors_as_values(method: Method) -> Method:
     return guarded
 
 
-@ray.remote(num_cpus=0, max_concurrency=100)
 class Controller:
     """See the module's docstring. Every method answers with JSON values or an error."""
 
@@ -74,7 +73,8 @@ class Controller:
             "sites": answers,
             "n": len(accepting),
             "c": colluders(
-                {site: organisations[site] for site in accepting}, job.document.federation.colluding_organisations
+                {site: organisations[site] for site in accepting},
+                job.document.federation.colluding_organisations,
             ),
         }
 
@@ -96,8 +96,8 @@ class Controller:
             rounds=job.document.rounds,
         )
         if run not in self._actors:
-            actor = RunActor.options(name=f"run-{run}", lifetime="detached").remote(
-                run, str(self._home), self._database_url, self._link, organisations
+            actor = start_actor(
+                RunActor, f"run-{run}", run, str(self._home), self._database_url, self._link, organisations
             )
             self._actors[run] = actor
             self._ends[run] = asyncio.create_task(self._watch(run, actor))
@@ -123,7 +123,7 @@ class Controller:
     @_errors_as_values
     async def runs(self) -> list[dict[str, Any]]:
         """Return a summary of every run, newest first."""
-        return self._runs.list()
+        return self._runs.all()
 
     @_errors_as_values
     async def show(self, run: str) -> dict[str, Any]:

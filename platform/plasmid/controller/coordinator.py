@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plasmid.controller.database import open_engine, sqlite_url
 from plasmid.core.errors import StorageError, UsageError
@@ -46,9 +46,11 @@ class CoordinatorHome:
         return Identity.from_pem("coordinator", (self.folder / "identity.key").read_bytes())
 
     def create(self, hosts: Sequence[str]) -> Identity:
-        """Make a coordinator whose server certificate is for *hosts*. Raises UsageError (``usage.exists``)."""
+        """Make a coordinator certified for *hosts*. Raises UsageError (``usage.exists``)."""
         if self.exists:
-            raise UsageError("usage.exists", f"{self.folder} already holds a coordinator.", "Choose another folder.")
+            raise UsageError(
+                "usage.exists", f"{self.folder} already holds a coordinator.", "Choose another folder."
+            )
         Authority.create(self.folder).issue_server(self.folder, hosts)
         identity = Identity.generate("coordinator")
         write_atomic(self.folder / "identity.key", identity.to_pem(), mode=0o600)
@@ -112,6 +114,7 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
         import ray
 
         from plasmid.controller.controller import Controller
+        from plasmid.link.actors import start_actor
         from plasmid.link.server import CONTROLLER, LinkServer, free_port
 
         port = free_port(host, port)
@@ -122,15 +125,11 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
             log_to_driver=False,
             object_store_memory=200 * 2**20,
             namespace="plasmid",
-            logging_level="error",
+            logging_level=logging.ERROR,
         )
         try:
-            link: Any = LinkServer.options(name="link", lifetime="detached").remote(
-                str(home.folder), home.database_url
-            )
-            controller: Any = Controller.options(name=CONTROLLER, lifetime="detached").remote(
-                str(home.folder), home.database_url, link
-            )
+            link = start_actor(LinkServer, "link", str(home.folder), home.database_url)
+            controller = start_actor(Controller, CONTROLLER, str(home.folder), home.database_url, link)
             ray.get(controller.ready.remote())
             bound = ray.get(link.start.remote(host, port))
             url = f"https://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{bound}"  # noqa: S104 - compared

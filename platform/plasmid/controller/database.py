@@ -172,7 +172,9 @@ class Runs:
         """Record that a round's manifest was made."""
         with Session(self._engine) as session, session.begin():
             session.add(
-                _Round(run=run, number=number, manifest=manifest, started=_now(), ended=None, state_digest=None)
+                _Round(
+                    run=run, number=number, manifest=manifest, started=_now(), ended=None, state_digest=None
+                )
             )
 
     def end_round(self, run: str, number: int, state_digest: str) -> None:
@@ -195,7 +197,7 @@ class Runs:
             row = _get(session, run)
             return json.loads(row.document), row.digest, json.loads(row.invited)
 
-    def list(self) -> list[dict[str, Any]]:
+    def all(self) -> list[dict[str, Any]]:
         """Return a summary of every run, newest first."""
         with Session(self._engine) as session:
             rows = session.scalars(select(_Run).order_by(_Run.created.desc())).all()
@@ -216,7 +218,16 @@ class Runs:
                     for p in sorted(sites, key=lambda p: p.site)
                 },
                 "rounds_done": sum(r.ended is not None for r in rounds),
-                "manifests": [r.manifest for r in rounds],
+                "round_log": [
+                    {
+                        "round": r.number,
+                        "manifest": r.manifest,
+                        "started": f"{r.started.isoformat()}Z",
+                        "ended": f"{r.ended.isoformat()}Z" if r.ended else None,
+                        "state": r.state_digest,
+                    }
+                    for r in rounds
+                ],
             }
 
     def log(self, run: str, after: int = 0) -> list[dict[str, Any]]:
@@ -226,7 +237,9 @@ class Runs:
             lines = session.scalars(
                 select(_Line).where(_Line.run == run, _Line.seq > after).order_by(_Line.seq)
             ).all()
-            return [{"seq": line.seq, "time": f"{line.time.isoformat()}Z", "text": line.text} for line in lines]
+            return [
+                {"seq": line.seq, "time": f"{line.time.isoformat()}Z", "text": line.text} for line in lines
+            ]
 
 
 def _get(session: Session, run: str) -> _Run:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import Encoding, plan_encoding
+from plasmid.privacy.ring import TAIL, Encoding, plan_encoding
+from plasmid.protocol.body import body_bytes
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 
@@ -47,13 +50,13 @@ class Job:
     def plan(self, sites: int) -> dict[str, Any]:
         """Return the figures of the plan: JSON values."""
         encoding = self.encoding(max(1, sites))
-        state_bytes = self.shape.schema.size * (4 if self.shape.bits == 32 else 8)
+        state = np.dtype("<f4" if self.shape.bits == 32 else "<f8")
         return {
             "digest": self.digest,
             "trainable_parameters": self.shape.schema.size,
             "rounds": self.document.rounds,
-            "bytes_up_per_round": encoding.body_bytes,
-            "bytes_down_per_round": state_bytes,
+            "bytes_up_per_round": body_bytes("words", encoding.length + TAIL, encoding.dtype),
+            "bytes_down_per_round": body_bytes("state", encoding.length, state),
             "protect": self.document.privacy.protect,
             "min_sites": self.document.federation.min_sites,
             "step": encoding.step,

@@ -26,7 +26,9 @@ def _coordinator(folder: Path | None) -> CoordinatorHome:
 
 @app.command()
 def init(
-    host: Annotated[list[str] | None, typer.Option(help="A name or address that sites dial; repeatable")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="A name or address that sites dial; repeatable")
+    ] = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
@@ -46,7 +48,9 @@ def init(
 def start(
     host: Annotated[str, typer.Option(help="The address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 lets the system choose", min=0, max=65535)] = 0,
-    until_stdin_closes: Annotated[bool, typer.Option(help="End when standard input does (for launchers)")] = False,
+    until_stdin_closes: Annotated[
+        bool, typer.Option(help="End when standard input does (for launchers)")
+    ] = False,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:

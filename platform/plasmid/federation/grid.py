@@ -40,10 +40,17 @@ class LinkGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Return a message to the one node."""
-        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
+        return Message(
+            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
+        )
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the one node."""
@@ -51,7 +58,9 @@ class LinkGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # noqa: ARG002 - flwr's signature
         """Refuse: single messages to single sites do not exist here."""
-        raise RunFailed("run.strategy", "this strategy sends messages of its own; only the secure sum is here.")
+        raise RunFailed(
+            "run.strategy", "this strategy sends messages of its own; only the secure sum is here."
+        )
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: ARG002 - flwr's signature
         """Refuse, as :meth:`push_messages`."""

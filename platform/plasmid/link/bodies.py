@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -36,7 +35,9 @@ class Bodies:
         """Allow uploads of exactly *size* bytes for *run*."""
         self._sizes[run] = size
 
-    def take_chunk(self, run: str, site: str, digest: str, offset: int, total: int, chunk: bytes, sha256: str) -> int:
+    def take_chunk(
+        self, run: str, site: str, digest: str, offset: int, total: int, chunk: bytes, sha256: str
+    ) -> int:
         """Append one chunk of a site's upload and return how many bytes are held.
 
         Raises
@@ -50,7 +51,8 @@ class Bodies:
         final = self.received(run, digest)
         if final.exists():
             return total
-        if sha256_hex(chunk) != sha256:
+        found = sha256_hex(chunk)
+        if found != sha256:
             raise ProtocolError("protocol.chunk", "a chunk was damaged on its way.", "Send it again.")
         spool = final.with_name(f"{site}.{digest}.part")
         try:
@@ -62,11 +64,13 @@ class Bodies:
                 file.write(chunk)
             if have + len(chunk) < total:
                 return have + len(chunk)
-            whole = sha256_hex(chunk if offset == 0 else spool.read_bytes())
+            whole = found if offset == 0 else sha256_hex(spool.read_bytes())
             if whole != digest:
                 spool.unlink()
-                raise ProtocolError("protocol.chunk", "an uploaded body does not have its digest.", "Send it again.")
-            os.replace(spool, final)
+                raise ProtocolError(
+                    "protocol.chunk", "an uploaded body does not have its digest.", "Send it again."
+                )
+            spool.replace(final)
         except OSError as error:
             raise storage_error(error, spool) from error
         return total
@@ -91,14 +95,16 @@ class Bodies:
             raise ProtocolError("protocol.malformed", "a body's digest does not have its form.")
         return self._folder / "published" / digest
 
-    def read_chunk(self, digest: str, offset: int) -> bytes:
-        """Return the chunk of a published body at *offset*. Raises LinkError (``link.no_body``)."""
+    def read_chunk(self, digest: str, offset: int) -> tuple[bytes, str]:
+        """Return a published body's chunk and its SHA-256. Raises LinkError (``link.no_body``)."""
         try:
             with self.published(digest).open("rb") as file:
                 file.seek(offset)
-                return file.read(CHUNK_BYTES)
+                chunk = file.read(CHUNK_BYTES)
+                whole = offset == 0 and len(chunk) < CHUNK_BYTES
         except FileNotFoundError as error:
             raise LinkError("link.no_body", f"there is no published body {digest}.") from error
+        return chunk, digest if whole else sha256_hex(chunk)
 
     def drop_run(self, run: str) -> None:
         """Delete what was received for *run*."""

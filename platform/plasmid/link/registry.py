@@ -101,7 +101,9 @@ class Registry:
         request.check()
         csr = check_csr(request.csr)
         if not isinstance(csr.public_key(), Ed25519PublicKey):
-            raise LinkError("link.invitation", "the TLS key is not an Ed25519 key.", "Let this release make it.")
+            raise LinkError(
+                "link.invitation", "the TLS key is not an Ed25519 key.", "Let this release make it."
+            )
         certificate = authority.issue_client(
             csr, name=request.name, role=request.role, organisation=request.organisation
         )

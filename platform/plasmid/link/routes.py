@@ -15,22 +15,20 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
+from plasmid.privacy.secure_aggregation import Advert, Ready
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import CoordinatorCard, EnrolRequest
 from plasmid.protocol.messages import (
     Admission,
-    Advert,
     Bundles,
     Contribution,
     Failed,
     Heartbeat,
-    Ready,
     RunRequest,
     StopRequest,
     open_signed,
@@ -48,7 +46,7 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 async def read_body(request: Request, cap: int) -> bytes:
-    """Return the request's body. Raises LinkError (``link.too_large``) before reading more than *cap* bytes."""
+    """Return the request's body. Raises LinkError (``link.too_large``) at more than *cap* bytes."""
     parts, size = [], int(request.headers.get("content-length") or 0)
     if size <= cap:
         size = 0
@@ -112,7 +110,9 @@ def _open_routes(card: CoordinatorCard, registry: Registry, authority: Authority
         try:
             wanted = EnrolRequest.model_validate_json(await read_body(request, MAX_ENROL_BYTES))
         except ValidationError as error:
-            raise ProtocolError("protocol.malformed", "the enrolment request does not have its form.") from error
+            raise ProtocolError(
+                "protocol.malformed", "the enrolment request does not have its form."
+            ) from error
         return {"certificate": registry.enrol(wanted, authority)}
 
     return router
@@ -127,10 +127,8 @@ def _member_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies)
 
     @router.get("/bodies/{digest}")
     async def body(digest: str, offset: Annotated[int, Query(ge=0)] = 0) -> Response:
-        chunk = bodies.read_chunk(digest, offset)
-        return Response(
-            chunk, media_type="application/octet-stream", headers={"X-Chunk-SHA256": sha256_hex(chunk)}
-        )
+        chunk, checksum = bodies.read_chunk(digest, offset)
+        return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-SHA256": checksum})
 
     return router
 
@@ -138,11 +136,11 @@ def _member_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies)
 def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -> APIRouter:
     site = member_of_role(registry, "site")
     router = APIRouter(prefix="/v1/site", dependencies=[Depends(site)])
-    Caller = Annotated[Member, Depends(site)]
+    caller_type = Annotated[Member, Depends(site)]
 
     @router.get("/messages")
     async def messages(
-        caller: Caller, boot: str = "", after: Annotated[int, Query(ge=0)] = 0, wait_s: float = 0.0
+        caller: caller_type, boot: str = "", after: Annotated[int, Query(ge=0)] = 0, wait_s: float = 0.0
     ) -> dict[str, Any]:
         waiting = await switchboard.receive(caller.name, boot, after, min(MAX_WAIT_S, max(0.0, wait_s)))
         return {
@@ -151,7 +149,7 @@ def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -
         }
 
     @router.post("/messages", status_code=204)
-    async def say(request: Request, caller: Caller) -> None:
+    async def say(request: Request, caller: caller_type) -> None:
         signed = parse_signed(await read_body(request, MAX_MESSAGE_BYTES))
         message = open_signed(signed, caller.key)
         if signed.signer != caller.name or not isinstance(message, _FROM_SITE) or message.site != caller.name:
@@ -161,7 +159,7 @@ def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -
     @router.put("/bodies/{digest}")
     async def upload(
         request: Request,
-        caller: Caller,
+        caller: caller_type,
         digest: str,
         run: str,
         offset: Annotated[int, Query(ge=0)],
@@ -178,7 +176,7 @@ def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -
 def _person_routes(registry: Registry, ask: Ask) -> APIRouter:
     person = member_of_role(registry, "person")
     router = APIRouter(prefix="/v1", dependencies=[Depends(person)])
-    Caller = Annotated[Member, Depends(person)]
+    caller_type = Annotated[Member, Depends(person)]
 
     async def opened(request: Request, caller: Member, kind: type[Any]) -> Any:
         message = open_signed(parse_signed(await read_body(request, MAX_MESSAGE_BYTES)), caller.key)
@@ -187,11 +185,11 @@ def _person_routes(registry: Registry, ask: Ask) -> APIRouter:
         return message
 
     @router.post("/plan")
-    async def plan(request: Request, caller: Caller) -> Any:
+    async def plan(request: Request, caller: caller_type) -> Any:
         return await ask("plan", await opened(request, caller, RunRequest))
 
     @router.post("/runs")
-    async def create(request: Request, caller: Caller) -> Any:
+    async def create(request: Request, caller: caller_type) -> Any:
         return await ask("create", await opened(request, caller, RunRequest), caller.name)
 
     @router.get("/runs")
@@ -207,7 +205,7 @@ def _person_routes(registry: Registry, ask: Ask) -> APIRouter:
         return {"lines": await ask("log", run, after)}
 
     @router.post("/runs/{run}/stop")
-    async def stop(request: Request, caller: Caller, run: str) -> Any:
+    async def stop(request: Request, caller: caller_type, run: str) -> Any:
         message = await opened(request, caller, StopRequest)
         if message.run != run:
             raise ProtocolError("protocol.malformed", "the request names another run.")

@@ -23,7 +23,7 @@ from sqlalchemy import create_engine
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from plasmid.core.errors import LinkError, PlasmidError
-from plasmid.link.actorlog import log_to
+from plasmid.link.actors import log_to
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.registry import Registry
@@ -67,7 +67,6 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-@ray.remote(num_cpus=0, max_concurrency=1000)
 class LinkServer:
     """See the module's rules. Methods are called by the controller and by run actors."""
 
@@ -114,7 +113,7 @@ class LinkServer:
         bound = _bind(host, port)
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         return int(bound.getsockname()[1])
 

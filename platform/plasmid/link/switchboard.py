@@ -123,7 +123,14 @@ class Switchboard:
         return {} if known is None else {s: (p.round, p.step, p.steps) for s, p in known.pulses.items()}
 
     async def collect(
-        self, run: str, kind: str, sites: Sequence[str], *, round_: int = 0, timeout_s: float, watch: bool = True
+        self,
+        run: str,
+        kind: str,
+        sites: Sequence[str],
+        *,
+        round_: int = 0,
+        timeout_s: float,
+        watch: bool = True,
     ) -> dict[str, Signed]:
         """Return the messages of type *kind* from all *sites*.
 

@@ -18,12 +18,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from plasmid.core.errors import ModelError, RecipeError
+from plasmid.core.problems import describe, did_you_mean, plain_path, without_echoes
+from plasmid.core.yaml12 import Lines, Yaml12Error, parse_yaml
 from plasmid.models import catalogue as models
 from plasmid.recipes import catalogue
 from plasmid.recipes.digest import recipe_digest
-from plasmid.recipes.problems import describe, did_you_mean, plain_path, without_echoes
 from plasmid.recipes.schema import Recipe, contradictions
-from plasmid.recipes.yaml12 import Lines, Yaml12Error, parse_yaml
 
 Location = tuple[str | int, ...]
 _MAX_VOCABULARY_BYTES = 1_000_000

@@ -97,11 +97,11 @@ def measure(rounds: int = 6, *, tls: bool = True) -> FlowerLink:
     if rounds < 3:
         raise ValueError(f"rounds is {rounds}; at least 3 are needed for the figure of the start.")
     with tempfile.TemporaryDirectory(prefix="plasmid-bench-flower-") as name:
-        home = Path(name)
+        federation = _Federation(Path(name), tls=tls)
         try:
-            return _measure(_Federation(home, tls=tls), rounds)
+            return _measure(federation, rounds)
         finally:
-            _end_processes(home)
+            federation.end()
 
 
 def _measure(federation: _Federation, rounds: int) -> FlowerLink:
@@ -110,7 +110,8 @@ def _measure(federation: _Federation, rounds: int) -> FlowerLink:
     federation.wait_for_round(0, _START_S)
     started_s = time.monotonic()
     federation.start_supernodes()
-    federation.wait_for_round(rounds, _START_S + rounds * _ROUND_S)
+    for number in range(1, rounds + 1):
+        federation.wait_for_round(number, _ROUND_S)
     ends_s = federation.round_ends_s()
     round_s = tuple(ends_s[number] - ends_s[number - 1] for number in range(1, rounds + 1))
     return FlowerLink(
@@ -166,11 +167,12 @@ class _Federation:
         (self._home / "config.toml").write_text(connection, encoding="utf-8")
         settings = f'rounds={rounds} sites={SITES} parameters={PARAMETERS} times-file="{self._times_file}"'
         self._start("flwr", "run", str(app), "bench", "--run-config", settings)
-        command = self._processes.pop("flwr")
+        command = self._processes["flwr"]
         with contextlib.suppress(subprocess.TimeoutExpired):
             command.wait(timeout=_START_S)
         if command.returncode != 0:
             raise RuntimeError(f"`flwr run` ended with status {command.returncode}.\n{self._log_tail()}")
+        del self._processes["flwr"]
 
     def start_supernodes(self) -> None:
         """Start the three SuperNodes, without waiting for them."""
@@ -198,6 +200,12 @@ class _Federation:
         deadline_s = time.monotonic() + limit_s
         while number not in self.round_ends_s():
             self._check(deadline_s, f"round {number} to end")
+
+    def end(self) -> None:
+        """End every process, those that Flower's own processes started included."""
+        _end_processes(self._home)
+        for process in self._processes.values():
+            process.wait(timeout=1.0)
 
     def _start(self, command: str, *arguments: str, name: str | None = None) -> None:
         name = name or command

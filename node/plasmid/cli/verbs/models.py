@@ -77,7 +77,9 @@ def _import(source: str, model_id: str | None, reads: Input | None) -> BaseModel
         if not named:
             catalogue.get(source)
         raise UsageError(
-            "usage.no_folder", f"{source} is not a folder.", "Give a folder that holds config.json and weights."
+            "usage.no_folder",
+            f"{source} is not a folder.",
+            "Give a folder that holds config.json and weights.",
         )
     from plasmid.models.importer import import_folder
 

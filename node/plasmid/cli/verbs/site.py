@@ -21,7 +21,9 @@ from plasmid.protocol.identity import fingerprint
 from plasmid.site.enrol import Confirm, Credential, enrol, fetch_roster, new_identity
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The site's folder; default PLASMID_HOME/site")]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The site's folder; default PLASMID_HOME/site")
+]
 
 
 def _site(folder: Path | None) -> SiteHome:
@@ -65,14 +67,18 @@ class PeersFile(Peers):
 def init(
     name: Annotated[str, typer.Argument(help="The site's name: lower case, digits, - and _")],
     organisation: Annotated[str, typer.Option(help="Whose site it is, as peers know it")],
-    data: Annotated[Path | None, typer.Option(help="A CSV file or a folder; default: the site's data/ folder")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A CSV file or a folder; default: the site's data/ folder")
+    ] = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Make a site with its own keys. They never leave this folder."""
     with reply(format) as answer:
         if data is not None and not data.exists():
-            raise UsageError("usage.no_data", f"there is nothing at {data}.", "Give a CSV file or a folder of them.")
+            raise UsageError(
+                "usage.no_data", f"there is nothing at {data}.", "Give a CSV file or a folder of them."
+            )
         try:
             card = init_site(_site(home), name=name, organisation=organisation, data=data)
         except ValueError as error:
@@ -94,11 +100,15 @@ def init(
 @app.command()
 def join(
     coordinator: Annotated[str | None, typer.Option(help="The coordinator's URL, https://host:port")] = None,
-    invitation: Annotated[str | None, typer.Option(help="From the coordinator's operator; needed once")] = None,
+    invitation: Annotated[
+        str | None, typer.Option(help="From the coordinator's operator; needed once")
+    ] = None,
     coordinator_fingerprint: Annotated[
         str | None, typer.Option(help="As its operator reads it out; asked for if left out")
     ] = None,
-    peers: Annotated[Path | None, typer.Option(help="A peers.yaml got out of band, instead of asking")] = None,
+    peers: Annotated[
+        Path | None, typer.Option(help="A peers.yaml got out of band, instead of asking")
+    ] = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
@@ -109,7 +119,9 @@ def join(
         if not credential.enrolled:
             if not (coordinator and invitation):
                 raise UsageError(
-                    "usage.invitation", "the first join needs --coordinator and --invitation.", "Ask its operator."
+                    "usage.invitation",
+                    "the first join needs --coordinator and --invitation.",
+                    "Ask its operator.",
                 )
             enrol(
                 site.folder,
@@ -125,7 +137,11 @@ def join(
         url, key = credential.coordinator()
         confirmed = _confirm_peers(site, config.name, peers)
         write_peers(site.peers, Peers(coordinator=key, sites=confirmed))
-        answer.data |= {"coordinator": url, "fingerprint": fingerprint(key), "peers": [p.name for p in confirmed]}
+        answer.data |= {
+            "coordinator": url,
+            "fingerprint": fingerprint(key),
+            "peers": [p.name for p in confirmed],
+        }
         answer.say(
             f"{config.name} is enrolled at {url}; the coordinator's fingerprint is {fingerprint(key)}",
             f"Confirmed peers: {', '.join(p.name for p in confirmed) or 'none (they count as colluders)'}",
@@ -136,7 +152,9 @@ def join(
 def _confirm_peers(site: SiteHome, own: str, file: Path | None) -> list[Peer]:
     if file is not None:
         return [peer for peer in read_settings(file, PeersFile).sites if peer.name != own]
-    known = {peer.name: peer for peer in read_settings(site.peers, Peers).sites} if site.peers.exists() else {}
+    known = (
+        {peer.name: peer for peer in read_settings(site.peers, Peers).sites} if site.peers.exists() else {}
+    )
     link = Credential(site.folder).connect()
     try:
         roster, _ = fetch_roster(link)
@@ -153,7 +171,9 @@ def _confirm_peers(site: SiteHome, own: str, file: Path | None) -> list[Peer]:
 
 @app.command()
 def start(
-    until_stdin_closes: Annotated[bool, typer.Option(help="End when standard input does (for launchers)")] = False,
+    until_stdin_closes: Annotated[
+        bool, typer.Option(help="End when standard input does (for launchers)")
+    ] = False,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:

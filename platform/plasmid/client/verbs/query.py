@@ -20,7 +20,9 @@ def mean(
     recipe: Annotated[str | None, typer.Option(help="Take bounds, sites and limits from this recipe")] = None,
     sites: Annotated[Path | None, typer.Option(help="One CSV per site")] = None,
     bounds: Annotated[str | None, typer.Option(help="LO,HI: the column's public range")] = None,
-    coordinator: Annotated[str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")
+    ] = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
@@ -67,7 +69,9 @@ def _bounds(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError("usage.bounds", f"--bounds takes LO,HI, not {text!r}.", "For example --bounds 0,120") from error
+        raise UsageError(
+            "usage.bounds", f"--bounds takes LO,HI, not {text!r}.", "For example --bounds 0,120"
+        ) from error
     return low, high
 
 

@@ -20,10 +20,18 @@ def run(
     sites: Annotated[Path | None, typer.Option(help="One CSV per site, instead of the recipe's data")] = None,
     eval_file: Annotated[Path | None, typer.Option("--eval", help="Scored, never trained on")] = None,
     seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="path=value, e.g. federation.rounds=25")] = None,
-    baselines: Annotated[bool, typer.Option(help="Also train each site alone, and all data in one place")] = True,
-    coordinator: Annotated[str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Invite only this site of a deployed coordinator")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="path=value, e.g. federation.rounds=25")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Also train each site alone, and all data in one place")
+    ] = True,
+    coordinator: Annotated[
+        str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")
+    ] = None,
+    site: Annotated[
+        list[str] | None, typer.Option(help="Invite only this site of a deployed coordinator")
+    ] = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
@@ -72,27 +80,24 @@ def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> N
     from plasmid.client.baselines import run_baselines
     from plasmid.client.progress import RunProgress
     from plasmid.client.table import Table
-    from plasmid.data.csv import read_table
-    from plasmid.models.metrics import label_indices, score
-    from plasmid.models.predict import predict
+    from plasmid.training.release import evaluate_file
 
-    recipe = resolved.recipe
-    table = read_table(test, recipe.contract)
-    metric = recipe.task.metric
     with RunProgress() as progress:
         progress.note("scoring the adapter on the unseen data ...")
-        probabilities = predict(done.adapter, table.columns)
-        labels = label_indices(recipe.task.labels, table.columns[recipe.data.label])
-        done.table = Table(metric=metric, federated=score(metric, probabilities, labels))
+        scored = evaluate_file(done.adapter, test)
+        done.table = Table(metric=scored.metric, federated=scored.value)
         if not tables:
             return
         progress.note("training the baselines: each site alone, and all data in one place ...")
         found = run_baselines(
-            resolved, tables, test, progress=lambda step, steps: progress.note(f"baselines: {step}/{steps} steps")
+            resolved,
+            tables,
+            test,
+            progress=lambda step, steps: progress.note(f"baselines: {step}/{steps} steps"),
         )
     done.table = Table(
-        metric=metric,
-        federated=done.table.federated,
+        metric=scored.metric,
+        federated=scored.value,
         local=found["local"],
         central=found["central"],
         simple_central=found["simple"]["central"],

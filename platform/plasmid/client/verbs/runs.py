@@ -13,7 +13,9 @@ from plasmid.core.errors import RunFailed
 from plasmid.core.files import home
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
-UrlOption = Annotated[str | None, typer.Option("--coordinator", help="Its URL; default: this host's embedded one")]
+UrlOption = Annotated[
+    str | None, typer.Option("--coordinator", help="Its URL; default: this host's embedded one")
+]
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def _database() -> Any:
 def ls(url: UrlOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
     """List all runs, newest first."""
     with reply(format) as answer, _at(url) as coordinator:
-        found = coordinator.runs() if coordinator else _database().list()
+        found = coordinator.runs() if coordinator else _database().all()
         answer.data["runs"] = found
         for run in found:
             answer.say(f"{run['run_id']}  {run['state']}  {run['created']}")
@@ -80,7 +82,9 @@ def show(
         for site, said in shown["sites"].items():
             answer.say(f"  {site}: {'accepts' if said['accepted'] else 'refuses: ' + said['sentence']}")
         if shown["error"]:
-            answer.say(f"  {shown['error']['message']} [{shown['error']['code']}]", f"  {shown['error']['hint']}")
+            answer.say(
+                f"  {shown['error']['message']} [{shown['error']['code']}]", f"  {shown['error']['hint']}"
+            )
 
 
 @app.command()
@@ -93,7 +97,9 @@ def stop(
     with reply(format) as answer, _at(url) as coordinator:
         if coordinator is None:
             shown = _database().show(run)
-            raise RunFailed("run.not_running", f"the run {run} is {shown['state']}.", "There is nothing to stop.")
+            raise RunFailed(
+                "run.not_running", f"the run {run} is {shown['state']}.", "There is nothing to stop."
+            )
         found = coordinator.get(run)
         found.stop()
         answer.data["run_id"] = run

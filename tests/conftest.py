@@ -1,15 +1,12 @@
-"""A state folder with two tiny imported models."""
+"""What several folders of tests share: a state folder with two tiny imported models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from plasmid.models.importer import import_folder
 from plasmid.models.store import BaseModel
-from tiny_models import tiny_bert, tiny_esm
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +18,9 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
     """The tiny models by architecture."""
+    from plasmid.models.importer import import_folder
+    from tiny_models import tiny_bert, tiny_esm
+
     source = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLASMID_HOME", str(model_home))
@@ -31,7 +31,6 @@ def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.fixture
-def at_home(model_home: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def at_home(model_home: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the folder with the tiny models the state folder."""
     monkeypatch.setenv("PLASMID_HOME", str(model_home))
-    yield

@@ -1,0 +1,193 @@
+"""A deployed federation on this host: each party a process with its own home, started as the docs say.
+
+Nothing is shared between parties but what their people would exchange: the coordinator's URL, fingerprints,
+invitations, and the sites' public cards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+START_S = 60.0
+
+
+def cli(
+    *arguments: str, home: Path, user: int | None = None, check: bool = True, timeout_s: float = 300.0
+) -> dict[str, Any]:
+    """Run one ``plasmid`` command to its end and return its JSON answer."""
+    done = subprocess.run(
+        [sys.executable, "-m", "plasmid.cli.main", *arguments, "--format", "json"],
+        env=_environment(home),
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        user=user,
+        group=user,
+        extra_groups=[] if user is not None else None,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    if check and (done.returncode or answer["status"] != "ok"):
+        raise AssertionError(f"plasmid {' '.join(arguments)}: {done.stdout}\n{done.stderr}")
+    return answer
+
+
+def _environment(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PLASMID")}
+    return {**kept, "PLASMID_HOME": str(home), "HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+@dataclass
+class Deployment:
+    """A context manager: the coordinator is up, sites are enrolled; :meth:`start_sites` starts them.
+
+    Attributes
+    ----------
+    tables
+        Each site's CSV, None for a site without data.
+    users
+        A user id for each party where the test may switch users, else empty.
+    """
+
+    root: Path
+    tables: Mapping[str, Path | None]
+    users: Mapping[str, int] = field(default_factory=dict)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Deployment:
+        try:
+            self._set_up()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def home(self, party: str) -> Path:
+        """Return a party's own folder; nobody else may look into it."""
+        folder = self.root / party
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            if party in self.users:
+                os.chown(folder, self.users[party], self.users[party])
+        return folder
+
+    def cli(self, party: str, *arguments: str, check: bool = True) -> dict[str, Any]:
+        """Run a command as *party*."""
+        return cli(*arguments, home=self.home(party), user=self.users.get(party), check=check)
+
+    def spawn(self, party: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a long-running command as *party*; its log is ``party.log``."""
+        user = self.users.get(party)
+        with (self.root / f"{party}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "plasmid.cli.main", *arguments, "--until-stdin-closes"],
+                env=_environment(self.home(party)),
+                cwd=self.home(party),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=[] if user is not None else None,
+            )
+        self.processes[party] = process
+        return process
+
+    def _set_up(self) -> None:
+        made = self.cli("coordinator", "coordinator", "init")["data"]
+        self.spawn("coordinator", "coordinator", "start")
+        endpoint = self.home("coordinator") / "coordinator" / "endpoint.json"
+        wait_for(endpoint.exists, "the coordinator", self.processes["coordinator"])
+        self.url = json.loads(endpoint.read_text())["url"]
+        fingerprint = made["fingerprint"]
+        cards = []
+        for site, table in self.tables.items():
+            data = ["--data", str(self._own_copy(site, table))] if table else []
+            cards.append(self.cli(site, "site", "init", site, "--organisation", f"{site}-org", *data)["data"])
+        for site in self.tables:
+            peers = self.home(site) / "peers-from-their-owners.yaml"
+            peers.write_text(json.dumps({"sites": [card["card"] for card in cards]}))
+            self._join(site, "site", "join", "--peers", str(peers), fingerprint=fingerprint)
+        self._join(
+            "researcher", "login", "researcher", "--organisation", "researcher-org", fingerprint=fingerprint
+        )
+
+    def _own_copy(self, site: str, table: Path) -> Path:
+        copy = self.home(site) / "table.csv"
+        copy.write_bytes(table.read_bytes())
+        copy.chmod(0o644)
+        return copy
+
+    def _join(self, party: str, *command: str, fingerprint: str) -> None:
+        role = "person" if party == "researcher" else "site"
+        invite = ["coordinator", "invite", party, "--organisation", f"{party}-org", "--role", role]
+        secret = self.cli("coordinator", *invite)["data"]["invitation"]
+        how = ["--coordinator", self.url, "--invitation", secret, "--coordinator-fingerprint", fingerprint]
+        self.cli(party, *command, *how)
+
+    def allow(self, digests: Sequence[str]) -> None:
+        """Write every site's policy, as its owner would."""
+        for site in self.tables:
+            (self.home(site) / "site" / "policy.yaml").write_text(json.dumps({"allow": list(digests)}))
+
+    def start_sites(self) -> None:
+        """Start every site's process."""
+        for site in self.tables:
+            self.spawn(site, "site", "start")
+
+    def wait_online(self) -> None:
+        """Wait until the coordinator sees every site."""
+        from plasmid.client import Coordinator
+        from plasmid.site.enrol import Credential, fetch_roster
+
+        link = Coordinator(credential=Credential(self.home("researcher") / "client")).link
+        try:
+            wait_for(lambda: set(fetch_roster(link)[1]) == set(self.tables), "the sites", None, pause_s=0.02)
+        finally:
+            link.close()
+
+    def close(self) -> None:
+        """End every process that this deployment started."""
+        for process in self.processes.values():
+            if process.stdin is not None:
+                process.stdin.close()
+        for process in self.processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def wait_for(
+    condition: Any, what: str, process: subprocess.Popen[bytes] | None, *, pause_s: float = 0.05
+) -> None:
+    """Wait until *condition* holds; fail if *process* ends or after ``START_S``."""
+    deadline = time.monotonic() + START_S
+    while not condition():
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"{what} ended with status {process.returncode}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} not up after {START_S} s")
+        time.sleep(pause_s)

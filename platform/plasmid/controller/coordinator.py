@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,18 @@ class CoordinatorHome:
             yield
 
 
+def _secure_ray(folder: Path) -> None:
+    """Make Ray, whose ports listen on every interface, refuse whoever does not hold this folder's token."""
+    token = folder / "ray.token"
+    if not token.exists():
+        write_atomic(token, secrets.token_hex(32).encode(), mode=0o600)
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
 @contextmanager
 def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
     """Run the coordinator of *home* and yield its URL; on exit everything it started ends.
@@ -108,7 +121,7 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
     """
     home.identity()
     with home.lock():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        _secure_ray(home.folder)
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
         import ray

@@ -1,0 +1,122 @@
+"""End-to-end tests start real processes: a home for the whole session, and a way to see what is left over."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from plasmid.recipes.catalogue import get
+
+ROWS = 160
+QUICK = ("--set", "federation.rounds=2", "--set", "training.steps=2")
+LONG = ("--set", "federation.rounds=3", "--set", "training.steps=100000")
+
+
+@dataclass(frozen=True)
+class Home:
+    """One PLASMID_HOME, in which the base model has been imported, with small tables of real donors."""
+
+    folder: Path
+    sites: Path
+    test: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "plasmid.cli.main", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PLASMID_HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+
+    def run(self, *arguments: str, timeout_s: float = 280.0) -> tuple[int, dict[str, Any], str]:
+        """Return exit status, JSON answer and standard error."""
+        done = subprocess.run(
+            self.command(*arguments, "--format", "json"),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, as a shell does."""
+        return subprocess.Popen(
+            self.command(*arguments, "--format", "json"),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def processes(self, *, ray: bool = True) -> list[str]:
+        """Return the command lines of all processes that belong to this home."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("PLASMID_HOME") != str(self.folder):
+                    continue
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            is_ray = "/ray/" in line or line.startswith("ray::")
+            if line and process.status() != psutil.STATUS_ZOMBIE and (ray or not is_ray):
+                found.append(line)
+        return found
+
+    def wait_until_gone(self, within_s: float, *, ray: bool = True) -> None:
+        until(lambda: not self.processes(ray=ray), within_s, lambda: f"left over: {self.processes(ray=ray)}")
+
+
+def until(condition: Callable[[], bool], within_s: float, otherwise: Callable[[], str]) -> None:
+    """Wait for *condition*; fail with *otherwise* after *within_s*."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.1)
+
+
+def excerpt(source: Path, target: Path, rows: int) -> None:
+    """Copy the first and last rows of a table sorted by label, so that both labels are in it."""
+    with source.open(newline="") as file:
+        reader = csv.reader(file)
+        header, *body = list(reader)
+    with target.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([*body[: rows // 2], *body[-(rows - rows // 2) :]])
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    root = tmp_path_factory.mktemp("e2e")
+    data = get("tcr-covid").parent / "data"
+    sites = root / "sites"
+    sites.mkdir()
+    for donor in ("donor_1005703", "donor_1886", "donor_3646"):
+        excerpt(data / f"{donor}.csv", sites / f"{donor}.csv", ROWS)
+    test = root / "unseen.csv"
+    excerpt(data / "donor_178.csv", test, ROWS)
+    made = Home(root / "home", sites, test)
+    yield made
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PLASMID_HOME") == str(made.folder):
+                process.send_signal(signal.SIGKILL)
+        except psutil.Error:
+            continue

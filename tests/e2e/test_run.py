@@ -1,0 +1,130 @@
+"""``plasmid run`` on real donors' rows, embedded: what it answers, what it leaves, what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.conftest import QUICK, ROWS, Home
+
+SITES = ["donor_1005703", "donor_1886", "donor_3646"]
+
+
+@pytest.fixture(scope="session")
+def answer(home: Home) -> dict[str, Any]:
+    status, answer, errors = home.run(
+        "run", "tcr-covid", "--sites", str(home.sites), "--eval", str(home.test), *QUICK, "--yes"
+    )
+    assert status == 0, (answer, errors)
+    return answer
+
+
+def test_the_answer_has_the_words_of_the_machine_interface(answer: dict[str, Any]) -> None:
+    assert answer["schema"] == "plasmid.cli/1"
+    assert answer["status"] == "ok"
+    assert answer["error"] is None
+    data = answer["data"]
+    assert data["rounds"] == 2
+    assert data["sites"] == SITES
+    assert data["trainable_parameters"] == 33_980
+    assert data["bytes_up_per_round"] == 4 * (33_980 + 4) + 80  # a header of 80 bytes
+    metrics = data["metrics"]
+    assert metrics["metric"] == "auc"
+    assert sorted(metrics["local"]) == SITES
+    values = [
+        metrics["federated"],
+        metrics["central"],
+        *metrics["local"].values(),
+        *metrics["simple"].values(),
+    ]
+    assert all(0.0 <= value <= 1.0 for value in values)
+    assert sorted(metrics["simple"]) == ["central", "local"]
+
+
+def test_nothing_is_left_running(answer: dict[str, Any], home: Home) -> None:
+    home.wait_until_gone(5.0)
+
+
+def test_the_adapter_scores_as_the_run_said(answer: dict[str, Any], home: Home) -> None:
+    folder = answer["data"]["adapter"]
+    status, evaluated, _ = home.run("evaluate", folder, "--data", str(home.test))
+    assert status == 0
+    assert evaluated["data"]["rows"] == ROWS
+    assert evaluated["data"]["metrics"]["metric"] == "auc"
+    assert evaluated["data"]["metrics"]["value"] == pytest.approx(
+        answer["data"]["metrics"]["federated"], abs=1e-6
+    )
+    status, predicted, _ = home.run("predict", folder, "--data", str(home.test))
+    assert status == 0
+    scores = predicted["data"]["scores"]
+    assert len(scores) == ROWS
+    with home.test.open(newline="") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    ones = [score for score, label in zip(scores, labels, strict=True) if label == "1"]
+    zeros = [score for score, label in zip(scores, labels, strict=True) if label == "0"]
+    auc = sum((a > b) + 0.5 * (a == b) for a in ones for b in zeros) / (len(ones) * len(zeros))
+    assert auc == pytest.approx(answer["data"]["metrics"]["federated"], abs=1e-6)
+
+
+def test_provenance_says_what_was_done(answer: dict[str, Any], home: Home) -> None:
+    folder = Path(answer["data"]["adapter"])
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["run"] == answer["data"]["run_id"]
+    assert provenance["participants"] == SITES
+    assert (provenance["n"], provenance["c"], provenance["protocol"]) == (3, 1, "plasmid-sa/0")
+    assert provenance["rounds"] == len(provenance["manifests"]) == 2
+    assert provenance["metrics"] == answer["data"]["metrics"]
+    card = (folder / "README.md").read_text()
+    assert str(home.folder) not in card + json.dumps(provenance)
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_runs_tell_of_it_afterwards(answer: dict[str, Any], home: Home) -> None:
+    run = answer["data"]["run_id"]
+    _, listed, _ = home.run("runs", "ls")
+    assert [known["state"] for known in listed["data"]["runs"] if known["run_id"] == run] == ["SUCCEEDED"]
+    _, shown, _ = home.run("runs", "show", run)
+    assert shown["data"]["rounds_done"] == 2
+    _, logged, _ = home.run("runs", "logs", run)
+    texts = [line["text"] for line in logged["data"]["lines"]]
+    assert [text.split(":")[0] for text in texts if text.isupper() or ":" in text][-1] == "SUCCEEDED"
+
+
+def test_a_run_is_reproducible_and_moved_by_its_seed(answer: dict[str, Any], home: Home) -> None:
+    again = [
+        "run",
+        "tcr-covid",
+        "--sites",
+        str(home.sites),
+        "--eval",
+        str(home.test),
+        *QUICK,
+        "--no-baselines",
+    ]
+    _, same, _ = home.run(*again, "--yes")
+    assert same["data"]["metrics"]["federated"] == answer["data"]["metrics"]["federated"]
+    assert same["data"]["metrics"]["local"] == {}
+    assert same["data"]["metrics"]["central"] is None
+    assert same["data"]["metrics"]["simple"] == {"central": None, "local": None}
+    _, other, _ = home.run(*again, "--yes", "--seed", "1")
+    assert other["data"]["metrics"]["federated"] != answer["data"]["metrics"]["federated"]
+
+
+def test_the_mean_of_a_column_is_exact(home: Home) -> None:
+    values = []
+    for path in home.sites.glob("*.csv"):
+        with path.open(newline="") as file:
+            values += [float(row["age"]) for row in csv.DictReader(file) if row["age"]]
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / len(values)
+    how = ["--sites", str(home.sites), "--bounds", "0,120"]
+    status, answer, _ = home.run("query", "mean", "--column", "age", *how, "--yes")
+    assert status == 0
+    result = answer["data"]["result"]
+    assert (result["count"], result["sites"]) == (len(values), 3)
+    assert result["mean"] == pytest.approx(mean, abs=1e-6)
+    assert result["variance"] == pytest.approx(variance, rel=1e-6)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from plasmid.models.store import BaseModel
+
+# The same examples on every machine, however slow; no folder of earlier failures.
+settings.register_profile("plasmid", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("plasmid")
 
 
 @pytest.fixture(scope="session")

@@ -76,14 +76,14 @@ def plan_encoding(*, length: int, bound: float, sites: int, bits: RingBits) -> E
     Raises
     ------
     ProtocolError
-        ``protocol.encoding``: a length, bound or number of sites that is not positive and finite,
-        or a bound so large that the step would be coarser than 2**-10 of it.
+        ``protocol.encoding``: a length or number of sites below 1, a bound outside 2**-100 to 2**100,
+        or so many sites that the step would be coarser than 2**-10 of the bound.
     """
-    if length < 1 or sites < 1 or not (math.isfinite(bound) and bound > 0):
+    if length < 1 or sites < 1 or not 2.0**-100 <= bound <= 2.0**100:
         raise ProtocolError(
             "protocol.encoding",
             f"cannot encode {length} values bounded by {bound} of {sites} sites.",
-            "Length and sites must be at least 1 and the bound a positive number.",
+            "Length and sites must be at least 1 and the bound within 2**-100 to 2**100.",
         )
     # n * (bound * scale + 1/2) < 2**(bits - 1); the half is what rounding may add per site.
     room = (math.ldexp(1.0, bits - 1) / sites - 1.0) / bound

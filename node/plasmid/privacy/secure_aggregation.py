@@ -166,6 +166,7 @@ class SiteEpoch:
             mlkem768=self._mlkem.public_key().public_bytes_raw().hex(),
             slots=[sha256_hex(secret) for secret in self._own],
         )
+        self._statement: Ready | None = None
         self._sealed = False
 
     @property
@@ -179,8 +180,8 @@ class SiteEpoch:
         Raises
         ------
         ProtocolError
-            ``protocol.adverts``: a site twice, a key twice, another run or epoch, a different number of
-            slots, this site's own advert missing or changed, or a roster outside 3 to 64.
+            ``protocol.adverts``: a site twice, a key twice or not one, another run or epoch, a different
+            number of slots, this site's own advert missing or changed, or a roster outside 3 to 64.
         """
         ordered = sorted(adverts, key=lambda advert: advert.site)
         keys = {advert.x25519 for advert in ordered} | {advert.mlkem768 for advert in ordered}
@@ -211,8 +212,12 @@ class SiteEpoch:
             seeds = [derive(secret, "pair-seed", other) for secret in self._own]
             for slot, seed in enumerate(seeds):
                 self._seeds[slot][other] = seed
-            shared, kem = MLKEM768PublicKey.from_public_bytes(bytes.fromhex(theirs.mlkem768)).encapsulate()
-            key = self._channel_key(theirs, shared)
+            try:
+                peer = MLKEM768PublicKey.from_public_bytes(bytes.fromhex(theirs.mlkem768))
+                shared, kem = peer.encapsulate()
+                key = self._channel_key(theirs, shared)
+            except ValueError as error:
+                raise ProtocolError("protocol.adverts", f"a key in the advert of {other} is none.") from error
             sealed = AESGCM(key).encrypt(_NONCE, b"".join(seeds), self._associated(self.site, other))
             sent.append(
                 Bundle(
@@ -235,8 +240,11 @@ class SiteEpoch:
         ------
         ProtocolError
             ``protocol.bundles``: one is missing, superfluous, for another epoch, or does not open;
-            ``protocol.colluders``: see :func:`check_colluders`.
+            ``protocol.colluders``: see :func:`check_colluders`; ``protocol.ready``: before
+            :meth:`bundles`, or a second time.
         """
+        if not self.rho or self._statement is not None:
+            raise ProtocolError("protocol.ready", "a site is ready once, after the adverts.")
         check_colluders(len(self._adverts), c, least)
         expected = self.roster[: self.roster.index(self.site)]
         if sorted(bundle.sender for bundle in bundles) != sorted(expected):
@@ -248,12 +256,12 @@ class SiteEpoch:
                     "protocol.bundles", f"the bundle of {bundle.sender} is not for this epoch."
                 )
             shared = self._mlkem.decapsulate(bytes.fromhex(bundle.kem))
-            key = self._channel_key(self._adverts[bundle.sender], shared)
             try:
+                key = self._channel_key(self._adverts[bundle.sender], shared)
                 opened = AESGCM(key).decrypt(
                     _NONCE, bytes.fromhex(bundle.sealed), self._associated(bundle.sender, self.site)
                 )
-            except InvalidTag as error:
+            except (InvalidTag, ValueError) as error:  # ValueError: its X25519 key is of small order
                 raise ProtocolError(
                     "protocol.bundles", f"the bundle of {bundle.sender} does not open."
                 ) from error
@@ -261,10 +269,10 @@ class SiteEpoch:
                 raise ProtocolError("protocol.bundles", f"the bundle of {bundle.sender} has a wrong length.")
             for slot, seeds in self._seeds.items():
                 seeds[bundle.sender] = opened[slot * _SECRET_BYTES : (slot + 1) * _SECRET_BYTES]
-        self.statement = Ready(
+        self._statement = Ready(
             run=self.run, epoch=self.epoch, site=self.site, rho=self.rho, n=len(self._adverts), c=c
         )
-        return self.statement
+        return self._statement
 
     def seal(self, statements: Sequence[Ready]) -> None:
         """Take everyone's ready statements; from now on :meth:`mask` works.
@@ -272,13 +280,15 @@ class SiteEpoch:
         Raises
         ------
         ProtocolError
-            ``protocol.ready``: not exactly one per site of the roster, or not all equal.
+            ``protocol.ready``: before :meth:`ready`, not exactly one per site of the roster, or not all equal.
         """
         same = {(s.run, s.epoch, s.rho, s.n, s.c) for s in statements}
-        mine = self.statement
-        if sorted(s.site for s in statements) != list(self.roster) or same != {
-            (mine.run, mine.epoch, mine.rho, mine.n, mine.c)
-        }:
+        mine = self._statement
+        if (
+            mine is None
+            or sorted(s.site for s in statements) != list(self.roster)
+            or same != {(mine.run, mine.epoch, mine.rho, mine.n, mine.c)}
+        ):
             raise ProtocolError(
                 "protocol.ready", "the sites do not agree on the epoch.", "Start the run again."
             )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from plasmid.core.files import write_atomic
 from plasmid.link.authority import Authority
 from plasmid.link.registry import Registry
 from plasmid.protocol.identity import Identity
+
+LOCK_PATIENCE_S = 3.0
+"""For whoever only looks whether the folder is held, which takes the lock for a moment."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +78,32 @@ class CoordinatorHome:
         """Whether a coordinator process holds this folder."""
         try:
             with (self.folder / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not _try_lock(file.fileno(), fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
-        return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder. Raises StorageError (``storage.in_use``) if another process does."""
         with (self.folder / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StorageError(
-                    "storage.in_use",
-                    f"another coordinator is running from {self.folder}.",
-                    "Wait for it to end, or set PLASMID_HOME to another folder.",
-                ) from error
+            give_up = time.monotonic() + LOCK_PATIENCE_S
+            while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+                if time.monotonic() > give_up:
+                    raise StorageError(
+                        "storage.in_use",
+                        f"another coordinator is running from {self.folder}.",
+                        "Wait for it to end, or set PLASMID_HOME to another folder.",
+                    )
+                time.sleep(0.05)
             yield
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _secure_ray(folder: Path) -> None:

@@ -39,24 +39,39 @@ def _at(url: str | None) -> Iterator[Any]:
         coordinator.close()
 
 
-def _database() -> Any:
-    """Return the embedded coordinator's runs, read where they lie; those left unfinished are INTERRUPTED."""
-    from plasmid.controller.coordinator import CoordinatorHome
-    from plasmid.controller.database import Runs, open_engine
+class _Unattended:
+    """The embedded coordinator's runs, read where they lie while no coordinator answers for them."""
 
-    embedded = CoordinatorHome(home() / "coordinator")
-    embedded.identity()
-    with embedded.lock():
-        runs = Runs(open_engine(embedded.database_url))
-        runs.interrupt_unfinished()
-    return runs
+    def __init__(self) -> None:
+        from plasmid.controller.coordinator import CoordinatorHome
+        from plasmid.controller.database import Runs, open_engine
+
+        embedded = CoordinatorHome(home() / "coordinator")
+        embedded.identity()
+        self._abandoned = not embedded.locked()
+        self._runs = Runs(open_engine(embedded.database_url))
+
+    def all(self) -> list[dict[str, Any]]:
+        return [self._as_it_is(run) for run in self._runs.all()]
+
+    def show(self, run: str) -> dict[str, Any]:
+        return self._as_it_is(self._runs.show(run))
+
+    def log(self, run: str) -> list[dict[str, Any]]:
+        return self._runs.log(run)
+
+    def _as_it_is(self, run: dict[str, Any]) -> dict[str, Any]:
+        from plasmid.controller.states import RunState
+
+        left = self._abandoned and not RunState(run["state"]).final
+        return {**run, "state": RunState.INTERRUPTED} if left else run
 
 
 @app.command()
 def ls(url: UrlOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
     """List all runs, newest first."""
     with reply(format) as answer, _at(url) as coordinator:
-        found = coordinator.runs() if coordinator else _database().all()
+        found = coordinator.runs() if coordinator else _Unattended().all()
         answer.data["runs"] = found
         for run in found:
             answer.say(f"{run['run_id']}  {run['state']}  {run['created']}")
@@ -72,7 +87,7 @@ def show(
 ) -> None:
     """Show one run: state, sites, rounds, error."""
     with reply(format) as answer, _at(url) as coordinator:
-        shown = coordinator.get(run).show() if coordinator else _database().show(run)
+        shown = coordinator.get(run).show() if coordinator else _Unattended().show(run)
         answer.data |= shown
         answer.say(
             f"{shown['run_id']}  [bold]{shown['state']}[/bold]",
@@ -96,7 +111,7 @@ def stop(
     """Stop a run. Sites end training at their next step."""
     with reply(format) as answer, _at(url) as coordinator:
         if coordinator is None:
-            shown = _database().show(run)
+            shown = _Unattended().show(run)
             raise RunFailed(
                 "run.not_running", f"the run {run} is {shown['state']}.", "There is nothing to stop."
             )
@@ -114,7 +129,7 @@ def logs(
 ) -> None:
     """Print a run's log."""
     with reply(format) as answer, _at(url) as coordinator:
-        lines = coordinator.get(run).log() if coordinator else _database().log(run)
+        lines = coordinator.get(run).log() if coordinator else _Unattended().log(run)
         answer.data["lines"] = lines
         for line in lines:
             answer.say(f"{line['time']}  {line['text']}")

@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from plasmid.cli.output import Format, Reply, print_envelope
+from plasmid.cli.output import Format, Reply, extra_missing, print_envelope
 from plasmid.core.errors import UsageError
 
 
@@ -39,18 +39,24 @@ def verbs() -> dict[str, EntryPoint]:
         "coordinator",
         "login",
     )
-    found = {point.name: point for point in entry_points(group="plasmid.verbs")}
-    # A node without the platform extra has the entry points but not the verbs' own dependencies.
+    found = {point.name: point for point in entry_points(group="plasmid.verbs") if _source(point)}
     known = [name for name in order if name in found] + sorted(set(found) - set(order))
     return {name: found[name] for name in known}
 
 
+def _source(point: EntryPoint) -> Path | None:
+    """Return the verb's file, None where it is not installed (a wheel of the node alone)."""
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
 def summary(point: EntryPoint) -> str:
     """Return the first line of the docstring of the verb's file, without running it."""
-    spec = importlib.util.find_spec(point.module)
-    if spec is None or spec.origin is None:
-        return ""
-    document = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    source = _source(point)
+    document = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) if source else None
     return (document or "").partition("\n")[0]
 
 
@@ -76,11 +82,7 @@ class LazyVerbs(TyperGroup):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("plasmid"):
                 raise
-            raise UsageError(
-                "usage.extra_missing",
-                f"'plasmid {point.name}' needs the package {error.name}, which is not installed.",
-                "Install the platform extra: pip install 'plasmid[platform]'.",
-            ) from error
+            raise extra_missing(error) from error
         return point.name, get_command(verb), args[1:]
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plasmid.core.errors import PlasmidError
+from plasmid.core.errors import PlasmidError, UsageError
 from plasmid.core.files import home, storage_error
 
 SCHEMA = "plasmid.cli/1"
@@ -89,11 +89,24 @@ def reply(form: Format) -> Iterator[Reply]:
         error, status = problem, 1
     except KeyboardInterrupt:
         error, status = PlasmidError("run.interrupted", "Interrupted.", "Nothing half-written was kept."), 130
+    except ModuleNotFoundError as problem:
+        if (problem.name or "plasmid").startswith("plasmid"):
+            raise
+        error, status = extra_missing(problem), 1
     except OSError as problem:
         error, status = storage_error(problem, home() if not problem.filename else problem.filename), 1
     print_envelope(answer, error)
     if status:
         raise typer.Exit(status)
+
+
+def extra_missing(problem: ModuleNotFoundError) -> UsageError:
+    """Return the error for a verb of the platform on an installation that is a node only."""
+    return UsageError(
+        "usage.extra_missing",
+        f"this command needs the package {problem.name}, which is not installed.",
+        "Install the platform's packages: pip install 'plasmid[platform]'.",
+    )
 
 
 def print_envelope(answer: Reply, error: PlasmidError | None) -> None:

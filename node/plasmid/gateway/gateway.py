@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,7 @@ from plasmid.gateway.policy import read_policy
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import Encoding, blocks, check_no_overflow, encode, plan_encoding
 from plasmid.privacy.secure_aggregation import PROTOCOL, SiteEpoch, check_colluders, least_colluders
-from plasmid.protocol.body import pack
+from plasmid.protocol.body import body_bytes, pack
 from plasmid.protocol.messages import (
     Admission,
     Admit,
@@ -306,6 +307,7 @@ class Gateway:
             "rho": admitted.epoch.rho if admitted.epoch else None,
             "document": admitted.digest,
             "base": admitted.base.digest if admitted.base else None,
+            "state_bytes": body_bytes("state", admitted.shape.schema.size, admitted.shape.dtype),
             "invited": list(admitted.roster),
             "min_sites": admitted.document.federation.min_sites,
         }
@@ -331,18 +333,24 @@ def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDAr
     Raises
     ------
     ProtocolError
-        ``protocol.vector``: not a float vector of the schema's size, or a value that is not finite.
+        ``protocol.vector``: not a vector of the shape's size and dtype, or a value that is not finite.
     """
-    if vector.shape != (shape.schema.size,) or vector.dtype.kind != "f":
+    if vector.shape != (shape.schema.size,) or vector.dtype != shape.dtype:
         raise ProtocolError(
             "protocol.vector",
-            f"the computation returned {vector.dtype} {vector.shape}, not ({shape.schema.size},).",
+            f"the computation returned {vector.dtype} {vector.shape}, "
+            f"not {shape.dtype} ({shape.schema.size},).",
         )
     if not (np.isfinite(vector.min()) and np.isfinite(vector.max())):
         raise ProtocolError("protocol.vector", "the computation returned NaN or infinity.")
-    norm = math.sqrt(sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(vector)))
+    with np.errstate(over="ignore"):  # only a float64 vector can: its norm is then the largest float
+        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(vector))
+    norm = min(math.sqrt(squares), sys.float_info.max)
     if api.load(computation).SITE_HALF == "loss":
         if norm <= shape.bound:
             return vector, norm
         vector = vector * (shape.bound / norm)
-    return np.clip(vector, -shape.bound, shape.bound), norm
+    limit = vector.dtype.type(shape.bound)
+    if float(limit) > shape.bound:  # the bound is not a float32, and the nearest one lies outside
+        limit = np.nextafter(limit, limit.dtype.type(0))
+    return np.clip(vector, -limit, limit), norm

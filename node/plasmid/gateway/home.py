@@ -9,6 +9,7 @@ data/          one CSV, or <recipe name>.csv per recipe    epochs.json   last ke
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from plasmid.core.files import write_atomic
 from plasmid.core.settings import dump_settings, read_settings
 from plasmid.privacy.secure_aggregation import SiteName
 from plasmid.protocol.identity import Identity
+
+_CLAIMING = threading.Lock()
+"""Each run has its own thread, and all of them share one ``epochs.json``."""
 
 
 class SiteConfig(BaseModel):
@@ -107,9 +111,10 @@ class SiteHome:
             ``protocol.epoch_used``: not higher than the last one.
         """
         path = self.folder / "epochs.json"
-        last: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
-        if epoch <= last.get(run, 0):
-            raise ProtocolError(
-                "protocol.epoch_used", f"epoch {epoch} of {run} was used before.", "Start a new run."
-            )
-        write_atomic(path, json.dumps({**last, run: epoch}).encode())
+        with _CLAIMING:
+            last: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
+            if epoch <= last.get(run, 0):
+                raise ProtocolError(
+                    "protocol.epoch_used", f"epoch {epoch} of {run} was used before.", "Start a new run."
+                )
+            write_atomic(path, json.dumps({**last, run: epoch}).encode())

@@ -280,7 +280,8 @@ class SiteEpoch:
         Raises
         ------
         ProtocolError
-            ``protocol.ready``: before :meth:`ready`, not exactly one per site of the roster, or not all equal.
+            ``protocol.ready``: before :meth:`ready`, not exactly one per site of the roster, or
+            not all equal.
         """
         same = {(s.run, s.epoch, s.rho, s.n, s.c) for s in statements}
         mine = self._statement

@@ -62,7 +62,7 @@ class LinkClient:
                 response = self._http.request(method, path, timeout=timeout_s, **arguments)
                 break
             except httpx.TransportError as error:
-                if time.monotonic() > give_up or isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                if time.monotonic() > give_up or _is_somebody_else(error):
                     raise LinkError(
                         "link.unreachable",
                         f"the coordinator at {self.url} cannot be reached ({type(error).__name__}).",
@@ -126,6 +126,13 @@ class LinkClient:
                 "link.body_differs", f"the body {digest} does not have that digest.", "Try again."
             )
         return body
+
+
+def _is_somebody_else(error: BaseException | None) -> bool:
+    """Return whether a certificate was refused: httpx and httpcore each wrap the error once."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def answered_error(response: httpx.Response) -> PlasmidError:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from plasmid.computations import api
-from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed, StorageError
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
@@ -89,8 +89,8 @@ class _Run(threading.Thread):
         if self.ended.is_set():
             return
         self.ended.set()
-        self.node.gateway.journal.write("end", run=self.run_id, reason=reason)
         self.inbox.put(None)
+        self.node.note("end", run=self.run_id, reason=reason)
 
         def finish() -> None:
             try:
@@ -199,8 +199,19 @@ class Node:
         log.error("run %s: %s %s", run, code, detail)
         if not isinstance(error, PlasmidError):
             traceback.print_exc()
-        self.gateway.journal.write("failed", run=run, code=code, detail=detail)
+        unlogged = self.note("failed", run=run, code=code, detail=detail)
+        if unlogged is not None:
+            code, sentence = public(unlogged)
         self._post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence))
+
+    def note(self, event: str, **facts: str) -> StorageError | None:
+        """Write a line to the log about what lets nothing out; return why it could not be written."""
+        try:
+            self.gateway.journal.write(event, **facts)
+        except StorageError as error:
+            log.error("%s", error)
+            return error
+        return None
 
     def _take(self, signed: Signed) -> None:
         try:
@@ -223,8 +234,8 @@ class Node:
                     run.inbox.put(message)
             else:
                 raise ProtocolError("protocol.malformed", f"a coordinator does not send {message.type!r}.")
-        except ProtocolError as error:
-            self.gateway.journal.write("dropped", code=error.code, detail=error.message)
+        except PlasmidError as error:
+            self.note("dropped", code=error.code, detail=error.message)
             log.warning("dropped a message: %s", error)
 
     def _admit(self, request: Ask | Admit) -> None:

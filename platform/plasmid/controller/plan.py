@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
@@ -50,13 +48,12 @@ class Job:
     def plan(self, sites: int) -> dict[str, Any]:
         """Return the figures of the plan: JSON values."""
         encoding = self.encoding(max(1, sites))
-        state = np.dtype("<f4" if self.shape.bits == 32 else "<f8")
         return {
             "digest": self.digest,
             "trainable_parameters": self.shape.schema.size,
             "rounds": self.document.rounds,
             "bytes_up_per_round": body_bytes("words", encoding.length + TAIL, encoding.dtype),
-            "bytes_down_per_round": body_bytes("state", encoding.length, state),
+            "bytes_down_per_round": body_bytes("state", encoding.length, self.shape.dtype),
             "protect": self.document.privacy.protect,
             "min_sites": self.document.federation.min_sites,
             "step": encoding.step,

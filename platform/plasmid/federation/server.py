@@ -40,7 +40,7 @@ def build_strategy(name: str, options: Mapping[str, Any]) -> upstream.FedAvg:
         ``recipe.strategy``: an unknown or impossible strategy, an unknown option, or a value that it refuses.
     """
     if name not in STRATEGIES:
-        exists = hasattr(upstream, name)
+        exists = name in upstream.__all__
         why = "needs more than the mean of all sites" if exists else "does not exist"
         raise RecipeError(
             "recipe.strategy",

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
@@ -21,7 +22,7 @@ from plasmid.link.bodies import Bodies
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
 from plasmid.privacy.secure_aggregation import Advert, Ready
-from plasmid.protocol.body import CHUNK_BYTES
+from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
 from plasmid.protocol.enrolment import CoordinatorCard, EnrolRequest
 from plasmid.protocol.messages import (
     Admission,
@@ -39,8 +40,10 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_ENROL_BYTES = 64 * 1024
 MAX_WAIT_S = 30.0
 _FROM_SITE = (Admission, Advert, Bundles, Ready, Contribution, Heartbeat, Failed)
-_STATUS = {"link.not_enrolled": 401, "link.wrong_role": 403, "link.no_body": 404, "run.unknown": 404}
+_STATUS = {"link.not_enrolled": 401, "link.wrong_role": 403, "link.no_body": 404, "run.unknown": 404,
+           "link.too_large": 413}  # fmt: skip
 
+Offset = Annotated[int, Query(ge=0, le=MAX_BODY_BYTES)]
 Ask = Callable[..., Awaitable[Any]]
 """Calls the controller: ``await ask(method, *arguments)``."""
 
@@ -91,6 +94,10 @@ def build_app(
     async def _known(_: Request, error: PlasmidError) -> JSONResponse:
         return JSONResponse({"error": error.as_dict()}, status_code=_STATUS.get(error.code, 409))
 
+    @app.exception_handler(RequestValidationError)
+    async def _malformed(request: Request, _: RequestValidationError) -> JSONResponse:
+        return await _known(request, ProtocolError("protocol.malformed", "a parameter is missing or wrong."))
+
     app.include_router(_open_routes(card, registry, authority))
     app.include_router(_member_routes(registry, switchboard, bodies))
     app.include_router(_site_routes(registry, switchboard, bodies))
@@ -126,7 +133,7 @@ def _member_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies)
         return {"sites": [entry.model_dump() for entry in registry.sites()], "online": switchboard.online()}
 
     @router.get("/bodies/{digest}")
-    async def body(digest: str, offset: Annotated[int, Query(ge=0)] = 0) -> Response:
+    async def body(digest: str, offset: Offset = 0) -> Response:
         chunk, checksum = bodies.read_chunk(digest, offset)
         return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-SHA256": checksum})
 
@@ -162,8 +169,8 @@ def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -
         caller: caller_type,
         digest: str,
         run: str,
-        offset: Annotated[int, Query(ge=0)],
-        total: Annotated[int, Query(ge=1)],
+        offset: Offset,
+        total: Annotated[int, Query(ge=1, le=MAX_BODY_BYTES)],
         x_chunk_sha256: Annotated[str, Header()],
     ) -> dict[str, int]:
         chunk = await read_body(request, CHUNK_BYTES)

@@ -54,6 +54,11 @@ class Shape:
     bound: float
     bits: Literal[32, 64]
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the state and of one site's vector: float32 in a ring of 32 bits, float64 in one of 64."""
+        return np.dtype("<f4" if self.bits == 32 else "<f8")
+
 
 class Computation(Protocol):
     """The module-level interface of a computation; see the module's rules."""

@@ -1,0 +1,204 @@
+"""The runs of a coordinator, in SQLite."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from plasmid.controller.database import Runs, open_engine, sqlite_url
+from plasmid.controller.states import RunState
+from plasmid.core.errors import RunFailed
+
+DOCUMENT = {"computation": "ping", "length": 4, "name": "tiny"}
+D = "d" * 64
+WAY = (RunState.ADMITTING, RunState.SETTING_UP, RunState.RUNNING, RunState.FINISHING, RunState.SUCCEEDED)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Runs]:
+    engine = open_engine(sqlite_url(tmp_path))
+    yield Runs(engine)
+    engine.dispose()
+
+
+def create(runs: Runs, run: str = "run-1", *, nonce: str = "0" * 32, **changes: Any) -> str:
+    values: dict[str, Any] = {
+        "document": DOCUMENT,
+        "digest": D,
+        "requester": "ada",
+        "invited": ["alpha", "beta"],
+        "rounds": 2,
+    }
+    return runs.create(run, nonce=nonce, **values | changes)
+
+
+def texts(runs: Runs, run: str = "run-1") -> list[str]:
+    return [line["text"] for line in runs.log(run)]
+
+
+def test_a_run_is_there_from_its_creation(runs: Runs) -> None:
+    assert create(runs) == "run-1"
+    shown = runs.show("run-1")
+    times = {name: shown.pop(name) for name in ("created", "updated")}
+    assert all(time.endswith("Z") for time in times.values())
+    assert shown == {
+        "run_id": "run-1",
+        "name": "tiny",
+        "computation": "ping",
+        "digest": D,
+        "state": "CREATED",
+        "rounds": 2,
+        "requester": "ada",
+        "error": None,
+        "document": DOCUMENT,
+        "result": None,
+        "sites": {},
+        "rounds_done": 0,
+        "round_log": [],
+    }
+    assert runs.document("run-1") == (DOCUMENT, D, ["alpha", "beta"])
+    assert texts(runs) == [f"created by ada, digest {D}"]
+
+
+def test_a_run_without_a_name_has_that_of_its_computation(runs: Runs) -> None:
+    create(runs, document={"computation": "mean"})
+    assert runs.show("run-1")["name"] == "mean"
+
+
+def test_the_same_request_twice_is_one_run(runs: Runs) -> None:
+    assert create(runs) == "run-1"
+    assert create(runs, "run-2") == "run-1"
+    assert create(runs, "run-2", nonce="1" * 32) == "run-2"
+    assert [run["run_id"] for run in runs.all()] == ["run-2", "run-1"]
+    assert len(runs.log("run-1")) == 1
+
+
+def test_a_run_goes_along_its_path(runs: Runs) -> None:
+    create(runs)
+    for state in WAY[:-1]:
+        runs.move("run-1", state, text=f"now {state.lower()}")
+    runs.move("run-1", RunState.SUCCEEDED, result={"n": 3})
+    shown = runs.show("run-1")
+    assert (shown["state"], shown["result"], shown["error"]) == ("SUCCEEDED", {"n": 3}, None)
+    assert texts(runs)[1:] == [
+        "ADMITTING: now admitting",
+        "SETTING_UP: now setting_up",
+        "RUNNING: now running",
+        "FINISHING: now finishing",
+        "SUCCEEDED",
+    ]
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_a_step_off_the_path_is_refused_and_changes_nothing(runs: Runs, done: int) -> None:
+    create(runs)
+    for state in WAY[:done]:
+        runs.move("run-1", state)
+    before = runs.show("run-1"), texts(runs)
+    for state in {*WAY, RunState.CREATED} - set(WAY[done : done + 1]):
+        with pytest.raises(RunFailed, match=rf"cannot become {state}") as caught:
+            runs.move("run-1", state, text="no", error={"code": "x", "message": "y"}, result={"z": 1})
+        assert caught.value.code == "run.state"
+    assert (runs.show("run-1"), texts(runs)) == before
+
+
+@pytest.mark.parametrize("end", [RunState.FAILED, RunState.STOPPED, RunState.INTERRUPTED])
+def test_an_end_keeps_its_reason_and_is_the_end(runs: Runs, end: RunState) -> None:
+    create(runs)
+    error = {"code": "run.deadline", "message": "beta did not answer.", "hint": "Leave it out."}
+    runs.move("run-1", end, error=error)
+    assert runs.show("run-1")["error"] == error
+    assert texts(runs)[-1] == f"{end}: beta did not answer."
+    for state in RunState:
+        with pytest.raises(RunFailed):
+            runs.move("run-1", state)
+
+
+def test_what_was_left_unfinished_is_marked_interrupted(runs: Runs) -> None:
+    for index, steps in enumerate((0, 1, 3, 5)):
+        create(runs, f"run-{index}", nonce=f"{index:032x}")
+        for state in WAY[:steps]:
+            runs.move(f"run-{index}", state)
+    create(runs, "run-9", nonce="9" * 32)
+    runs.move("run-9", RunState.FAILED)
+    assert sorted(runs.interrupt_unfinished()) == ["run-0", "run-1", "run-2"]
+    assert {run["run_id"]: run["state"] for run in runs.all()} == {
+        "run-0": "INTERRUPTED",
+        "run-1": "INTERRUPTED",
+        "run-2": "INTERRUPTED",
+        "run-3": "SUCCEEDED",
+        "run-9": "FAILED",
+    }
+    assert texts(runs, "run-2")[-1] == "INTERRUPTED: the coordinator ended before the run did"
+    assert runs.interrupt_unfinished() == []
+
+
+def test_who_takes_part_is_recorded(runs: Runs) -> None:
+    create(runs)
+    runs.admit("run-1", "beta", accepted=False, code="policy.absent", sentence="No policy.")
+    runs.admit("run-1", "alpha", accepted=True, code="", sentence="")
+    assert runs.show("run-1")["sites"] == {
+        "alpha": {"accepted": True, "code": "", "sentence": ""},
+        "beta": {"accepted": False, "code": "policy.absent", "sentence": "No policy."},
+    }
+    assert texts(runs)[1:] == ["beta refuses: No policy. [policy.absent]", "alpha accepts"]
+
+
+def test_rounds_are_recorded_when_they_begin_and_end(runs: Runs) -> None:
+    create(runs)
+    runs.begin_round("run-1", 1, "a" * 64)
+    runs.end_round("run-1", 1, "b" * 64)
+    runs.begin_round("run-1", 2, "c" * 64)
+    shown = runs.show("run-1")
+    assert shown["rounds_done"] == 1
+    assert [(r["round"], r["manifest"], r["state"]) for r in shown["round_log"]] == [
+        (1, "a" * 64, "b" * 64),
+        (2, "c" * 64, None),
+    ]
+    assert [r["ended"] is not None for r in shown["round_log"]] == [True, False]
+
+
+def test_the_log_goes_on_from_a_number(runs: Runs) -> None:
+    create(runs)
+    create(runs, "run-2", nonce="1" * 32)
+    for index in range(3):
+        runs.say("run-1", f"line {index}")
+        runs.say("run-2", "another run")
+    lines = runs.log("run-1")
+    assert [line["text"] for line in lines][1:] == ["line 0", "line 1", "line 2"]
+    assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
+    assert [line["text"] for line in runs.log("run-1", after=lines[2]["seq"])] == ["line 2"]
+    assert runs.log("run-1", after=lines[-1]["seq"]) == []
+
+
+@pytest.mark.parametrize("ask", ["show", "log", "document"])
+def test_a_run_that_is_not_there_is_said(runs: Runs, ask: str) -> None:
+    with pytest.raises(RunFailed, match="there is no run 'run-7'") as caught:
+        getattr(runs, ask)("run-7")
+    assert caught.value.code == "run.unknown"
+    assert "plasmid runs ls" in caught.value.hint
+
+
+def test_two_connections_write_at_once(runs: Runs, tmp_path: Path) -> None:
+    """The run actor and the controller are two processes: a lock is waited for."""
+    create(runs)
+    other = open_engine(sqlite_url(tmp_path))
+    second = Runs(other)
+    threads = [
+        threading.Thread(target=lambda who=who: [who.say("run-1", "x") for _ in range(20)])
+        for who in (runs, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs.log("run-1")) == 41
+    with other.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+    other.dispose()

@@ -1,0 +1,122 @@
+"""The plan: its figures, how many may collude, and who is too few."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from in_memory import document_of
+from plasmid.controller.plan import Job, check_roster, colluders, prepare
+from plasmid.core.errors import PlasmidError, ProtocolError, RecipeError
+from plasmid.models.store import BaseModel
+from plasmid.privacy.ring import TAIL
+from plasmid.protocol.body import pack
+from plasmid.recipes.query import PingDocument
+from tiny_task import tiny_recipe
+
+
+def job(**values: Any) -> Job:
+    return prepare(*document_of(PingDocument.model_validate({"length": 1000, "rounds": 4} | values)))
+
+
+@pytest.mark.parametrize(
+    ("organisations", "largest", "c"),
+    [
+        ("ABCDEF", 1, 1),
+        ("AABCDE", 1, 2),
+        ("AABBBC", 1, 3),
+        ("AABBBC", 2, 5),
+        ("AABBBC", 9, 6),
+        ("ABC", 0, 1),
+        ("", 1, 1),
+    ],
+)
+def test_the_largest_organisations_may_collude(organisations: str, largest: int, c: int) -> None:
+    assert colluders({f"site-{index}": name for index, name in enumerate(organisations)}, largest) == c
+
+
+@pytest.mark.parametrize("organisations", ["ABCDEF", "AABCDE", "AABBBC", "AAAABC"])
+@pytest.mark.parametrize("largest", [0, 1, 2])
+def test_no_site_that_knows_its_peers_finds_the_plan_too_bold(organisations: str, largest: int) -> None:
+    from plasmid.privacy.secure_aggregation import least_colluders
+
+    sites: dict[str, str | None] = {f"site-{index}": name for index, name in enumerate(organisations)}
+    c = colluders({site: str(name) for site, name in sites.items()}, largest)
+    assert all(least_colluders(sites, largest, me=site) <= c for site in sites)
+
+
+def test_the_figures_are_those_of_the_bodies() -> None:
+    plan = job().plan(6)
+    assert plan["trainable_parameters"] == 1000
+    assert plan["bytes_up_per_round"] == len(pack("words", np.zeros(1000 + TAIL, np.uint32)))
+    assert plan["bytes_down_per_round"] == len(pack("state", np.zeros(1000, np.float32)))
+    assert (plan["rounds"], plan["protect"], plan["min_sites"]) == (4, "masked", 3)
+    # 6 (2**28 + 1/2) < 2**31 < 6 (2**29 + 1/2)
+    assert plan["step"] == 2.0**-28
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_recipe_s_figures(tiny: dict[str, BaseModel]) -> None:
+    made = prepare(*document_of(tiny_recipe(tiny["esm"])))
+    plan = made.plan(3)
+    # two layers of 32, query and value, rank 4; 2 labels, 3 slots for the gene
+    lora = 2 * 2 * (4 * 32 + 32 * 4)
+    assert plan["trainable_parameters"] == lora + 2 * 32 + 2 * 3 + 2
+    assert made.base is not None
+    assert made.base.digest == tiny["esm"].digest
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_strategy_is_refused_in_the_plan(tiny: dict[str, BaseModel]) -> None:
+    values = tiny_recipe(tiny["esm"]).model_dump(mode="json")
+    values["federation"]["server"] = {"strategy": "Krum", "options": {}}
+    from plasmid.recipes.digest import recipe_digest
+
+    with pytest.raises(RecipeError, match="Krum needs more than the mean") as caught:
+        prepare(values, recipe_digest(values, "finetune"))
+    assert caught.value.code == "recipe.strategy"
+
+
+def test_a_digest_that_is_not_the_document_s_is_refused() -> None:
+    values, digest = document_of(PingDocument(length=4))
+    for document, announced in ((values, "0" * 64), ({**values, "length": 5}, digest)):
+        with pytest.raises(ProtocolError) as caught:
+            prepare(document, announced)
+        assert caught.value.code == "protocol.digest"
+
+
+@pytest.mark.parametrize("document", [{}, {"computation": "nothing"}, {"computation": "ping"}])
+def test_a_document_that_is_none_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(PlasmidError):
+        prepare(document, "0" * 64)
+
+
+def test_a_roster_that_is_enough() -> None:
+    assert check_roster(job(), ["a", "b", "c"], {}, 1) is None
+    assert check_roster(job(privacy={"protect": "none"}), ["a", "b", "c"], {}, 2) is None
+
+
+def test_too_few_sites_are_told_who_refused_and_why() -> None:
+    refused = {"gamma": "it did not answer", "beta": "The site has no policy. [policy.absent]"}
+    with pytest.raises(RecipeError) as caught:
+        check_roster(job(), ["alpha", "delta"], refused, 1)
+    assert caught.value.code == "recipe.too_few_sites"
+    assert caught.value.message == (
+        "2 sites accept, federation.min_sites is 3.\n"
+        "  beta: The site has no policy. [policy.absent]\n"
+        "  gamma: it did not answer"
+    )
+
+
+@pytest.mark.parametrize(("n", "c", "accepted"), [(3, 1, True), (3, 2, False), (6, 4, True), (6, 5, False)])
+def test_a_mask_must_hide_something(n: int, c: int, accepted: bool) -> None:
+    roster = [f"site-{index}" for index in range(n)]
+    if accepted:
+        assert check_roster(job(), roster, {}, c) is None
+        return
+    with pytest.raises(RecipeError) as caught:
+        check_roster(job(), roster, {}, c)
+    assert caught.value.code == "recipe.colluders"
+    assert caught.value.message == f"{n} sites of which {c} may collude: a mask would hide nothing."

@@ -1,0 +1,484 @@
+"""The routes, over real TLS: who may call which, and how much is read.
+
+The routes are discovered from the application; one that is not in the table fails the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import ssl
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from fastapi.routing import APIRoute
+
+from live_link import LiveLink
+from plasmid.core.canonical import sha256_hex
+from plasmid.core.errors import LinkError
+from plasmid.link.authority import Authority
+from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, read_body
+from plasmid.protocol.body import CHUNK_BYTES
+from plasmid.protocol.enrolment import check_csr, new_tls_key
+from plasmid.protocol.identity import Identity
+from plasmid.protocol.messages import (
+    Admit,
+    Advert,
+    Bundles,
+    Contribution,
+    Heartbeat,
+    RunRequest,
+    StopRequest,
+    sign,
+    wire,
+)
+from plasmid.site.enrol import Credential
+
+OPEN = {("GET", "/v1/card"), ("POST", "/v1/enrol")}
+ROLES = {
+    ("GET", "/v1/roster"): {"site", "person"},
+    ("GET", "/v1/bodies/{digest}"): {"site", "person"},
+    ("GET", "/v1/site/messages"): {"site"},
+    ("POST", "/v1/site/messages"): {"site"},
+    ("PUT", "/v1/site/bodies/{digest}"): {"site"},
+    ("POST", "/v1/plan"): {"person"},
+    ("POST", "/v1/runs"): {"person"},
+    ("GET", "/v1/runs"): {"person"},
+    ("GET", "/v1/runs/{run}"): {"person"},
+    ("GET", "/v1/runs/{run}/log"): {"person"},
+    ("POST", "/v1/runs/{run}/stop"): {"person"},
+}
+ARGUMENTS = {"digest": "0" * 64, "run": "run-1"}
+guarded = pytest.mark.parametrize("route", ROLES, ids=lambda route: " ".join(route))
+D = "d" * 64
+Route = tuple[str, str]
+
+
+def discovered(routes: Any) -> set[Route]:
+    """Return (method, path) of every route of an application, included routers too."""
+    found: set[Route] = set()
+    for route in routes:
+        if isinstance(route, APIRoute):
+            found |= {(method, route.path) for method in route.methods}
+        else:
+            router = getattr(route, "original_router", route)  # newer FastAPI keeps what it includes whole
+            found |= discovered(getattr(router, "routes", []))
+    return found
+
+
+@dataclass
+class Party:
+    """A member with its client."""
+
+    credential: Credential
+    identity: Identity
+    http: httpx.Client
+
+
+@pytest.fixture(scope="module")
+def parties(live: LiveLink) -> Iterator[dict[str, Party]]:
+    made = {}
+    for name, role in (("alpha", "site"), ("beta", "site"), ("ada", "person")):
+        credential, identity = live.member(name, role)
+        folder = credential.folder
+        made[name] = Party(credential, identity, live.http(folder / "tls.pem", folder / "tls.key"))
+    yield made
+    for party in made.values():
+        party.http.close()
+
+
+def call(client: httpx.Client, route: Route, **arguments: Any) -> httpx.Response:
+    method, path = route
+    return client.request(method, path.format_map(ARGUMENTS), **arguments)
+
+
+def error(response: httpx.Response) -> tuple[int, str]:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "hint"}
+    return response.status_code, body["error"]["code"]
+
+
+# -- who may call ----------------------------------------------------------------------------------
+
+
+def test_every_route_is_in_the_table(live: LiveLink) -> None:
+    found = discovered(live.app.routes)
+    assert found == OPEN | set(ROLES)
+
+
+@guarded
+def test_without_a_certificate_a_route_is_closed(live: LiveLink, route: Route) -> None:
+    with live.http() as client:
+        assert error(call(client, route)) == (401, "link.not_enrolled")
+
+
+@guarded
+def test_the_wrong_role_is_refused(parties: dict[str, Party], route: Route) -> None:
+    for name, role in (("alpha", "site"), ("ada", "person")):
+        response = call(parties[name].http, route)
+        if role in ROLES[route]:
+            assert response.status_code not in (401, 403)
+        else:
+            assert error(response) == (403, "link.wrong_role")
+
+
+def write_leaf(folder: Path, key: Ed25519PrivateKey, certificate: x509.Certificate) -> tuple[Path, Path]:
+    (folder / "leaf.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "leaf.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "leaf.pem", folder / "leaf.key"
+
+
+def leaf(
+    issuer: x509.Name, key: Ed25519PrivateKey, signer: Ed25519PrivateKey, *, days: int
+) -> x509.Certificate:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alpha")]))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(signer, None)
+    )
+
+
+@pytest.mark.parametrize("kind", ["self-signed", "another CA", "expired"])
+def test_a_certificate_that_the_ca_does_not_stand_for_ends_the_connection(
+    live: LiveLink, tmp_path: Path, kind: str
+) -> None:
+    """No route is reached, open or not, so one request per kind speaks for all."""
+    ours = Authority(live.home.folder)
+    key, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alpha")])
+    certificate = {
+        "self-signed": lambda: leaf(name, key, key, days=30),
+        "another CA": lambda: leaf(ours._certificate.subject, key, stranger, days=30),
+        "expired": lambda: leaf(ours._certificate.subject, key, ours._key, days=-1),
+    }[kind]()
+    with live.http(*write_leaf(tmp_path, key, certificate)) as client:
+        for route in [*ROLES, *OPEN]:
+            with pytest.raises(httpx.TransportError):
+                call(client, route)
+
+
+@guarded
+def test_a_certificate_of_the_ca_that_no_member_holds_is_refused(
+    live: LiveLink, tmp_path: Path, route: Route, parties: dict[str, Party]
+) -> None:
+    """Issued for a member's very name and role, but not the one that it enrolled with."""
+    pem, csr = new_tls_key("alpha")
+    certificate = Authority(live.home.folder).issue_client(
+        check_csr(csr), name="alpha", role="site", organisation="alpha-org"
+    )
+    (tmp_path / "leaf.key").write_bytes(pem)
+    (tmp_path / "leaf.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    with live.http(tmp_path / "leaf.pem", tmp_path / "leaf.key") as client:
+        assert error(call(client, route)) == (401, "link.not_enrolled")
+
+
+def test_the_server_s_own_certificate_opens_nothing(live: LiveLink) -> None:
+    folder = live.home.folder
+    with (
+        live.http(folder / "server.pem", folder / "server.key") as client,
+        pytest.raises(httpx.TransportError),
+    ):
+        client.get("/v1/roster")
+
+
+def test_older_tls_is_refused(live: LiveLink) -> None:
+    context = ssl.create_default_context(cafile=str(live.home.folder / "ca.pem"))
+    with httpx.Client(base_url=live.url, verify=context, trust_env=False) as client:
+        assert client.get("/v1/card").status_code == 200
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        httpx.Client(base_url=live.url, verify=context, trust_env=False) as client,
+        pytest.raises(httpx.ConnectError),
+    ):
+        client.get("/v1/card")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/", "/v1", "/v1/site/bodies/" + D])
+def test_there_is_nothing_else(live: LiveLink, path: str) -> None:
+    with live.http() as client:
+        assert client.get(path).status_code in (404, 405)
+
+
+# -- what is read ----------------------------------------------------------------------------------
+
+WITH_BODY = {
+    ("POST", "/v1/enrol"): MAX_ENROL_BYTES,
+    ("POST", "/v1/site/messages"): MAX_MESSAGE_BYTES,
+    ("PUT", "/v1/site/bodies/{digest}"): CHUNK_BYTES,
+    ("POST", "/v1/plan"): MAX_MESSAGE_BYTES,
+    ("POST", "/v1/runs"): MAX_MESSAGE_BYTES,
+    ("POST", "/v1/runs/{run}/stop"): MAX_MESSAGE_BYTES,
+}
+
+
+def test_every_route_that_reads_a_body_has_a_cap() -> None:
+    assert {route for route in OPEN | set(ROLES) if route[0] != "GET"} == set(WITH_BODY)
+
+
+@pytest.mark.parametrize("route", WITH_BODY, ids=lambda route: " ".join(route))
+def test_a_body_over_the_cap_is_refused_by_its_length(
+    live: LiveLink, parties: dict[str, Party], route: Route
+) -> None:
+    """Only the head is sent: the server answers without waiting for a byte of the body."""
+    folder = parties["ada" if ROLES.get(route) == {"person"} else "alpha"].credential.folder
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "tls.pem", folder / "tls.key")
+    query = "?run=run-1&offset=0&total=1" if "bodies" in route[1] else ""
+    head = (
+        f"{route[0]} {route[1].format_map(ARGUMENTS)}{query} HTTP/1.1\r\nHost: localhost\r\n"
+        f"X-Chunk-SHA256: {D}\r\nContent-Length: {WITH_BODY[route] + 1}\r\n\r\n"
+    )
+    port = httpx.URL(live.url).port
+    assert port is not None
+    answer = b""
+    with (
+        socket.create_connection(("127.0.0.1", port), 20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(head.encode())
+        while b"}}" not in answer and (part := tls.recv(65536)):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"link.too_large"' in answer
+
+
+def test_a_body_without_a_length_is_read_to_the_cap_and_no_further(live: LiveLink) -> None:
+    with live.http() as client:
+        parts = (b"x" * 8192 for _ in range(40))
+        assert error(client.post("/v1/enrol", content=parts)) == (413, "link.too_large")
+        assert error(client.post("/v1/enrol", content=b"x" * MAX_ENROL_BYTES)) == (409, "protocol.malformed")
+
+
+def test_an_endless_body_is_read_at_bounded_memory() -> None:
+    taken = 0
+
+    async def endless() -> Any:
+        nonlocal taken
+        while True:
+            taken += 65536
+            yield bytes(65536)
+
+    request: Any = SimpleNamespace(headers={}, stream=endless)
+    tracemalloc.start()
+    try:
+        with pytest.raises(LinkError, match="more than 4194304 bytes") as caught:
+            asyncio.run(read_body(request, CHUNK_BYTES))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == "link.too_large"
+    assert taken == CHUNK_BYTES + 65536
+    assert peak < CHUNK_BYTES + 2**20
+
+
+def test_a_request_that_is_malformed_is_answered_like_every_error(parties: dict[str, Party]) -> None:
+    alpha = parties["alpha"].http
+    assert error(alpha.put(f"/v1/site/bodies/{D}", content=b"x")) == (409, "protocol.malformed")
+    for offset in ("-1", "x", "9" * 30):
+        assert error(alpha.get(f"/v1/bodies/{D}", params={"offset": offset}))[0] in (404, 409)
+
+
+# -- what is said ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(live: LiveLink) -> Iterator[str]:
+    live.run(live.server.open_run("run-1"))
+    yield "run-1"
+    live.run(live.server.close_run("run-1"))
+
+
+def heartbeat(site: str, **changes: Any) -> Heartbeat:
+    return Heartbeat(**{"run": "run-1", "site": site, "round": 1, "step": 2, "steps": 6} | changes)
+
+
+def say(party: Party, content: bytes) -> httpx.Response:
+    return party.http.post("/v1/site/messages", content=content)
+
+
+def test_a_site_speaks_for_itself_alone(parties: dict[str, Party], live: LiveLink, run: str) -> None:
+    alpha, beta = parties["alpha"], parties["beta"]
+    assert say(alpha, wire(sign(alpha.identity, heartbeat("alpha")))).status_code == 204
+    assert live.run(live.server.pulses(run)) == {"alpha": (1, 2, 6)}
+    signed = sign(alpha.identity, heartbeat("alpha", step=5))
+    for bad in (
+        sign(beta.identity, heartbeat("alpha")),  # another's signature
+        sign(alpha.identity, heartbeat("beta")),  # about another
+        sign(beta.identity, heartbeat("beta")),  # another's, relayed
+        signed.model_copy(update={"signer": "beta"}),
+        signed.model_copy(update={"payload": {**signed.payload, "step": 6}}),
+        sign(alpha.identity, Admit(run=run, document={}, digest=D)),  # the coordinator's to say
+        sign(alpha.identity, StopRequest(run=run)),  # a person's to say
+    ):
+        assert error(say(alpha, wire(bad))) == (409, "protocol.signature")
+    assert live.run(live.server.pulses(run)) == {"alpha": (1, 2, 6)}
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"payload":{}}'])
+def test_what_is_not_a_message_is_refused(parties: dict[str, Party], run: str, content: bytes) -> None:
+    assert error(say(parties["alpha"], content)) == (409, "protocol.malformed")
+
+
+def test_a_message_for_a_run_that_is_over_is_refused(parties: dict[str, Party]) -> None:
+    alpha = parties["alpha"]
+    assert error(say(alpha, wire(sign(alpha.identity, heartbeat("alpha"))))) == (409, "protocol.replay")
+
+
+def test_what_was_said_may_be_repeated_and_not_changed(
+    parties: dict[str, Party], live: LiveLink, run: str
+) -> None:
+    alpha = parties["alpha"]
+    said = Contribution(run=run, site="alpha", round=1, slot=0, manifest=D, body=D, body_bytes=9)
+    first = wire(sign(alpha.identity, said))
+    assert [say(alpha, first).status_code for _ in range(3)] == [204, 204, 204]
+    other = wire(sign(alpha.identity, said.model_copy(update={"body": "e" * 64})))
+    assert error(say(alpha, other)) == (409, "protocol.replay")
+    kept = live.run(live.server.collect(run, "contribution", ["alpha"], 1, 5.0, True))
+    assert kept["alpha"].payload["body"] == D
+
+
+def test_messages_reach_the_site_that_they_are_for(parties: dict[str, Party], live: LiveLink) -> None:
+    signed = [sign(live.identity, StopRequest(run=f"run-{index}")) for index in range(3)]
+    live.run(live.server.send([("alpha", message) for message in signed]))
+    with_alpha = parties["alpha"].http.get("/v1/site/messages").json()
+    assert [item["signed"] for item in with_alpha["messages"]] == [
+        message.model_dump(mode="json") for message in signed
+    ]
+    last = with_alpha["messages"][-1]["seq"]
+    boot = with_alpha["boot"]
+    assert parties["beta"].http.get("/v1/site/messages").json()["messages"] == []
+
+    def after(seq: int, boot: str = boot) -> int:
+        answer = parties["alpha"].http.get("/v1/site/messages", params={"boot": boot, "after": seq})
+        return len(answer.json()["messages"])
+
+    assert after(last - 1) == 1
+    assert after(last) == 0
+    assert after(0) == 0  # acknowledged, so gone
+
+
+def test_a_person_s_request_reaches_the_controller_as_itself(
+    parties: dict[str, Party], live: LiveLink
+) -> None:
+    ada = parties["ada"]
+    request = RunRequest(document={"computation": "ping"}, digest=D, nonce="0" * 32)
+    live.asked.clear()
+    signed = wire(sign(ada.identity, request))
+    for path in ("/v1/plan", "/v1/runs"):
+        assert ada.http.post(path, content=signed).json() == {"answered": True}
+    for path in ("/v1/runs", "/v1/runs/run-1", "/v1/runs/run-1/log?after=7"):
+        assert ada.http.get(path).status_code == 200
+    stop = wire(sign(ada.identity, StopRequest(run="run-1")))
+    assert ada.http.post("/v1/runs/run-1/stop", content=stop).json() == {"answered": True}
+    assert live.asked == [
+        ("plan", request),
+        ("create", request, "ada"),
+        ("runs",),
+        ("show", "run-1"),
+        ("log", "run-1", 7),
+        ("stop", "run-1", "ada"),
+    ]
+
+
+def test_a_request_that_is_not_the_person_s_own_is_refused(parties: dict[str, Party], live: LiveLink) -> None:
+    ada, alpha = parties["ada"], parties["alpha"]
+    live.asked.clear()
+    request = RunRequest(document={"computation": "ping"}, digest=D, nonce="0" * 32)
+    stop = StopRequest(run="run-1")
+    for path, message, code in (
+        ("/v1/runs", sign(alpha.identity, request), "protocol.signature"),
+        ("/v1/runs", sign(ada.identity, stop), "protocol.malformed"),
+        ("/v1/plan", sign(ada.identity, heartbeat("ada")), "protocol.malformed"),
+        ("/v1/runs/run-2/stop", sign(ada.identity, stop), "protocol.malformed"),
+        ("/v1/runs/run-1/stop", sign(ada.identity, request), "protocol.malformed"),
+    ):
+        assert error(ada.http.post(path, content=wire(message))) == (409, code)
+    assert live.asked == []
+
+
+def test_large_statements_fit(parties: dict[str, Party], live: LiveLink, run: str) -> None:
+    """An advert with the most slots, and the most bundles of them that one site sends."""
+    alpha = parties["alpha"]
+    advert = Advert(
+        run=run, epoch=1, site="alpha", document=D, x25519=D, mlkem768="0" * 2368, slots=[D] * 4096
+    )
+    assert say(alpha, wire(sign(alpha.identity, advert))).status_code == 204
+    bundle = sign(alpha.identity, heartbeat("alpha"))
+    bundle = bundle.model_copy(update={"payload": {"sealed": "0" * (2 * (32 * 4096 + 16))}})
+    bundles = Bundles(run=run, site="alpha", statements=[bundle] * 63)
+    assert say(alpha, wire(sign(alpha.identity, bundles))).status_code == 204
+
+
+# -- the open routes -------------------------------------------------------------------------------
+
+
+def test_the_card_is_signed_by_the_coordinator(live: LiveLink) -> None:
+    from plasmid.site.enrol import fetch_card
+
+    card = fetch_card(live.url)
+    assert card.key == live.identity.public
+    assert card.ca == (live.home.folder / "ca.pem").read_text()
+
+
+def test_the_roster_names_the_sites_and_no_person(parties: dict[str, Party]) -> None:
+    sites = parties["ada"].http.get("/v1/roster").json()["sites"]
+    assert sites == [
+        {"name": name, "organisation": f"{name}-org", "key": parties[name].identity.public}
+        for name in ("alpha", "beta")
+    ]
+
+
+def test_no_answer_names_the_software(live: LiveLink) -> None:
+    with live.http() as client:
+        headers = client.get("/v1/card").headers
+    assert "server" not in headers
+
+
+def test_a_received_body_is_served_to_nobody(parties: dict[str, Party], live: LiveLink, run: str) -> None:
+    body = b"masked words"
+    digest = sha256_hex(body)
+    live.run(live.server.expect(run, len(body)))
+    params = {"run": run, "offset": 0, "total": len(body)}
+    answer = parties["alpha"].http.put(
+        f"/v1/site/bodies/{digest}", params=params, headers={"X-Chunk-SHA256": digest}, content=body
+    )
+    assert answer.json() == {"have": len(body)}
+    for name in ("alpha", "beta", "ada"):
+        assert error(parties[name].http.get(f"/v1/bodies/{digest}")) == (404, "link.no_body")
+
+
+@pytest.mark.parametrize("digest", ["..%2f..%2fidentity.key", "%2e%2e", "A" * 64, "0" * 63, "0" * 65])
+def test_no_path_is_made_from_a_digest_that_is_none(parties: dict[str, Party], digest: str) -> None:
+    response = parties["ada"].http.get(f"/v1/bodies/{digest}")
+    assert response.status_code in (404, 409)
+    assert "PRIVATE" not in response.text
+    if re.fullmatch(r"[0-9A]{63,65}", digest):
+        assert error(response) == (409, "protocol.malformed")
+
+
+def test_errors_are_json_and_short(live: LiveLink) -> None:
+    with live.http() as client:
+        text = client.get("/v1/roster").text
+    assert json.loads(text)["error"]["code"] == "link.not_enrolled"
+    assert len(text) < 300

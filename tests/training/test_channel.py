@@ -1,0 +1,116 @@
+"""The channel between gateway and worker: whole frames, caps before memory, and an end that is seen."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from plasmid.core.errors import ProtocolError
+from plasmid.protocol.body import MAX_BODY_BYTES
+from plasmid.training.channel import _LENGTHS, MAX_HEADER_BYTES, Channel, ChannelClosed
+
+
+@pytest.fixture
+def raw() -> Iterator[tuple[socket.socket, Channel]]:
+    one, two = socket.socketpair()
+    yield one, Channel(two)
+    one.close()
+    two.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    one, two = (Channel(end) for end in socket.socketpair())
+    yield one, two
+    one.close()
+    two.close()
+
+
+def in_thread(work: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("body", [b"", b"x", bytes(range(256)) * 20_000])
+def test_a_frame_comes_out_as_it_went_in(ends: tuple[Channel, Channel], body: bytes) -> None:
+    header = {"type": "compute", "seed": 2**62, "text": "é\n", "none": None}
+    sender = in_thread(lambda: ends[0].send(header, body))
+    assert ends[1].receive() == (header, body)
+    sender.join()
+
+
+def test_frames_of_many_threads_stay_whole(ends: tuple[Channel, Channel]) -> None:
+    def send(name: int) -> None:
+        for number in range(30):
+            ends[0].send({"name": name, "number": number}, bytes([name]) * 10_000)
+
+    threads = [in_thread(lambda name=name: send(name)) for name in range(4)]
+    found: dict[int, list[int]] = {name: [] for name in range(4)}
+    for _ in range(120):
+        header, body = ends[1].receive()
+        assert body == bytes([header["name"]]) * 10_000
+        found[header["name"]].append(header["number"])
+    assert found == {name: list(range(30)) for name in range(4)}
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("header", "body"), [(MAX_HEADER_BYTES + 1, 0), (2**32 - 1, 0), (2, MAX_BODY_BYTES + 1), (2, 2**64 - 1)]
+)
+def test_a_frame_over_the_caps_is_refused_before_it_is_read(
+    raw: tuple[socket.socket, Channel], header: int, body: int
+) -> None:
+    raw[0].sendall(_LENGTHS.pack(header, body))
+    with pytest.raises(ProtocolError, match="too large") as caught:
+        raw[1].receive()
+    assert caught.value.code == "protocol.frame"
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0", _LENGTHS.pack(2, 5), _LENGTHS.pack(2, 5) + b"{}abc"])
+def test_the_end_of_the_other_side_is_seen_within_a_frame(
+    raw: tuple[socket.socket, Channel], sent: bytes
+) -> None:
+    raw[0].sendall(sent)
+    raw[0].close()
+    with pytest.raises(ChannelClosed):
+        raw[1].receive()
+
+
+def test_a_frame_that_is_not_json_is_refused(raw: tuple[socket.socket, Channel]) -> None:
+    raw[0].sendall(_LENGTHS.pack(3, 0) + b"{x}")
+    with pytest.raises(json.JSONDecodeError):
+        raw[1].receive()
+
+
+def test_a_header_that_is_not_json_is_not_sent(ends: tuple[Channel, Channel]) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ends[0].send({"value": float("nan")})
+    ends[0].send({"after": 1})
+    assert ends[1].receive() == ({"after": 1}, b"")
+
+
+def test_closing_wakes_whoever_waits(ends: tuple[Channel, Channel]) -> None:
+    seen = []
+
+    def wait(end: Channel) -> None:
+        try:
+            end.receive()
+        except ChannelClosed:
+            seen.append(1)
+
+    threads = [in_thread(lambda end=end: wait(end)) for end in ends]
+    ends[0].close()
+    for thread in threads:
+        thread.join(10)
+    assert seen == [1, 1]
+    for end in ends:
+        with pytest.raises(ChannelClosed):
+            end.send({}, b"x" * 10_000_000)
+    ends[0].close()  # again

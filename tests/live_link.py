@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from plasmid.controller.coordinator import CoordinatorHome
-from plasmid.controller.database import sqlite_url
 from plasmid.link import server
+from plasmid.link.engine import sqlite_url
 from plasmid.link.registry import Registry
 from plasmid.link.server import LinkServer
 from plasmid.protocol.identity import Identity, fingerprint

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
-from plasmid.controller.database import Runs, open_engine, sqlite_url
+from plasmid.controller.database import Runs
 from plasmid.controller.states import RunState
 from plasmid.core.errors import RunFailed
+from plasmid.link.engine import open_engine, sqlite_url
 
 DOCUMENT = {"computation": "ping", "length": 4, "name": "tiny"}
 D = "d" * 64
@@ -198,7 +198,4 @@ def test_two_connections_write_at_once(runs: Runs, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(runs.log("run-1")) == 41
-    with other.connect() as connection:
-        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
     other.dispose()

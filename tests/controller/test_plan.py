@@ -93,6 +93,13 @@ def test_a_document_that_is_none_is_refused(document: dict[str, Any]) -> None:
         prepare(document, "0" * 64)
 
 
+def test_a_masked_run_has_no_more_rounds_than_an_epoch_has_slots() -> None:
+    assert job(rounds=4096).plan(3)["rounds"] == 4096
+    with pytest.raises(RecipeError, match="4097 rounds") as caught:
+        job(rounds=4097)
+    assert caught.value.code == "recipe.too_many_rounds"
+
+
 def test_a_roster_that_is_enough() -> None:
     assert check_roster(job(), ["a", "b", "c"], {}, 1) is None
     assert check_roster(job(privacy={"protect": "none"}), ["a", "b", "c"], {}, 2) is None

@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_nothing_after_five_seconds(home: Home) -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=15)
     assert process.returncode == 130
-    assert json.loads(out.splitlines()[-1])["error"]["code"] == "run.interrupted"
+    assert json.loads(out.splitlines()[-1])["error"]["code"] == "usage.interrupted"
     home.wait_until_gone(5.0)
     assert _adapters(home) == before
 

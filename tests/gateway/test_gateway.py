@@ -130,6 +130,9 @@ def test_without_masks_the_words_are_the_plain_ones(tmp_path: Path) -> None:
     assert federation.words(answer, manifest).tolist() == [scale // 2] * 6 + [0] * 4
     with refusal("protocol.ready"):
         federation.gateways["alpha"].relay(federation.relay("advert", []))
+    # in the clear too, a run that was begun is not begun again after a restart
+    federation.restart("alpha")
+    assert federation.admit("alpha").code == "protocol.epoch_used"
 
 
 # -- a round is answered once ----------------------------------------------------------------------
@@ -206,10 +209,20 @@ def test_after_a_restart_the_run_is_unknown_and_its_epoch_is_used(federation: Fe
     gateway = federation.restart("alpha")
     with refusal("run.unknown"):
         gateway.contribute(manifest, never)
-    assert federation.admit("alpha").accepted
+    answer = federation.admit("alpha")
+    assert (answer.accepted, answer.code) == (False, "protocol.epoch_used")
+    for epoch in (1, 2):
+        with refusal("run.unknown"):
+            gateway.begin_epoch(federation.epoch(epoch=epoch))
+
+
+def test_an_epoch_on_disk_is_not_begun_again(tmp_path: Path) -> None:
+    """The file decides, not what this process remembers."""
+    federation = Federation(tmp_path)
+    federation.admit_all()
+    federation.home("alpha").claim_epoch("run-1", 1)
     with refusal("protocol.epoch_used"):
-        gateway.begin_epoch(federation.epoch())
-    assert gateway.begin_epoch(federation.epoch(epoch=2)) is not None
+        federation.gateways["alpha"].begin_epoch(federation.epoch())
 
 
 def test_a_run_that_ended_is_forgotten(federation: Federation) -> None:
@@ -638,7 +651,9 @@ def test_a_document_that_the_policy_does_not_name_is_refused(tmp_path: Path) -> 
     refused(federation, "policy.invalid")
 
 
-def test_a_policy_that_changed_holds_from_the_next_decision_on(federation: Federation) -> None:
+def test_a_policy_that_changed_holds_from_the_next_decision_on(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    assert federation.admit("alpha").accepted
     federation.allow("alpha", [])
     assert federation.admit("alpha").code == "policy.digest_not_allowed"
 

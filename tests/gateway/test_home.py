@@ -27,7 +27,7 @@ def test_a_folder_without_a_site_is_no_site(tmp_path: Path) -> None:
 
 
 def test_the_settings_come_back(home: SiteHome) -> None:
-    assert home.config() == SiteConfig(name="alpha", organisation="A", data="data", coordinator="")
+    assert home.config() == SiteConfig(name="alpha", organisation="A", data="data")
 
 
 def test_the_view_is_the_only_file_or_the_one_that_is_named_like_the_recipe(home: SiteHome) -> None:
@@ -68,6 +68,7 @@ def test_epochs_only_rise_and_survive_a_restart(home: SiteHome) -> None:
     refused(2)
     refused(3)
     home.claim_epoch("run-2", 1)
+    assert [home.last_epoch(run) for run in ("run-1", "run-2", "run-3")] == [3, 1, 0]
     assert json.loads((home.folder / "epochs.json").read_text()) == {"run-1": 3, "run-2": 1}
 
 

@@ -9,6 +9,7 @@
     ├── ProtocolError     a message, signature or vector breaks the protocol        protocol.*
     ├── LinkError         the other end cannot be reached, or refuses               link.*
     ├── RunFailed         a run ended without a result                              run.*
+    ├── SiteFailed        a site's own process failed                               site.*
     └── StorageError      the state folder cannot be read or written                storage.*
 
 Rules
@@ -104,6 +105,12 @@ class RunFailed(PlasmidError):
     family = "run"
 
 
+class SiteFailed(PlasmidError):
+    """A site's own process failed."""
+
+    family = "site"
+
+
 class StorageError(PlasmidError):
     """The state folder cannot be read or written."""
 
@@ -121,6 +128,7 @@ _FAMILIES: dict[str, type[PlasmidError]] = {
         ProtocolError,
         LinkError,
         RunFailed,
+        SiteFailed,
         StorageError,
     )
 }

@@ -88,7 +88,10 @@ def reply(form: Format) -> Iterator[Reply]:
     except PlasmidError as problem:
         error, status = problem, 1
     except KeyboardInterrupt:
-        error, status = PlasmidError("run.interrupted", "Interrupted.", "Nothing half-written was kept."), 130
+        error, status = (
+            PlasmidError("usage.interrupted", "Interrupted.", "Nothing half-written was kept."),
+            130,
+        )
     except ModuleNotFoundError as problem:
         if (problem.name or "plasmid").startswith("plasmid"):
             raise

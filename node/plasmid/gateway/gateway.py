@@ -131,6 +131,10 @@ class Gateway:
         return Admission(run=run, site=self.site, accepted=False, code=code, sentence=sentence)
 
     def _admit(self, request: Ask | Admit) -> AdmittedRun:
+        if isinstance(request, Admit) and self.home.last_epoch(request.run):
+            raise ProtocolError(
+                "protocol.epoch_used", f"{request.run} was admitted here before; its rounds may be answered."
+            )
         digest = recipe_digest(request.document, str(request.document.get("computation")))
         if digest != request.digest:
             raise ProtocolError(
@@ -182,7 +186,6 @@ class Gateway:
         epoch = None
         if admitted.masked:
             check_colluders(len(roster), request.c, self._least_colluders(admitted, roster))
-            self.home.claim_epoch(request.run, request.epoch)
             epoch = SiteEpoch(
                 run=request.run,
                 epoch=request.epoch,
@@ -190,6 +193,7 @@ class Gateway:
                 document=admitted.digest,
                 slots=request.slots,
             )
+        self.home.claim_epoch(request.run, request.epoch)
         self.journal.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
         admitted.roster, admitted.plan, admitted.c, admitted.epoch = roster, plan, request.c, epoch
         return sign(self.identity, epoch.advert) if epoch else None

@@ -1,6 +1,6 @@
 """A site's own folder: its keys, its data, its policy, what it knows of others.
 
-site.yaml      name, organisation, coordinator URL        policy.yaml   what may run (absent: nothing)
+site.yaml      name, organisation, data                  policy.yaml   what may run (absent: nothing)
 identity.key   signs messages (mode 0600)                  peers.yaml    confirmed identities
 tls.key, tls.pem, ca.pem   the outer belt                  journal.jsonl one line per decision
 data/          one CSV, or <recipe name>.csv per recipe    epochs.json   last key epoch per run
@@ -33,7 +33,6 @@ class SiteConfig(BaseModel):
     name: SiteName
     organisation: str
     data: str = "data"
-    coordinator: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,11 @@ class SiteHome:
                 "Put one CSV there, or name it after the recipe.",
             )
         return found[0]
+
+    def last_epoch(self, run: str) -> int:
+        """Return the last epoch of *run* that this site took part in, 0 if none."""
+        path = self.folder / "epochs.json"
+        return int(json.loads(path.read_bytes()).get(run, 0)) if path.exists() else 0
 
     def claim_epoch(self, run: str, epoch: int) -> None:
         """Record that this site takes part in *epoch* of *run*, before anything about it leaves.

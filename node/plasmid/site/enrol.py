@@ -53,6 +53,16 @@ class Credential:
         name = json.loads((self.folder / "coordinator.json").read_bytes())["name"]
         return Identity.from_pem(name, (self.folder / "identity.key").read_bytes())
 
+    def move(self, url: str) -> None:
+        """Dial the coordinator at *url* from now on; its pinned identity and CA stay."""
+        _, key = self.coordinator()
+        self.remember(url, key, self.identity().name)
+
+    def remember(self, url: str, key: str, name: str) -> None:
+        """Write where the coordinator is, its pinned identity key, and the own name."""
+        known = {"url": url.rstrip("/"), "key": key, "name": name}
+        write_atomic(self.folder / "coordinator.json", json.dumps(known).encode())
+
     def connect(self, *, url: str | None = None, patience_s: float = 30.0) -> LinkClient:
         """Return a client of the coordinator; *url* overrides the address it was enrolled at."""
         known, _ = self.coordinator()
@@ -71,6 +81,7 @@ def new_identity(folder: Path, name: str) -> Identity:
     if path.exists():
         raise UsageError("usage.exists", f"{folder} already holds an identity.", "Choose another folder.")
     identity = Identity.generate(name)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(path, identity.to_pem(), mode=0o600)
     return identity
 
@@ -144,9 +155,7 @@ def enrol(
         raise answered_error(response)
     write_atomic(folder / "tls.key", tls_key, mode=0o600)
     write_atomic(folder / "tls.pem", response.json()["certificate"].encode())
-    write_atomic(
-        folder / "coordinator.json", json.dumps({"url": url, "key": card.key, "name": identity.name}).encode()
-    )
+    Credential(folder).remember(url, card.key, identity.name)
 
 
 def fetch_roster(link: LinkClient) -> tuple[list[RosterEntry], list[str]]:

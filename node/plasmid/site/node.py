@@ -146,9 +146,7 @@ class Node:
     def __init__(self, home: SiteHome, *, launcher: Launcher | None = None) -> None:
         self.gateway = Gateway(home)
         self.launcher = launcher or LocalLauncher()
-        credential = Credential(home.folder)
-        url = home.config().coordinator or None
-        self.link = credential.connect(url=url)
+        self.link = Credential(home.folder).connect()
         self._runs: dict[str, _Run] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()

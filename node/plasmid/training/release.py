@@ -142,7 +142,7 @@ def read_for(adapter: Adapter, path: Path, *, labels: bool) -> Table:
     return read_table(path, Contract(columns, tuple(about.head.labels)), labels=labels)
 
 
-def predict_file(folder: Path, data: Path) -> Scores:
+def predict_file(folder: Path | str, data: Path | str) -> Scores:
     """Return the scores of the adapter in *folder* for the rows of the CSV file *data*.
 
     Raises
@@ -150,12 +150,12 @@ def predict_file(folder: Path, data: Path) -> Scores:
     ModelError, DataError
         As :func:`plasmid.models.predict.predict` and :func:`read_for`.
     """
-    adapter = read_adapter(folder)
-    table = read_for(adapter, data, labels=False)
+    adapter = read_adapter(Path(folder))
+    table = read_for(adapter, Path(data), labels=False)
     return Scores(tuple(adapter.about.head.labels), predict(adapter, table.columns), table.notices)
 
 
-def evaluate_file(folder: Path, data: Path) -> Evaluation:
+def evaluate_file(folder: Path | str, data: Path | str) -> Evaluation:
     """Return the metric of the adapter in *folder* on the labelled CSV file *data*.
 
     Raises
@@ -163,8 +163,8 @@ def evaluate_file(folder: Path, data: Path) -> Evaluation:
     ModelError, DataError
         As :func:`predict_file`; ``data.one_class``: an AUC of rows that all have one label.
     """
-    adapter = read_adapter(folder)
-    table = read_for(adapter, data, labels=True)
+    adapter = read_adapter(Path(folder))
+    table = read_for(adapter, Path(data), labels=True)
     truth = label_indices(adapter.about.head.labels, table.columns[adapter.about.label])
     value = score(adapter.about.metric, predict(adapter, table.columns), truth)
     return Evaluation(adapter.about.metric, value, table.rows, table.notices)

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from plasmid.core.errors import RunFailed, from_dict
+from plasmid.core.errors import SiteFailed, from_dict
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import Body, pack, unpack
@@ -81,7 +81,7 @@ class WorkerSession:
             progress(int(header["step"]), int(header["steps"]))
 
 
-def _died() -> RunFailed:
-    return RunFailed(
+def _died() -> SiteFailed:
+    return SiteFailed(
         "site.worker_died", "The worker ended unexpectedly.", "See worker.log in the site's folder."
     )

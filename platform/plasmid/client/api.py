@@ -128,6 +128,8 @@ class Run:
         The honest table, as far as it has been measured.
     adapter
         The adapter's folder, once :meth:`save_adapter` has written it.
+    rehearsal
+        Whether one owner held all sites' data and keys (an embedded run); card and provenance say so.
     """
 
     def __init__(self, coordinator: Coordinator, run: str, document: dict[str, Any]) -> None:
@@ -135,6 +137,7 @@ class Run:
         self.id = run
         self.document = document
         self.adapter: Path | None = None
+        self.rehearsal = False
         self.table = Table(metric=document.get("task", {}).get("metric", ""))
         self._final: dict[str, Any] | None = None
         self._state: bytes | None = None
@@ -220,10 +223,11 @@ class Run:
             base,
             state,
             results=dict(self.table.rows()),
-            privacy=privacy_statement(result),
+            privacy=privacy_statement(result, rehearsal=self.rehearsal),
             provenance={
                 "schema": "plasmid.provenance/1",
                 "run": self.id,
+                "rehearsal": self.rehearsal,
                 "recipe": {"name": recipe.name, "digest": shown["digest"]},
                 "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
                 "rounds": shown["rounds_done"],
@@ -245,9 +249,14 @@ class Run:
         return folder
 
 
-def privacy_statement(result: Mapping[str, Any]) -> str:
+def privacy_statement(result: Mapping[str, Any], *, rehearsal: bool) -> str:
     """Return what may be claimed of a run's privacy, computed from what was done."""
     n, c = result["n"], result["c"]
+    if rehearsal:
+        return (
+            f"None: this run was a rehearsal, in which one owner held the data and keys of all {n} sites. "
+            f"It went through the same steps as a federation's ({result['protocol']})."
+        )
     if result["protocol"] == "none":
         return (
             f"Contributions of {n} sites reached the coordinator unmasked, each clipped to its bound. "

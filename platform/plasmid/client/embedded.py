@@ -130,7 +130,7 @@ class Embedded:
         child = self._spawn("coordinator", [*command, "--format", "json"], {})
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            url = self._home.endpoint()
+            url = self._home.endpoint(child.pid)  # not that of another run in this home
             if url is not None:
                 return url
             if child.poll() is not None:
@@ -158,10 +158,8 @@ class Embedded:
             shutil.rmtree(site.folder, ignore_errors=True)
             init_site(site, name=name, organisation=name, data=self._tables[name])
             self._enrol(site.folder, url, role="site", organisation=name, identity=site.identity())
-        config = site.config()
-        site.write_config(
-            config.model_copy(update={"data": str(self._tables[name].absolute()), "coordinator": url})
-        )
+        credential.move(url)
+        site.write_config(site.config().model_copy(update={"data": str(self._tables[name].absolute())}))
         site.policy.unlink(missing_ok=True)
         if name in self._policies:
             write_atomic(site.policy, self._policies[name].read_bytes())

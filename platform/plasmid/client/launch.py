@@ -14,7 +14,7 @@ from plasmid.cli.output import Reply
 from plasmid.client.api import Coordinator, Run
 from plasmid.client.embedded import Embedded
 from plasmid.client.progress import RunProgress
-from plasmid.core.errors import DataError, PlasmidError, UsageError
+from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
 from plasmid.data.csv import read_table
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
@@ -70,6 +70,8 @@ def plan_and_run(
 
     Raises
     ------
+    RecipeError
+        ``recipe.too_few_sites``: fewer sites than ``min_sites`` would admit the document.
     UsageError
         ``usage.not_confirmed``.
     RunFailed
@@ -86,11 +88,24 @@ def plan_and_run(
         "rounds": plan["rounds"],
         "sites": sorted(plan["sites"]),
     }
+    accepting = [site for site, said in plan["sites"].items() if said["accepted"]]
+    if len(accepting) < plan["min_sites"]:
+        why = [
+            f"\n  {site}: {said['sentence']} [{said['code']}]"
+            for site, said in plan["sites"].items()
+            if not said["accepted"]
+        ]
+        raise RecipeError(
+            "recipe.too_few_sites",
+            f"{len(accepting)} sites accept, federation.min_sites is {plan['min_sites']}.{''.join(why)}",
+            "Settle what the sites object to, or invite more of them.",
+        )
     _confirm(yes)
     digest = recipe_digest(document, str(document["computation"]))
     if embedded:
         embedded.allow(digest, protect=plan["protect"])
     run = coordinator.start(document, sites=embedded.sites if embedded else invited)
+    run.rehearsal = embedded is not None
     answer.data["run_id"] = run.id
     with RunProgress() as progress:
 

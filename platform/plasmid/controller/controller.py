@@ -15,12 +15,13 @@ from typing import Any
 import ray
 from sqlalchemy import Engine
 
-from plasmid.controller.database import Runs, open_engine
+from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, check_roster, colluders, prepare
 from plasmid.controller.run import RunActor
 from plasmid.controller.states import RunState
 from plasmid.core.errors import LinkError, PlasmidError
 from plasmid.link.actors import log_to, start_actor
+from plasmid.link.engine import open_engine
 from plasmid.link.registry import Registry
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Ask, RunRequest, sign
@@ -73,7 +74,7 @@ class Controller:
             "sites": answers,
             "n": len(accepting),
             "c": colluders(
-                {site: organisations[site] for site in accepting},
+                {site: organisations[site] for site in invited},
                 job.document.federation.colluding_organisations,
             ),
         }
@@ -95,7 +96,8 @@ class Controller:
             invited=invited,
             rounds=job.document.rounds,
         )
-        if run not in self._actors:
+        await self._link.open_run.remote(run)
+        if run not in self._actors and not RunState(self._runs.show(run)["state"]).final:
             actor = start_actor(
                 RunActor, f"run-{run}", run, str(self._home), self._database_url, self._link, organisations
             )

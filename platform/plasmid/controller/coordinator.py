@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasmid.controller.database import open_engine, sqlite_url
 from plasmid.core.errors import StorageError, UsageError
 from plasmid.core.files import write_atomic
 from plasmid.link.authority import Authority
+from plasmid.link.engine import open_engine, sqlite_url
 from plasmid.link.registry import Registry
 from plasmid.protocol.identity import Identity
 
@@ -56,6 +56,7 @@ class CoordinatorHome:
             raise UsageError(
                 "usage.exists", f"{self.folder} already holds a coordinator.", "Choose another folder."
             )
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         Authority.create(self.folder).issue_server(self.folder, hosts)
         identity = Identity.generate("coordinator")
         write_atomic(self.folder / "identity.key", identity.to_pem(), mode=0o600)
@@ -65,14 +66,18 @@ class CoordinatorHome:
         """Return the registry of members."""
         return Registry(open_engine(self.database_url))
 
-    def endpoint(self) -> str | None:
-        """Return the URL of the coordinator that is running from this folder, None if none is."""
+    def endpoint(self, process: int | None = None) -> str | None:
+        """Return the URL of the coordinator that is running from this folder, None if none is.
+
+        With *process*, only if the coordinator is that process.
+        """
         if not self.exists or not self.locked():
             return None
         try:
-            return str(json.loads((self.folder / "endpoint.json").read_bytes())["url"])
-        except (OSError, ValueError, KeyError):
+            known = json.loads((self.folder / "endpoint.json").read_bytes())
+        except (OSError, ValueError):
             return None
+        return str(known["url"]) if process in (None, known["process"]) else None
 
     def locked(self) -> bool:
         """Whether a coordinator process holds this folder."""
@@ -156,7 +161,8 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
             ray.get(controller.ready.remote())
             bound = ray.get(link.start.remote(host, port))
             url = f"https://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{bound}"  # noqa: S104 - compared
-            write_atomic(home.folder / "endpoint.json", json.dumps({"url": url}).encode())
+            endpoint = {"url": url, "process": os.getpid()}
+            write_atomic(home.folder / "endpoint.json", json.dumps(endpoint).encode())
             yield url
         finally:
             (home.folder / "endpoint.json").unlink(missing_ok=True)

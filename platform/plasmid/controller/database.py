@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, ForeignKey, String, Text, create_engine, event, select
+from sqlalchemy import Engine, ForeignKey, String, Text, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from plasmid.controller.states import FINAL, RunState, may_follow
@@ -69,25 +68,6 @@ class _Line(_Base):
     run: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
     time: Mapped[datetime]
     text: Mapped[str] = mapped_column(Text)
-
-
-def open_engine(url: str) -> Engine:
-    """Return an engine; SQLite gets a write-ahead log and waits for locks instead of failing."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _settings(connection: Any, _: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA busy_timeout=10000")
-            connection.execute("PRAGMA foreign_keys=ON")
-
-    return engine
-
-
-def sqlite_url(folder: Path) -> str:
-    """Return the URL of the embedded database in *folder*."""
-    return f"sqlite:///{folder / 'state.db'}"
 
 
 class Runs:

@@ -12,6 +12,7 @@ from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import TAIL, Encoding, plan_encoding
+from plasmid.privacy.secure_aggregation import MAX_SLOTS
 from plasmid.protocol.body import body_bytes
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
@@ -80,6 +81,12 @@ def prepare(document: dict[str, Any], digest: str) -> Job:
             "Use the same release of the computation at both ends.",
         )
     parsed: Any = parse_document(document)
+    if parsed.privacy.protect == "masked" and parsed.rounds > MAX_SLOTS:
+        raise RecipeError(
+            "recipe.too_many_rounds",
+            f"{parsed.rounds} rounds; a key epoch has slots for {MAX_SLOTS}.",
+            "Make fewer rounds of more steps.",
+        )
     server = getattr(parsed.federation, "server", None)
     if server is not None:
         build_strategy(server.strategy, server.options)

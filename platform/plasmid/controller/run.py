@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.controller.context import RunContext
-from plasmid.controller.database import Runs, open_engine
+from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, check_roster, colluders, prepare
 from plasmid.controller.rounds import EPOCH, Rounds
 from plasmid.controller.states import RunState
@@ -29,6 +29,7 @@ from plasmid.core.errors import PlasmidError
 from plasmid.core.files import storage_error
 from plasmid.link.actors import log_to
 from plasmid.link.bodies import Bodies
+from plasmid.link.engine import open_engine
 from plasmid.privacy.secure_aggregation import PROTOCOL
 from plasmid.protocol.body import pack
 from plasmid.protocol.identity import Identity
@@ -84,7 +85,6 @@ class RunActor:
         runs, run = self._context.runs, self._context.run
         document, digest, invited = runs.document(run)
         job = prepare(document, digest)
-        ray.get(self._context.link.open_run.remote(run))
         runs.move(run, RunState.ADMITTING, text=f"asking {len(invited)} sites")
         roster, c = self._admit(job, document, invited)
         runs.move(run, RunState.SETTING_UP, text=f"{len(roster)} sites, c = {c}")
@@ -98,9 +98,14 @@ class RunActor:
         """Return the sites that take part, in order, and the plan's c."""
         context = self._context
         request = Admit(run=context.run, document=document, digest=job.digest)
-        context.send((site, request) for site in invited)
-        answers = context.collect("admission", invited, timeout_s=ADMISSION_TIMEOUT_S, watch=False)
-        refused = {site: "it did not answer" for site in invited if site not in answers}
+        online = [site for site in ray.get(context.link.online.remote()) if site in invited]
+        context.send((site, request) for site in online)
+        answers = context.collect("admission", online, timeout_s=ADMISSION_TIMEOUT_S, watch=False)
+        refused = {
+            site: "it did not answer" if site in online else "it is not connected"
+            for site in invited
+            if site not in answers
+        }
         for site, signed in answers.items():
             said = signed.payload
             accepted, code, sentence = said["accepted"], said["code"], said["sentence"]

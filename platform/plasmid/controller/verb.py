@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
+from plasmid.privacy.secure_aggregation import SiteName
 from plasmid.protocol.identity import fingerprint
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The coordinator's folder; default PLASMID_HOME/coordinator")
 ]
@@ -58,8 +61,9 @@ def start(
     with reply(format) as answer:
         from plasmid.controller.coordinator import running
 
-        ended = end_event(until_stdin_closes=until_stdin_closes)
         with running(_coordinator(home), host=host, port=port) as url:
+            # Ray has set its own handler of SIGTERM by now.
+            ended = end_event(until_stdin_closes=until_stdin_closes)
             answer.note(f"coordinator is up at {url} (Ctrl-C ends it)")
             ended.wait()
         answer.data["url"] = url
@@ -77,6 +81,12 @@ def invite(
     with reply(format) as answer:
         if role not in ("site", "person"):
             raise UsageError("usage.role", f"{role!r} is not a role.", "Use --role site or --role person.")
+        try:
+            TypeAdapter(SiteName).validate_python(name)
+        except ValidationError as error:
+            raise UsageError(
+                "usage.name", f"{name!r} cannot be a name.", "Use lower-case letters, digits, - and _."
+            ) from error
         coordinator = _coordinator(home)
         shown = fingerprint(coordinator.identity().public)
         secret = coordinator.registry().invite(name=name, role=role, organisation=organisation)
@@ -90,12 +100,12 @@ def show(home: HomeOption = None, format: FormatOption = Format.text) -> None:  
     with reply(format) as answer:
         coordinator = _coordinator(home)
         shown = fingerprint(coordinator.identity().public)
-        sites = coordinator.registry().sites()
+        members = coordinator.registry().members()
         answer.data |= {
             "fingerprint": shown,
             "url": coordinator.endpoint(),
-            "sites": [{**s.model_dump(), "fingerprint": fingerprint(s.key)} for s in sites],
+            "members": [{**asdict(member), "fingerprint": fingerprint(member.key)} for member in members],
         }
         answer.say(f"Fingerprint: {shown}", f"Running at: {coordinator.endpoint() or 'not running'}")
-        for site in sites:
-            answer.say(f"  {site.name} ({site.organisation}): {fingerprint(site.key)}")
+        for member in members:
+            answer.say(f"  {member.role} {member.name} ({member.organisation}): {fingerprint(member.key)}")

@@ -154,11 +154,19 @@ class Registry:
             self._by_certificate[digest] = Member(row.name, row.role, row.organisation, row.key)
         return self._by_certificate[digest]
 
+    def members(self) -> list[Member]:
+        """Return everyone who is enrolled, by name."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(_Member).order_by(_Member.name)).all()
+        return [Member(row.name, row.role, row.organisation, row.key) for row in rows]
+
     def sites(self) -> list[RosterEntry]:
         """Return the enrolled sites, by name."""
-        with Session(self._engine) as session:
-            rows = session.scalars(select(_Member).where(_Member.role == "site").order_by(_Member.name)).all()
-        return [RosterEntry(name=row.name, organisation=row.organisation, key=row.key) for row in rows]
+        return [
+            RosterEntry(name=member.name, organisation=member.organisation, key=member.key)
+            for member in self.members()
+            if member.role == "site"
+        ]
 
 
 def _digest(certificate: x509.Certificate) -> str:

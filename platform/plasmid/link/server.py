@@ -4,7 +4,7 @@ Rules
 -----
 1. One event loop serves the requests and the actor's methods, so the switchboard needs no locks.
 2. Bodies stay on disk, content-addressed; only digests and messages cross Ray.
-3. The port is bound by :func:`bind` before Ray starts, so that a taken port is known at once.
+3. :func:`free_port` tries the port before Ray starts, so that a taken one is known at once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import ray
 import uvicorn
-from sqlalchemy import create_engine
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from plasmid.core.errors import LinkError, PlasmidError
 from plasmid.link.actors import log_to
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
+from plasmid.link.engine import open_engine
 from plasmid.link.registry import Registry
 from plasmid.link.routes import build_app
 from plasmid.link.switchboard import Switchboard
@@ -74,7 +74,7 @@ class LinkServer:
         folder = Path(home)
         log_to(folder)
         self._folder = folder
-        self._registry = Registry(create_engine(database_url))
+        self._registry = Registry(open_engine(database_url))
         self._bodies = Bodies(folder / "bodies")
         self._switchboard = Switchboard()
         self._server: uvicorn.Server | None = None

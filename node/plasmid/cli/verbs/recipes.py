@@ -16,7 +16,7 @@ from plasmid.recipes import catalogue
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A recipe's name, its YAML file, or the folder that holds it")

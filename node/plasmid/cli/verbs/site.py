@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel, ConfigDict
 
 from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.core.errors import UsageError
@@ -17,10 +18,10 @@ from plasmid.core.lifetime import end_event
 from plasmid.core.settings import read_settings
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
-from plasmid.protocol.identity import fingerprint
+from plasmid.protocol.identity import PublicKey, fingerprint
 from plasmid.site.enrol import Confirm, Credential, enrol, fetch_roster, new_identity
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The site's folder; default PLASMID_HOME/site")
 ]
@@ -57,10 +58,13 @@ def confirm_with(expected: str | None) -> Confirm:
     return lambda _, shown: shown.replace("-", "") == wanted
 
 
-class PeersFile(Peers):
-    """A ``--peers`` file: the confirmed sites; the coordinator's key may be left out."""
+class PeersFile(BaseModel):
+    """A ``--peers`` file: the confirmed sites, and the coordinator's key if it is to be compared."""
 
-    coordinator: str = ""
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    coordinator: PublicKey | None = None
+    sites: list[Peer]
 
 
 @app.command()
@@ -132,10 +136,10 @@ def join(
                 invitation=invitation,
                 confirm=confirm_with(coordinator_fingerprint),
             )
-        if coordinator:
-            site.write_config(config.model_copy(update={"coordinator": coordinator.rstrip("/")}))
+        elif coordinator:
+            credential.move(coordinator)
         url, key = credential.coordinator()
-        confirmed = _confirm_peers(site, config.name, peers)
+        confirmed = _confirm_peers(site, config.name, peers, key)
         write_peers(site.peers, Peers(coordinator=key, sites=confirmed))
         answer.data |= {
             "coordinator": url,
@@ -149,9 +153,16 @@ def join(
         )
 
 
-def _confirm_peers(site: SiteHome, own: str, file: Path | None) -> list[Peer]:
+def _confirm_peers(site: SiteHome, own: str, file: Path | None, coordinator_key: str) -> list[Peer]:
     if file is not None:
-        return [peer for peer in read_settings(file, PeersFile).sites if peer.name != own]
+        given = read_settings(file, PeersFile)
+        if given.coordinator not in (None, coordinator_key):
+            raise UsageError(
+                "usage.other_coordinator",
+                f"{file} is about another coordinator than the one that this site is enrolled at.",
+                "Get the file for this coordinator, or compare fingerprints with its operator.",
+            )
+        return [peer for peer in given.sites if peer.name != own]
     known = (
         {peer.name: peer for peer in read_settings(site.peers, Peers).sites} if site.peers.exists() else {}
     )

@@ -11,7 +11,7 @@ from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
 @app.command()

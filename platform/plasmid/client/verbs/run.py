@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, reply
+from plasmid.cli.verbs.recipes import SeedOption, SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 
@@ -19,10 +20,8 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's name ('plasmid recipes ls') or file")],
     sites: Annotated[Path | None, typer.Option(help="One CSV per site, instead of the recipe's data")] = None,
     eval_file: Annotated[Path | None, typer.Option("--eval", help="Scored, never trained on")] = None,
-    seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="path=value, e.g. federation.rounds=25")
-    ] = None,
+    seed: SeedOption = None,
+    set_: SetOption = None,
     baselines: Annotated[
         bool, typer.Option(help="Also train each site alone, and all data in one place")
     ] = True,
@@ -48,7 +47,7 @@ def run(
                 "--sites goes with an embedded run; deployed sites have their own data.",
                 "Leave out --sites, or --coordinator.",
             )
-        resolved = load_recipe(recipe, overrides=_overrides(set_ or []), seed=seed)
+        resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.recipe.name
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
         test = materialise_eval(resolved, work, eval_file)
@@ -66,13 +65,6 @@ def run(
             done.save_adapter()
         answer.data["metrics"] = done.table.as_json()
         _tell(done, folder, test, answer)
-
-
-def _overrides(pairs: list[str]) -> dict[str, str]:
-    wrong = [pair for pair in pairs if "=" not in pair]
-    if wrong:
-        raise UsageError("usage.set", f"--set takes path=value, not {', '.join(map(repr, wrong))}.", "")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> None:

@@ -12,7 +12,7 @@ from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.core.errors import RunFailed
 from plasmid.core.files import home
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 UrlOption = Annotated[
     str | None, typer.Option("--coordinator", help="Its URL; default: this host's embedded one")
 ]
@@ -21,13 +21,13 @@ UrlOption = Annotated[
 @contextmanager
 def _at(url: str | None) -> Iterator[Any]:
     """Yield the coordinator at *url*, or the embedded one, or None if that isn't running."""
-    from plasmid.client.api import Coordinator
+    from plasmid.client.api import Coordinator, person_credential
     from plasmid.controller.coordinator import CoordinatorHome
     from plasmid.site.enrol import Credential
 
-    credential = None
-    if url is None:
-        embedded = CoordinatorHome(home() / "coordinator")
+    credential = person_credential()
+    embedded = CoordinatorHome(home() / "coordinator")
+    if url is None and (embedded.exists or not credential.enrolled):
         url, credential = embedded.endpoint(), Credential(embedded.folder / "launcher")
         if url is None or not credential.enrolled:
             yield None
@@ -44,7 +44,8 @@ class _Unattended:
 
     def __init__(self) -> None:
         from plasmid.controller.coordinator import CoordinatorHome
-        from plasmid.controller.database import Runs, open_engine
+        from plasmid.controller.database import Runs
+        from plasmid.link.engine import open_engine
 
         embedded = CoordinatorHome(home() / "coordinator")
         embedded.identity()

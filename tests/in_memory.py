@@ -18,7 +18,7 @@ from plasmid.gateway.gateway import Answer, Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
 from plasmid.privacy.ring import TAIL, plan_encoding
-from plasmid.privacy.secure_aggregation import PROTOCOL
+from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import body_bytes, unpack
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admission, Admit, Epoch, Manifest, Relay, Signed

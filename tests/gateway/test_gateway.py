@@ -21,7 +21,7 @@ from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.gateway import Answer, Computation
 from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import decode_sum
-from plasmid.privacy.secure_aggregation import PROTOCOL
+from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admit, Ask, Contribution, Manifest, Signed, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument

@@ -50,18 +50,18 @@ def files(folder: Path) -> list[str]:
 
 def test_chunks_make_a_body(bodies: Bodies, tmp_path: Path) -> None:
     assert [send(bodies, offset) for offset in (0, 1000)] == [1000, 2000]
-    assert not bodies.received("run-1", DIGEST).exists()
+    assert not bodies.received("run-1", "alpha", DIGEST).exists()
     assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.part"]
     assert send(bodies, 2000) == 2500
-    assert bodies.received("run-1", DIGEST).read_bytes() == BODY
-    assert files(tmp_path) == [f"bodies/received/run-1/{DIGEST}"]
+    assert bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
+    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.body"]
 
 
 def test_sending_again_changes_nothing(bodies: Bodies) -> None:
     for offset in (0, 0, 1000, 0, 1000, 2000, 0, 2000):
         have = send(bodies, offset)
     assert have == 2500
-    assert bodies.received("run-1", DIGEST).read_bytes() == BODY
+    assert bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
 
 
 def test_an_upload_resumes_where_it_stopped(bodies: Bodies, tmp_path: Path) -> None:
@@ -127,9 +127,21 @@ def test_two_sites_do_not_mix_their_chunks(bodies: Bodies) -> None:
         send(bodies, offset, other[offset : offset + 1000], digest=digest, site="beta")
     # and two that send the same
     for site in ("gamma", "delta"):
-        assert send(bodies, 0, site=site) == 2500
-    assert bodies.received("run-1", DIGEST).read_bytes() == BODY
-    assert bodies.received("run-1", digest).read_bytes() == other
+        assert [send(bodies, offset, site=site) for offset in (0, 1000, 2000)] == [1000, 2000, 2500]
+    assert bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
+    assert bodies.received("run-1", "beta", digest).read_bytes() == other
+
+
+def test_a_site_has_one_body_of_a_run(bodies: Bodies, tmp_path: Path) -> None:
+    for offset in (0, 1000, 2000):
+        send(bodies, offset)
+    send(bodies, 0, site="beta")
+    other = bytes(reversed(BODY))
+    digest = sha256_hex(other)
+    for offset in (0, 1000, 2000):
+        send(bodies, offset, other[offset : offset + 1000], digest=digest)
+    beta = f"bodies/received/run-1/beta.{DIGEST}.part"
+    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{digest}.body", beta]
 
 
 @pytest.mark.parametrize(

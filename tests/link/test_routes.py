@@ -304,7 +304,7 @@ def test_a_request_that_is_malformed_is_answered_like_every_error(parties: dict[
 
 @pytest.fixture
 def run(live: LiveLink) -> Iterator[str]:
-    live.run(live.server.open_run("run-1"))
+    live.run(live.server.open_run("run-1", ["alpha"], 1))
     yield "run-1"
     live.run(live.server.close_run("run-1"))
 

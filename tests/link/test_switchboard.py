@@ -31,7 +31,7 @@ def go(coroutine: Coroutine[Any, Any, Any]) -> Any:
 @pytest.fixture
 def board() -> Switchboard:
     made = Switchboard()
-    made.open_run("run-1")
+    made.open_run("run-1", ["alpha", "beta", "gamma"], 9)
     return made
 
 
@@ -249,7 +249,8 @@ def test_what_an_uninvited_site_says_changes_nothing(board: Switchboard) -> None
         contribution("mallory"),
         Failed(run="run-1", site="mallory", code="site.failed", sentence=""),
     ):
-        board.take("mallory", message, sign(mallory, message))
+        with pytest.raises(ProtocolError, match="not for mallory"):
+            board.take("mallory", message, sign(mallory, message))
     for site in SITES:
         say(board, site, contribution(site))
     assert set(go(collect(board))) == set(SITES)

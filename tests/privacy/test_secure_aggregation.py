@@ -25,15 +25,8 @@ from plasmid.core.errors import ProtocolError
 from plasmid.privacy import secure_aggregation
 from plasmid.privacy.keystream import add_keystream, derive
 from plasmid.privacy.ring import TAIL, decode_sum, encode, plan_encoding
-from plasmid.privacy.secure_aggregation import (
-    PROTOCOL,
-    Advert,
-    Bundle,
-    Ready,
-    SiteEpoch,
-    check_colluders,
-    least_colluders,
-)
+from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
+from plasmid.privacy.statements import PROTOCOL, Advert, Bundle, Ready
 
 VECTORS = Path(__file__).with_name("plasmid_sa_0.json")
 DOCUMENT = "d" * 64

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from plasmid.core.errors import ProtocolError
-from plasmid.protocol.identity import Identity, fingerprint, verify
+from plasmid.protocol.identity import _SMALL_ORDER, Identity, fingerprint, verify
 
 # RFC 8032, section 7.1, tests 1 and 2
 SECRET_1 = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
@@ -88,3 +88,31 @@ def test_a_key_of_another_kind_is_refused(pem: bytes) -> None:
 def test_an_identity_does_not_show_its_key() -> None:
     known = identity(SECRET_1)
     assert SECRET_1 not in repr(vars(known)) + repr(known)
+
+
+@pytest.mark.parametrize("sign_bit", [0, 1 << 255])
+@pytest.mark.parametrize("y", sorted(_SMALL_ORDER))
+def test_nothing_verifies_under_a_key_of_small_order(y: int, sign_bit: int) -> None:
+    """The identity point as key and R, S = 0: without the check this fits every message."""
+    public = (y | sign_bit).to_bytes(32, "little").hex()
+    refused(public, b"any message", (b"\x01" + bytes(63)).hex())
+
+
+def test_the_small_orders_are_those_of_the_curve() -> None:
+    p, d = 2**255 - 19, -121665 * pow(121666, -1, 2**255 - 19)
+    for y in _SMALL_ORDER:
+        u, v = y * y - 1, d * y * y + 1
+        x2 = u * pow(v, -1, p) % p
+        x = pow(x2, (p + 3) // 8, p)
+        x = x if (x * x - x2) % p == 0 else x * pow(2, (p - 1) // 4, p) % p
+        assert (x * x - x2) % p == 0  # it is on the curve
+        point = (x, y % p)
+        for _ in range(3):
+            point = _double(point, p, d)
+        assert point == (0, 1)  # eight times it is the identity
+
+
+def _double(point: tuple[int, int], p: int, d: int) -> tuple[int, int]:
+    x, y = point
+    t = d * x * x * y * y
+    return 2 * x * y * pow(1 + t, -1, p) % p, (y * y + x * x) * pow(1 - t, -1, p) % p

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.secure_aggregation import Advert, Bundle, Ready
+from plasmid.privacy.statements import Advert, Bundle, Ready
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
     Admission,

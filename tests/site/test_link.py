@@ -37,7 +37,7 @@ def alpha(live: LiveLink) -> tuple[Credential, Identity]:
 @pytest.fixture
 def client(live: LiveLink, alpha: tuple[Credential, Identity]) -> Iterator[LinkClient]:
     made = live.client(alpha[0])
-    live.run(live.server.open_run("run-1"))
+    live.run(live.server.open_run("run-1", ["alpha"], 1))
     live.run(live.server.expect("run-1", len(BODY)))
     yield made
     live.run(live.server.close_run("run-1"))
@@ -72,7 +72,7 @@ def requests(client: LinkClient, monkeypatch: pytest.MonkeyPatch) -> Requests:
 def test_a_body_goes_up_in_chunks_once(live: LiveLink, client: LinkClient, requests: Requests) -> None:
     client.upload(DIGEST, BODY, run="run-1")
     assert [offset for _, offset in requests.seen] == [0, CHUNK_BYTES, 2 * CHUNK_BYTES]
-    assert live.server._bodies.received("run-1", DIGEST).read_bytes() == BODY
+    assert live.server._bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
     client.upload(DIGEST, BODY, run="run-1")
     assert len(requests.seen) == 4  # the first answer says that all of it is there
 
@@ -89,7 +89,7 @@ def test_an_upload_goes_on_where_it_stopped(live: LiveLink, client: LinkClient, 
     requests.seen.clear()
     client.upload(DIGEST, BODY, run="run-1")
     assert [offset for _, offset in requests.seen] == [0, CHUNK_BYTES, 2 * CHUNK_BYTES]
-    assert live.server._bodies.received("run-1", DIGEST).read_bytes() == BODY
+    assert live.server._bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
 
 
 def test_a_chunk_that_is_damaged_on_the_way_up_is_refused(client: LinkClient, requests: Requests) -> None:
@@ -170,7 +170,7 @@ def test_messages_go_both_ways(
 
 
 def test_an_error_comes_back_as_itself(client: LinkClient, alpha: tuple[Credential, Identity]) -> None:
-    with pytest.raises(ProtocolError, match="the run run-9 is over or unknown") as caught:
+    with pytest.raises(ProtocolError, match="run-9 is over, unknown or not for alpha") as caught:
         client.post(sign(alpha[1], Heartbeat(run="run-9", site="alpha", round=1, step=1, steps=1)))
     assert caught.value.code == "protocol.replay"
     with refusal("link.wrong_role"):

@@ -22,6 +22,8 @@ Rules
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -115,6 +117,13 @@ class StorageError(PlasmidError):
     """The state folder cannot be read or written."""
 
     family = "storage"
+
+
+def place(error: BaseException) -> str:
+    """Return the type of *error* and where it was raised. Its text is left out: it may quote a cell."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-6:]))
+    return f"{type(error).__name__} at {where}"
 
 
 _FAMILIES: dict[str, type[PlasmidError]] = {

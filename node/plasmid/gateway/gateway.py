@@ -18,13 +18,10 @@ Rules
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
@@ -35,11 +32,13 @@ from plasmid.data.table import Table
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.journal import Journal
+from plasmid.gateway.output import clip
 from plasmid.gateway.peers import read_peers
 from plasmid.gateway.policy import read_policy
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import Encoding, blocks, check_no_overflow, encode, plan_encoding
-from plasmid.privacy.secure_aggregation import PROTOCOL, SiteEpoch, check_colluders, least_colluders
+from plasmid.privacy.ring import Encoding, check_no_overflow, encode, plan_encoding
+from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
+from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import body_bytes, pack
 from plasmid.protocol.messages import (
     Admission,
@@ -294,7 +293,7 @@ class Gateway:
             round=manifest.round,
             body=body_digest,
             bytes=len(body),
-            norm=norm,
+            norm=norm if api.load(admitted.document.computation).SITE_HALF == "loss" else None,
             bound=manifest.bound,
             masked=admitted.masked,
         )
@@ -326,35 +325,3 @@ class Gateway:
                 f"round {manifest.round}: the manifest differs from the admitted run in {', '.join(wrong)}.",
             )
         check_no_overflow(manifest.encoding(), len(admitted.roster))
-
-
-def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDArray[Any], float]:
-    """Return *vector* within its bound, and its L2 norm before, in float64.
-
-    A trained update is scaled down to the L2 norm ``shape.bound``; every other vector is clamped to it
-    per coordinate.
-
-    Raises
-    ------
-    ProtocolError
-        ``protocol.vector``: not a vector of the shape's size and dtype, or a value that is not finite.
-    """
-    if vector.shape != (shape.schema.size,) or vector.dtype != shape.dtype:
-        raise ProtocolError(
-            "protocol.vector",
-            f"the computation returned {vector.dtype} {vector.shape}, "
-            f"not {shape.dtype} ({shape.schema.size},).",
-        )
-    if not (np.isfinite(vector.min()) and np.isfinite(vector.max())):
-        raise ProtocolError("protocol.vector", "the computation returned NaN or infinity.")
-    with np.errstate(over="ignore"):  # only a float64 vector can: its norm is then the largest float
-        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(vector))
-    norm = min(math.sqrt(squares), sys.float_info.max)
-    if api.load(computation).SITE_HALF == "loss":
-        if norm <= shape.bound:
-            return vector, norm
-        vector = vector * (shape.bound / norm)
-    limit = vector.dtype.type(shape.bound)
-    if float(limit) > shape.bound:  # the bound is not a float32, and the nearest one lies outside
-        limit = np.nextafter(limit, limit.dtype.type(0))
-    return np.clip(vector, -limit, limit), norm

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from plasmid.core.errors import DataError, ProtocolError, UsageError
 from plasmid.core.files import write_atomic
 from plasmid.core.settings import dump_settings, read_settings
-from plasmid.privacy.secure_aggregation import SiteName
+from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import Identity
 
 _CLAIMING = threading.Lock()

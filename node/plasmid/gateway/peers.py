@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from plasmid.core.errors import ProtocolError
 from plasmid.core.files import write_atomic
 from plasmid.core.settings import dump_settings, read_settings
-from plasmid.privacy.secure_aggregation import SiteName
+from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import PublicKey
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from plasmid.core.errors import PolicyRefused, RecipeError
 from plasmid.core.settings import read_settings
-from plasmid.privacy.secure_aggregation import Digest
+from plasmid.privacy.statements import Digest
 
 
 class _Part(BaseModel):

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.secure_aggregation import SiteName
+from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import Identity, PublicKey, verify
 
 Role = Literal["site", "person"]

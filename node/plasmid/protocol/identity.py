@@ -3,7 +3,8 @@
 Rules
 -----
 1. An identity key signs messages and statements; it never leaves its owner and is not the TLS key.
-2. A fingerprint is the first 140 bits of SHA-256 over the raw public key, in base32 groups of four.
+2. A key of small order is nobody's: nothing verifies under it.
+3. A fingerprint is the first 140 bits of SHA-256 over the raw public key, in base32 groups of four.
 """
 
 from __future__ import annotations
@@ -27,6 +28,19 @@ from plasmid.core.errors import ProtocolError
 
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A raw Ed25519 public key in hexadecimal."""
+
+
+_P = 2**255 - 19
+_SMALL_ORDER = {
+    0,
+    1,
+    _P - 1,
+    _P,
+    _P + 1,
+    0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+}
+"""The y coordinates of the points of order 1, 2, 4 and 8 on edwards25519, in every encoding."""
 
 
 class Identity:
@@ -66,9 +80,16 @@ class Identity:
         return self._private.sign(data).hex()
 
 
+def is_degenerate(public: str) -> bool:
+    """Return whether *public* is a point of small order, under which one signature fits many messages."""
+    return int.from_bytes(bytes.fromhex(public), "little") % 2**255 in _SMALL_ORDER  # bit 255: sign of x
+
+
 def verify(public: str, data: bytes, signature: str) -> None:
     """Check a signature. Raises ProtocolError (``protocol.signature``) if it isn't *public*'s over *data*."""
     try:
+        if is_degenerate(public):
+            raise InvalidSignature
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), data)
     except (InvalidSignature, ValueError) as error:
         raise ProtocolError(

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.ring import Encoding
-from plasmid.privacy.secure_aggregation import Advert, Bundle, Digest, Ready, SiteName
+from plasmid.privacy.statements import Advert, Bundle, Digest, Ready, SiteName
 from plasmid.protocol.identity import Identity, verify
 
 _PREFIX = b"plasmid-message/1\n"

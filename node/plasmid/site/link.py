@@ -113,14 +113,16 @@ class LinkClient:
         """Return the published body *digest* of *size* bytes. Raises LinkError (``link.body_differs``)."""
         if size > MAX_BODY_BYTES:
             raise LinkError("link.body_differs", f"a body of {size} bytes is larger than {MAX_BODY_BYTES}.")
-        body, found = b"", ""
-        while len(body) < size:
-            response = self.request("GET", f"/v1/bodies/{digest}", params={"offset": len(body)})
+        parts, have, found = [], 0, ""
+        while have < size:
+            response = self.request("GET", f"/v1/bodies/{digest}", params={"offset": have})
             chunk, found = response.content, sha256_hex(response.content)
             damaged = response.headers.get(_CHUNK_HEADER) != found
-            if not chunk or len(body) + len(chunk) > size or damaged:
+            if not chunk or have + len(chunk) > size or damaged:
                 raise LinkError("link.body_differs", f"a chunk of the body {digest} is damaged.")
-            body = body + chunk if body else chunk
+            parts.append(chunk)
+            have += len(chunk)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         if digest != (found if size <= CHUNK_BYTES else sha256_hex(body)):
             raise LinkError(
                 "link.body_differs", f"the body {digest} does not have that digest.", "Try again."

@@ -15,14 +15,13 @@ import logging
 import queue
 import threading
 import time
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from plasmid.computations import api
-from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed, StorageError
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed, StorageError, place
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
@@ -193,10 +192,8 @@ class Node:
     def report(self, run: str, error: Exception) -> None:
         """Log *error* in full at home and tell the coordinator its code and constant sentence."""
         code, sentence = public(error)
-        detail = str(error) if isinstance(error, PlasmidError) else type(error).__name__
+        detail = str(error) if isinstance(error, PlasmidError) else place(error)
         log.error("run %s: %s %s", run, code, detail)
-        if not isinstance(error, PlasmidError):
-            traceback.print_exc()
         unlogged = self.note("failed", run=run, code=code, detail=detail)
         if unlogged is not None:
             code, sentence = public(unlogged)

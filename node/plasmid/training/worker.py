@@ -17,8 +17,8 @@ from __future__ import annotations
 import os
 import queue
 import socket
+import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.core.errors import PlasmidError, RunFailed
+from plasmid.core.errors import PlasmidError, RunFailed, place
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
@@ -124,8 +124,9 @@ def serve(channel: Channel) -> None:
             channel.send({"type": "error", **error.as_dict()})
         except ChannelClosed:
             os._exit(0)
-        except Exception:  # noqa: BLE001 - the traceback stays in the site's own worker log
-            traceback.print_exc()
+        except Exception as error:  # noqa: BLE001 - a defect; where it is stays in the site's own worker log
+            sys.stderr.write(place(error) + "\n")
+            sys.stderr.flush()
             channel.send(
                 {
                     "type": "error",

@@ -16,11 +16,10 @@ import queue
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import IO, Any
 
-from plasmid.core.errors import PlasmidError, RunFailed
+from plasmid.core.errors import PlasmidError, RunFailed, place
 from plasmid.data.csv import read_table
 from plasmid.data.table import Table, concatenate
 from plasmid.models.store import open_model
@@ -88,16 +87,10 @@ def main() -> None:
         except PlasmidError as error:
             answer = {"type": "error", "error": error.as_dict()}
         except Exception as error:  # noqa: BLE001 - the parent is told of every end
-            what = f"a baseline met an unexpected {type(error).__name__} {_place(error)}."
+            what = f"a baseline met an unexpected {place(error)}."
             failed = RunFailed("run.baselines_failed", what, "Leave the baselines out with --no-baselines.")
             answer = {"type": "error", "error": failed.as_dict()}
         _say(out, **answer)
-
-
-def _place(error: Exception) -> str:
-    """Return where *error* was raised. Its text is left out: it may quote a cell."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
 
 
 def _say(out: IO[str], **message: Any) -> None:

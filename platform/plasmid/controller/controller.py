@@ -96,7 +96,7 @@ class Controller:
             invited=invited,
             rounds=job.document.rounds,
         )
-        await self._link.open_run.remote(run)
+        await self._link.open_run.remote(run, invited, job.document.rounds)
         if run not in self._actors and not RunState(self._runs.show(run)["state"]).final:
             actor = start_actor(
                 RunActor, f"run-{run}", run, str(self._home), self._database_url, self._link, organisations
@@ -169,7 +169,7 @@ class Controller:
         asked = f"ask-{secrets.token_hex(8)}"
         online = [site for site in await self._link.online.remote() if site in invited]
         question = sign(self._identity, Ask(run=asked, document=request.document, digest=request.digest))
-        await self._link.open_run.remote(asked)
+        await self._link.open_run.remote(asked, online, 0)
         try:
             await self._link.send.remote([(site, question) for site in online])
             answers = await self._link.collect.remote(asked, "admission", online, 0, ASK_TIMEOUT_S, False)

@@ -12,7 +12,7 @@ from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import TAIL, Encoding, plan_encoding
-from plasmid.privacy.secure_aggregation import MAX_SLOTS
+from plasmid.privacy.statements import MAX_SLOTS
 from plasmid.protocol.body import body_bytes
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document

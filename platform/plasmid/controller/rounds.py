@@ -25,7 +25,7 @@ from plasmid.controller.plan import Job
 from plasmid.core.errors import ProtocolError
 from plasmid.federation.server import ServerOptimiser, build_strategy
 from plasmid.privacy.ring import TAIL, Encoding, decode_sum
-from plasmid.privacy.secure_aggregation import PROTOCOL
+from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import body_bytes, pack, unpack
 from plasmid.protocol.messages import Contribution, Manifest
 
@@ -99,7 +99,7 @@ class Rounds:
             raise ProtocolError(
                 "protocol.manifest", f"{contribution.site} answered another manifest than the one sent."
             )
-        path = self._context.bodies.received(self._context.run, contribution.body)
+        path = self._context.bodies.received(self._context.run, contribution.site, contribution.body)
         if not path.exists():
             raise ProtocolError("protocol.body", f"{contribution.site} named a body that it did not upload.")
         return path

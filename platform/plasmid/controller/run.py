@@ -30,7 +30,7 @@ from plasmid.core.files import storage_error
 from plasmid.link.actors import log_to
 from plasmid.link.bodies import Bodies
 from plasmid.link.engine import open_engine
-from plasmid.privacy.secure_aggregation import PROTOCOL
+from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import pack
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admit, End, Epoch, Signed

@@ -14,7 +14,7 @@ from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
-from plasmid.privacy.secure_aggregation import SiteName
+from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import fingerprint
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

@@ -4,7 +4,8 @@ Rules
 -----
 1. *Received* bodies come from sites, belong to a run, and are read by its run actor only: no route
    serves them. *Published* bodies (states, results) are served to members.
-2. An upload grows in the spool and is moved to *received* only when it is whole and has its digest.
+2. An upload grows beside the received bodies and takes its place only when it is whole and has its
+   digest. A site has one body of a run here: the next one replaces it.
 3. A run announces how large its bodies may be before a byte is taken.
 4. Paths are made from digests and run ids that have passed their patterns, never from other input.
 """
@@ -21,6 +22,7 @@ from plasmid.core.files import storage_error, write_atomic
 from plasmid.protocol.body import CHUNK_BYTES
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SITE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -48,16 +50,19 @@ class Bodies:
         """
         if total != self._sizes.get(run) or len(chunk) > CHUNK_BYTES or offset + len(chunk) > total:
             raise ProtocolError("protocol.body_size", f"no body of {total} bytes is expected for {run}.")
-        final = self.received(run, digest)
+        final = self.received(run, site, digest)
         if final.exists():
             return total
         found = sha256_hex(chunk)
         if found != sha256:
             raise ProtocolError("protocol.chunk", "a chunk was damaged on its way.", "Send it again.")
-        spool = final.with_name(f"{site}.{digest}.part")
+        spool = final.with_suffix(".part")
         try:
             spool.parent.mkdir(parents=True, exist_ok=True)
             have = spool.stat().st_size if spool.exists() else 0
+            if have == 0:
+                for older in spool.parent.glob(f"{site}.*"):
+                    older.unlink()
             if offset != have:
                 return have
             with spool.open("ab") as file:
@@ -75,11 +80,11 @@ class Bodies:
             raise storage_error(error, spool) from error
         return total
 
-    def received(self, run: str, digest: str) -> Path:
-        """Return where a received body of *run* is kept."""
-        if not (_RUN.fullmatch(run) and _DIGEST.fullmatch(digest)):
-            raise ProtocolError("protocol.malformed", "a body's run or digest does not have its form.")
-        return self._folder / "received" / run / digest
+    def received(self, run: str, site: str, digest: str) -> Path:
+        """Return where the body that *site* sent for *run* is kept."""
+        if not (_RUN.fullmatch(run) and _SITE.fullmatch(site) and _DIGEST.fullmatch(digest)):
+            raise ProtocolError("protocol.malformed", "a body's run, site or digest does not have its form.")
+        return self._folder / "received" / run / f"{site}.{digest}.body"
 
     def publish(self, body: bytes) -> str:
         """Store *body* for members to read and return its digest."""

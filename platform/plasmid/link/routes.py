@@ -21,7 +21,7 @@ from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
-from plasmid.privacy.secure_aggregation import Advert, Ready
+from plasmid.privacy.statements import Advert, Ready
 from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
 from plasmid.protocol.enrolment import CoordinatorCard, EnrolRequest
 from plasmid.protocol.messages import (

@@ -123,9 +123,9 @@ class LinkServer:
             self._server.should_exit = True
             await self._serving
 
-    async def open_run(self, run: str) -> None:
+    async def open_run(self, run: str, sites: Sequence[str], rounds: int) -> None:
         """See :class:`Switchboard`."""
-        self._switchboard.open_run(run)
+        self._switchboard.open_run(run, sites, rounds)
 
     async def close_run(self, run: str) -> None:
         """Forget *run* and delete what was received for it."""

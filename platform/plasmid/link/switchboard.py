@@ -4,8 +4,8 @@ Rules
 -----
 1. To a site: messages are numbered per site and kept until the site acknowledges them by asking for
    later ones; a new ``boot`` name tells it that numbering starts again.
-2. From a site: a message is kept under (run, type, round, site). The same bytes again change nothing;
-   other bytes are refused.
+2. From a site of the run: a message is kept under (run, type, round, site). The same bytes again change
+   nothing; other bytes, and rounds that the run does not have, are refused.
 3. :meth:`Switchboard.collect` waits for a set of sites and ends early when one of them fails, falls
    silent for ``SILENCE_S``, or the run is stopped. Every wait has a deadline.
 """
@@ -36,6 +36,8 @@ class _Mailbox:
 
 @dataclass
 class _Run:
+    sites: frozenset[str]
+    rounds: int
     said: dict[tuple[str, int], dict[str, Signed]] = field(default_factory=lambda: defaultdict(dict))
     failures: dict[str, Failed] = field(default_factory=dict)
     pulses: dict[str, Heartbeat] = field(default_factory=dict)
@@ -53,9 +55,9 @@ class Switchboard:
         self._runs: dict[str, _Run] = {}
         self._last_poll: dict[str, float] = {}
 
-    def open_run(self, run: str) -> None:
-        """Accept messages for *run* from now on."""
-        self._runs.setdefault(run, _Run())
+    def open_run(self, run: str, sites: Sequence[str], rounds: int) -> None:
+        """Accept messages for *run* from *sites*, about rounds up to *rounds*, from now on."""
+        self._runs.setdefault(run, _Run(frozenset(sites), rounds))
 
     def close_run(self, run: str) -> None:
         """Forget *run*; messages for it are dropped from now on."""
@@ -102,8 +104,8 @@ class Switchboard:
     def take(self, site: str, message: Any, signed: Signed) -> None:
         """Keep a verified message of *site*. Raises ProtocolError (``protocol.replay``)."""
         run = self._runs.get(message.run)
-        if run is None:
-            raise ProtocolError("protocol.replay", f"the run {message.run} is over or unknown.")
+        if run is None or site not in run.sites or getattr(message, "round", 0) > run.rounds:
+            raise ProtocolError("protocol.replay", f"{message.run} is over, unknown or not for {site}.")
         run.seen[site] = time.monotonic()
         if isinstance(message, Heartbeat):
             run.pulses[site] = message

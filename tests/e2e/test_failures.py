@@ -79,8 +79,12 @@ def test_a_site_that_dies_in_a_round_ends_the_run(home: Home) -> None:
     assert shown["data"]["state"] in ("FAILED", "STOPPED", "INTERRUPTED")
 
 
-def test_stop_ends_training_within_ten_seconds(home: Home) -> None:
+def test_a_second_run_leaves_the_first_alone_and_stop_ends_it_within_ten_seconds(home: Home) -> None:
     process, run = _start_long_run(home)
+    status, second, _ = home.run("run", "tcr-covid", "--sites", str(home.sites), *QUICK, "--yes")
+    assert (status != 0, second["error"]["code"]) == (True, "storage.in_use")
+    _, shown, _ = home.run("runs", "show", run)
+    assert shown["data"]["state"] == "RUNNING"
     asked = time.monotonic()
     status, _, _ = home.run("runs", "stop", run)
     assert status == 0

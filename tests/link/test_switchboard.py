@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plasmid.core.errors import PlasmidError
+from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.link import switchboard as switchboard_module
 from plasmid.link.switchboard import MAX_WAITING_MESSAGES, Switchboard
 from plasmid.protocol.identity import Identity

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -55,7 +56,19 @@ class Peers(BaseModel):
 
 
 def read_peers(path: Path) -> Peers:
-    """Return the peers in *path*. Raises RecipeError with file and line if it is malformed."""
+    """Return the peers in *path* as it is now. Raises RecipeError with file and line if it is malformed.
+
+    Every message asks, so the file is parsed again only when it has changed.
+    """
+    try:
+        now = path.stat()
+    except OSError:
+        return read_settings(path, Peers)  # which says what is wrong
+    return _parsed(path, now.st_mtime_ns, now.st_size, now.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed_ns: int, size: int, inode: int) -> Peers:  # noqa: ARG001 - the cache's key
     return read_settings(path, Peers)
 
 

@@ -63,10 +63,10 @@ async def read_body(request: Request, cap: int) -> bytes:
     return b"".join(parts)
 
 
-def member_of_role(registry: Registry, *roles: str) -> Callable[[Request], Member]:
+def member_of_role(registry: Registry, *roles: str) -> Callable[[Request], Awaitable[Member]]:
     """Return a dependency that yields the calling member, or refuses."""
 
-    def check(request: Request) -> Member:
+    async def check(request: Request) -> Member:  # async, or each request would hop to a thread and back
         certificate = getattr(request.state, "peer_certificate", None)
         member = registry.by_certificate(certificate) if certificate else None
         if member is None:

@@ -85,7 +85,7 @@ def test_every_problem_is_told_at_once_with_line_path_and_suggestion(tmp_path: P
     expected = {
         "adapter.lora.rnak": (line("rnak"), "unknown key (did you mean 'rank'?)"),
         "adapter.lora.rank": (line("lora:"), "is missing"),
-        "training.lora_lr": (line("lora_lr"), "should be a valid number, not 'fast'"),
+        "training.lora_lr": (line("lora_lr:"), "should be a valid number, not 'fast'"),
         "federation.min_sites": (line("min_sites"), "masked sums need at least 3 sites"),
         "model.base": (line("base:"), "Did you mean antiberty?"),
         "data.columns.cdr3.type": (line("type: protien"), "(did you mean 'protein'?)"),

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 SCHEDULES = {
-    # Chosen on the six training donors alone, each held out in turn; the two test donors had no say.
+    # Compared on held-out training donors; docs/results.md says what had been seen of the test before.
     "tcr-covid": [
         "federation.rounds=50",
         "training.steps=3",

@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.gateway.gateway import Answer, Gateway
+from plasmid.gateway.admission import Answer
+from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
-from plasmid.privacy.ring import TAIL, plan_encoding
-from plasmid.privacy.statements import PROTOCOL
+from plasmid.privacy.keystream import Keystreams
+from plasmid.privacy.ring import TAIL
+from plasmid.privacy.statements import PROTOCOL, Advert, Recovery, Shares
+from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.body import body_bytes, unpack
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admission, Admit, Epoch, Manifest, Relay, Signed
+from plasmid.protocol.messages import Admission, Admit, Blobs, Epoch, Manifest, Planned, Relay, Signed
+from plasmid.protocol.plan import attempt_plan, attempts
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
 
@@ -56,6 +60,9 @@ class Federation:
     organisations: Mapping[str, str] = field(default_factory=dict)
     strangers: Sequence[str] = ()
     run: str = "run-1"
+    noise_rate: float = 1.0
+    number: int = 1
+    public_size: int | None = None
 
     def __post_init__(self) -> None:
         self.coordinator = Identity.generate("coordinator")
@@ -74,7 +81,9 @@ class Federation:
     def _make(self, site: str) -> Gateway:
         home = self.home(site)
         (home.folder / "data").mkdir(parents=True)
-        home.write_config(SiteConfig(name=site, organisation=self.organisation(site)))
+        home.write_config(
+            SiteConfig(name=site, organisation=self.organisation(site), public_size=self.public_size)
+        )
         (home.folder / "identity.key").write_bytes(self.identities[site].to_pem())
         confirmed = [
             Peer(name=name, organisation=self.organisation(name), key=self.identities[name].public)
@@ -118,73 +127,140 @@ class Federation:
             "run": self.run,
             "epoch": 1,
             "roster": sorted(self.sites),
-            "slots": self.document.rounds,
+            "slots": attempts(self.document),
             "c": 1,
+            "planned": self.planned,
         }
         return Epoch(**values | changes)
 
-    def relay(self, kind: str, statements: Sequence[Signed]) -> Relay:
+    @property
+    def planned(self) -> Planned:
+        """Return what the first epoch fixes."""
+        rate = self.noise_rate if self.document.privacy.shares_noise else 0.0
+        return Planned(sites=len(self.sites), c=1, noise_rate=rate)
+
+    def relay(
+        self, kind: Any, statements: Sequence[Signed], *, slot: int = 0, epoch: int | None = None
+    ) -> Relay:
         """Return the message that relays *statements*."""
-        return Relay(run=self.run, kind=kind, statements=list(statements))  # type: ignore[arg-type]
+        number = self.number if epoch is None else epoch
+        return Relay(run=self.run, epoch=number, slot=slot, kind=kind, statements=list(statements))
 
     def adverts(self, **changes: Any) -> list[Signed]:
         """Begin the epoch everywhere and return the adverts."""
-        made = [gateway.begin_epoch(self.epoch(**changes)) for gateway in self.gateways.values()]
+        epoch = self.epoch(**changes)
+        self.number = epoch.epoch
+        made = [self.gateways[site].begin_epoch(epoch) for site in epoch.roster]
         return [advert for advert in made if advert is not None]
 
     def bundles(self, adverts: Sequence[Signed]) -> dict[str, list[Signed]]:
         """Relay adverts and return the bundles by receiver."""
-        inbox: dict[str, list[Signed]] = {site: [] for site in self.sites}
-        for gateway in self.gateways.values():
-            said: Any = gateway.relay(self.relay("advert", adverts))
+        sites = [advert.signer for advert in adverts]
+        inbox: dict[str, list[Signed]] = {site: [] for site in sites}
+        for site in sites:
+            said: Any = self.gateways[site].relay(self.relay("advert", adverts))
             for bundle in said.statements:
                 inbox[bundle.payload["receiver"]].append(bundle)
         return inbox
 
-    def ready(self, inbox: Mapping[str, Sequence[Signed]]) -> list[Signed]:
-        """Relay bundles and return the ready statements."""
-        said: list[Any] = [
-            gateway.relay(self.relay("bundle", inbox[site])) for site, gateway in self.gateways.items()
-        ]
+    def recoveries(self, inbox: Mapping[str, Sequence[Signed]]) -> dict[str, Blobs]:
+        """Relay bundles and return each site's recovery statement and blobs."""
+        said: Any = {
+            site: self.gateways[site].relay(self.relay("bundle", bundles)) for site, bundles in inbox.items()
+        }
+        return dict(said)
+
+    def ready(self, blobs: Mapping[str, Blobs]) -> list[Signed]:
+        """Relay recovery statements and return the ready statements."""
+        statements = [said.statement for said in blobs.values()]
+        said: list[Any] = [self.gateways[site].relay(self.relay("recovery", statements)) for site in blobs]
         return said
 
     def seal(self, statements: Sequence[Signed]) -> None:
         """Relay ready statements."""
-        for gateway in self.gateways.values():
-            assert gateway.relay(self.relay("ready", statements)) is None
+        for signed in statements:
+            assert self.gateways[signed.signer].relay(self.relay("ready", statements)) is None
 
     def set_up(self, **changes: Any) -> None:
         """Admit the run everywhere and go through the key epoch."""
         self.admit_all()
+        self.key_epoch(**changes)
+
+    def key_epoch(self, **changes: Any) -> None:
+        """Go through a key epoch of sites that have admitted the run."""
         adverts = self.adverts(**changes)
-        if adverts:
-            self.seal(self.ready(self.bundles(adverts)))
+        if not adverts:
+            return
+        blobs = self.recoveries(self.bundles(adverts))
+        self.seal(self.ready(blobs))
+        self.coordinator_epoch = CoordinatorEpoch(
+            [Advert.model_validate(advert.payload) for advert in adverts],
+            {
+                site: (Recovery.model_validate(said.statement.payload), said.sealed)
+                for site, said in blobs.items()
+            },
+            c=int(changes.get("c", 1)),
+        )
+
+    def consents(self, answers: Sequence[Answer], *, slot: int = 0) -> list[Signed]:
+        """Relay contributions to those who made them and return their consents."""
+        said = [answer.contribution for answer in answers]
+        made: list[Any] = [
+            self.gateways[signed.signer].relay(self.relay("contribution", said, slot=slot)) for signed in said
+        ]
+        return made
+
+    def shares(self, consents: Sequence[Signed], *, slot: int = 0) -> list[Signed]:
+        """Relay consents to those who gave them and return their shares."""
+        made: list[Any] = [
+            self.gateways[signed.signer].relay(self.relay("consent", consents, slot=slot))
+            for signed in consents
+        ]
+        return made
+
+    def open_sum(self, answers: Sequence[Answer], manifest: Manifest) -> np.ndarray:
+        """Take the sites of *answers* through consent and shares; return the unmasked sum."""
+        shares = self.shares(self.consents(answers, slot=manifest.slot), slot=manifest.slot)
+        total = self.total(answers, manifest)
+        pads = self.coordinator_epoch.pads(
+            manifest.slot,
+            manifest.digest(),
+            invited=manifest.invited,
+            survivors=[answer.contribution.signer for answer in answers],
+            shares=[Shares.model_validate(said.payload) for said in shares],
+        )
+        Keystreams(pads, total.dtype).add(total)
+        return total
 
     def manifest(self, round_: int = 1, **changes: Any) -> Manifest:
         """Return the manifest of a round, as every site expects it."""
-        site = self.gateways[self.sites[0]].run(self.run)
+        site = self.gateways[changes.get("invited", self.sites)[0]].run(self.run)
         shape = site.shape
-        plan = plan_encoding(
-            length=shape.schema.size, bound=shape.bound, sites=len(self.sites), bits=shape.bits
+        plan = attempt_plan(
+            self.document, shape, sites=len(site.roster or self.sites), c=1, planned=self.planned
         )
-        state_dtype = np.dtype("<f4" if shape.bits == 32 else "<f8")
+        encoding = plan.encoding
         values: dict[str, Any] = {
             "protocol": PROTOCOL if site.masked else "none",
             "run": self.run,
-            "epoch": 1,
+            "phase": "train",
+            "epoch": self.number,
             "slot": round_ - 1,
             "round": round_,
             "rho": site.epoch.rho if site.epoch else None,
             "document": self.digest,
             "base": site.base.digest if site.base else None,
             "state": STATE,
-            "state_bytes": body_bytes("state", plan.length, state_dtype),
-            "invited": sorted(self.sites),
-            "ring_bits": plan.bits,
-            "scale_log2": plan.scale_log2,
-            "bound": plan.bound,
-            "length": plan.length,
-            "min_sites": self.document.federation.min_sites,
+            "state_bytes": body_bytes("state", shape.schema.size, shape.dtype),
+            "invited": list(site.roster) or sorted(self.sites),
+            "ring_bits": encoding.bits,
+            "scale_log2": encoding.scale_log2,
+            "bound": encoding.bound,
+            "length": encoding.length,
+            "noise_variance": encoding.noise_variance,
+            "mechanism": self.document.privacy.mechanism or "none",
+            "min_sites": plan.min_sites,
+            "theta": plan.theta,
         }
         return Manifest(**values | changes)
 

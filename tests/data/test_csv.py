@@ -12,6 +12,7 @@ from plasmid.data.csv import read_table
 from plasmid.recipes.columns import (
     CategoryColumn,
     Contract,
+    IdentifierColumn,
     LabelColumn,
     NumberColumn,
     ProteinColumn,
@@ -185,3 +186,39 @@ def test_a_query_reads_its_one_column_and_nothing_else(tmp_path: Path) -> None:
     contract = mean_from_bounds("age", (0, 120)).contract
     table = read_table(write(tmp_path, "cdr3,age\n***,31\n,\n,7.5\n"), contract)
     assert table.columns == {"age": [31.0, None, 7.5]}
+
+
+IDENTIFIED = Contract(
+    {
+        "who": IdentifierColumn(type="identifier"),
+        "text": TextColumn(type="text", max_length=64),
+        "label": LabelColumn(type="label"),
+    },
+    ("a",),
+)
+
+
+def test_identifiers_are_compared_exactly_and_left_out_of_what_is_predicted(tmp_path: Path) -> None:
+    path = write(tmp_path, "who,text,label\n007,x,a\n 7 ,y,a\n007,z,a\nA B,z,a\n")
+    table = read_table(path, IDENTIFIED)
+    assert table.columns["who"] == ["007", "7", "007", "A B"]
+    assert table.groups("who") == [[0, 2], [1], [3]]
+    assert list(read_table(path, IDENTIFIED, labels=False).columns) == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "what"),
+    [
+        ("", "data.missing_value", "column 'who': 1 value missing (first at line 3)"),
+        (
+            "CANARY" * 40,
+            "data.too_long",
+            "column 'who': 1 value longer than 200 characters (first at line 3)",
+        ),
+    ],
+)
+def test_an_identifier_that_is_refused_is_not_shown(tmp_path: Path, cell: str, code: str, what: str) -> None:
+    error = refused(write(tmp_path, f"who,text,label\nCANARY,x,a\n{cell},y,a\n"), IDENTIFIED)
+    assert error.code == code
+    assert what in error.message
+    assert "CANARY" not in "".join(traceback.format_exception(error))

@@ -28,6 +28,12 @@ def test_subset_and_concatenate() -> None:
         concatenate([])
 
 
+def test_rows_of_one_person_are_together_and_a_row_without_one_is_alone() -> None:
+    table = Table({"who": ["b", "a", None, "b", None]}, 5)
+    assert table.groups("who") == [[0, 3], [1], [2], [4]]
+    assert Table({"who": []}, 0).groups("who") == []
+
+
 def test_columns_of_unequal_length_are_no_table() -> None:
     with pytest.raises(ValueError, match="equal length"):
         Table({"a": ["x"], "b": []}, 1)

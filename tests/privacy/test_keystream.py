@@ -11,7 +11,20 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from plasmid.privacy.keystream import KEY_BYTES, add_keystream, derive
+from plasmid.privacy.keystream import (
+    BLOCK_BYTES,
+    KEY_BYTES,
+    Keystreams,
+    Pad,
+    add_keystream,
+    blob_key,
+    channel_key,
+    commitment,
+    derive,
+    pair_key,
+    pair_seed,
+    self_key,
+)
 
 NIST_KEY = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")
 
@@ -70,6 +83,40 @@ def test_adding_wraps_and_subtracting_undoes_it(dtype: str) -> None:
     assert np.array_equal(words, start)
 
 
+@pytest.mark.parametrize("dtype", ["<u4", "<u8"])
+@pytest.mark.parametrize("offset", [0, 1, 2, 3, 4, 5, 4093, 65_536, 200_001])
+def test_a_part_of_a_stream_is_the_part_of_the_stream(dtype: str, offset: int) -> None:
+    whole = np.zeros(offset + 70_003, dtype)
+    add_keystream(whole, NIST_KEY)
+    part = np.zeros(70_003, dtype)
+    add_keystream(part, NIST_KEY, offset=offset)
+    assert np.array_equal(part, whole[offset:])
+
+
+def test_a_stream_may_be_longer_than_a_32_bit_counter() -> None:
+    """Word 2**40 of 8 bytes is AES block 2**39: the counter is one number of 128 bits, big-endian."""
+    words = np.zeros(2, np.uint64)
+    add_keystream(words, NIST_KEY, offset=2**40)
+    block = Cipher(AES(NIST_KEY), CTR((2**39).to_bytes(16, "big"))).encryptor().update(bytes(16))
+    assert words.tobytes() == block
+
+
+@pytest.mark.parametrize("dtype", ["<u4", "<u8"])
+def test_many_streams_at_once_are_the_streams_one_by_one(dtype: str) -> None:
+    pads = [Pad(bytes([index]) * 16, subtract=index % 3 == 0) for index in range(7)]
+    size = 2 * BLOCK_BYTES // np.dtype(dtype).itemsize + 77
+    start = np.random.default_rng(2).integers(0, 2**32, size, dtype=np.uint64).astype(dtype)
+    at_once, in_parts, one_by_one = start.copy(), start.copy(), start.copy()
+    Keystreams(pads, at_once.dtype, offset=9).add(at_once)
+    streams = Keystreams(pads, in_parts.dtype, offset=9)
+    for part in (in_parts[:50], in_parts[50:51], in_parts[51:]):  # each takes what comes next
+        streams.add(part)
+    for pad in pads:
+        add_keystream(one_by_one, pad.key, subtract=pad.subtract, offset=9)
+    assert np.array_equal(at_once, one_by_one)
+    assert np.array_equal(in_parts, one_by_one)
+
+
 def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
     """RFC 5869 by hand."""
     key = hmac.digest(bytes(32), secret, hashlib.sha256)
@@ -89,7 +136,7 @@ def test_the_hand_made_hkdf_meets_rfc_5869() -> None:
 
 @pytest.mark.parametrize("length", [KEY_BYTES, 32, 100])
 def test_a_derived_key_is_hkdf_with_length_prefixed_info(length: int) -> None:
-    info = b"plasmid-sa" + b"\0\0\0\4pair" + b"\0\0\0\2\x01\x02"
+    info = b"\0\0\0\x0cplasmid-sa/1" + b"\0\0\0\4pair" + b"\0\0\0\2\x01\x02"
     assert derive(b"k" * 32, "pair", b"\x01\x02", length=length) == hkdf(b"k" * 32, info, length)
 
 
@@ -97,3 +144,13 @@ def test_no_two_joins_of_the_info_agree() -> None:
     parts = [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), ("", "abc"), ()]
     assert len({derive(b"k" * 32, *info) for info in parts}) == len(parts)
     assert derive(b"k" * 32, "a") == derive(b"k" * 32, b"a")
+
+
+def test_the_key_schedule_has_one_name_for_each_purpose() -> None:
+    secret, digest = bytes(range(32)), "c3" * 32
+    assert channel_key(secret, b"s" * 32, digest) == derive(secret + b"s" * 32, "channel", b"\xc3" * 32)
+    assert pair_seed(secret, "beta") == derive(secret, "pair-seed", "beta")
+    assert blob_key(secret) == derive(secret, "blob")
+    assert self_key(secret, digest) == derive(secret, "self", b"\xc3" * 32, length=16)
+    assert pair_key(secret, digest) == derive(secret, "pair", b"\xc3" * 32, length=16)
+    assert commitment(secret) == hashlib.sha256(secret).digest()

@@ -42,7 +42,7 @@ def test_every_shipped_recipe_resolves_and_has_its_data_source_and_terms(name: s
     source = (resolved.folder / "SOURCE.md").read_text()
     assert "**Source.**" in source
     assert "**Terms.**" in source
-    assert len(materialise_sites(resolved, tmp_path)) == 6
+    assert len(materialise_sites(resolved, tmp_path)) >= recipe.federation.min_sites
     test = materialise_eval(resolved, tmp_path)
     assert test is not None
     assert test.is_file()

@@ -182,8 +182,8 @@ def target_regex(base: BaseModel, modules: tuple[LoraModule, ...]) -> str:
 
 def hidden_size(base: BaseModel) -> int:
     """Return the width of the encoder's output."""
-    known = architecture(base.entry.architecture)
-    return read_header(base.path / "model.safetensors")[f"{known.embeddings}.word_embeddings.weight"].shape[1]
+    words = architecture(base.entry.architecture).words
+    return read_header(base.path / "model.safetensors")[f"{words}.weight"].shape[1]
 
 
 def adapter_schema(base: BaseModel, lora: LoraSpec, head: HeadSpec) -> AdapterSchema:

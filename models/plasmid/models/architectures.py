@@ -33,8 +33,14 @@ class Architecture:
         Path of the list of transformer layers.
     embeddings
         Path of the module whose output enters the first layer.
+    words
+        Path of the table of token embeddings.
     unused
         Prefixes of the encoder's tensors that pooled encodings never use; a checkpoint may lack them.
+    pooler
+        Whether the class has a pooling layer that can be left out.
+    counts_padding
+        Whether learned positions start behind the padding token's id, which then takes away from their number.
     """
 
     model_type: str
@@ -42,14 +48,43 @@ class Architecture:
     prefix: str
     layers: str = "encoder.layer"
     embeddings: str = "embeddings"
+    words: str = "embeddings.word_embeddings"
     unused: tuple[str, ...] = ("pooler.",)
+    pooler: bool = True
+    counts_padding: bool = False
 
 
 _KNOWN = {
     known.model_type: known
     for known in (
         Architecture("bert", "BertModel", "bert."),
-        Architecture("esm", "EsmModel", "esm.", unused=("pooler.", "contact_head.", "rotary_embeddings.")),
+        Architecture(
+            "esm",
+            "EsmModel",
+            "esm.",
+            unused=("pooler.", "contact_head.", "rotary_embeddings."),
+            counts_padding=True,
+        ),
+        Architecture("roberta", "RobertaModel", "roberta.", counts_padding=True),
+        Architecture(
+            "modernbert",
+            "ModernBertModel",
+            "model.",
+            layers="layers",
+            words="embeddings.tok_embeddings",
+            unused=(),
+            pooler=False,
+        ),
+        Architecture(
+            "llama",
+            "LlamaModel",
+            "model.",
+            layers="layers",
+            embeddings="embed_tokens",
+            words="embed_tokens",
+            unused=(),
+            pooler=False,
+        ),
     )
 }
 

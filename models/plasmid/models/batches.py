@@ -3,8 +3,9 @@
 Rules
 -----
 1. Token ids and cached activations are kept without padding, back to back; a batch is padded to its
-   own longest row.
-2. Padding is on the right, so the last special token of a row is the last one under its mask.
+   own longest row, on the right.
+2. Two masks: one over padding, for the encoder, and one over special tokens too, for the mean that is taken
+   of its output.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Batch:
     ----------
     input_ids, attention_mask
         int64 [n, tokens].
+    own
+        True for the tokens of the text itself, neither special nor padding; bool [n, tokens].
     covariates
         float32 [n, covariate width].
     labels
@@ -44,6 +47,7 @@ class Batch:
 
     input_ids: Tensor
     attention_mask: Tensor
+    own: Tensor
     covariates: Tensor
     labels: Tensor | None = None
     hidden: Tensor | None = None
@@ -73,6 +77,7 @@ class Batch:
         return Batch(
             self.input_ids[rows, :longest],
             mask[:, :longest],
+            self.own[rows, :longest],
             self.covariates[rows],
             None if self.labels is None else self.labels[rows],
             None if self.hidden is None else self.hidden[rows, :longest],
@@ -83,6 +88,7 @@ class Batch:
         return Batch(
             self.input_ids.to(device),
             self.attention_mask.to(device),
+            self.own.to(device),
             self.covariates.to(device),
             None if self.labels is None else self.labels.to(device),
             None if self.hidden is None else self.hidden.to(device),
@@ -96,7 +102,9 @@ class Rows:
     Attributes
     ----------
     ids
-        Token ids of all rows back to back, int64.
+        Token ids of all rows back to back, int64 [tokens].
+    special
+        True for special tokens, bool [tokens].
     starts
         Row i is ``ids[starts[i]:starts[i + 1]]``; int64 [rows + 1].
     covariates
@@ -108,6 +116,7 @@ class Rows:
     """
 
     ids: Tensor
+    special: Tensor
     starts: npt.NDArray[np.int64]
     covariates: Tensor
     labels: Tensor | None
@@ -126,11 +135,13 @@ class Rows:
         """Return those rows, padded to the longest of them."""
         spans = [slice(int(self.starts[row]), int(self.starts[row + 1])) for row in rows]
         ids = pad_sequence([self.ids[span] for span in spans], batch_first=True, padding_value=self.pad_id)
+        special = pad_sequence([self.special[span] for span in spans], batch_first=True, padding_value=1)
         lengths = torch.from_numpy(self.lengths[np.asarray(rows)])
         chosen = torch.as_tensor(np.asarray(rows))
         return Batch(
             ids,
             (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            ~special,
             self.covariates[chosen],
             None if self.labels is None else self.labels[chosen],
             None

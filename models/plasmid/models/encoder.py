@@ -3,19 +3,20 @@
 Rules
 -----
 1. logits = W · pooled + C · covariates + b, where *pooled* is the mean of the encoder's output over
-   the tokens of a row without its first and last special token. The head is computed in float32.
-2. PEFT puts the factors on full-path targets; the encoder's own forward is run, unmodified.
+   the tokens of a row without the special ones. The head is computed in float32.
+2. The layers that carry factors are replaced (:mod:`plasmid.lora`); the encoder's own forward is run,
+   unmodified.
 3. With LoRA on the top k layers only, what enters the lowest of them never changes: it is computed
    once per row and kept (:meth:`AdaptedModel.cached`). A run from there is the stock forward with
    its list of layers cut and the embeddings' output replaced, so masks, rotary positions and final
    norms remain the library's.
 4. The model is always in eval mode: no dropout, so sites differ by their data alone.
+5. Gradients are summed over a batch, or gathered row by row where :attr:`AdaptedModel.samples` is on.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from plasmid.core.errors import ModelError
-from plasmid.models.adapter import AdapterSchema, Vector, adapter_schema, lora_modules, target_regex
+from plasmid.lora.attach import attach, checkpointed
+from plasmid.lora.layer import LoraLinear
+from plasmid.lora.samples import Samples, watch
+from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, adapter_schema, lora_modules
 from plasmid.models.architectures import architecture
 from plasmid.models.batches import Batch, Rows
 from plasmid.models.loading import load_encoder
@@ -35,6 +39,11 @@ from plasmid.models.tokenizing import Tokenizer
 
 CACHE_BATCH = 64
 """Rows per batch where no gradient is kept."""
+
+
+def _in_schema(name: str, tensor: Tensor) -> Tensor:
+    """Turn a parameter into the schema's tensor *name*, or back: a factor B is held transposed."""
+    return tensor.mT if name.endswith(".lora_B.weight") else tensor
 
 
 class _Replayed(nn.Module):
@@ -53,44 +62,62 @@ class AdaptedModel(nn.Module):
     ----------
     schema
         The adapter's tensors.
+    samples
+        The gradients of single rows: switch it on, run forward and backward, and take them.
     """
 
-    def __init__(self, base: BaseModel, lora: LoraSpec, head: HeadSpec, encoder: Any) -> None:
+    def __init__(
+        self, base: BaseModel, lora: LoraSpec, head: HeadSpec, encoder: Any, *, checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        from peft import LoraConfig, get_peft_model
-
         self.base = base
         self.spec = head
+        self.samples = Samples()
         self.schema: AdapterSchema = adapter_schema(base, lora, head)
-        settings: dict[str, Any] = {
-            "task_type": "FEATURE_EXTRACTION",
-            "r": lora.rank,
-            "lora_alpha": lora.alpha,
-            "target_modules": target_regex(base, lora_modules(base, lora)),
-        }
-        with warnings.catch_warnings():
-            # peft asks transformers 5 for a property that it renamed; nothing here uses either.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            self.peft = get_peft_model(encoder, LoraConfig(**settings))
+        paths = [module.path for module in lora_modules(base, lora)]
+        factors = attach(encoder, paths, rank=lora.rank, alpha=lora.alpha, samples=self.samples)
+        self.encoder = encoder
         shapes = {tensor.name: tensor.shape for tensor in self.schema.tensors}
         self.head = nn.Linear(shapes["head.weight"][1], len(head.labels))
         self.covariates = nn.Linear(max(1, head.covariate_width), len(head.labels), bias=False)
-        self._trained = self._by_name()
+        self.covariates.weight.requires_grad_(head.covariate_width > 0)
+        self._trained: dict[str, nn.Parameter] = {}
+        for path, layer in factors.items():
+            self._trained[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.lora_down
+            self._trained[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.lora_up
+        self._trained["head.weight"] = self.head.weight
+        if head.covariate_width:
+            self._trained["head.covariates"] = self.covariates.weight
+        self._trained["head.bias"] = self.head.bias
+        assert [tensor.name for tensor in self.schema.tensors] == list(self._trained)
+        watch(self, self.samples, skip=LoraLinear)
         known = architecture(base.entry.architecture)
         parent, _, self._list_name = known.layers.rpartition(".")
         self._parent = (encoder.get_submodule(parent),)  # in a tuple: not registered a second time
-        self._encoder = (encoder,)
         self._embeddings_name = known.embeddings
         every = encoder.get_submodule(known.layers)
+        if checkpointing:
+            checkpointed(every)
         self._split = None if lora.layers is None else len(every) - lora.layers
         self._tokenizer = Tokenizer(base)
         self.eval()
 
     @classmethod
     def load(
-        cls, base: BaseModel, lora: LoraSpec, head: HeadSpec, *, device: str | torch.device = "cpu"
+        cls,
+        base: BaseModel,
+        lora: LoraSpec,
+        head: HeadSpec,
+        *,
+        device: str | torch.device = "cpu",
+        checkpointing: bool = False,
     ) -> AdaptedModel:
-        """Return the model in float32 on *device*, its adapter zero but for PEFT's random A.
+        """Return the model in float32 on *device*, its adapter random but for B, which is zero.
+
+        Parameters
+        ----------
+        checkpointing
+            Keep no activations inside the transformer layers: each runs again when its gradients are due.
 
         Raises
         ------
@@ -100,7 +127,8 @@ class AdaptedModel(nn.Module):
         """
         # On a CPU the plain attention is a quarter faster for sequences of tens of tokens.
         attention = "eager" if torch.device(device).type == "cpu" else "sdpa"
-        return cls(base, lora, head, load_encoder(base, attention=attention).to(device)).to(device)
+        encoder = load_encoder(base, attention=attention)
+        return cls(base, lora, head, encoder, checkpointing=checkpointing).to(device)
 
     @property
     def device(self) -> torch.device:
@@ -115,21 +143,18 @@ class AdaptedModel(nn.Module):
             found.setdefault(group.get(name, "lora"), []).append(parameter)
         return found
 
-    def _by_name(self) -> dict[str, nn.Parameter]:
-        """Return the trainable parameters by their names in the schema, in its order."""
-        named = {
-            name.replace(".default.weight", ".weight"): parameter
-            for name, parameter in self.peft.named_parameters()
-            if parameter.requires_grad
-        }
-        named |= {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
-        if self.spec.covariate_width:
-            named["head.covariates"] = next(self.covariates.parameters())
-        else:
-            self.covariates.weight.requires_grad_(False)
-        wanted = [tensor.name for tensor in self.schema.tensors]
-        assert sorted(wanted) == sorted(named), "PEFT put factors elsewhere than the schema says"
-        return {name: named[name] for name in wanted}
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        """Return the trainable parameters by their names in the schema, in its order.
+
+        A factor B is held transposed; :meth:`flat` knows.
+        """
+        return self._trained
+
+    def flat(self, values: Iterable[Tensor]) -> Vector:
+        """Return *values*, one shaped like each of :meth:`trained` in order, as float32 [schema.size]."""
+        pairs = zip(self._trained, values, strict=True)
+        parts = [_in_schema(name, value.detach()).reshape(-1).float().cpu().numpy() for name, value in pairs]
+        return np.concatenate(parts)
 
     def set_state(self, state: Vector) -> None:
         """Adopt *state*, float32 [schema.size].
@@ -142,13 +167,11 @@ class AdaptedModel(nn.Module):
         tensors = self.schema.unflatten(state)
         with torch.no_grad():
             for name, parameter in self._trained.items():
-                parameter.copy_(torch.from_numpy(tensors[name]))
+                parameter.copy_(_in_schema(name, torch.from_numpy(tensors[name])))
 
     def state(self) -> Vector:
         """Return the adapter as float32 [schema.size]; exactly what :meth:`set_state` was given."""
-        return np.concatenate(
-            [parameter.detach().cpu().numpy().reshape(-1) for parameter in self._trained.values()]
-        ).astype(np.float32, copy=False)
+        return self.flat(self._trained.values())
 
     def encode(
         self,
@@ -163,7 +186,7 @@ class AdaptedModel(nn.Module):
         Parameters
         ----------
         max_length
-            In tokens, the two special ones included; longer inputs are cut.
+            In tokens, special ones included; longer inputs are cut.
         label_column
             None leaves the labels out.
 
@@ -176,22 +199,25 @@ class AdaptedModel(nn.Module):
             :func:`plasmid.models.metrics.label_indices`.
         """
         self._check_length(max_length)
-        ids = self._tokenizer.encode([str(cell) for cell in columns[input_column]], max_length)
-        covariates = encode_covariates(self.spec.covariates, columns, len(ids))
+        encoded = self._tokenizer.encode([str(cell) for cell in columns[input_column]], max_length)
+        covariates = encode_covariates(self.spec.covariates, columns, len(encoded))
         labels = None
         if label_column is not None:
             labels = torch.from_numpy(label_indices(self.spec.labels, columns[label_column]))
         return Rows(
-            torch.tensor([token for row in ids for token in row], dtype=torch.long),
-            np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
+            torch.tensor([token for row in encoded for token in row.ids], dtype=torch.long),
+            torch.tensor([mark for row in encoded for mark in row.special], dtype=torch.bool),
+            np.concatenate([[0], np.cumsum([len(row.ids) for row in encoded])]).astype(np.int64),
             torch.from_numpy(covariates),
             labels,
             self._tokenizer.pad_id,
         )
 
     def _check_length(self, max_length: int) -> None:
-        config = self._encoder[0].config
+        config = self.encoder.config
         longest = config.max_position_embeddings
+        if architecture(self.base.entry.architecture).counts_padding:
+            longest -= config.pad_token_id + 1
         if getattr(config, "position_embedding_type", "absolute") == "absolute" and max_length > longest:
             raise ModelError(
                 "model.too_long",
@@ -201,30 +227,32 @@ class AdaptedModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, float32 [n, labels], for *batch* on the model's device."""
+        every = torch.arange(len(batch.input_ids), device=self.device)
         groups = batch.groups() if self.device.type == "cpu" else None
         if groups is None:
-            pooled = self._pooled(batch)
+            pooled = self._pooled(batch, every)
         else:
-            pooled = torch.cat([self._pooled(batch.part(group)) for group in groups])
+            pooled = torch.cat([self._pooled(batch.part(group), group) for group in groups])
             pooled = pooled[torch.cat(groups).argsort()]
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), self.samples.part(every):
             logits: Tensor = self.head(pooled)
             if self.spec.covariate_width:
                 logits = logits + self.covariates(batch.covariates)
         return logits
 
-    def _pooled(self, batch: Batch) -> Tensor:
-        """Return the masked mean of the encoder's output, float32 [n, hidden]."""
-        if batch.hidden is None:
-            encoded = self._run(batch)
-        else:
-            with self._cut(upper=True, hidden=batch.hidden):
+    def _pooled(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Return the masked mean of the encoder's output, float32 [n, hidden]; *rows* is where these rows stand."""
+        with self.samples.part(rows):
+            if batch.hidden is None:
                 encoded = self._run(batch)
-        inner = batch.attention_mask[:, 2:, None].to(torch.float32)
-        return (encoded[:, 1:-1].float() * inner).sum(1) / inner.sum(1).clamp(min=1.0)
+            else:
+                with self._cut(upper=True, hidden=batch.hidden):
+                    encoded = self._run(batch)
+        own = batch.own[:, :, None].to(torch.float32)
+        return (encoded.float() * own).sum(1) / own.sum(1).clamp(min=1.0)
 
     def _run(self, batch: Batch) -> Tensor:
-        output: Tensor = self._encoder[0](
+        output: Tensor = self.encoder(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask
         ).last_hidden_state
         return output
@@ -233,7 +261,7 @@ class AdaptedModel(nn.Module):
     def _cut(self, *, upper: bool, hidden: Tensor | None = None) -> Iterator[None]:
         """Leave only the trained layers (fed with *hidden*) or only the ones below them."""
         assert self._split is not None
-        encoder, parent = self._encoder[0], self._parent[0]
+        encoder, parent = self.encoder, self._parent[0]
         every, embeddings = getattr(parent, self._list_name), getattr(encoder, self._embeddings_name)
         setattr(parent, self._list_name, every[self._split :] if upper else every[: self._split])
         if hidden is not None:
@@ -263,9 +291,8 @@ class AdaptedModel(nn.Module):
             return rows
         width = self.head.in_features
         kept = torch.empty((len(rows.ids), width), dtype=dtype)
-        encoder = self._encoder[0]
         every = getattr(self._parent[0], self._list_name)
-        last = every[self._split - 1] if self._split else getattr(encoder, self._embeddings_name)
+        last = every[self._split - 1] if self._split else getattr(self.encoder, self._embeddings_name)
         seen: list[Tensor] = []
         hook = last.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         low = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)

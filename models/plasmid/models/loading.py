@@ -33,10 +33,11 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation=attention,
-            add_pooling_layer=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **({"add_pooling_layer": False} if known.pooler else {}),
         )
+    model.config.use_cache = False  # a causal model would keep keys and values for a next token
     problems = [name for name in report["missing_keys"] if not name.startswith(known.unused)]
     problems += [item[0] for item in report["mismatched_keys"]]
     if problems:

@@ -5,12 +5,14 @@ Rules
 1. A tokenizer is loaded from the model's own folder, offline, running nobody's code.
 2. At load the 20 residues (or an English sentence) must give known tokens, one each for residues.
 3. Every encoded protein is checked again; the error names rows, never letters.
-4. ``max_length`` counts tokens, the first and last special ones included.
+4. ``max_length`` counts tokens, special ones included. Which those are is the tokenizer's own word: one at
+   either end, only the first, or none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,25 @@ def reads(tokenizer: Any, *, protein: bool, spaced: bool) -> bool:
 
 
 def _content(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text)["input_ids"]
-    return ids[1:-1]
+    found = tokenizer(text, return_special_tokens_mask=True)
+    pairs = zip(found["input_ids"], found["special_tokens_mask"], strict=True)
+    return [token for token, special in pairs if not special]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of one text.
+
+    Attributes
+    ----------
+    ids
+        Token ids, special tokens included.
+    special
+        1 for a special token that the tokenizer put there, 0 for what is the text's own; as long as *ids*.
+    """
+
+    ids: list[int]
+    special: list[int]
 
 
 class Tokenizer:
@@ -60,11 +79,18 @@ class Tokenizer:
     Raises
     ------
     ModelError
-        ``model.tokenizer_invalid``; ``model.tokenizer_unknown``: valid input becomes [UNK].
+        ``model.tokenizer_invalid``: it cannot be read, or has no padding token;
+        ``model.tokenizer_unknown``: valid input becomes [UNK].
     """
 
     def __init__(self, base: BaseModel) -> None:
         self._tokenizer = load_tokenizer(base.path)
+        if self._tokenizer.pad_token_id is None:
+            raise ModelError(
+                "model.tokenizer_invalid",
+                f"the tokenizer of {base.id} has no padding token.",
+                'Add one to its tokenizer_config.json, for example "pad_token": "</s>", and import it again.',
+            )
         self._protein = base.entry.input == "protein"
         self._spaced = base.entry.spaced
         if not reads(self._tokenizer, protein=self._protein, spaced=self._spaced):
@@ -81,8 +107,8 @@ class Tokenizer:
         """The id that fills a batch."""
         return int(self._tokenizer.pad_token_id)
 
-    def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
-        """Return the token ids of each text, special tokens included, cut to *max_length* tokens.
+    def encode(self, texts: Sequence[str], max_length: int) -> list[Encoded]:
+        """Return the tokens of each text, cut to *max_length*, special tokens included.
 
         Raises
         ------
@@ -92,12 +118,17 @@ class Tokenizer:
         if not texts:
             return []
         prepared = [" ".join(text) for text in texts] if self._spaced else list(texts)
-        encoded: list[list[int]] = self._tokenizer(
-            prepared, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
-        )["input_ids"]
+        found = self._tokenizer(
+            prepared,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_special_tokens_mask=True,
+        )
         if self._protein:
             unknown = self._tokenizer.unk_token_id
-            strange = [row for row, ids in enumerate(encoded) if unknown in ids]
+            strange = [row for row, ids in enumerate(found["input_ids"]) if unknown in ids]
             if strange:
                 raise ModelError(
                     "model.tokenizer_unknown",
@@ -105,4 +136,7 @@ class Tokenizer:
                     f"first in row {strange[0] + 1}.",
                     f"The model reads {AMINO_ACIDS}.",
                 )
-        return encoded
+        return [
+            Encoded(ids, special)
+            for ids, special in zip(found["input_ids"], found["special_tokens_mask"], strict=True)
+        ]

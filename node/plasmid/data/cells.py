@@ -12,14 +12,14 @@ from enum import StrEnum
 from plasmid.models.specs import Cell
 from plasmid.recipes.columns import (
     RESIDUES,
+    AnyColumn,
     CategoryColumn,
+    IdentifierColumn,
     LabelColumn,
     NumberColumn,
     ProteinColumn,
     TextColumn,
 )
-
-AnyColumn = ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -62,6 +62,8 @@ def read_cell(text: str, column: AnyColumn, labels: frozenset[str]) -> tuple[Cel
             return text, None if text in column.vocabulary_set else Finding.unseen
         case NumberColumn():
             return _number(text, column)
+        case IdentifierColumn():
+            return _limited(text, column.max_characters, "refuse")
 
 
 def _protein(text: str, column: ProteinColumn) -> tuple[Cell, Finding | None]:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasmid.core.errors import DataError
-from plasmid.data.cells import AnyColumn, Finding, read_cell
+from plasmid.data.cells import Finding, read_cell
 from plasmid.data.table import Table
 from plasmid.models.specs import Cell
-from plasmid.recipes.columns import Contract, LabelColumn, ProteinColumn
+from plasmid.recipes.columns import AnyColumn, Contract, IdentifierColumn, LabelColumn, ProteinColumn
 from plasmid.recipes.rows import open_csv
 
 _HINTS = {
@@ -42,7 +42,7 @@ def read_table(path: Path, contract: Contract, *, labels: bool = True) -> Table:
     Parameters
     ----------
     labels
-        False leaves the label column out: for tables that are to be predicted.
+        False leaves label and identifier columns out: for tables that are to be predicted.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def read_table(path: Path, contract: Contract, *, labels: bool = True) -> Table:
     wanted = {
         name: column
         for name, column in contract.columns.items()
-        if labels or not isinstance(column, LabelColumn)
+        if labels or not isinstance(column, LabelColumn | IdentifierColumn)
     }
     tally = _Tally()
     with open_csv(path) as file:

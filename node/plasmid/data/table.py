@@ -43,6 +43,23 @@ class Table:
         columns = {name: [values[index] for index in chosen] for name, values in self.columns.items()}
         return Table(columns, len(chosen), self.notices)
 
+    def groups(self, column: str) -> list[list[int]]:
+        """Return the row numbers of each person, ascending, persons in order of their first row.
+
+        Parameters
+        ----------
+        column
+            An identifier column. A row without an identifier is a person of its own.
+        """
+        found: dict[Cell, list[int]] = {}
+        alone: list[list[int]] = []
+        for row, cell in enumerate(self.columns[column]):
+            if cell is None:
+                alone.append([row])
+            else:
+                found.setdefault(cell, []).append(row)
+        return sorted([*found.values(), *alone])
+
     def to_bytes(self) -> bytes:
         """Return the table as UTF-8 JSON."""
         content = {"columns": dict(self.columns), "rows": self.rows, "notices": list(self.notices)}

@@ -1,7 +1,7 @@
-"""The gateway: everything that leaves a site passes through :meth:`Gateway.contribute`.
+"""The gateway: everything computed from rows that leaves a site passes through :meth:`Gateway.contribute`.
 
-    authenticate -> admit -> mark the round -> compute -> output contract -> clip -> fixed point
-      -> mask -> sign -> log -> send
+    authenticate -> admit -> charge and mark the attempt -> compute -> output contract -> bounds
+      -> fixed point -> noise share -> mask -> sign -> log -> send
 
 Rules
 -----
@@ -9,41 +9,45 @@ Rules
 2. A run is admitted by the site's own policy, on a digest that the site computes itself.
 3. A manifest is compared, field by field, with what the admitted document implies; the site chooses
    nothing and believes nothing.
-4. **A round is answered once.** The manifest is marked before the computation starts; the same manifest
-   again gets the stored bytes, another one for that round is refused.
-5. The clip is applied here, by a norm in float64, whatever the computation returned; wrong shape, dtype or a
-   non-finite value is refused, size is not (that would leak).
-6. What the log cannot record does not leave.
+4. **An attempt is answered once.** It is charged and marked before the computation starts; the same manifest
+   again gets the stored bytes, another one for that slot, or an older slot, is refused.
+5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
+   non-finite value is refused, size is not (that would leak). Computations hold no clip, noise or ledger.
+6. What the log or the ledger cannot record does not leave.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError, ProtocolError
-from plasmid.data.csv import read_table
-from plasmid.data.table import Table
+from plasmid.gateway.admission import AdmittedRun, Answer, admit
 from plasmid.gateway.disclosure import public
+from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.journal import Journal
-from plasmid.gateway.output import clip
+from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.marks import Marks
+from plasmid.gateway.output import bounded
 from plasmid.gateway.peers import read_peers
-from plasmid.gateway.policy import read_policy
-from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import Encoding, check_no_overflow, encode, plan_encoding
-from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
+from plasmid.models.adapter import AdapterSchema, TensorSpec
+from plasmid.privacy.noise import skellam
+from plasmid.privacy.ring import Words, add_noise, encode
+from plasmid.privacy.rotation import rotate
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import body_bytes, pack
 from plasmid.protocol.messages import (
     Admission,
     Admit,
     Ask,
+    Blobs,
     Bundles,
     Contribution,
     Epoch,
@@ -53,42 +57,12 @@ from plasmid.protocol.messages import (
     open_signed,
     sign,
 )
-from plasmid.recipes.digest import recipe_digest
-from plasmid.recipes.documents import parse_document
+from plasmid.protocol.plan import AUDIT_LENGTH, attempt_plan, audit_plan
 
 Computation = Callable[[Manifest], NDArray[Any]]
 """Runs the site half for one manifest and returns the raw vector, float [length]."""
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What leaves for one manifest: the signed contribution, and the body that it names by its SHA-256."""
-
-    contribution: Signed
-    digest: str
-    body: bytes
-
-
-@dataclass
-class AdmittedRun:
-    """What the gateway holds about one run, in memory only."""
-
-    run: str
-    document: Any
-    digest: str
-    base: BaseModel | None
-    shape: api.Shape
-    table: Table | None
-    roster: tuple[str, ...] = ()
-    plan: Encoding | None = None
-    c: int = 0
-    epoch: SiteEpoch | None = None
-    answered: dict[int, tuple[str, Answer | None]] = field(default_factory=dict)
-
-    @property
-    def masked(self) -> bool:
-        """Whether contributions leave masked."""
-        return bool(self.document.privacy.protect == "masked")
+_AUDIT_SCHEMA = AdapterSchema(tensors=(TensorSpec(name="audit", shape=(AUDIT_LENGTH,)),))
 
 
 class Gateway:
@@ -98,6 +72,9 @@ class Gateway:
         self.home = home
         self.identity = home.identity()
         self.journal = Journal(home.journal)
+        self.ledger = Ledger(home.ledger)
+        self._marks = Marks(home.runs)
+        self._epochs = Epochs(home, self.identity, self.journal, self.ledger)
         self._runs: dict[str, AdmittedRun] = {}
 
     @property
@@ -115,46 +92,19 @@ class Gateway:
         """Answer ``ask`` or ``admit``; with ``admit`` and a yes, the run is known from now on."""
         try:
             self.journal.write(request.type, run=request.run, digest=request.digest)
-            admitted = self._admit(request)
+            admitted = admit(self.home, self.journal, self.ledger, request)
             if isinstance(request, Admit):
                 self._runs[request.run] = admitted
             self.journal.write("accepted", run=request.run, digest=request.digest, request=request.type)
         except PlasmidError as error:
             return self.refusal(request.run, error)
-        return Admission(run=request.run, site=self.site, accepted=True)
+        return Admission(run=request.run, site=self.site, accepted=True, terms=admitted.terms)
 
     def refusal(self, run: str, error: PlasmidError) -> Admission:
         """Log *error* in full and return the answer that says no in a constant sentence."""
         self.journal.write("refused", run=run, code=error.code, detail=error.message)
         code, sentence = public(error)
         return Admission(run=run, site=self.site, accepted=False, code=code, sentence=sentence)
-
-    def _admit(self, request: Ask | Admit) -> AdmittedRun:
-        if isinstance(request, Admit) and self.home.last_epoch(request.run):
-            raise ProtocolError(
-                "protocol.epoch_used", f"{request.run} was admitted here before; its rounds may be answered."
-            )
-        digest = recipe_digest(request.document, str(request.document.get("computation")))
-        if digest != request.digest:
-            raise ProtocolError(
-                "protocol.digest",
-                f"the document's digest here is {digest}, announced was {request.digest}.",
-                "Use the same release of the computation at both ends.",
-            )
-        document: Any = parse_document(request.document)
-        read_policy(self.home.policy).check(document, digest)
-        base: BaseModel | None = None
-        model = getattr(document, "model", None)
-        if model is not None:
-            base = ensure_model(model.base, revision=model.revision, digest=model.digest)
-        contract = getattr(document, "contract", None)
-        table = None if contract is None else read_table(self.home.view(document.name), contract)
-        for notice in table.notices if table else ():
-            self.journal.write("notice", run=request.run, text=notice)
-        shape = api.load(document.computation).shape(document, base)
-        return AdmittedRun(
-            run=request.run, document=document, digest=digest, base=base, shape=shape, table=table
-        )
 
     def run(self, run: str) -> AdmittedRun:
         """Return an admitted run. Raises ProtocolError (``run.unknown``)."""
@@ -163,79 +113,20 @@ class Gateway:
         return self._runs[run]
 
     def forget(self, run: str) -> None:
-        """Drop a run and its secrets."""
-        self._runs.pop(run, None)
+        """Drop a run and its secrets; a reservation of which nothing was spent is given back."""
+        admitted = self._runs.pop(run, None)
+        if admitted is not None and admitted.terms is not None:
+            self.ledger.release(run)
 
-    # -- key epoch ---------------------------------------------------------------------------------
+    # -- key epoch and the opening of sums -------------------------------------------------------------
 
     def begin_epoch(self, request: Epoch) -> Signed | None:
-        """Take the roster; return this site's signed advert, or None where nothing is masked."""
-        admitted = self.run(request.run)
-        roster = tuple(request.roster)
-        if admitted.roster or self.site not in roster or sorted(set(roster)) != list(roster):
-            raise ProtocolError("protocol.manifest", f"the roster of {request.run} is not acceptable.")
-        if len(roster) < admitted.document.federation.min_sites:
-            raise ProtocolError(
-                "protocol.manifest", f"{len(roster)} sites are fewer than the recipe's min_sites."
-            )
-        if request.slots < admitted.document.rounds:
-            raise ProtocolError("protocol.manifest", "there are fewer slots than rounds.")
-        shape = admitted.shape
-        plan = plan_encoding(length=shape.schema.size, bound=shape.bound, sites=len(roster), bits=shape.bits)
-        epoch = None
-        if admitted.masked:
-            check_colluders(len(roster), request.c, self._least_colluders(admitted, roster))
-            epoch = SiteEpoch(
-                run=request.run,
-                epoch=request.epoch,
-                site=self.site,
-                document=admitted.digest,
-                slots=request.slots,
-            )
-        self.home.claim_epoch(request.run, request.epoch)
-        self.journal.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
-        admitted.roster, admitted.plan, admitted.c, admitted.epoch = roster, plan, request.c, epoch
-        return sign(self.identity, epoch.advert) if epoch else None
+        """See :meth:`plasmid.gateway.epochs.Epochs.begin`."""
+        return self._epochs.begin(self.run(request.run), request)
 
-    def _least_colluders(self, admitted: AdmittedRun, roster: tuple[str, ...]) -> int:
-        peers = read_peers(self.home.peers)
-        organisations = {site: peers.organisation(site) for site in roster}
-        organisations[self.site] = self.home.config().organisation
-        return least_colluders(
-            organisations, admitted.document.federation.colluding_organisations, me=self.site
-        )
-
-    def relay(self, message: Relay) -> Bundles | Signed | None:
-        """Take other sites' statements; return what this site says next (None after ``ready``)."""
-        admitted = self.run(message.run)
-        epoch = admitted.epoch
-        if epoch is None:
-            raise ProtocolError("protocol.ready", f"{message.run} has no key epoch.")
-        peers = read_peers(self.home.peers)
-        statements = []
-        for signed in message.statements:
-            key = self.identity.public if signed.signer == self.site else peers.key(signed.signer)
-            statement = open_signed(signed, key)
-            author = statement.sender if statement.type == "bundle" else getattr(statement, "site", None)
-            if statement.type != message.kind or author != signed.signer:
-                raise ProtocolError("protocol.signature", f"a statement of {signed.signer} names {author}.")
-            statements.append(statement)
-        if message.kind == "advert":
-            if sorted(statement.site for statement in statements) != list(admitted.roster):
-                raise ProtocolError("protocol.adverts", "the adverts are not those of the roster.")
-            bundles = epoch.bundles(statements)
-            return Bundles(
-                run=message.run,
-                site=self.site,
-                statements=[sign(self.identity, bundle) for bundle in bundles],
-            )
-        if message.kind == "bundle":
-            least = self._least_colluders(admitted, admitted.roster)
-            ready = epoch.ready(statements, c=admitted.c, least=least)
-            self.journal.write("ready", run=message.run, rho=epoch.rho, n=ready.n, c=ready.c)
-            return sign(self.identity, ready)
-        epoch.seal(statements)
-        return None
+    def relay(self, message: Relay) -> Bundles | Blobs | Signed | None:
+        """See :meth:`plasmid.gateway.epochs.Epochs.relay`."""
+        return self._epochs.relay(self.run(message.run), message)
 
     # -- the one way out ---------------------------------------------------------------------------
 
@@ -243,85 +134,135 @@ class Gateway:
         """Answer one manifest.
 
         The answer is stored before it is returned, and returned again, byte for byte, for the same manifest
-        until a later round is answered.
+        until the next attempt.
 
         Raises
         ------
         ProtocolError
             ``protocol.manifest``: the manifest isn't what the admitted document implies;
-            ``protocol.second_manifest``: the round was answered, or begun, under another one;
-            ``protocol.vector``: the computation broke the output contract.
+            ``protocol.second_manifest``: the slot was used, or begun, under another one, or is older than the
+            last; ``protocol.consented``: the round is over; ``protocol.vector``: the computation broke the
+            output contract.
+        PolicyRefused
+            ``policy.attempts``: the run has no attempt left to charge.
         StorageError
-            The decision could not be logged.
+            The decision could not be logged, or the ledger not written.
         """
         admitted = self.run(manifest.run)
-        self._check_manifest(admitted, manifest)
-        digest = manifest.digest()
-        if manifest.round in admitted.answered:
-            known, answer = admitted.answered[manifest.round]
-            if known != digest or answer is None:
-                raise ProtocolError(
-                    "protocol.second_manifest", f"round {manifest.round} of {manifest.run} was begun before."
-                )
-            return answer
-        admitted.answered = {done: (known, None) for done, (known, _) in admitted.answered.items()}
-        admitted.answered[manifest.round] = (digest, None)
+        shape = self._check_manifest(admitted, manifest)
+        digest, attempt = manifest.digest(), (manifest.epoch, manifest.slot)
+        if attempt <= admitted.last[0]:
+            if admitted.last[:2] == (attempt, digest) and admitted.last[2] is not None:
+                return admitted.last[2]
+            raise ProtocolError(
+                "protocol.second_manifest",
+                f"slot {manifest.slot} of epoch {manifest.epoch} of {manifest.run} was begun before.",
+            )
+        charged = admitted.terms is not None
+        self._marks.check_round(manifest.run, manifest.round, digest, again=charged)
+        admitted.last = (attempt, digest, None)
+        if charged and manifest.phase == "train":
+            self.ledger.spend(manifest.run)
+            self.ledger.charge_attempt(manifest.run, attempt)
         self.journal.write(
-            "manifest", run=manifest.run, round=manifest.round, slot=manifest.slot, digest=digest
+            "manifest",
+            run=manifest.run,
+            round=manifest.round,
+            epoch=manifest.epoch,
+            slot=manifest.slot,
+            digest=digest,
         )
-        vector, norm = clip(computation(manifest), admitted.shape, admitted.document.computation)
-        words = encode(vector, manifest.encoding())
-        if admitted.epoch is not None:
-            admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)
-        body = pack("words", words)
-        body_digest = sha256_hex(body)
-        contribution = sign(
-            self.identity,
-            Contribution(
-                run=manifest.run,
-                site=self.site,
-                round=manifest.round,
-                slot=manifest.slot,
-                manifest=digest,
-                body=body_digest,
-                body_bytes=len(body),
-            ),
-        )
+        noised = manifest.mechanism == "dp-sgd"
+        vector, norm = bounded(computation(manifest), shape, noised=noised)
+        words = self._protect(admitted, manifest, vector, digest)
+        answer = self._answer(admitted, manifest, digest, pack("words", words))
         self.journal.write(
             "contributed",
             run=manifest.run,
             round=manifest.round,
-            body=body_digest,
-            bytes=len(body),
-            norm=norm if api.load(admitted.document.computation).SITE_HALF == "loss" else None,
+            body=answer.digest,
+            bytes=len(answer.body),
+            norm=norm if shape.norm is not None else None,
             bound=manifest.bound,
             masked=admitted.masked,
         )
-        done = Answer(contribution, body_digest, body)
-        admitted.answered[manifest.round] = (digest, done)
-        return done
+        admitted.last = (attempt, digest, answer)
+        return answer
 
-    def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> None:
-        plan = admitted.plan
+    def _protect(self, admitted: AdmittedRun, manifest: Manifest, vector: NDArray[Any], digest: str) -> Words:
+        """Return *vector* as words: rotated if the document says so, noised by this site's share, masked."""
+        encoding = manifest.encoding()
+        if manifest.phase == "train" and admitted.document.privacy.rotation == "hadamard":
+            turned = rotate(vector, seed=bytes.fromhex(admitted.digest))
+            vector = np.clip(turned, -encoding.bound, encoding.bound)
+        words = encode(vector, encoding)
+        if encoding.noise_variance:  # fresh for every attempt: a draw never serves two manifests
+            add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
+        if admitted.epoch is not None:
+            admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)
+        return words
+
+    def _answer(self, admitted: AdmittedRun, manifest: Manifest, digest: str, body: bytes) -> Answer:
+        counter, head = self.ledger.head()
+        body_digest = sha256_hex(body)
+        contribution = Contribution(
+            run=manifest.run,
+            site=self.site,
+            epoch=manifest.epoch,
+            round=manifest.round,
+            slot=manifest.slot,
+            manifest=digest,
+            body=body_digest,
+            body_bytes=len(body),
+            ledger_counter=counter,
+            ledger_head=head,
+        )
+        if admitted.epoch is not None:
+            admitted.epoch.contributed(contribution)
+        return Answer(sign(self.identity, contribution), body_digest, body)
+
+    def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> api.Shape:
+        """Compare *manifest* with what the admitted run implies; return the shape of its vector."""
+        document, planned = admitted.document, admitted.planned
+        if planned is None:
+            raise ProtocolError("protocol.manifest", f"{manifest.run} has no key epoch yet.")
+        audit = manifest.phase == "audit"
+        sites = len(admitted.roster)
+        shape = admitted.shape
+        if audit:
+            if document.computation != "finetune" or document.privacy.audit is None:
+                raise ProtocolError("protocol.manifest", "the document asks for no audit.")
+            plan = audit_plan(document, sites=sites, c=admitted.c, planned=planned)
+            shape = replace(shape, schema=_AUDIT_SCHEMA, bound=plan.encoding.bound, norm=None, bits=64)
+        else:
+            plan = attempt_plan(document, shape, sites=sites, c=admitted.c, planned=planned)
         expected = {
             "protocol": PROTOCOL if admitted.masked else "none",
-            "epoch": admitted.epoch.epoch if admitted.epoch else manifest.epoch,
-            "slot": manifest.round - 1,
+            "epoch": admitted.number,
             "rho": admitted.epoch.rho if admitted.epoch else None,
             "document": admitted.digest,
             "base": admitted.base.digest if admitted.base else None,
             "state_bytes": body_bytes("state", admitted.shape.schema.size, admitted.shape.dtype),
-            "invited": list(admitted.roster),
-            "min_sites": admitted.document.federation.min_sites,
+            "mechanism": "none" if audit else document.privacy.mechanism or "none",
+            "min_sites": plan.min_sites,
+            "theta": plan.theta,
         }
         wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
-        if plan is None or manifest.encoding() != plan:
+        if manifest.encoding() != plan.encoding:
             wrong.append("encoding")
-        if not 1 <= manifest.round <= admitted.document.rounds:
+        first, last = (document.rounds + 1,) * 2 if audit else (1, document.rounds)
+        if not first <= manifest.round <= last:
             wrong.append("round")
+        invited = manifest.invited
+        if (
+            sorted(set(invited) & set(admitted.roster)) != invited
+            or self.site not in invited
+            or len(invited) < plan.min_sites
+        ):
+            wrong.append("invited")
         if wrong:
             raise ProtocolError(
                 "protocol.manifest",
                 f"round {manifest.round}: the manifest differs from the admitted run in {', '.join(wrong)}.",
             )
-        check_no_overflow(manifest.encoding(), len(admitted.roster))
+        return shape

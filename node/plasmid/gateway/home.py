@@ -1,38 +1,49 @@
 """A site's own folder: its keys, its data, its policy, what it knows of others.
 
-site.yaml      name, organisation, data                  policy.yaml   what may run (absent: nothing)
+site.yaml      name, organisation, data, public size       policy.yaml   what may run (absent: nothing)
 identity.key   signs messages (mode 0600)                  peers.yaml    confirmed identities
 tls.key, tls.pem, ca.pem   the outer belt                  journal.jsonl one line per decision
-data/          one CSV, or <recipe name>.csv per recipe    epochs.json   last key epoch per run
+data/          one CSV, or <recipe name>.csv per recipe    ledger.jsonl  privacy spent, per population
+runs/          last key epoch and signed round per run     heads.json    newest ledger lines of peers
 """
 
 from __future__ import annotations
 
-import json
-import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from plasmid.core.errors import DataError, ProtocolError, UsageError
+from plasmid.core.errors import DataError, UsageError
 from plasmid.core.files import write_atomic
 from plasmid.core.settings import dump_settings, read_settings
 from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import Identity
 
-_CLAIMING = threading.Lock()
-"""Each run has its own thread, and all of them share one ``epochs.json``."""
-
 
 class SiteConfig(BaseModel):
-    """The contents of ``site.yaml``. ``data`` is a folder or a CSV file, relative to the site's folder."""
+    """The contents of ``site.yaml``.
+
+    Attributes
+    ----------
+    data
+        A folder or a CSV file, relative to the site's folder.
+    public_size
+        The rounded number of units (records, or patients) that the owner makes public; needed by documents
+        with a privacy unit.
+    population
+        The people whom the data are about. Views, tables and connectors that show the same people must name
+        the same population: they draw on one privacy budget.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: SiteName
     organisation: str
     data: str = "data"
+    public_size: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    population: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,21 @@ class SiteHome:
     def journal(self) -> Path:
         """The log."""
         return self.folder / "journal.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """The privacy ledger."""
+        return self.folder / "ledger.jsonl"
+
+    @property
+    def heads(self) -> Path:
+        """The newest ledger lines of peers."""
+        return self.folder / "heads.json"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of :class:`plasmid.gateway.marks.Marks`."""
+        return self.folder / "runs"
 
     @property
     def tls(self) -> tuple[Path, Path, Path]:
@@ -100,25 +126,3 @@ class SiteHome:
                 "Put one CSV there, or name it after the recipe.",
             )
         return found[0]
-
-    def last_epoch(self, run: str) -> int:
-        """Return the last epoch of *run* that this site took part in, 0 if none."""
-        path = self.folder / "epochs.json"
-        return int(json.loads(path.read_bytes()).get(run, 0)) if path.exists() else 0
-
-    def claim_epoch(self, run: str, epoch: int) -> None:
-        """Record that this site takes part in *epoch* of *run*, before anything about it leaves.
-
-        Raises
-        ------
-        ProtocolError
-            ``protocol.epoch_used``: not higher than the last one.
-        """
-        path = self.folder / "epochs.json"
-        with _CLAIMING:
-            last: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
-            if epoch <= last.get(run, 0):
-                raise ProtocolError(
-                    "protocol.epoch_used", f"epoch {epoch} of {run} was used before.", "Start a new run."
-                )
-            write_atomic(path, json.dumps({**last, run: epoch}).encode())

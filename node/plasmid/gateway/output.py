@@ -1,4 +1,4 @@
-"""The output contract: what a computation may hand to the gateway, and the clip."""
+"""The output contract: what a computation may hand to the gateway, and its bounds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from plasmid.core.errors import ProtocolError
 from plasmid.privacy.ring import blocks
 
 
-def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDArray[Any], float]:
-    """Return *vector* within its bound, and its L2 norm before, in float64.
+def bounded(vector: NDArray[Any], shape: api.Shape, *, noised: bool) -> tuple[NDArray[Any], float]:
+    """Return *vector* within its bounds, and its L2 norm before, in float64.
 
-    A trained update is scaled down to the L2 norm ``shape.bound``; every other vector is clamped to it
-    per coordinate.
+    A vector is scaled down to the L2 norm ``shape.norm``, where there is one, unless it is *noised* already:
+    that would undo a part of the noise. In any case each coordinate is clamped to ``shape.bound``, which
+    lengthens no difference between two vectors.
 
     Raises
     ------
@@ -36,10 +37,11 @@ def clip(vector: NDArray[Any], shape: api.Shape, computation: str) -> tuple[NDAr
     with np.errstate(over="ignore"):  # only a float64 vector can: its norm is then the largest float
         squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(vector))
     norm = min(math.sqrt(squares), sys.float_info.max)
-    if api.load(computation).SITE_HALF == "loss":
-        if norm <= shape.bound:
+    if shape.norm is not None and not noised:
+        if norm <= min(shape.norm, shape.bound):
             return vector, norm
-        vector = vector * (shape.bound / norm)
+        if norm > shape.norm:
+            vector = vector * (shape.norm / norm)
     limit = vector.dtype.type(shape.bound)
     if float(limit) > shape.bound:  # the bound is not a float32, and the nearest one lies outside
         limit = np.nextafter(limit, limit.dtype.type(0))

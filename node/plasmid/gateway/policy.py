@@ -18,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from plasmid.core.errors import PolicyRefused, RecipeError
 from plasmid.core.settings import read_settings
+from plasmid.gateway.ledger import Budget
 from plasmid.privacy.statements import Digest
+
+_UNITS = ("none", "record", "patient", "site")
 
 
 class _Part(BaseModel):
@@ -34,20 +37,32 @@ class Requirements(_Part):
         ``masked``: only masked contributions leave. ``none`` also allows contributions in the clear.
     min_sites
         Smallest survivor set of a masked sum, at least 3.
+    min_organisations
+        Organisations, this site's own included, that this owner has confirmed and that must be behind the
+        survivors of every masked sum.
     max_update_clip
         Largest L2 bound of a fine-tuning update; None for no limit.
+    unit
+        The weakest privacy unit accepted: ``none`` < ``record`` < ``patient`` < ``site``.
+    max_epsilon, max_delta
+        Largest values of one run; None for no limit beside the budget's.
     """
 
     protect: Literal["masked", "none"] = "masked"
     min_sites: int = Field(default=3, ge=3)
+    min_organisations: int = Field(default=3, ge=2)
     max_update_clip: float | None = Field(default=None, gt=0)
+    unit: Literal["none", "record", "patient", "site"] = "none"
+    max_epsilon: float | None = Field(default=None, gt=0)
+    max_delta: float | None = Field(default=None, gt=0, lt=1)
 
 
 class Policy(_Part):
-    """The contents of ``policy.yaml``."""
+    """The contents of ``policy.yaml``. ``budgets`` is what each population may spend, over all runs ever."""
 
     allow: list[Digest] = []
     require: Requirements = Requirements()
+    budgets: dict[str, Budget] = {}
 
     def check(self, document: Any, digest: str) -> None:
         """Refuse a document that this policy does not accept. Raises PolicyRefused."""
@@ -69,12 +84,37 @@ class Policy(_Part):
                 f"the document says min_sites: {document.federation.min_sites}, "
                 f"the policy accepts {wanted.min_sites} or more.",
             )
+        self._check_unit(document.privacy)
         clip = getattr(document.privacy, "update_clip", None)
         if wanted.max_update_clip is not None and clip is not None and clip > wanted.max_update_clip:
             raise PolicyRefused(
                 "policy.clip",
                 f"the document says update_clip: {clip}, the policy accepts up to {wanted.max_update_clip}.",
             )
+
+    def _check_unit(self, privacy: Any) -> None:
+        wanted = self.require
+        if _UNITS.index(privacy.unit) < _UNITS.index(wanted.unit):
+            raise PolicyRefused(
+                "policy.unit",
+                f"the document says unit: {privacy.unit}, the policy accepts {wanted.unit} or stronger.",
+            )
+        for name, code in (("epsilon", "policy.epsilon"), ("delta", "policy.delta")):
+            given, most = getattr(privacy, name), getattr(wanted, f"max_{name}")
+            if given is not None and most is not None and given > most:
+                raise PolicyRefused(
+                    code, f"the document says {name}: {given}, the policy accepts up to {most}."
+                )
+
+    def budget(self, population: str) -> Budget:
+        """Return what *population* may spend. Raises PolicyRefused (``policy.no_budget``)."""
+        if population not in self.budgets:
+            raise PolicyRefused(
+                "policy.no_budget",
+                f"the policy gives the population {population!r} no privacy budget.",
+                "Add it under 'budgets' in policy.yaml: {unit, epsilon, delta}.",
+            )
+        return self.budgets[population]
 
 
 def read_policy(path: Path) -> Policy:

@@ -1,25 +1,24 @@
-"""Secure aggregation, protocol ``plasmid-sa/0``: a site's state machine for one key epoch.
+"""Secure aggregation, protocol ``plasmid-sa/1``: a site's state machine for one key epoch.
 
-After Bonawitz et al. 2017 (CCS, "Practical Secure Aggregation for Privacy-Preserving Machine
-Learning"), its offline phase batched per epoch. Version 0 has pairwise masks only: no self-masks, no
-shares, no recovery, so the sum exists over the whole roster or not at all.
+After Bonawitz et al. 2017 (CCS, "Practical Secure Aggregation for Privacy-Preserving Machine Learning"),
+malicious setting. Each **slot** is one instance of it, with one set-up per **epoch** for all its slots. One
+attempt at one round takes one slot.
 
 Rules
 -----
-1. An **epoch** has a roster of n sites in the order of their names, and A **slots**. Its secrets live
-   in this object and nowhere else.
-2. Advert: a fresh X25519 key, a fresh ML-KEM-768 key and, per slot, the SHA-256 of a fresh 32-byte
-   secret k. rho is the digest of all adverts in roster order.
-3. Bundle, from i to every j > i: the pair seeds r_ij = HKDF(k_i, j) of all slots, under AES-256-GCM
-   with the key HKDF(X25519(C_i, C_j) | ML-KEM secret, rho) and (i, j, epoch) as associated data.
-   That key is used once, so the nonce is constant.
-4. Ready: signed over (rho, n, c) once all bundles that are due have been opened. A site masks only when
-   it holds n equal ready statements.
-5. c is at least the site's own :func:`least_colluders`, and c >= n - 1 is refused.
-6. **A slot masks one vector, once**: :meth:`SiteEpoch.mask` destroys the slot's secrets before it
-   returns. Slots only rise.
-7. y = x + sum over j > i of PRG(HKDF(r_ij, "pair" | H)) - sum over j < i of the same, H the digest of
-   the manifest: sites that were shown different manifests produce noise, not a sum.
+1. n, c and theta are as :mod:`plasmid.privacy.roster` says; each site checks c before it deals a share.
+2. Advert: fresh X25519 and ML-KEM-768 keys and, per slot, the SHA-256 of two fresh secrets, k (pair masks)
+   and b (self-mask). rho is the digest of all adverts, this site's own among them.
+3. Bundle, from i to every other j: j's shares, theta of n, of every b and k of i and, if i < j, the seeds
+   r_ij = HKDF(k_i, j). The index of a share is the position in the roster + 1.
+4. Recovery: per slot, the seeds that i was given, sealed under HKDF(k_i, "blob"), for the coordinator.
+5. Ready: (rho, blobs, n, c, theta). A site masks only when it holds n equal ones. **One advert, one set of
+   bundles, one ready statement an epoch**; a step that fails makes the epoch void.
+6. **A slot masks one vector, once**: it is marked used before the first word changes, and slots only rise.
+   The streams are of HKDF(b, "self" | H), added, and, for each other invited site, of HKDF(r, "pair" | H),
+   added for a later site and subtracted for an earlier one; H is the digest of the manifest.
+7. Survivors, consents and shares: :mod:`plasmid.privacy.attempt`.
+8. A slot's secrets are erased once it is answered or a later one is used; a slot passed over is dead.
 
 Signatures are checked by the caller (``plasmid.gateway``), against identities it has pinned; this
 module sees statements that are known to be their author's.
@@ -28,195 +27,184 @@ module sees statements that are known to be their author's.
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+import numpy as np
+from numpy.typing import NDArray
 
-from plasmid.core.canonical import digest_json, sha256_hex
+from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.keystream import KEY_BYTES, add_keystream, derive
+from plasmid.privacy import shamir
+from plasmid.privacy.attempt import KEY, SELF, Attempt
+from plasmid.privacy.channels import Channel, seal_blob
+from plasmid.privacy.keystream import Keystreams, Pad, commitment, pair_key, pair_seed, self_key
 from plasmid.privacy.ring import Words
-from plasmid.privacy.statements import MAX_ROSTER, MAX_SLOTS, Advert, Bundle, Ready
+from plasmid.privacy.roster import check_adverts, check_colluders, least_colluders, threshold
+from plasmid.privacy.statements import (
+    MAX_SLOTS,
+    SECRET_BYTES,
+    Advert,
+    Bundle,
+    Consent,
+    Contribution,
+    Ready,
+    Recovery,
+    Shares,
+    digest_of,
+)
 
-_SECRET_BYTES = 32
-_NONCE = bytes(12)  # each key encrypts one message
+__all__ = ["SiteEpoch", "check_colluders", "least_colluders", "threshold"]
 
-
-def least_colluders(organisations: Mapping[str, str | None], largest: int, *, me: str) -> int:
-    """Return the smallest c that a site accepts.
-
-    Parameters
-    ----------
-    organisations
-        For each site of the roster its organisation as this owner confirmed it, None if unconfirmed.
-    largest
-        How many whole organisations are assumed to collude (the recipe's ``colluding_organisations``).
-    me
-        The site that asks; its own organisation does not collude against itself.
-    """
-    mine = organisations[me]
-    others = [org for site, org in organisations.items() if site != me]
-    unconfirmed = sum(org is None for org in others)
-    sizes = Counter(org for org in others if org is not None and org != mine)
-    return max(1, unconfirmed + sum(count for _, count in sizes.most_common(largest)))
-
-
-def check_colluders(n: int, c: int, least: int) -> None:
-    """Refuse a plan that assumes fewer colluders than *least*, or that no mask could withstand.
-
-    Raises
-    ------
-    ProtocolError
-        ``protocol.colluders``.
-    """
-    if c < least:
-        raise ProtocolError(
-            "protocol.colluders",
-            f"the plan assumes {c} colluding sites, this site assumes at least {least}.",
-            "Confirm the peers in peers.yaml, or raise the recipe's colluding_organisations.",
-        )
-    if c >= n - 1:
-        raise ProtocolError(
-            "protocol.colluders",
-            f"with {n} sites, {c} of them colluding, a mask hides nothing.",
-            "Invite more organisations: at least c + 2 sites are needed.",
-        )
+_SEED = 2
+"""Beside the shares SELF and KEY: the seed of the pair. In its own place a site keeps its b."""
 
 
 class SiteEpoch:
-    """One site's secrets and steps in one key epoch. Methods are called in the order of the rules."""
+    """One site's secrets and steps in one key epoch.
+
+    Set-up: :attr:`advert`, :meth:`bundles`, :meth:`recovery`, :meth:`ready`, :meth:`seal`, each once.
+    An attempt: :meth:`mask`, :meth:`contributed`, :meth:`consent`, :meth:`shares`.
+    """
 
     def __init__(self, *, run: str, epoch: int, site: str, document: str, slots: int) -> None:
         if not 1 <= slots <= MAX_SLOTS:
             raise ProtocolError("protocol.slots", f"{slots} slots asked for, 1 to {MAX_SLOTS} are possible.")
-        self.run, self.epoch, self.site = run, epoch, site
-        self._x25519 = X25519PrivateKey.generate()
-        self._mlkem = MLKEM768PrivateKey.generate()
-        self._own = [secrets.token_bytes(_SECRET_BYTES) for _ in range(slots)]
-        self._seeds: dict[int, dict[str, bytes]] = {slot: {} for slot in range(slots)}
-        self._adverts: dict[str, Advert] = {}
-        self._next_slot = 0
-        self.rho = ""
+        self.run, self.epoch, self.site, self.slots = run, epoch, site, slots
+        self._channel = Channel()
+        drawn = bytearray(secrets.token_bytes(2 * slots * SECRET_BYTES))
+        self._secrets = np.frombuffer(drawn, np.uint8).reshape(2, slots, SECRET_BYTES)
         self.advert = Advert(
             run=run,
             epoch=epoch,
             site=site,
             document=document,
-            x25519=self._x25519.public_key().public_bytes_raw().hex(),
-            mlkem768=self._mlkem.public_key().public_bytes_raw().hex(),
-            slots=[sha256_hex(secret) for secret in self._own],
+            x25519=self._channel.x25519,
+            mlkem768=self._channel.mlkem768,
+            key_commitments=_commitments(self._secrets[KEY]),
+            self_commitments=_commitments(self._secrets[SELF]),
         )
-        self._statement: Ready | None = None
-        self._sealed = False
+        self._adverts: dict[str, Advert] = {}
+        self.rho, self.theta = "", 0
+        self._recovery: Recovery | None = None
+        self._ready: Ready | None = None
+        self._next_step, self._next_slot = "bundles", 0
+        self._attempt: Attempt | None = None
 
     @property
     def roster(self) -> tuple[str, ...]:
         """The sites of the epoch, in order."""
         return tuple(self._adverts)
 
-    def bundles(self, adverts: Sequence[Advert]) -> list[Bundle]:
-        """Take everyone's adverts and return the bundles to send.
+    # -- set-up ------------------------------------------------------------------------------------
+
+    def bundles(self, adverts: Sequence[Advert], *, c: int, least: int) -> list[Bundle]:
+        """Take everyone's adverts and return the bundles to send, one to every other site.
 
         Raises
         ------
         ProtocolError
-            ``protocol.adverts``: a site twice, a key twice or not one, another run or epoch, a different
-            number of slots, this site's own advert missing or changed, or a roster outside 3 to 64.
+            ``protocol.adverts``: a site, key or commitment twice or not one, another run, epoch, recipe or
+            number of slots, this site's own advert missing or changed, or a roster outside 3 to 64;
+            ``protocol.colluders``: see :func:`check_colluders`; ``protocol.ready``: not the next step.
         """
-        ordered = sorted(adverts, key=lambda advert: advert.site)
-        keys = {advert.x25519 for advert in ordered} | {advert.mlkem768 for advert in ordered}
-        wrong = (
-            "a set of adverts was given twice"
-            if self.rho
-            else "a roster holds 3 to 64 sites"
-            if not 3 <= len(ordered) <= MAX_ROSTER
-            else "a site or a key appears twice"
-            if len({advert.site for advert in ordered}) != len(ordered) or len(keys) != 2 * len(ordered)
-            else "this site's own advert is missing or changed"
-            if self.advert not in ordered
-            else "an advert is for another run, epoch, recipe or number of slots"
-            if any(
-                (a.run, a.epoch, a.document, len(a.slots))
-                != (self.run, self.epoch, self.advert.document, len(self.advert.slots))
-                for a in ordered
+        self._begin("bundles")
+        ordered = check_adverts(adverts)
+        if self.advert not in ordered:
+            raise ProtocolError(
+                "protocol.adverts", "this site's own advert is missing or changed.", "Start the run again."
             )
-            else ""
-        )
-        if wrong:
-            raise ProtocolError("protocol.adverts", f"{wrong}.", "The epoch is void; start the run again.")
+        n = len(ordered)
+        check_colluders(n, c, least)
         self._adverts = {advert.site: advert for advert in ordered}
-        self.rho = digest_json([advert.model_dump() for advert in ordered])
+        self.rho, self.theta, self._c = digest_of(ordered), threshold(n, c), c
+        me = self.roster.index(self.site)
+        dealt = shamir.split(self._secrets.ravel(), threshold=self.theta, shares=n)
+        dealt = dealt.reshape(n, 2, self.slots, SECRET_BYTES)
+        self._held = np.zeros((n, 3, self.slots, SECRET_BYTES), np.uint8)
+        self._held[me, :_SEED], self._held[me, _SEED] = dealt[me], self._secrets[SELF]
         sent = []
-        for other in self.roster[self.roster.index(self.site) + 1 :]:
-            theirs = self._adverts[other]
-            seeds = [derive(secret, "pair-seed", other) for secret in self._own]
-            for slot, seed in enumerate(seeds):
-                self._seeds[slot][other] = seed
-            try:
-                peer = MLKEM768PublicKey.from_public_bytes(bytes.fromhex(theirs.mlkem768))
-                shared, kem = peer.encapsulate()
-                key = self._channel_key(theirs, shared)
-            except ValueError as error:
-                raise ProtocolError("protocol.adverts", f"a key in the advert of {other} is none.") from error
-            sealed = AESGCM(key).encrypt(_NONCE, b"".join(seeds), self._associated(self.site, other))
-            sent.append(
-                Bundle(
-                    run=self.run,
-                    epoch=self.epoch,
-                    sender=self.site,
-                    receiver=other,
-                    rho=self.rho,
-                    kem=kem.hex(),
-                    sealed=sealed.hex(),
-                )
-            )
-        self._own.clear()
+        for index, receiver in enumerate(ordered):
+            if index == me:
+                continue
+            plain = dealt[index].tobytes()
+            if index > me:
+                seeds = b"".join(pair_seed(k.tobytes(), receiver.site) for k in self._secrets[KEY])
+                self._held[index, _SEED] = np.frombuffer(seeds, np.uint8).reshape(self.slots, SECRET_BYTES)
+                plain += seeds
+            sent.append(self._channel.seal(plain, sender=self.advert, receiver=receiver, rho=self.rho))
+        self._next_step = "recovery"
         return sent
 
-    def ready(self, bundles: Sequence[Bundle], *, c: int, least: int) -> Ready:
-        """Open the bundles addressed to this site and return the statement to sign.
+    def recovery(self, bundles: Sequence[Bundle]) -> tuple[Recovery, list[bytes]]:
+        """Open the bundles addressed to this site; return its statement and the blobs, one per slot.
+
+        The statement goes to all, the blobs to the coordinator alone, which stores them.
 
         Raises
         ------
         ProtocolError
-            ``protocol.bundles``: one is missing, superfluous, for another epoch, or does not open;
-            ``protocol.colluders``: see :func:`check_colluders`; ``protocol.ready``: before
-            :meth:`bundles`, or a second time.
+            ``protocol.bundles``: one is missing, superfluous, for another epoch, of a wrong length, or does
+            not open; ``protocol.ready``: not the next step.
         """
-        if not self.rho or self._statement is not None:
-            raise ProtocolError("protocol.ready", "a site is ready once, after the adverts.")
-        check_colluders(len(self._adverts), c, least)
-        expected = self.roster[: self.roster.index(self.site)]
-        if sorted(bundle.sender for bundle in bundles) != sorted(expected):
-            raise ProtocolError("protocol.bundles", "the bundles are not those of the sites before this one.")
-        for bundle in bundles:
+        self._begin("recovery")
+        roster, me = self.roster, self.roster.index(self.site)
+        by_sender = {bundle.sender: bundle for bundle in bundles}
+        if len(bundles) != len(roster) - 1 or {*by_sender, self.site} != set(roster):
+            raise ProtocolError("protocol.bundles", "the bundles are not those of the other sites.")
+        for index, sender in enumerate(roster):
+            if index == me:
+                continue
+            bundle = by_sender[sender]
             head = (bundle.run, bundle.epoch, bundle.receiver, bundle.rho)
             if head != (self.run, self.epoch, self.site, self.rho):
-                raise ProtocolError(
-                    "protocol.bundles", f"the bundle of {bundle.sender} is not for this epoch."
-                )
-            shared = self._mlkem.decapsulate(bytes.fromhex(bundle.kem))
-            try:
-                key = self._channel_key(self._adverts[bundle.sender], shared)
-                opened = AESGCM(key).decrypt(
-                    _NONCE, bytes.fromhex(bundle.sealed), self._associated(bundle.sender, self.site)
-                )
-            except (InvalidTag, ValueError) as error:  # ValueError: its X25519 key is of small order
-                raise ProtocolError(
-                    "protocol.bundles", f"the bundle of {bundle.sender} does not open."
-                ) from error
-            if len(opened) != _SECRET_BYTES * len(self._seeds):
-                raise ProtocolError("protocol.bundles", f"the bundle of {bundle.sender} has a wrong length.")
-            for slot, seeds in self._seeds.items():
-                seeds[bundle.sender] = opened[slot * _SECRET_BYTES : (slot + 1) * _SECRET_BYTES]
-        self._statement = Ready(
-            run=self.run, epoch=self.epoch, site=self.site, rho=self.rho, n=len(self._adverts), c=c
+                raise ProtocolError("protocol.bundles", f"the bundle of {sender} is not for this epoch.")
+            opened = self._channel.open(bundle, sender=self._adverts[sender], receiver=self.advert)
+            rows = self._held[index, : 3 if index < me else _SEED]
+            if len(opened) != rows.size:
+                raise ProtocolError("protocol.bundles", f"the bundle of {sender} has a wrong length.")
+            rows[:] = np.frombuffer(opened, np.uint8).reshape(rows.shape)
+        given = self._held[:me, _SEED]
+        sealed = [
+            seal_blob(k.tobytes(), given[:, slot].tobytes(), advert=self.advert, slot=slot)
+            for slot, k in enumerate(self._secrets[KEY])
+        ]
+        self._secrets[:] = 0
+        del self._channel
+        self._recovery = Recovery(
+            run=self.run, epoch=self.epoch, site=self.site, rho=self.rho, blob=sha256_hex(b"".join(sealed))
         )
-        return self._statement
+        self._next_step = "ready"
+        return self._recovery, sealed
+
+    def ready(self, recoveries: Sequence[Recovery], *, heads: Mapping[str, int] | None = None) -> Ready:
+        """Take everyone's recovery statements and return the statement to sign.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.recovery``: not exactly one per site of the roster, one for another epoch, or this
+            site's own missing or changed; ``protocol.ready``: not the next step.
+        """
+        self._begin("ready")
+        if (
+            sorted(said.site for said in recoveries) != list(self.roster)
+            or self._recovery not in recoveries
+            or {(said.run, said.epoch, said.rho) for said in recoveries} != {(self.run, self.epoch, self.rho)}
+        ):
+            raise ProtocolError("protocol.recovery", "the recovery statements are not those of the epoch.")
+        self._ready = Ready(
+            run=self.run,
+            epoch=self.epoch,
+            site=self.site,
+            rho=self.rho,
+            blobs=digest_of(recoveries),
+            n=len(self.roster),
+            c=self._c,
+            theta=self.theta,
+            heads=dict(heads or {}),
+        )
+        self._next_step = "seal"
+        return self._ready
 
     def seal(self, statements: Sequence[Ready]) -> None:
         """Take everyone's ready statements; from now on :meth:`mask` works.
@@ -224,54 +212,121 @@ class SiteEpoch:
         Raises
         ------
         ProtocolError
-            ``protocol.ready``: before :meth:`ready`, not exactly one per site of the roster, or
-            not all equal.
+            ``protocol.ready``: not the next step, not exactly one per site of the roster, or not all equal.
         """
-        same = {(s.run, s.epoch, s.rho, s.n, s.c) for s in statements}
-        mine = self._statement
-        if (
-            mine is None
-            or sorted(s.site for s in statements) != list(self.roster)
-            or same != {(mine.run, mine.epoch, mine.rho, mine.n, mine.c)}
-        ):
+        self._begin("seal")
+        same = {(s.run, s.epoch, s.rho, s.blobs, s.n, s.c, s.theta) for s in [*statements, self._ready] if s}
+        if sorted(s.site for s in statements) != list(self.roster) or len(same) != 1:
             raise ProtocolError(
                 "protocol.ready", "the sites do not agree on the epoch.", "Start the run again."
             )
-        self._sealed = True
+        self._next_step = "sealed"
+
+    def _begin(self, step: str) -> None:
+        if self._next_step != step:
+            raise ProtocolError("protocol.ready", f"{step} is not the next step of this epoch.")
+        self._next_step = "void"
+
+    # -- an attempt --------------------------------------------------------------------------------
 
     def mask(self, words: Words, *, slot: int, manifest: str, invited: Sequence[str]) -> None:
-        """Mask *words* (encoded vector with its tail) in place, and destroy the slot's secrets.
+        """Mask *words* (encoded vector with its tail) in place; the slot is used from the start of it.
 
         Parameters
         ----------
         manifest
             SHA-256 of the canonical manifest, H.
         invited
-            The sites of this round: in version 0 the whole roster.
+            The sites of this attempt in order: this one and others of the roster, theta or more.
 
         Raises
         ------
         ProtocolError
             ``protocol.slot_used``: the slot is used, older than one used, or unknown;
-            ``protocol.invited``: not the whole roster; ``protocol.ready``: the epoch is not sealed.
+            ``protocol.invited``: no such sites; ``protocol.ready``: the epoch is not sealed.
         """
-        if not self._sealed:
+        if self._next_step != "sealed":
             raise ProtocolError("protocol.ready", "no site masks before all are ready.")
-        if tuple(invited) != self.roster:
-            raise ProtocolError("protocol.invited", "the manifest does not invite the whole roster.")
-        if slot < self._next_slot or slot not in self._seeds:
+        chosen = set(invited)
+        if (
+            list(invited) != [site for site in self.roster if site in chosen]
+            or self.site not in chosen
+            or len(invited) < self.theta
+        ):
+            raise ProtocolError(
+                "protocol.invited",
+                f"the manifest does not invite this site and others of the roster, {self.theta} in all.",
+            )
+        if not self._next_slot <= slot < self.slots:
             raise ProtocolError("protocol.slot_used", f"slot {slot} is used or unknown.")
         self._next_slot = slot + 1
-        seeds = self._seeds.pop(slot)
-        for used in [earlier for earlier in self._seeds if earlier < slot]:
-            del self._seeds[used]
-        for other, seed in seeds.items():
-            key = derive(seed, "pair", bytes.fromhex(manifest), length=KEY_BYTES)
-            add_keystream(words, key, subtract=other < self.site)
+        self._attempt = Attempt(
+            run=self.run,
+            epoch=self.epoch,
+            slot=slot,
+            site=self.site,
+            manifest=manifest,
+            roster=self.roster,
+            invited=tuple(invited),
+            theta=self.theta,
+            held=self._held[:, :_SEED, slot],
+        )
+        pads = []
+        for index, other in enumerate(self.roster):
+            seed = self._held[index, _SEED, slot].tobytes()
+            if other == self.site:
+                pads.append(Pad(self_key(seed, manifest)))
+            elif other in chosen:
+                pads.append(Pad(pair_key(seed, manifest), subtract=other < self.site))
+        self._held[:, :, :slot] = 0
+        self._held[:, _SEED, slot] = 0
+        Keystreams(pads, words.dtype).add(words)
 
-    def _channel_key(self, theirs: Advert, shared: bytes) -> bytes:
-        exchanged = self._x25519.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(theirs.x25519)))
-        return derive(exchanged + shared, "channel", bytes.fromhex(self.rho))
+    def contributed(self, said: Contribution) -> None:
+        """Note the statement that leaves with the masked vector: consent wants it among the survivors.
 
-    def _associated(self, sender: str, receiver: str) -> bytes:
-        return f"{self.run}|{self.epoch}|{sender}|{receiver}".encode()
+        Raises
+        ------
+        ProtocolError
+            ``protocol.slot_used``: not the slot that was masked last; ``protocol.survivors``: it is of
+            another site, epoch or manifest, or another one was noted.
+        """
+        self._current(said.slot).contributed(said)
+
+    def consent(self, slot: int, contributions: Sequence[Contribution], *, m: int) -> Consent:
+        """Return the consent to open the sum of *contributions*; for the same survivors the same.
+
+        Parameters
+        ----------
+        m
+            The smallest number of survivors; theta counts where it is larger.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.slot_used``: not the slot that was masked last; ``protocol.survivors``: another
+            survivor list was agreed to, a site is in it twice or not invited, this site's own contribution is
+            missing or changed, one is for another manifest, or they are fewer than *m* or theta.
+        """
+        return self._current(slot).consent(contributions, m=m)
+
+    def shares(self, slot: int, consents: Sequence[Consent]) -> Shares:
+        """Return the shares that open the sum, once, and erase them here.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.slot_used``: not the slot that was masked last, or it was answered;
+            ``protocol.consents``: this site has not agreed, or *consents* are not those of theta distinct
+            survivors, this site counted, over the survivor list that it agreed to.
+        """
+        return self._current(slot).shares(consents)
+
+    def _current(self, slot: int) -> Attempt:
+        if self._attempt is None or self._attempt.slot != slot:
+            raise ProtocolError("protocol.slot_used", f"slot {slot} is not the one that was masked last.")
+        return self._attempt
+
+
+def _commitments(slots: NDArray[np.uint8]) -> bytes:
+    return b"".join(commitment(secret.tobytes()) for secret in slots)

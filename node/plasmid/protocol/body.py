@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import json
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from plasmid.core.errors import ProtocolError
 
-Body = bytes | bytearray
+Body = bytes | bytearray | mmap
 
 MAX_HEADER_BYTES = 4096
 CHUNK_BYTES = 4 * 1024 * 1024

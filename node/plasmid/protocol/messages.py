@@ -6,9 +6,9 @@ Rules
    done with it.
 2. What is signed is ``b"plasmid-message/1\\n" + canonical JSON``; the receiver re-encodes what it parsed
    and checks the signature over that, so there is one byte string per meaning.
-3. Statements of one site that others must check (advert, bundle, ready) are signed by their author and
-   relayed whole; the coordinator cannot alter or invent one.
-4. A message names its run, and its round and slot where it has them: (type, run, round, slot, site)
+3. Statements of one site that others must check (:mod:`plasmid.privacy.statements`) are signed by their
+   author and relayed whole; the coordinator cannot alter or invent one.
+4. A message names its run, and its epoch and slot where it has them: (type, run, epoch, slot, site)
    identifies it, and sending it again changes nothing.
 5. What a site says about a failure is a code and a sentence fixed in the source, never text made from
    its data.
@@ -23,12 +23,24 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.ring import Encoding
-from plasmid.privacy.statements import Advert, Bundle, Digest, Ready, SiteName
+from plasmid.privacy.statements import (
+    MAX_SLOTS,
+    Advert,
+    Base64Bytes,
+    Bundle,
+    Consent,
+    Contribution,
+    Digest,
+    Ready,
+    Recovery,
+    RunId,
+    Shares,
+    SiteName,
+)
 from plasmid.protocol.identity import Identity, verify
 
 _PREFIX = b"plasmid-message/1\n"
 
-RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z]+\.[a-z_]+$", max_length=64)]
 
 
@@ -65,6 +77,27 @@ class Admit(_Message):
     digest: Digest
 
 
+class UnitTerms(_Message):
+    """What a site's own figures make of the document's epsilon. All of it is public.
+
+    Attributes
+    ----------
+    public_size
+        N, the rounded number of units that the owner declares; None for ``unit: site``.
+    rate
+        q, the chance of a unit to be in one Poisson sample.
+    noise_multiplier
+        sigma of ``dp-sgd``; None where the noise is shared.
+    attempts
+        The attempts at a round that the site's ledger has reserved.
+    """
+
+    public_size: int | None
+    rate: float
+    noise_multiplier: float | None
+    attempts: int
+
+
 class Admission(_Message):
     """Site to coordinator: the answer to ``ask`` or ``admit``."""
 
@@ -74,10 +107,20 @@ class Admission(_Message):
     accepted: bool
     code: Code | Literal[""] = ""
     sentence: Annotated[str, Field(max_length=400)] = ""
+    terms: UnitTerms | None = None
+
+
+class Planned(_Message):
+    """What the first epoch of a run fixes for all of it: its number of sites, its c, and the largest sampling
+    rate of all sites, for which shared noise is sized."""
+
+    sites: Annotated[int, Field(ge=1, le=64)]
+    c: Annotated[int, Field(ge=0, le=64)]
+    noise_rate: Annotated[float, Field(ge=0, le=1)]
 
 
 class Epoch(_Message):
-    """Coordinator to site: the roster, slots and collusion bound of the run's key epoch."""
+    """Coordinator to site: the roster, slots and collusion bound of a key epoch of the run."""
 
     type: Literal["epoch"] = "epoch"
     run: RunId
@@ -85,36 +128,69 @@ class Epoch(_Message):
     roster: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
     slots: int
     c: int
+    planned: Planned
+
+
+RelayKind = Literal["advert", "bundle", "recovery", "ready", "contribution", "consent"]
 
 
 class Relay(_Message):
-    """Coordinator to site: other sites' signed statements, of one kind."""
+    """Coordinator to site: sites' signed statements of one kind, in one epoch; ``slot`` 0 during set-up."""
 
     type: Literal["relay"] = "relay"
     run: RunId
-    kind: Literal["advert", "bundle", "ready"]
+    epoch: int
+    slot: int = 0
+    kind: RelayKind
     statements: Annotated[list[Signed], Field(max_length=64)]
 
 
 class Bundles(_Message):
-    """Site to coordinator: its signed bundles, one for each site after it in the roster."""
+    """Site to coordinator: its signed bundles, one for each other site of the roster."""
 
     type: Literal["bundles"] = "bundles"
     run: RunId
     site: SiteName
+    epoch: int
     statements: Annotated[list[Signed], Field(max_length=64)]
 
 
-class Manifest(_Message):
-    """Coordinator to site: the description of one round; its digest H enters every mask.
+class Blobs(_Message):
+    """Site to coordinator: its signed recovery statement, and the sealed blobs that it commits to."""
 
-    ``rho`` is None where the plan protects nothing. ``state`` is the digest of the body that holds the
-    public state, ``base`` that of the base model (None for a computation without one).
+    type: Literal["blobs"] = "blobs"
+    run: RunId
+    site: SiteName
+    epoch: int
+    statement: Signed
+    sealed: Annotated[list[Annotated[bytes, Base64Bytes(16, 16 + 64 * 32)]], Field(max_length=MAX_SLOTS)]
+
+
+class Manifest(_Message):
+    """Coordinator to site: the description of one attempt at a round; its digest H enters every mask.
+
+    Attributes
+    ----------
+    phase
+        ``train`` sums what the computation says; ``audit`` sums (guesses, right) of the canary audit.
+    epoch, slot
+        Which slot of which key epoch masks the attempt; a slot serves one attempt.
+    rho
+        Digest of the epoch's adverts; None where nothing is masked.
+    state
+        Digest of the body of ``state_bytes`` that holds the public state.
+    base
+        Digest of the base model; None for a computation without one.
+    length, bound, scale_log2, ring_bits, noise_variance
+        The :class:`~plasmid.privacy.ring.Encoding`; ``length`` counts the padding of a rotation.
+    min_sites, theta
+        The smallest survivor set m, and the threshold of the shares (0 where nothing is masked).
     """
 
     type: Literal["manifest"] = "manifest"
-    protocol: Literal["plasmid-sa/0", "none"]
+    protocol: Literal["plasmid-sa/1", "none"]
     run: RunId
+    phase: Literal["train", "audit"]
     epoch: int
     slot: int
     round: int
@@ -128,28 +204,24 @@ class Manifest(_Message):
     scale_log2: int
     bound: float
     length: int
+    mechanism: Literal["none", "dp-sgd", "dp-fedsgd", "output"]
+    noise_variance: float
     min_sites: int
+    theta: int
 
     def encoding(self) -> Encoding:
-        """Return how this round's vectors are written."""
-        return Encoding(bits=self.ring_bits, scale_log2=self.scale_log2, bound=self.bound, length=self.length)
+        """Return how this attempt's vectors are written."""
+        return Encoding(
+            bits=self.ring_bits,
+            scale_log2=self.scale_log2,
+            bound=self.bound,
+            length=self.length,
+            noise_variance=self.noise_variance,
+        )
 
     def digest(self) -> str:
         """Return H, the SHA-256 of the canonical manifest."""
         return digest_json(self.model_dump())
-
-
-class Contribution(_Message):
-    """Site to coordinator: the protected vector of one round is the body *body*."""
-
-    type: Literal["contribution"] = "contribution"
-    run: RunId
-    site: SiteName
-    round: int
-    slot: int
-    manifest: Digest
-    body: Digest
-    body_bytes: int
 
 
 class Heartbeat(_Message):
@@ -204,8 +276,8 @@ class StopRequest(_Message):
 
 FromPerson = RunRequest | StopRequest
 FromCoordinator = Ask | Admit | Epoch | Relay | Manifest | End
-FromSite = Admission | Advert | Bundles | Ready | Contribution | Heartbeat | Failed
-Statement = Advert | Bundle | Ready
+FromSite = Admission | Advert | Bundles | Blobs | Ready | Contribution | Consent | Shares | Heartbeat | Failed
+Statement = Advert | Bundle | Recovery | Ready | Contribution | Consent
 Message = FromCoordinator | FromSite | FromPerson | Statement
 
 _ANY: TypeAdapter[Any] = TypeAdapter(Annotated[Message, Field(discriminator="type")])

@@ -18,13 +18,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from plasmid.computations import api
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed, StorageError, place
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.terms import sampling
 from plasmid.protocol.body import unpack
 from plasmid.protocol.messages import (
     Admit,
@@ -38,6 +39,7 @@ from plasmid.protocol.messages import (
     Signed,
     sign,
 )
+from plasmid.protocol.plan import AUDIT_LENGTH
 from plasmid.site.enrol import Credential
 from plasmid.training.launcher import Launcher, LocalLauncher
 from plasmid.training.session import WorkerSession
@@ -73,8 +75,7 @@ class _Run(threading.Thread):
             document = admitted.document.model_dump(mode="json")
             self._session.open(document, admitted.base, admitted.table)
             while not self.ended.is_set():
-                message = self.inbox.get()
-                if message is not None:
+                for message in self._waiting():
                     self._answer(message)
         except Exception as error:  # noqa: BLE001 - whatever it was, the run must be told, in constant words
             if not self.ended.is_set():
@@ -82,6 +83,18 @@ class _Run(threading.Thread):
         finally:
             self._session.end()
             self.node.forget(self.run_id)
+
+    def _waiting(self) -> list[Any]:
+        """Wait for messages; return them without the manifests that a later attempt has overtaken."""
+        messages = [self.inbox.get()]
+        while not self.inbox.empty():
+            messages.append(self.inbox.get())
+        last = [message for message in messages if isinstance(message, Manifest)][-1:]
+        return [
+            message
+            for message in messages
+            if message is not None and (not isinstance(message, Manifest) or message in last)
+        ]
 
     def end(self, reason: str) -> None:
         """Stop training at the next step; kill the worker if it does not listen."""
@@ -106,30 +119,46 @@ class _Run(threading.Thread):
         if isinstance(message, Epoch):
             advert = gateway.begin_epoch(message)
             if advert is not None:
-                node.link.post(advert)
+                self._say(advert)
         elif isinstance(message, Relay):
             said = gateway.relay(message)
             if said is not None:
-                node.link.post(said if isinstance(said, Signed) else sign(gateway.identity, said))
+                self._say(said if isinstance(said, Signed) else sign(gateway.identity, said))
         else:
             answer = gateway.contribute(message, self._compute)
             node.link.upload(answer.digest, answer.body, run=self.run_id)
-            node.link.post(answer.contribution)
+            self._say(answer.contribution)
+
+    def _say(self, signed: Signed) -> None:
+        """Send what this site says; that it comes too late is the coordinator's to say, and no failure."""
+        try:
+            self.node.link.post(signed)
+        except ProtocolError as error:
+            if error.code != "protocol.late":
+                raise
+            self.node.note("late", run=self.run_id, type=str(signed.payload["type"]))
 
     def _compute(self, manifest: Manifest) -> Any:
-        admitted = self.node.gateway.run(self.run_id)
-        dtype = api.load(admitted.document.computation).initial(admitted.document, admitted.shape).dtype
+        gateway = self.node.gateway
+        admitted = gateway.run(self.run_id)
+        document, shape = admitted.document, admitted.shape
         body = self.node.link.download(manifest.state, manifest.state_bytes)
-        state = unpack(body, "state", length=admitted.shape.schema.size, dtype=dtype)
+        state = unpack(body, "state", length=shape.schema.size, dtype=shape.dtype)
         self.pulse = _Pulse(manifest.round)
 
         def progress(step: int, steps: int) -> None:
             self.pulse = _Pulse(manifest.round, step, steps)
 
+        audit = manifest.phase == "audit"
         return self._session.compute(
             state,
-            round_=manifest.round,
-            seed=local_seed(admitted.document.seed, self.node.gateway.site, manifest.round),
+            order={
+                "phase": manifest.phase,
+                "seed": local_seed(document.seed, gateway.site, manifest.round),
+                "sampling": sampling(document, admitted.terms),
+            },
+            length=AUDIT_LENGTH if audit else shape.schema.size,
+            dtype=np.dtype(np.float64) if audit else shape.dtype,
             progress=progress,
         )
 

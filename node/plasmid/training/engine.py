@@ -6,11 +6,13 @@ Rules
    given with a fresh AdamW. The same state, steps and seed give the same result on the same machine.
 2. Three groups of parameters with a learning rate each: LoRA factors, head, covariate weights.
 3. Batches come from seeded permutations without replacement; what is left of a permutation that
-   doesn't fill a batch is dropped, a table smaller than a batch is one batch.
-4. The computation says what is minimised (its ``loss``), and nothing else.
+   doesn't fill a batch is dropped, a table smaller than a batch is one batch. Under a privacy unit they are
+   Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
+4. The computation says what is minimised (the mean of its ``losses``), and nothing else.
 5. With LoRA on the top layers only, the activations below are computed once and kept, up to
    :data:`MAX_CACHE_BYTES`.
 6. A result that isn't finite never leaves. Nothing from a row is logged or put into an error.
+7. A trainable tensor that two calls could have moved, and that no gradient reached, ends the run.
 """
 
 from __future__ import annotations
@@ -23,17 +25,23 @@ import torch
 from accelerate import Accelerator
 
 from plasmid.computations import finetune
-from plasmid.core.errors import RunFailed
+from plasmid.core.errors import DataError, RunFailed
 from plasmid.data.table import Table
 from plasmid.models.adapter import AdapterSchema, Vector
 from plasmid.models.batches import Rows
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel
+from plasmid.privacy.noise import generator
 from plasmid.recipes.schema import Recipe
+from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw
 
 MAX_CACHE_BYTES = 2 * 2**30
 """A table whose lower activations take more is run through the whole encoder at every step."""
+
+MICRO_ROWS = 64
+MAX_GATHERED_BYTES = 512 * 2**20
+"""How many rows, and how much of their gradients, exist at a time."""
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -71,6 +79,8 @@ class Engine:
         Called after each step with (steps done, steps in all).
     should_stop
         Asked before each step and each batch of the cache; True ends the call.
+    checkpointing
+        Keep no activations inside the transformer layers: less memory, one more forward pass a step.
 
     Attributes
     ----------
@@ -94,6 +104,7 @@ class Engine:
         device: str = "auto",
         progress: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        checkpointing: bool = False,
     ) -> None:
         self._recipe = recipe
         self._progress = progress
@@ -101,7 +112,11 @@ class Engine:
         # Precision is the engine's own autocast: Accelerate keeps its precision for a whole process.
         self._accelerator = Accelerator(cpu=device == "cpu")
         self._model = AdaptedModel.load(
-            base, recipe.adapter.lora, recipe.head(), device=self._accelerator.device
+            base,
+            recipe.adapter.lora,
+            recipe.head(),
+            device=self._accelerator.device,
+            checkpointing=checkpointing,
         )
         self.schema: AdapterSchema = self._model.schema
         asked = recipe.training.precision
@@ -109,42 +124,129 @@ class Engine:
         self.precision = ("bf16" if fast else "fp32") if asked == "auto" else asked
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         self._rows = self._encode(table.columns, label_column=recipe.data.label)
+        self._records = list(np.arange(len(self._rows), dtype=np.int64)[:, None])
+        person = recipe.data.patient
+        self._patients: list[Indices] | None = None
+        if person is not None and person in table.columns:
+            self._patients = [np.array(rows, np.int64) for rows in table.groups(person)]
+        self._health = Health(list(self._model.trained()))
         self._scored: tuple[Mapping[str, Sequence[Cell]], Rows] | None = None
 
-    def train(self, state: Vector, *, steps: int, seed: int) -> Vector:
+    def train(self, state: Vector, *, steps: int, seed: int, sampling: UnitSampling | None = None) -> Vector:
         """Return the state after *steps* optimiser steps from *state* (float32 [schema.size]).
+
+        Parameters
+        ----------
+        seed
+            Of the order of rows; means nothing under *sampling*.
+        sampling
+            The privacy unit, its clip and noise; None trains without.
 
         Raises
         ------
         RunFailed
             ``run.stopped``: *should_stop* said so; ``run.not_finite``: a loss or the result is not
-            a finite number.
+            a finite number; ``run.dead_tensor``: see :class:`plasmid.training.dp.Health`.
         ModelError
-            ``model.adapter_mismatch``: *state* doesn't fit the schema.
+            ``model.adapter_mismatch``: *state* doesn't fit the schema; ``model.rows_mixed``: the base
+            has no gradient of one row.
+        DataError
+            ``data.column_missing``: *sampling* is by patient, the table isn't.
         """
         self._model.set_state(state)
-        rates = self._recipe.training
-        rate = {"lora": rates.lora_lr, "head": rates.head_lr, "covariates": rates.covariate_lr}
-        groups = [{"params": list(group), "lr": rate[name]} for name, group in self._model.groups().items()]
-        # Not prepared by Accelerate, which would keep every round's optimiser for as long as it lives.
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        optimizer = self._optimizer()
         rows = self._cached_rows()
-        for done, chosen in enumerate(order(len(rows), rates.batch, steps, seed), start=1):
+        batches = order(len(rows), self._recipe.training.batch, steps, seed)
+        for done in range(1, steps + 1):
             self._stop_if_asked()
-            batch = rows.batch(chosen).to(self._accelerator.device)
-            with torch.autocast(self._accelerator.device.type, self._dtype, enabled=self.precision == "bf16"):
-                loss = finetune.loss(self._model, batch)
-            if not torch.isfinite(loss):
+            if sampling is not None:
+                gradients = self._clipped_sum(rows, sampling).noised_mean(sampling)
+                for parameter, gradient in zip(self._model.trained().values(), gradients, strict=True):
+                    parameter.grad = gradient
+            elif not self._gradient(rows, next(batches)):
                 raise _not_finite(f"the loss of step {done} of {steps}")
-            self._accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
             if self._progress is not None:
                 self._progress(done, steps)
-        result = self._model.state()
-        if not np.isfinite(result).all():
-            raise _not_finite("the adapter after the last step")
-        return result
+        self._health.end_call()
+        return _finite(self._model.state(), "the adapter after the last step")
+
+    def gradient_sum(self, state: Vector, *, sampling: UnitSampling) -> Vector:
+        """Return the sum of clipped unit gradients at *state* over one Poisson sample, float32 [schema.size].
+
+        It is neither divided nor noised: it must not leave as it is.
+
+        Raises
+        ------
+        RunFailed, ModelError, DataError
+            As :meth:`train`.
+        """
+        self._model.set_state(state)
+        self._stop_if_asked()
+        total = self._clipped_sum(self._cached_rows(), sampling)
+        self._health.end_call()
+        if self._progress is not None:
+            self._progress(1, 1)
+        return _finite(self._model.flat(total.values()), "the sum of gradients")
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        rates = self._recipe.training
+        rate = {"lora": rates.lora_lr, "head": rates.head_lr, "covariates": rates.covariate_lr}
+        groups = [{"params": list(group), "lr": rate[name]} for name, group in self._model.groups().items()]
+        # Not prepared by Accelerate, which would keep every round's optimiser for as long as it lives.
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+
+    def _gradient(self, rows: Rows, chosen: Indices) -> bool:
+        """Set the gradient of the mean loss of the *chosen* rows; return whether that loss is finite."""
+        loss = self._losses(rows, chosen).mean()
+        if not torch.isfinite(loss):
+            return False
+        self._accelerator.backward(loss)
+        trained = self._model.trained()
+        none = torch.zeros(1)
+        gradients = [none if value.grad is None else value.grad for value in trained.values()]
+        self._health.note(trained, gradients, rows.covariates[chosen])
+        return True
+
+    def _clipped_sum(self, rows: Rows, sampling: UnitSampling) -> ClippedSum:
+        units = self._records if sampling.unit == "record" else self._patients
+        if units is None:
+            raise DataError(
+                "data.column_missing",
+                "no column says which rows are one patient's.",
+                "Name it as data.patient in the recipe.",
+            )
+        chosen = draw(units, sampling, generator())
+        trained = self._model.trained()
+        total = ClippedSum(
+            list(trained.values()),
+            sampling.clip,
+            micro_rows=max(1, min(MICRO_ROWS, MAX_GATHERED_BYTES // (4 * self.schema.size))),
+            gather=lambda some: self._gather(rows, some),
+        )
+        if chosen:
+            total.add(chosen, rows.lengths)
+            self._health.note(trained, total.values(), rows.covariates[np.concatenate(chosen)])
+        return total
+
+    def _gather(self, rows: Rows, chosen: Indices) -> Gathered:
+        """Return the gradients of the losses of the *chosen* rows, row by row."""
+        samples = self._model.samples
+        samples.on = True
+        try:
+            self._accelerator.backward(self._losses(rows, chosen).sum())
+        finally:
+            samples.on = False
+            gathered = samples.take()
+            for parameter in self._model.trained().values():
+                parameter.grad = None  # what autograd summed itself is neither clipped nor noised
+        return gathered
+
+    def _losses(self, rows: Rows, chosen: Indices) -> torch.Tensor:
+        batch = rows.batch(chosen).to(self._accelerator.device)
+        with torch.autocast(self._accelerator.device.type, self._dtype, enabled=self.precision == "bf16"):
+            return finetune.losses(self._model, batch)
 
     def predict(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Vector:
         """Return probabilities, float32 [rows, labels], computed in float32.
@@ -166,6 +268,23 @@ class Engine:
             self._scored = (columns, rows)
         return self._model.probabilities(self._scored[1])
 
+    @torch.no_grad()
+    def losses(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Vector:
+        """Return the loss of each of the labelled rows in *columns*, float32 [rows], computed in float32.
+
+        Raises
+        ------
+        ModelError, DataError
+            As the class.
+        """
+        self._model.set_state(state)
+        rows = self._encode(columns, label_column=self._recipe.data.label)
+        found = np.empty(len(rows), np.float32)
+        for group in rows.by_length(MICRO_ROWS):
+            batch = rows.batch(group).to(self._accelerator.device)
+            found[group] = finetune.losses(self._model, batch).cpu().numpy()
+        return found
+
     def _encode(self, columns: Mapping[str, Sequence[Cell]], *, label_column: str | None) -> Rows:
         return self._model.encode(
             columns,
@@ -185,6 +304,12 @@ class Engine:
     def _stop_if_asked(self) -> None:
         if self._should_stop is not None and self._should_stop():
             raise RunFailed("run.stopped", "training was stopped.", "Start the run again when you want it.")
+
+
+def _finite(vector: Vector, what: str) -> Vector:
+    if not np.isfinite(vector).all():
+        raise _not_finite(what)
+    return vector
 
 
 def _not_finite(what: str) -> RunFailed:

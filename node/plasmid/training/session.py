@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.core.errors import SiteFailed, from_dict
@@ -32,8 +33,21 @@ class WorkerSession:
         named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
         self._send({"type": "open", "document": document, "base": named}, table.to_bytes() if table else b"")
 
-    def compute(self, state: NDArray[Any], *, round_: int, seed: int, progress: Progress) -> NDArray[Any]:
-        """Return the worker's vector, of the state's shape and dtype.
+    def compute(
+        self,
+        state: NDArray[Any],
+        *,
+        order: Mapping[str, Any],
+        length: int,
+        dtype: np.dtype[Any],
+        progress: Progress,
+    ) -> NDArray[Any]:
+        """Return the worker's vector, *dtype* [length].
+
+        Parameters
+        ----------
+        order
+            ``phase``, ``seed`` and ``sampling`` of the compute frame; see :mod:`plasmid.training.worker`.
 
         Raises
         ------
@@ -42,11 +56,11 @@ class WorkerSession:
         """
         while not self._opened:
             self._opened = self._receive(progress)[0]["type"] == "opened"
-        self._send({"type": "compute", "round": round_, "seed": seed}, pack("state", state))
+        self._send({"type": "compute", **order}, pack("state", state))
         while True:
             header, body = self._receive(progress)
             if header["type"] == "result":
-                return unpack(body, "vector", length=state.size, dtype=state.dtype)
+                return unpack(body, "vector", length=length, dtype=dtype)
 
     def stop(self) -> None:
         """Ask the worker to stop at its next step."""

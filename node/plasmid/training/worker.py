@@ -4,16 +4,21 @@ Rules
 -----
 1. It knows what the gateway sends over the channel (document, rows, base model path, states) and
    nothing else of the site.
-2. ``loss``: the node trains (:mod:`plasmid.training.engine`). ``per_record``: the node clips every
-   record to [-1, 1] per coordinate and sums. ``vector``: finished.
+2. ``loss``: the node trains (:mod:`plasmid.training.engine`), or sums one sample's clipped gradients.
+   ``per_record``: the node clips every record to [-1, 1] per coordinate, in L2 under a privacy unit, and
+   sums. ``vector``: finished. What is sampled, clipped and noised is the gateway's word, not the
+   computation's. Where the document asks for an audit, canaries (:mod:`plasmid.training.canaries`) join the
+   table, and the phase ``audit`` returns [guesses, right] instead.
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
-4. Frames in: ``open`` (document, base; body: table), ``compute`` (round, seed; body: state), ``stop``.
-   Frames out: ``opened``, ``progress`` (step, steps), ``result`` (body: vector), ``error``.
+4. Frames in: ``open`` (document, base; body: table), ``compute`` (phase, seed, and sampling: the fields of
+   :class:`~plasmid.training.dp.UnitSampling`, or None; body: state), ``stop``. Frames out: ``opened``,
+   ``progress`` (step, steps), ``result`` (body: vector), ``error``.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import socket
@@ -54,34 +59,63 @@ class Session:
         self.shape = self.computation.shape(self.document, base)
         self.dtype = self.computation.initial(self.document, self.shape).dtype
         self._engine: Any = None
+        self._canaries: Any = None
+        self._first: NDArray[Any] | None = None
         if self.computation.SITE_HALF == "loss":
             from plasmid.training.engine import Engine
 
             assert base is not None, "a document with a loss names a base model"
             assert self.table is not None, "a document with a loss has a contract"
             document: Any = self.document
+            table = self.table
+            if document.privacy.audit is not None:
+                from plasmid.training.canaries import Canaries
+
+                self._canaries = Canaries(document, table, document.privacy.audit.canaries)
+                table = self._canaries.table
             self._engine = Engine(
                 document,
                 base,
-                self.table,
+                table,
+                checkpointing=document.training.checkpointing,
                 progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
                 should_stop=stop.is_set,
             )
 
     def compute(self, frame: Frame) -> NDArray[Any]:
-        """Return this site's raw vector for the state in *frame*, of the state's shape and dtype."""
+        """Return this site's raw vector for the state in *frame*."""
         header, body = frame
         state = unpack(body, "state", length=self.shape.schema.size, dtype=self.dtype)
         match self.computation.SITE_HALF:
+            case "loss" if header["phase"] == "audit":
+                return self._audited(state)
             case "loss":
-                trained = self._engine.train(state, steps=self.document.training.steps, seed=header["seed"])
-                return np.asarray(trained - state)
+                return self._trained(state, header)
             case "per_record":
-                return self._sum_of_records(state)
+                return self._sum_of_records(state, header["sampling"])
             case _:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
-    def _sum_of_records(self, state: NDArray[Any]) -> NDArray[np.float64]:
+    def _trained(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
+        from plasmid.training.dp import UnitSampling
+
+        if self._first is None:
+            self._first = state.copy()
+        sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
+        if self.document.privacy.mechanism == "dp-fedsgd":
+            return np.asarray(self._engine.gradient_sum(state, sampling=sampling))
+        steps = self.document.training.steps
+        trained = self._engine.train(state, steps=steps, seed=header["seed"], sampling=sampling)
+        return np.asarray(trained - state)
+
+    def _audited(self, state: NDArray[Any]) -> NDArray[np.float64]:
+        assert self._first is not None, "an audit follows the rounds"
+        columns = self._canaries.rows.columns
+        fell = self._engine.losses(self._first, columns) - self._engine.losses(state, columns)
+        return np.array(self._canaries.guess(fell), np.float64)
+
+    def _sum_of_records(self, state: NDArray[Any], sampling: dict[str, Any] | None) -> NDArray[np.float64]:
+        clip = math.inf if sampling is None else float(sampling["clip"])
         assert self.table is not None
         total = np.zeros(self.shape.schema.size)
         for index in range(self.table.rows):
@@ -90,7 +124,9 @@ class Session:
             row = {name: values[index] for name, values in self.table.columns.items()}
             record = self.computation.per_record(self.document, state, row)
             if record is not None:
-                total += np.clip(np.nan_to_num(record, nan=0.0), -1.0, 1.0)
+                bounded = np.clip(np.nan_to_num(record, nan=0.0), -1.0, 1.0)
+                norm = float(np.linalg.norm(bounded))
+                total += bounded if norm <= clip else bounded * (clip / norm)
         return total
 
 

@@ -12,17 +12,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from plasmid.client.provenance import privacy_facts, provenance
 from plasmid.client.table import Table
 from plasmid.computations import api as computations
 from plasmid.core.errors import RunFailed, from_dict
 from plasmid.core.files import home
 from plasmid.models.store import ensure_model
+from plasmid.privacy.claims import statement
 from plasmid.protocol.body import unpack
 from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.messages import RunRequest, StopRequest, sign, wire
@@ -185,6 +186,10 @@ class Run:
         """Return the result of a run that SUCCEEDED: participants, state digest, a query's answer."""
         return dict(self._finished()["result"])
 
+    def privacy(self) -> list[str]:
+        """Return what a run that SUCCEEDED promises to whom: sentences."""
+        return statement(privacy_facts(self.result(), self.document, rehearsal=self.rehearsal))
+
     def _finished(self) -> dict[str, Any]:
         if self._final is None:
             shown = self.show()
@@ -217,54 +222,22 @@ class Run:
         if self._state is None:
             self._state = self.coordinator.link.download(result["state"], int(result["state_bytes"]))
         state = unpack(self._state, "state", length=shape.schema.size, dtype=np.dtype(np.float32))
+        facts = privacy_facts(result, self.document, rehearsal=self.rehearsal)
         write_release(
             folder,
             recipe,
             base,
             state,
             results=dict(self.table.rows()),
-            privacy=privacy_statement(result, rehearsal=self.rehearsal),
-            provenance={
-                "schema": "plasmid.provenance/1",
-                "run": self.id,
-                "rehearsal": self.rehearsal,
-                "recipe": {"name": recipe.name, "digest": shown["digest"]},
-                "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
-                "rounds": shown["rounds_done"],
-                "participants": result["participants"],
-                "protocol": result["protocol"],
-                "n": result["n"],
-                "c": result["c"],
-                "min_sites": result["min_sites"],
-                "update_clip": recipe.privacy.update_clip,
-                "fixed_point_step": result["step"],
-                "manifests": [done["manifest"] for done in shown["round_log"]],
-                "state": result["state"],
-                "coordinator": fingerprint(self.coordinator.credential.coordinator()[1]),
-                "code": f"plasmid {version('plasmid')}",
-                "metrics": self.table.as_json(),
-            },
+            privacy="\n".join(f"- {sentence}" for sentence in statement(facts)),
+            provenance=provenance(
+                shown,
+                recipe,
+                base,
+                facts,
+                coordinator=fingerprint(self.coordinator.credential.coordinator()[1]),
+                metrics=self.table.as_json(),
+            ),
         )
         self.adapter = folder
         return folder
-
-
-def privacy_statement(result: Mapping[str, Any], *, rehearsal: bool) -> str:
-    """Return what may be claimed of a run's privacy, computed from what was done."""
-    n, c = result["n"], result["c"]
-    if rehearsal:
-        return (
-            f"None: this run was a rehearsal, in which one owner held the data and keys of all {n} sites. "
-            f"It went through the same steps as a federation's ({result['protocol']})."
-        )
-    if result["protocol"] == "none":
-        return (
-            f"Contributions of {n} sites reached the coordinator unmasked, each clipped to its bound. "
-            "No differential privacy: the adapter may reveal facts about single records."
-        )
-    return (
-        f"In each of {result['rounds']} rounds the updates of {n} sites were clipped, masked and summed "
-        f"({result['protocol']}): the coordinator, with up to {c} of the sites, learns the sum over all {n} "
-        "and nothing else of any one update; every site learns the same sums. "
-        "No differential privacy: the sums, and so the adapter, may reveal facts about single records."
-    )

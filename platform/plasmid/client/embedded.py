@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from plasmid.cli.verbs.site import init_site
 from plasmid.client.api import Coordinator
@@ -31,15 +32,29 @@ from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.core.errors import LinkError, PlasmidError, RunFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
+from plasmid.data.csv import read_table
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.privacy.budgets import Population, exact
 from plasmid.protocol.enrolment import Role
 from plasmid.protocol.identity import Identity
+from plasmid.recipes.documents import parse_document
 from plasmid.site.enrol import Credential, enrol, fetch_roster, new_identity
 
 START_TIMEOUT_S = 120.0
 END_GRACE_S = 4.0
 _PERSON = "launcher"
+
+
+def public_size(table: Path, document: Mapping[str, Any]) -> int:
+    """Return the number of privacy units in a site's table, rounded down to two digits."""
+    parsed: Any = parse_document(dict(document))
+    rows = read_table(table, parsed.contract)
+    patient = parsed.data.patient if parsed.privacy.unit == "patient" else None
+    units = rows.rows if patient is None else len(set(rows.columns[patient]))
+    step = 10 ** max(0, len(str(units)) - 2)
+    return max(1, units // step * step)
 
 
 class Embedded:
@@ -85,13 +100,31 @@ class Embedded:
         """Whether the owner gave a policy for *site*."""
         return site in self._policies
 
-    def allow(self, digest: str, *, protect: str) -> None:
-        """Write the policy of every site whose owner gave none: this digest may run."""
-        require = {"protect": protect}
+    def allow(self, document: Mapping[str, Any], digest: str) -> None:
+        """Declare each site's public size, and write the policy of every site whose owner gave none.
+
+        This digest may run. Under a privacy unit the budget is what the site's ledger has spent so far and
+        what this run costs: a rehearsal may always go on, and the ledger still adds up.
+        """
+        privacy = document["privacy"]
         for site in self._tables:
+            home = self._site(site)
+            policy: dict[str, Any] = {"allow": [digest], "require": {"protect": privacy["protect"]}}
+            if privacy["unit"] != "none":
+                population = f"{document['name']}-{privacy['unit']}"
+                size = public_size(self._tables[site], document)
+                update = {"population": population, "public_size": size}
+                home.write_config(home.config().model_copy(update=update))
+                spent = Ledger(home.ledger).summary().get(population, Population())
+                policy["budgets"] = {
+                    population: {
+                        "unit": privacy["unit"],
+                        "epsilon": float(spent.epsilon + exact(privacy["epsilon"])),
+                        "delta": float(spent.delta + exact(privacy["delta"])),
+                    }
+                }
             if not self.has_own_policy(site):
-                policy = dump_settings({"allow": [digest], "require": require})
-                write_atomic(self._site(site).policy, policy)
+                write_atomic(home.policy, dump_settings(policy))
 
     def check_alive(self) -> None:
         """Raise RunFailed (``run.process_died``) if a child has ended."""

@@ -103,7 +103,7 @@ def plan_and_run(
     _confirm(yes)
     digest = recipe_digest(document, str(document["computation"]))
     if embedded:
-        embedded.allow(digest, protect=plan["protect"])
+        embedded.allow(document, digest)
     run = coordinator.start(document, sites=embedded.sites if embedded else invited)
     run.rehearsal = embedded is not None
     answer.data["run_id"] = run.id
@@ -160,11 +160,17 @@ def show_plan(
     if plan["protect"] == "masked":
         n, c = len(accepting), plan["c"]
         answer.say(
-            f"  masked sum over all n = {n} sites (at least {plan['min_sites']}), safe against the "
-            f"coordinator and c = {c} of them; version 0 survives no drop-out"
+            f"  masked sums over n = {n} sites, safe against the coordinator and c = {c} of them; "
+            f"theta = {plan['theta']}, m = {plan['min_sites']}: survives {plan['survives']} drop-out(s)"
         )
     else:
         answer.say("  [bold red]protect: none[/bold red]: the coordinator sees every site's contribution")
+    if plan["unit"] != "none":
+        answer.say(
+            f"  differential privacy for one {plan['unit']}: epsilon {plan['epsilon']:g}, delta "
+            f"{plan['delta']:g} ({plan['mechanism']}), for {plan['attempts']} attempts at "
+            f"{plan['rounds']} round(s)"
+        )
     if rehearsal:
         answer.say("  a rehearsal: one owner holds every site's data and confirms every peer")
     for site, reply in said.items():

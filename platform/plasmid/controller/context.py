@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
 from plasmid.controller.database import Runs
 from plasmid.core.errors import PlasmidError
 from plasmid.link.bodies import Bodies
+from plasmid.link.switchboard import Collected
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Message, Relay, Signed, sign
+from plasmid.protocol.messages import Message, Relay, RelayKind, Signed, sign
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,25 @@ class RunContext:
         ray.get(self.link.send.remote(out))
 
     def relay(
-        self, kind: Literal["advert", "bundle", "ready"], statements: Mapping[str, list[Signed]]
+        self, kind: RelayKind, statements: Mapping[str, list[Signed]], *, epoch: int, slot: int = 0
     ) -> None:
-        """Send each site the statements addressed to it."""
-        self.send(
-            [(site, Relay(run=self.run, kind=kind, statements=said)) for site, said in statements.items()]
-        )
+        """Send each site the statements addressed to it; a list that goes to many is made one message."""
+        messages: dict[int, Relay] = {}
+        for said in statements.values():
+            if id(said) not in messages:
+                messages[id(said)] = Relay(run=self.run, epoch=epoch, slot=slot, kind=kind, statements=said)
+        self.send([(site, messages[id(said)]) for site, said in statements.items()])
 
     def collect(
-        self, kind: str, sites: Sequence[str], *, timeout_s: float, round_: int = 0, watch: bool = True
-    ) -> dict[str, Signed]:
+        self, kind: str, sites: Sequence[str], *, timeout_s: float, enough: int | None = None
+    ) -> Collected:
         """Return what *sites* say; see :meth:`plasmid.link.switchboard.Switchboard.collect`."""
-        answer = ray.get(self.link.collect.remote(self.run, kind, list(sites), round_, timeout_s, watch))
+        answer = ray.get(self.link.collect.remote(self.run, kind, list(sites), timeout_s, enough))
         if isinstance(answer, PlasmidError):
             raise answer
-        return dict(answer)
+        assert isinstance(answer, Collected)
+        return answer
+
+    def move_on(self, epoch: int, slot: int) -> None:
+        """Take the run to another epoch and slot."""
+        ray.get(self.link.move_on.remote(self.run, epoch, slot))

@@ -69,15 +69,14 @@ class Controller:
         answers = await self._ask_sites(request, invited)
         accepting = [site for site, answer in answers.items() if answer["accepted"]]
         organisations = self._organisations()
-        return {
-            **job.plan(len(accepting) or len(invited)),
-            "sites": answers,
-            "n": len(accepting),
-            "c": colluders(
-                {site: organisations[site] for site in invited},
-                job.document.federation.colluding_organisations,
-            ),
-        }
+        terms = [answers[site]["terms"] for site in accepting if answers[site]["terms"]]
+        roster = accepting or invited
+        c = colluders(
+            {site: organisations[site] for site in roster},
+            job.document.federation.colluding_organisations,
+        )
+        rate = max((term["rate"] for term in terms), default=1.0)
+        return {**job.plan(len(roster), c, rate), "sites": answers, "n": len(accepting), "c": c}
 
     @_errors_as_values
     async def create(self, request: RunRequest, requester: str) -> dict[str, Any]:
@@ -96,7 +95,7 @@ class Controller:
             invited=invited,
             rounds=job.document.rounds,
         )
-        await self._link.open_run.remote(run, invited, job.document.rounds)
+        await self._link.open_run.remote(run, invited)
         if run not in self._actors and not RunState(self._runs.show(run)["state"]).final:
             actor = start_actor(
                 RunActor, f"run-{run}", run, str(self._home), self._database_url, self._link, organisations
@@ -169,13 +168,19 @@ class Controller:
         asked = f"ask-{secrets.token_hex(8)}"
         online = [site for site in await self._link.online.remote() if site in invited]
         question = sign(self._identity, Ask(run=asked, document=request.document, digest=request.digest))
-        await self._link.open_run.remote(asked, online, 0)
+        await self._link.open_run.remote(asked, online)
         try:
             await self._link.send.remote([(site, question) for site in online])
-            answers = await self._link.collect.remote(asked, "admission", online, 0, ASK_TIMEOUT_S, False)
+            collected = await self._link.collect.remote(asked, "admission", online, ASK_TIMEOUT_S, None)
         finally:
             await self._link.close_run.remote(asked)
-        silent = {"accepted": False, "code": "link.offline", "sentence": "The site is not connected."}
+        answers = collected.got
+        silent = {
+            "accepted": False,
+            "code": "link.offline",
+            "sentence": "The site is not connected.",
+            "terms": None,
+        }
         return {
             site: {key: answers[site].payload[key] for key in silent} if site in answers else dict(silent)
             for site in invited

@@ -11,9 +11,10 @@ from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import TAIL, Encoding, plan_encoding
-from plasmid.privacy.statements import MAX_SLOTS
+from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import body_bytes
+from plasmid.protocol.messages import Planned
+from plasmid.protocol.plan import attempt_plan, attempts
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 
@@ -40,24 +41,34 @@ class Job:
         """Whether contributions are masked."""
         return bool(self.document.privacy.protect == "masked")
 
-    def encoding(self, sites: int) -> Encoding:
-        """Return how vectors are written when *sites* take part."""
-        return plan_encoding(
-            length=self.shape.schema.size, bound=self.shape.bound, sites=sites, bits=self.shape.bits
-        )
+    def planned(self, sites: int, c: int, rate: float) -> Planned:
+        """Return what a first epoch of *sites*, *c* of them colluding, fixes; *rate* is their largest."""
+        return Planned(sites=sites, c=c, noise_rate=rate if self.document.privacy.shares_noise else 0.0)
 
-    def plan(self, sites: int) -> dict[str, Any]:
-        """Return the figures of the plan: JSON values."""
-        encoding = self.encoding(max(1, sites))
+    def plan(self, sites: int, c: int, rate: float) -> dict[str, Any]:
+        """Return the figures of the plan: JSON values. *rate* is the largest sampling rate of the sites."""
+        planned = self.planned(sites, c, rate)
+        attempt = attempt_plan(self.document, self.shape, sites=sites, c=c, planned=planned)
+        encoding, privacy = attempt.encoding, self.document.privacy
         return {
             "digest": self.digest,
             "trainable_parameters": self.shape.schema.size,
             "rounds": self.document.rounds,
             "bytes_up_per_round": body_bytes("words", encoding.length + TAIL, encoding.dtype),
             "bytes_down_per_round": body_bytes("state", encoding.length, self.shape.dtype),
-            "protect": self.document.privacy.protect,
-            "min_sites": self.document.federation.min_sites,
+            "protect": privacy.protect,
+            "min_sites": attempt.min_sites,
+            "theta": attempt.theta,
+            "survives": sites - attempt.min_sites,
+            "attempts": attempts(self.document),
             "step": encoding.step,
+            "unit": privacy.unit,
+            "mechanism": privacy.mechanism,
+            "epsilon": privacy.epsilon,
+            "delta": privacy.delta,
+            "noise_std": attempt.noise_std,
+            "scale_log2": encoding.scale_log2,
+            "length": encoding.length,
         }
 
 
@@ -81,12 +92,6 @@ def prepare(document: dict[str, Any], digest: str) -> Job:
             "Use the same release of the computation at both ends.",
         )
     parsed: Any = parse_document(document)
-    if parsed.privacy.protect == "masked" and parsed.rounds > MAX_SLOTS:
-        raise RecipeError(
-            "recipe.too_many_rounds",
-            f"{parsed.rounds} rounds; a key epoch has slots for {MAX_SLOTS}.",
-            "Make fewer rounds of more steps.",
-        )
     server = getattr(parsed.federation, "server", None)
     if server is not None:
         build_strategy(server.strategy, server.options)

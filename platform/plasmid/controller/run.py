@@ -1,18 +1,19 @@
 """One run: an actor that takes it from CREATED to its end, and always says which.
 
-    admit -> key epoch (advert, bundle, ready) -> rounds -> result
+    admit -> key epoch -> rounds -> audit -> result
 
 Rules
 -----
 1. The coordinator relays signed statements; it cannot alter or invent one.
 2. Every wait has a deadline; whatever goes wrong, the sites are told that the run is over.
-3. A site that refuses is left out before the key epoch, if enough accept; a site that is lost later
-   ends the run (protocol version 0 survives no drop-out).
+3. A site that refuses is left out before the key epoch, if enough accept; one that is lost later drops out of
+   the sums (:mod:`plasmid.controller.secure_sum`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,22 @@ from plasmid.computations import api
 from plasmid.controller.context import RunContext
 from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, check_roster, colluders, prepare
-from plasmid.controller.rounds import EPOCH, Rounds
+from plasmid.controller.rounds import Rounds
+from plasmid.controller.secure_sum import SecureSum
 from plasmid.controller.states import RunState
-from plasmid.core.errors import PlasmidError
+from plasmid.core.errors import PlasmidError, RunFailed
 from plasmid.core.files import storage_error
 from plasmid.link.actors import log_to
 from plasmid.link.bodies import Bodies
 from plasmid.link.engine import open_engine
+from plasmid.privacy.audit import Audit
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import pack
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admit, End, Epoch, Signed
+from plasmid.protocol.messages import Admission, Admit, End, UnitTerms
 
 log = logging.getLogger(__name__)
 ADMISSION_TIMEOUT_S = 180.0
-SETUP_TIMEOUT_S = 120.0
 
 
 class RunActor:
@@ -86,72 +88,92 @@ class RunActor:
         document, digest, invited = runs.document(run)
         job = prepare(document, digest)
         runs.move(run, RunState.ADMITTING, text=f"asking {len(invited)} sites")
-        roster, c = self._admit(job, document, invited)
-        runs.move(run, RunState.SETTING_UP, text=f"{len(roster)} sites, c = {c}")
-        rho = self._key_epoch(job, roster, c)
+        terms = self._admit(job, document, invited)
+        sums = SecureSum(self._context, job, terms, self._organisations)
+        runs.move(run, RunState.SETTING_UP, text=f"{len(terms)} sites")
+        sums.begin()
         runs.move(run, RunState.RUNNING, text=f"{job.document.rounds} rounds")
-        state = Rounds(self._context, job, roster, rho).run()
+        rounds = Rounds(self._context, job, sums)
+        state = rounds.run()
         runs.move(run, RunState.FINISHING)
-        runs.move(run, RunState.SUCCEEDED, result=self._result(job, roster, state, c, rho))
+        audit = self._audit(job, rounds)
+        runs.move(run, RunState.SUCCEEDED, result=self._result(job, terms, sums, state, audit))
 
-    def _admit(self, job: Job, document: dict[str, Any], invited: list[str]) -> tuple[list[str], int]:
-        """Return the sites that take part, in order, and the plan's c."""
+    def _admit(self, job: Job, document: dict[str, Any], invited: list[str]) -> dict[str, UnitTerms | None]:
+        """Return the sites that take part, with what each made of the document's epsilon."""
         context = self._context
         request = Admit(run=context.run, document=document, digest=job.digest)
         online = [site for site in ray.get(context.link.online.remote()) if site in invited]
         context.send((site, request) for site in online)
-        answers = context.collect("admission", online, timeout_s=ADMISSION_TIMEOUT_S, watch=False)
-        refused = {
-            site: "it did not answer" if site in online else "it is not connected"
-            for site in invited
-            if site not in answers
-        }
-        for site, signed in answers.items():
-            said = signed.payload
-            accepted, code, sentence = said["accepted"], said["code"], said["sentence"]
-            context.runs.admit(context.run, site, accepted=accepted, code=code, sentence=sentence)
-            if not accepted:
-                refused[site] = f"{sentence} [{code}]"
-        roster = sorted(set(invited) - set(refused))
+        collected = context.collect("admission", online, timeout_s=ADMISSION_TIMEOUT_S)
+        refused = {site: "it is not connected" for site in invited if site not in online}
+        refused |= collected.missing
+        terms: dict[str, UnitTerms | None] = {}
+        for site, signed in collected.got.items():
+            said = Admission.model_validate(signed.payload)
+            context.runs.admit(
+                context.run, site, accepted=said.accepted, code=said.code, sentence=said.sentence
+            )
+            if said.accepted:
+                terms[site] = said.terms
+            else:
+                refused[site] = f"{said.sentence} [{said.code}]"
+        roster = sorted(terms)
         organisations = {site: self._organisations[site] for site in roster}
         c = colluders(organisations, job.document.federation.colluding_organisations)
         check_roster(job, roster, refused, c)
-        return roster, c
+        return terms
 
-    def _key_epoch(self, job: Job, roster: list[str], c: int) -> str | None:
-        """Take the sites through the key epoch and return rho; None where nothing is masked."""
-        context = self._context
-        request = Epoch(run=context.run, epoch=EPOCH, roster=roster, slots=job.document.rounds, c=c)
-        context.send((site, request) for site in roster)
-        if not job.masked:
+    def _audit(self, job: Job, rounds: Rounds) -> Audit | None:
+        """Audit the final state where the document asks for it.
+
+        Raises
+        ------
+        RunFailed
+            ``run.audit_failed``: the audit shows more than the document promises, and it is a gate.
+        """
+        privacy = job.document.privacy
+        plan = getattr(privacy, "audit", None)
+        if plan is None:
             return None
-        adverts = context.collect("advert", roster, timeout_s=SETUP_TIMEOUT_S)
-        context.relay("advert", {site: list(adverts.values()) for site in roster})
-        sent = context.collect("bundles", roster, timeout_s=SETUP_TIMEOUT_S)
-        addressed: dict[str, list[Signed]] = {site: [] for site in roster}
-        for signed in sent.values():
-            for bundle in map(Signed.model_validate, signed.payload["statements"]):
-                if bundle.payload.get("receiver") in addressed:
-                    addressed[bundle.payload["receiver"]].append(bundle)
-        context.relay("bundle", addressed)
-        ready = context.collect("ready", roster, timeout_s=SETUP_TIMEOUT_S)
-        context.relay("ready", {site: list(ready.values()) for site in roster})
-        return str(ready[roster[0]].payload["rho"])
+        audit = rounds.audit()
+        self._context.runs.say(self._context.run, audit.sentence)
+        if plan.gate and audit.verdict == "failed":
+            raise RunFailed(
+                "run.audit_failed",
+                f"the canary audit failed: {audit.sentence}",
+                "No adapter is released. Look for what trains without clip or noise, and start again.",
+            )
+        return audit
 
     def _result(
-        self, job: Job, roster: list[str], state: NDArray[Any], c: int, rho: str | None
+        self,
+        job: Job,
+        terms: Mapping[str, UnitTerms | None],
+        sums: SecureSum,
+        state: NDArray[Any],
+        audit: Audit | None,
     ) -> dict[str, Any]:
         body = pack("state", state)
         computation: Any = api.load(job.document.computation)
         answers = hasattr(computation, "result")
+        account = sums.account
+        sites = len(account.survivors[-1])
+        last = account.epochs[-1]
+        rate = max((term.rate for term in terms.values() if term), default=1.0)
         return {
-            **job.plan(len(roster)),
-            "participants": roster,
+            **job.plan(last["n"], last["c"], rate),
+            "participants": sorted({site for survivors in account.survivors for site in survivors}),
             "state": self._context.bodies.publish(body),
             "state_bytes": len(body),
-            "answer": computation.result(job.document, state, len(roster)) if answers else None,
+            "answer": computation.result(job.document, state, sites) if answers else None,
             "protocol": PROTOCOL if job.masked else "none",
-            "n": len(roster),
-            "c": c,
-            "rho": rho,
+            "n": last["n"],
+            "c": last["c"],
+            "rho": sums.rho,
+            "attempts_used": account.attempts,
+            "survivors": account.survivors,
+            "epochs": account.epochs,
+            "terms": {site: term.model_dump() if term else None for site, term in terms.items()},
+            "audit": audit.as_json() if audit else None,
         }

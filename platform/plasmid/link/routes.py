@@ -21,13 +21,13 @@ from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
-from plasmid.privacy.statements import Advert, Ready
+from plasmid.privacy.statements import Advert, Consent, Contribution, Ready, Shares
 from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
 from plasmid.protocol.enrolment import CoordinatorCard, EnrolRequest
 from plasmid.protocol.messages import (
     Admission,
+    Blobs,
     Bundles,
-    Contribution,
     Failed,
     Heartbeat,
     RunRequest,
@@ -39,7 +39,7 @@ from plasmid.protocol.messages import (
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_ENROL_BYTES = 64 * 1024
 MAX_WAIT_S = 30.0
-_FROM_SITE = (Admission, Advert, Bundles, Ready, Contribution, Heartbeat, Failed)
+_FROM_SITE = (Admission, Advert, Bundles, Blobs, Ready, Contribution, Consent, Shares, Heartbeat, Failed)
 _STATUS = {"link.not_enrolled": 401, "link.wrong_role": 403, "link.no_body": 404, "run.unknown": 404,
            "link.too_large": 413}  # fmt: skip
 

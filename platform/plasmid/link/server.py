@@ -28,7 +28,7 @@ from plasmid.link.bodies import Bodies
 from plasmid.link.engine import open_engine
 from plasmid.link.registry import Registry
 from plasmid.link.routes import build_app
-from plasmid.link.switchboard import Switchboard
+from plasmid.link.switchboard import Collected, Switchboard
 from plasmid.protocol.enrolment import signed_card
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Signed
@@ -123,9 +123,17 @@ class LinkServer:
             self._server.should_exit = True
             await self._serving
 
-    async def open_run(self, run: str, sites: Sequence[str], rounds: int) -> None:
+    async def open_run(self, run: str, sites: Sequence[str]) -> None:
         """See :class:`Switchboard`."""
-        self._switchboard.open_run(run, sites, rounds)
+        self._switchboard.open_run(run, sites)
+
+    async def move_on(self, run: str, epoch: int, slot: int) -> None:
+        """See :class:`Switchboard`."""
+        self._switchboard.move_on(run, epoch, slot)
+
+    async def readmit(self, run: str, site: str) -> None:
+        """See :class:`Switchboard`."""
+        self._switchboard.readmit(run, site)
 
     async def close_run(self, run: str) -> None:
         """Forget *run* and delete what was received for it."""
@@ -146,13 +154,11 @@ class LinkServer:
             self._switchboard.send(site, signed)
 
     async def collect(
-        self, run: str, kind: str, sites: Sequence[str], round_: int, timeout_s: float, watch: bool
-    ) -> dict[str, Signed] | PlasmidError:
+        self, run: str, kind: str, sites: Sequence[str], timeout_s: float, enough: int | None
+    ) -> Collected | PlasmidError:
         """See :class:`Switchboard`; a known error is returned, so that it crosses Ray as itself."""
         try:
-            return await self._switchboard.collect(
-                run, kind, sites, round_=round_, timeout_s=timeout_s, watch=watch
-            )
+            return await self._switchboard.collect(run, kind, sites, timeout_s=timeout_s, enough=enough)
         except PlasmidError as error:
             return error
 

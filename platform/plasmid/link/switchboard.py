@@ -4,10 +4,11 @@ Rules
 -----
 1. To a site: messages are numbered per site and kept until the site acknowledges them by asking for
    later ones; a new ``boot`` name tells it that numbering starts again.
-2. From a site of the run: a message is kept under (run, type, round, site). The same bytes again change
-   nothing; other bytes, and rounds that the run does not have, are refused.
-3. :meth:`Switchboard.collect` waits for a set of sites and ends early when one of them fails, falls
-   silent for ``SILENCE_S``, or the run is stopped. Every wait has a deadline.
+2. From a site of the run: a message is kept under (type, epoch, slot, site), for the *place* (epoch, slot)
+   where the run is. The same bytes again change nothing, other bytes are refused, and what belongs to another
+   place comes too late; moving on drops what was said before.
+3. :meth:`Switchboard.collect` waits for a set of sites and ends when each has spoken, failed or fallen silent
+   for ``SILENCE_S``, at its deadline, or when the run is stopped. It says who is missing, and why.
 """
 
 from __future__ import annotations
@@ -37,13 +38,35 @@ class _Mailbox:
 @dataclass
 class _Run:
     sites: frozenset[str]
-    rounds: int
-    said: dict[tuple[str, int], dict[str, Signed]] = field(default_factory=lambda: defaultdict(dict))
+    place: tuple[int, int] = (0, 0)
+    said: dict[str, dict[str, Signed]] = field(default_factory=lambda: defaultdict(dict))
     failures: dict[str, Failed] = field(default_factory=dict)
     pulses: dict[str, Heartbeat] = field(default_factory=dict)
     seen: dict[str, float] = field(default_factory=dict)
     stopped: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def why_gone(self, site: str, start: float, now: float) -> str:
+        """Return why nothing more is to be expected of *site*, empty if something is."""
+        if site in self.failures:
+            failure = self.failures[site]
+            return f"{failure.sentence} [{failure.code}]"
+        heard = self.seen.get(site)  # one that was never heard is starting, and has until the deadline
+        if heard is not None and now - heard > SILENCE_S and now - start > SILENCE_S / 4:
+            return f"it has been silent for {SILENCE_S:.0f} s"
+        return ""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What came of a wait: the messages by site, and why each other site is missing.
+
+    Of the missing, nothing more is to be expected of those in ``gone``; the others were only too slow.
+    """
+
+    got: dict[str, Signed]
+    missing: dict[str, str]
+    gone: frozenset[str]
 
 
 class Switchboard:
@@ -55,9 +78,23 @@ class Switchboard:
         self._runs: dict[str, _Run] = {}
         self._last_poll: dict[str, float] = {}
 
-    def open_run(self, run: str, sites: Sequence[str], rounds: int) -> None:
-        """Accept messages for *run* from *sites*, about rounds up to *rounds*, from now on."""
-        self._runs.setdefault(run, _Run(frozenset(sites), rounds))
+    def open_run(self, run: str, sites: Sequence[str]) -> None:
+        """Accept messages for *run* from *sites* from now on."""
+        self._runs.setdefault(run, _Run(frozenset(sites)))
+
+    def move_on(self, run: str, epoch: int, slot: int) -> None:
+        """Take *run* to another epoch and slot (0 during set-up); what was said before is dropped."""
+        known = self._runs.get(run)
+        if known is not None:
+            known.place = (epoch, slot)
+            known.said.clear()
+
+    def readmit(self, run: str, site: str) -> None:
+        """Forget that *site* failed: it is asked again."""
+        known = self._runs.get(run)
+        if known is not None:
+            known.failures.pop(site, None)
+            known.seen.pop(site, None)
 
     def close_run(self, run: str) -> None:
         """Forget *run*; messages for it are dropped from now on."""
@@ -102,9 +139,16 @@ class Switchboard:
     # -- from sites ----------------------------------------------------------------------------
 
     def take(self, site: str, message: Any, signed: Signed) -> None:
-        """Keep a verified message of *site*. Raises ProtocolError (``protocol.replay``)."""
+        """Keep a verified message of *site*.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.replay``: the run is over or not for this site, or the site said something else before;
+            ``protocol.late``: the message belongs to another epoch or slot than the run's present one.
+        """
         run = self._runs.get(message.run)
-        if run is None or site not in run.sites or getattr(message, "round", 0) > run.rounds:
+        if run is None or site not in run.sites:
             raise ProtocolError("protocol.replay", f"{message.run} is over, unknown or not for {site}.")
         run.seen[site] = time.monotonic()
         if isinstance(message, Heartbeat):
@@ -113,8 +157,12 @@ class Switchboard:
         if isinstance(message, Failed):
             run.failures.setdefault(site, message)
         else:
-            key = (message.type, getattr(message, "round", 0))
-            known = run.said[key].setdefault(site, signed)
+            place = (getattr(message, "epoch", run.place[0]), getattr(message, "slot", run.place[1]))
+            if place != run.place:
+                raise ProtocolError(
+                    "protocol.late", f"{message.type} of {site} is for {place}, the run is at {run.place}."
+                )
+            known = run.said[message.type].setdefault(site, signed)
             if known.signature != signed.signature:
                 raise ProtocolError("protocol.replay", f"{site} has said something else before.")
         run.changed.set()
@@ -125,26 +173,19 @@ class Switchboard:
         return {} if known is None else {s: (p.round, p.step, p.steps) for s, p in known.pulses.items()}
 
     async def collect(
-        self,
-        run: str,
-        kind: str,
-        sites: Sequence[str],
-        *,
-        round_: int = 0,
-        timeout_s: float,
-        watch: bool = True,
-    ) -> dict[str, Signed]:
-        """Return the messages of type *kind* from all *sites*.
+        self, run: str, kind: str, sites: Sequence[str], *, timeout_s: float, enough: int | None = None
+    ) -> Collected:
+        """Wait until each of *sites* has sent its message of type *kind*, or cannot any more.
 
         Parameters
         ----------
-        watch
-            End as soon as a site fails or falls silent. Without it, return what has come by the deadline.
+        enough
+            Stop waiting as soon as so many have; None waits for all.
 
         Raises
         ------
         RunFailed
-            ``run.stopped``, ``run.site_failed``, ``run.site_lost`` or ``run.deadline``.
+            ``run.stopped``.
         """
         known = self._runs.get(run)
         if known is None:
@@ -153,39 +194,16 @@ class Switchboard:
         while True:
             if known.stopped:
                 raise RunFailed("run.stopped", "The run was stopped.", "Start it again when you are ready.")
-            got = known.said[(kind, round_)]
-            missing = [site for site in sites if site not in got]
-            gone = [site for site in missing if site in known.failures]
-            if not missing or (not watch and len(gone) == len(missing)):
-                return {site: got[site] for site in sites if site in got}
             now = time.monotonic()
-            if watch:
-                for site in sites:
-                    if site in known.failures:
-                        failure = known.failures[site]
-                        raise RunFailed(
-                            "run.site_failed",
-                            f"the site {site} cannot go on: {failure.sentence} [{failure.code}]",
-                            f"Its owner finds the details in the log of {site}.",
-                        )
-                for site in missing:
-                    if now - known.seen.get(site, start) > SILENCE_S and now - start > SILENCE_S / 4:
-                        raise RunFailed(
-                            "run.site_lost",
-                            f"the site {site} has been silent for {SILENCE_S:.0f} s.",
-                            "Check that its process and network are up, then start the run again.",
-                        )
-            if now - start > timeout_s:
-                if not watch:
-                    return {site: got[site] for site in sites if site in got}
-                raise RunFailed(
-                    "run.deadline",
-                    f"{', '.join(missing)} did not answer with {kind} within {timeout_s:.0f} s.",
-                    "Raise federation.round_timeout_s, or leave that site out.",
-                )
+            got = {site: known.said[kind][site] for site in sites if site in known.said[kind]}
+            gone = {site: known.why_gone(site, start, now) for site in sites if site not in got}
+            late = now - start > timeout_s
+            if late or len(got) >= (len(sites) if enough is None else enough) or all(gone.values()):
+                waited = f"it did not answer within {timeout_s:.0f} s" if late else "it was not waited for"
+                missing = {site: why or waited for site, why in gone.items()}
+                return Collected(got, missing, frozenset(site for site, why in gone.items() if why))
             known.changed.clear()
-            remaining = start + timeout_s - now
             try:
-                await asyncio.wait_for(known.changed.wait(), max(0.05, min(1.0, remaining)))
+                await asyncio.wait_for(known.changed.wait(), max(0.05, min(1.0, start + timeout_s - now)))
             except TimeoutError:
                 continue

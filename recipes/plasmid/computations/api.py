@@ -29,7 +29,7 @@ from plasmid.models.adapter import AdapterSchema
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
 
-API_VERSION = "1"
+API_VERSION = "2"
 
 SiteHalf = Literal["loss", "per_record", "vector"]
 State = NDArray[np.floating[Any]]
@@ -44,14 +44,17 @@ class Shape:
     schema
         Names and shapes of the tensors, in order.
     bound
-        Largest absolute value of a coordinate of one site's vector. For ``loss`` it is also the L2
-        clip of the whole vector.
+        Largest absolute value of a coordinate of one site's vector.
+    norm
+        Largest L2 norm of one site's vector, to which the gateway scales it down; None where only the
+        coordinates are bounded.
     bits
         Width of the ring that the computation needs.
     """
 
     schema: AdapterSchema
     bound: float
+    norm: float | None
     bits: Literal[32, 64]
 
     @property
@@ -71,7 +74,7 @@ class Computation(Protocol):
     def initial(self, document: Any, shape: Shape) -> State:
         """Return the first public state, float [shape.schema.size]."""
 
-    def advance(self, document: Any, state: State, total: State, sites: int) -> State:
+    def advance(self, document: Any, shape: Shape, state: State, total: State, sites: int) -> State:
         """Return the next public state from the decoded sum of *sites* contributions."""
 
 

@@ -5,10 +5,14 @@ state is the flat adapter. A site's vector is the difference that its local step
 in L2 to the recipe's ``update_clip``; the mean of these differences is added to the state, with equal
 weight for every site. The mean of A times the mean of B is not the mean of the products: that is the
 method's known error, and why it is the baseline.
+
+Under ``dp-fedsgd`` the vector is the sum of a Poisson sample's clipped gradients instead, and the state
+takes one step of SGD with the rates of its parameter groups.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,10 +30,16 @@ SITE_HALF: SiteHalf = "loss"
 
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
-    """Return the adapter's tensors, bounded by ``update_clip``."""
+    """Return the adapter's tensors, bounded as what a site sends: an update, or a sum of gradients."""
     assert base is not None, "fine-tuning needs a base model"
     schema = adapter_schema(base, document.adapter.lora, document.head())
-    return Shape(schema=schema, bound=document.privacy.update_clip, bits=32)
+    clip, expected = document.privacy.record_clip, document.training.batch
+    if document.privacy.mechanism == "dp-fedsgd" and clip is not None:
+        # A Poisson sample of expected size B is larger with a probability below 1e-12; the sum is clamped.
+        most = expected + 8.0 * math.sqrt(expected) + 8.0
+        return Shape(schema=schema, bound=clip * most, norm=None, bits=32)
+    limit = document.privacy.update_clip
+    return Shape(schema=schema, bound=limit, norm=limit, bits=32)
 
 
 def initial(document: Recipe, shape: Shape) -> State:
@@ -37,13 +47,20 @@ def initial(document: Recipe, shape: Shape) -> State:
     return initial_state(shape.schema, document.seed)
 
 
-def loss(model: Any, batch: Any) -> torch.Tensor:
-    """Return the mean cross entropy of ``model(batch)`` [n, labels] against ``batch.labels`` [n]."""
+def losses(model: Any, batch: Any) -> torch.Tensor:
+    """Return the cross entropy of ``model(batch)`` [n, labels] against ``batch.labels`` [n] by row, [n]."""
     from torch.nn.functional import cross_entropy
 
-    return cross_entropy(model(batch).float(), batch.labels)
+    return cross_entropy(model(batch).float(), batch.labels, reduction="none")
 
 
-def advance(document: Recipe, state: State, total: State, sites: int) -> State:  # noqa: ARG001
-    """Return the state plus the mean update."""
-    return np.asarray(state + (total / sites).astype(state.dtype))
+def advance(document: Recipe, shape: Shape, state: State, total: State, sites: int) -> State:
+    """Return the state plus the mean update, or one step of SGD along the mean gradient (``dp-fedsgd``)."""
+    mean = total / sites
+    if document.privacy.mechanism == "dp-fedsgd":
+        training = document.training
+        rate = {"head.weight": training.head_lr, "head.bias": training.head_lr}
+        rate["head.covariates"] = training.covariate_lr
+        rates = [np.full(spec.size, rate.get(spec.name, training.lora_lr)) for spec in shape.schema.tensors]
+        mean = -np.concatenate(rates) * mean / training.batch
+    return np.asarray(state + mean.astype(state.dtype))

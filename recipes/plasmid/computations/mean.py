@@ -26,7 +26,7 @@ SITE_HALF: SiteHalf = "per_record"
 def shape(document: QueryDocument, base: BaseModel | None) -> Shape:  # noqa: ARG001
     """Return three sums, each bounded by the public number of rows that a site may hold."""
     schema = AdapterSchema(tensors=(TensorSpec(name="moments", shape=(3,)),))
-    return Shape(schema=schema, bound=float(document.max_rows), bits=64)
+    return Shape(schema=schema, bound=float(document.max_rows), norm=None, bits=64)
 
 
 def initial(document: QueryDocument, shape: Shape) -> State:  # noqa: ARG001
@@ -44,16 +44,19 @@ def per_record(document: QueryDocument, state: State, row: Mapping[str, Any]) ->
     return np.array([z, z * z, 1.0])
 
 
-def advance(document: QueryDocument, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+def advance(document: QueryDocument, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
     """Return the sums themselves."""
     return np.asarray(total, dtype=np.float64)
 
 
 def result(document: QueryDocument, state: State, sites: int) -> dict[str, float | int | None]:
-    """Return ``{"mean", "variance" (population), "count", "sites"}``; None where count is 0."""
+    """Return ``{"mean", "variance" (population), "count", "sites"}``; None where count is not above 0.
+
+    Under a unit all three are noised, so a small count may even come out negative.
+    """
     count = round(float(state[2]))
-    if count == 0:
-        return {"mean": None, "variance": None, "count": 0, "sites": sites}
+    if count <= 0:
+        return {"mean": None, "variance": None, "count": count, "sites": sites}
     low, high = document.bounds
     half = (high - low) / 2.0
     z, square = float(state[0]) / count, float(state[1]) / count

@@ -19,7 +19,7 @@ SITE_HALF: SiteHalf = "vector"
 def shape(document: PingDocument, base: BaseModel | None) -> Shape:  # noqa: ARG001
     """Return one vector of the asked length, bounded by 1."""
     schema = AdapterSchema(tensors=(TensorSpec(name="ping", shape=(document.length,)),))
-    return Shape(schema=schema, bound=1.0, bits=32)
+    return Shape(schema=schema, bound=1.0, norm=None, bits=32)
 
 
 def initial(document: PingDocument, shape: Shape) -> State:  # noqa: ARG001
@@ -32,6 +32,6 @@ def vector(document: PingDocument, state: State) -> State:  # noqa: ARG001
     return np.zeros_like(state)
 
 
-def advance(document: PingDocument, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+def advance(document: PingDocument, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
     """Return the state plus the mean."""
     return np.asarray(state + (total / sites).astype(state.dtype))

@@ -9,6 +9,8 @@ Rules
 4. A category outside its vocabulary is not an error: it takes the model's "unseen" slot. A number
    outside its bounds is one, because the bounds are what a secure sum's range is computed from.
 5. A column that is not ``required`` may be absent from a file; all its values are then missing.
+6. An identifier only says which rows are one person's. It reaches no model, no sum and no message: it is
+   neither an input nor a covariate, and tables that are to be predicted are read without it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -111,9 +113,19 @@ class NumberColumn(_Column):
         return self
 
 
-Column = Annotated[
-    ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn, Field(discriminator="type")
-]
+class IdentifierColumn(_Column):
+    """Which person a row belongs to: rows with equal cells are one person's.
+
+    Compared exactly, blanks around it left out: "007" is not "7". A longer one is refused.
+    """
+
+    max_characters: ClassVar[int] = 200
+
+    type: Literal["identifier"]
+
+
+AnyColumn = ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn | IdentifierColumn
+Column = Annotated[AnyColumn, Field(discriminator="type")]
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,6 @@ class Contract:
         A file with more rows is refused.
     """
 
-    columns: Mapping[str, ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn]
+    columns: Mapping[str, AnyColumn]
     labels: tuple[str, ...] = ()
     max_rows: int = DEFAULT_MAX_ROWS

@@ -25,7 +25,11 @@ from plasmid.recipes.columns import (
     Strict,
     Words,
 )
-from plasmid.recipes.schema import Limits, Name, Protection, Recipe, Seed, masked_limits
+from plasmid.recipes.protection import Limits, Protection, masked_limits, unit_limits
+from plasmid.recipes.schema import Name, Recipe, Seed
+
+MEAN_NORM = 3**0.5
+"""L2 norm of the longest record of ``mean``, (1, 1, 1)."""
 
 
 class _Document(Strict):
@@ -34,8 +38,13 @@ class _Document(Strict):
     seed: Seed = 0
 
     def _check_limits(self) -> None:
-        for path, what in masked_limits(self.federation, self.privacy):
-            raise ValueError(f"{'.'.join(map(str, path))}: {what}")
+        found = [*masked_limits(self.federation, self.privacy), *unit_limits(self.privacy)]
+        if self.privacy.mechanism == "dp-sgd":
+            found.append((("privacy", "mechanism"), "dp-sgd is for training; queries share noise"))
+        if self.privacy.unit == "patient":
+            found.append((("privacy", "unit"), "a query protects a record or a site, it has no patients"))
+        if found:
+            raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what in found))
 
 
 class QueryDocument(_Document):
@@ -78,7 +87,28 @@ class PingDocument(_Document):
         return self
 
 
-def mean_from_recipe(recipe: Recipe, column: str) -> QueryDocument:
+def noised(epsilon: float | None, delta: float | None) -> Protection | None:
+    """Return the protection of a query with differential privacy for one record; None without *epsilon*.
+
+    Raises
+    ------
+    UsageError
+        ``usage.query_privacy``: one of the two is missing, or out of its range.
+    """
+    if epsilon is None and delta is None:
+        return None
+    if epsilon is None or delta is None or not (0 < epsilon <= 1000 and 0 < delta < 1):
+        raise UsageError(
+            "usage.query_privacy",
+            f"no query has epsilon {epsilon} and delta {delta}.",
+            "Give both: --epsilon above 0, and --delta above 0 and well below one in the number of records.",
+        )
+    return Protection(
+        unit="record", mechanism="dp-fedsgd", epsilon=epsilon, delta=delta, record_clip=MEAN_NORM
+    )
+
+
+def mean_from_recipe(recipe: Recipe, column: str, *, privacy: Protection | None = None) -> QueryDocument:
     """Return the query for the mean of *column*, with the bounds and the federation of *recipe*.
 
     Raises
@@ -96,6 +126,8 @@ def mean_from_recipe(recipe: Recipe, column: str) -> QueryDocument:
             "Choose one of those, or give --sites DIR and --bounds LO,HI instead of a recipe.",
         )
     limits = recipe.federation.model_dump(include=set(Limits.model_fields))
+    if privacy is not None:
+        limits["spare_attempts"] = 0  # a spare attempt costs noise, and a query is soon asked again
     return QueryDocument(
         name=_query_name(recipe.name),
         column=column,
@@ -103,7 +135,7 @@ def mean_from_recipe(recipe: Recipe, column: str) -> QueryDocument:
         missing_markers=found.missing_markers,
         max_rows=recipe.data.max_rows,
         federation=Limits(**limits),
-        privacy=Protection(protect=recipe.privacy.protect),
+        privacy=privacy or Protection(protect=recipe.privacy.protect),
         seed=recipe.seed,
     )
 
@@ -127,7 +159,7 @@ def mean_from_bounds(
             name="mean",
             column=column,
             bounds=bounds,
-            federation=federation or Limits(),
+            federation=federation or Limits(spare_attempts=0),
             privacy=privacy or Protection(),
         )
     except ValueError as error:

@@ -27,6 +27,7 @@ from plasmid.recipes.columns import (
     Column,
     ColumnName,
     Contract,
+    IdentifierColumn,
     LabelColumn,
     NumberColumn,
     ProteinColumn,
@@ -34,6 +35,14 @@ from plasmid.recipes.columns import (
     TextColumn,
     Word,
     Words,
+)
+from plasmid.recipes.protection import (
+    Limits,
+    Location,
+    Privacy,
+    audit_limits,
+    masked_limits,
+    unit_limits,
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -44,7 +53,6 @@ DataFile = Annotated[
     str, StringConstraints(min_length=1, max_length=300, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Location = tuple[str | int, ...]
 
 
 class ModelRef(Strict):
@@ -95,10 +103,14 @@ Split = Annotated[FilesSplit | DirichletSplit, Field(discriminator="kind")]
 
 
 class Data(Strict):
-    """The data contract, and the demonstration data if the recipe ships some."""
+    """The data contract, and the demonstration data if the recipe ships some.
+
+    ``patient`` names the identifier column whose equal cells are one person; needed by ``unit: patient``.
+    """
 
     input: ColumnName
     label: ColumnName
+    patient: ColumnName | None = None
     columns: Annotated[dict[ColumnName, Column], Field(min_length=2, max_length=1000)]
     split: Split | None = None
     max_rows: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_MAX_ROWS
@@ -114,26 +126,20 @@ class AdapterSpec(Strict):
 class Training(Strict):
     """One round at one site: ``steps`` optimiser steps on ``batch`` rows each, a fresh optimiser each round.
 
-    Rates are AdamW learning rates of three parameter groups: LoRA factors, head, covariate weights.
+    Rates are those of three parameter groups: LoRA factors, head, covariate weights. Under much noise ``sgd`` is
+    the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the signal. Under
+    a privacy unit ``batch`` is the expected number of units in a Poisson sample. ``checkpointing`` keeps no
+    activations inside the encoder's layers: less memory, one more forward pass.
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)]
-    batch: Annotated[int, Field(ge=1, le=4096)]
+    batch: Annotated[int, Field(ge=1, le=65_536)]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    checkpointing: bool = False
     lora_lr: Rate
     head_lr: Rate
     covariate_lr: Rate
-
-
-class Limits(Strict):
-    """Who must take part, and how long a round may take.
-
-    ``min_sites`` is the smallest set of sites whose sum may be opened.
-    """
-
-    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 3
-    colluding_organisations: Annotated[int, Field(ge=0, le=1000)] = 1
-    round_timeout_s: Annotated[float, Field(gt=0, le=604_800)] = 600.0
 
 
 class Server(Strict):
@@ -150,21 +156,6 @@ class Federation(Limits):
 
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     server: Server = Field(default_factory=Server)
-
-
-Protect = Literal["masked", "none"]
-
-
-class Protection(Strict):
-    """How one site's contribution is hidden: ``masked`` (only the sum is seen) or ``none``."""
-
-    protect: Protect = "masked"
-
-
-class Privacy(Protection):
-    """``update_clip``: the largest L2 norm of one site's update in one round; a longer one is scaled down."""
-
-    update_clip: Annotated[float, Field(gt=0, le=1e6)] = 10.0
 
 
 class Release(Strict):
@@ -246,24 +237,20 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
         yield from _task(task)
     if data:
         yield from _data(data)
+        yield from _patient(data)
     if data and adapter:
         yield from _covariates(data, adapter)
     federation, privacy = sections.get("federation"), sections.get("privacy")
     if federation and privacy:
         yield from masked_limits(federation, privacy)
-
-
-def masked_limits(federation: Limits, privacy: Protection) -> Iterator[tuple[Location, str]]:
-    """Yield what is wrong with *federation* if contributions are masked: a sum must hide two honest sites."""
-    if privacy.protect != "masked":
-        return
-    sites, colluding = federation.min_sites, federation.colluding_organisations
-    if sites < 3:
-        what = f"masked sums need at least 3 sites (each of 2 could subtract itself), not {sites}"
-        yield ("federation", "min_sites"), what
-    elif sites - colluding < 2:
-        what = f"must be at least 2 less than min_sites ({sites}), so that a sum hides two honest sites"
-        yield ("federation", "colluding_organisations"), f"{what}, not {colluding}"
+    if privacy:
+        yield from unit_limits(privacy)
+        yield from audit_limits(privacy)
+    if privacy and data and privacy.unit == "patient" and data.patient is None:
+        yield ("data", "patient"), "unit: patient needs the name of an identifier column"
+    training = sections.get("training")
+    if privacy and training and privacy.mechanism == "dp-fedsgd" and training.steps != 1:
+        yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"
 
 
 def _task(task: Task) -> Iterator[tuple[Location, str]]:
@@ -288,6 +275,18 @@ def _data(data: Data) -> Iterator[tuple[Location, str]]:
     for name, column in data.columns.items():
         if isinstance(column, LabelColumn) and isinstance(label, LabelColumn) and name != data.label:
             yield ("data", "columns", name), f"a second label column; data.label names {data.label!r}"
+
+
+def _patient(data: Data) -> Iterator[tuple[Location, str]]:
+    if data.patient is None:
+        return
+    column = data.columns.get(data.patient)
+    if column is None:
+        yield ("data", "patient"), f"names the column {data.patient!r}, which data.columns does not hold"
+    elif not isinstance(column, IdentifierColumn):
+        yield ("data", "patient"), f"the column {data.patient!r} is of type {column.type}, not identifier"
+    elif column.missing == "allowed" or not column.required:
+        yield ("data", "columns", data.patient), "the patient column must be required, with missing: refused"
 
 
 def _covariates(data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:

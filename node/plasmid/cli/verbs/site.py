@@ -31,9 +31,21 @@ def _site(folder: Path | None) -> SiteHome:
     return SiteHome(folder or home() / "site")
 
 
-def init_site(site: SiteHome, *, name: str, organisation: str, data: Path | None) -> Peer:
+def init_site(
+    site: SiteHome,
+    *,
+    name: str,
+    organisation: str,
+    data: Path | None,
+    public_size: int | None = None,
+) -> Peer:
     """Make a site in its folder, with fresh keys, and return its public card."""
-    config = SiteConfig(name=name, organisation=organisation, data=str(data.absolute()) if data else "data")
+    config = SiteConfig(
+        name=name,
+        organisation=organisation,
+        data=str(data.absolute()) if data else "data",
+        public_size=public_size,
+    )
     site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     identity = new_identity(site.folder, name)
     site.write_config(config)
@@ -74,6 +86,9 @@ def init(
     data: Annotated[
         Path | None, typer.Option(help="A CSV file or a folder; default: the site's data/ folder")
     ] = None,
+    public_size: Annotated[
+        int | None, typer.Option(help="Rounded number of its records or patients, made public", min=1)
+    ] = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
@@ -84,7 +99,9 @@ def init(
                 "usage.no_data", f"there is nothing at {data}.", "Give a CSV file or a folder of them."
             )
         try:
-            card = init_site(_site(home), name=name, organisation=organisation, data=data)
+            card = init_site(
+                _site(home), name=name, organisation=organisation, data=data, public_size=public_size
+            )
         except ValueError as error:
             raise UsageError(
                 "usage.name", f"{name!r} cannot be a site's name.", "Use lower-case letters, digits, - and _."

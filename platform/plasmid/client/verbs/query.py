@@ -20,6 +20,10 @@ def mean(
     recipe: Annotated[str | None, typer.Option(help="Take bounds, sites and limits from this recipe")] = None,
     sites: Annotated[Path | None, typer.Option(help="One CSV per site")] = None,
     bounds: Annotated[str | None, typer.Option(help="LO,HI: the column's public range")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Differential privacy for one record; with --delta")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Below one in the number of records")] = None,
     coordinator: Annotated[
         str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")
     ] = None,
@@ -31,7 +35,7 @@ def mean(
     with reply(format) as answer:
         from plasmid.client.launch import check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe
-        from plasmid.recipes.query import mean_from_bounds, mean_from_recipe
+        from plasmid.recipes.query import mean_from_bounds, mean_from_recipe, noised
         from plasmid.recipes.sites import materialise_sites, sites_in_folder
 
         if (recipe is None) == (bounds is None) or (bounds and not (sites or coordinator)):
@@ -41,13 +45,14 @@ def mean(
                 "For example: plasmid query mean --column age --recipe tcr-covid",
             )
         document: Any
+        privacy = noised(epsilon, delta)
         if recipe is not None:
             resolved = load_recipe(recipe, overrides={}, seed=None)
-            document = mean_from_recipe(resolved.recipe, column)
+            document = mean_from_recipe(resolved.recipe, column, privacy=privacy)
             work = home() / "data" / resolved.recipe.name
             tables = {} if coordinator else materialise_sites(resolved, work, sites)
         else:
-            document = mean_from_bounds(column, _bounds(str(bounds)))
+            document = mean_from_bounds(column, _bounds(str(bounds)), privacy=privacy)
             minimum = document.federation.min_sites
             tables = {} if coordinator or sites is None else sites_in_folder(sites, minimum=minimum)
         resolved_document = document.model_dump(mode="json")
@@ -56,8 +61,9 @@ def mean(
             done = plan_and_run(at, embedded, resolved_document, invited=None, yes=yes, answer=answer)
             result = done.result()["answer"]
         answer.data["result"] = result
-        if result["count"] == 0:
-            answer.say(f"No site holds a value of {column}.")
+        answer.data["privacy"] = done.privacy()
+        if result["mean"] is None:
+            answer.say(f"No site holds a value of {column}, or too few to stand out from the noise.")
         else:
             answer.say(
                 f"{column}: mean {result['mean']:.6g}, variance {result['variance']:.6g}, "

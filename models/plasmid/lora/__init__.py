@@ -1,0 +1,1 @@
+"""One LoRA layer: fused, with the gradients of single samples where differential privacy needs them."""

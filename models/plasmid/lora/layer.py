@@ -1,0 +1,96 @@
+"""A frozen linear layer with LoRA factors, in one fused forward and one backward pass.
+
+    y = x Wᵀ + b + (x · s A ᵀ) Bᵀ,   s = alpha / rank      (Hu et al., https://arxiv.org/abs/2106.09685)
+
+Rules
+-----
+1. The arithmetic is PEFT's: same factors, same scale, no dropout; only the order of operations differs.
+2. Backward gives the input's gradient and, of A and B, either the sum over the batch (to autograd, as usual) or
+   one gradient per row of the batch (to :class:`plasmid.lora.samples.Samples`). Both are the same number of
+   multiplications, the second as a batched product; so private training costs what training costs.
+3. B is kept transposed, [rank, out]: products with a narrow result are several times faster along rows.
+4. Under autocast everything here runs in its type, and gradients come back in the factors' type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plasmid.lora.samples import Samples
+
+
+class _Fused(torch.autograd.Function):
+    """x [n, ..., in] -> [n, ..., out]; see :class:`LoraLinear`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: LoraLinear) -> Tensor:
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        weight, scaled, wide = layer.weight.to(dtype), (down * layer.scale).to(dtype), up.to(dtype)
+        flat = x.to(dtype).reshape(-1, x.shape[-1])
+        inner = flat @ scaled.T
+        output = (
+            flat @ weight.T if layer.bias is None else torch.addmm(layer.bias.to(dtype), flat, weight.T)
+        ).addmm_(inner, wide)
+        ctx.layer, ctx.shape, ctx.x_dtype, ctx.gather = layer, x.shape, x.dtype, layer.samples.on
+        if ctx.gather:
+            ctx.rows = layer.samples.rows(len(x))
+        ctx.save_for_backward(flat, inner, weight, scaled, wide)
+        return output.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        flat, inner, weight, scaled, wide = ctx.saved_tensors
+        layer: LoraLinear = ctx.layer
+        dtype = layer.lora_down.dtype
+        grad = grad.to(flat.dtype).reshape(-1, grad.shape[-1])
+        narrow = grad @ wide.T
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad @ weight).addmm_(narrow, scaled).to(ctx.x_dtype).view(ctx.shape)
+        narrow = narrow * layer.scale
+        if not ctx.gather:
+            return grad_x, (narrow.T @ flat).to(dtype), (inner.T @ grad).to(dtype), None
+        flat, inner, narrow, grad = (
+            value.view(ctx.shape[0], -1, value.shape[-1]) for value in (flat, inner, narrow, grad)
+        )
+        layer.samples.add(layer.lora_down, ctx.rows, torch.bmm(narrow.mT, flat).to(dtype))
+        layer.samples.add(layer.lora_up, ctx.rows, torch.bmm(inner.mT, grad).to(dtype))
+        return grad_x, None, None, None
+
+
+class LoraLinear(nn.Linear):
+    """*linear*, frozen, with LoRA factors beside it. B starts at zero, so nothing changes at first.
+
+    Attributes
+    ----------
+    lora_down, lora_up
+        A [rank, in], and B transposed [rank, out].
+    scale
+        alpha / rank.
+    """
+
+    bias: nn.Parameter | None  # type: ignore[assignment]
+
+    def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, samples: Samples) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        for frozen in linear.parameters():
+            frozen.requires_grad_(False)
+        like = {"device": linear.weight.device, "dtype": torch.float32}
+        self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, **like).uniform_(-1, 1))
+        self.lora_up = nn.Parameter(torch.zeros(rank, self.out_features, **like))
+        with torch.no_grad():
+            self.lora_down.mul_(self.in_features**-0.5)
+        self.scale = alpha / rank
+        self.samples = samples
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
+        """Return float [n, ..., out] for *input* [n, ..., in], n being the rows of the batch."""
+        output: Tensor = _Fused.apply(input, self.lora_down, self.lora_up, self)
+        return output

@@ -1,0 +1,203 @@
+"""A site's part in key epochs and in opening sums: what it says to other sites, and what it checks first.
+
+Rules
+-----
+1. Every statement of another site is checked against the identity that this owner pinned for it.
+2. An epoch's number and plan are on disk before its advert leaves, a survivor list's mark before its consent.
+3. Survivors must belong to enough organisations that this owner has confirmed; unconfirmed ones count
+   as none.
+4. A site that finds that a peer has seen a newer line of its ledger than it holds itself stops: its folder
+   was rolled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from plasmid.core.errors import PolicyRefused, ProtocolError
+from plasmid.gateway.admission import AdmittedRun
+from plasmid.gateway.home import SiteHome
+from plasmid.gateway.journal import Journal
+from plasmid.gateway.ledger import Heads, Ledger
+from plasmid.gateway.marks import Marks
+from plasmid.gateway.peers import read_peers
+from plasmid.gateway.policy import Policy, read_policy
+from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
+from plasmid.privacy.statements import Contribution
+from plasmid.protocol.identity import Identity
+from plasmid.protocol.messages import Blobs, Bundles, Epoch, Relay, Signed, open_signed, sign
+from plasmid.protocol.plan import attempt_plan, attempts
+
+
+class Epochs:
+    """See the module's rules; one object for all runs of a site."""
+
+    def __init__(self, home: SiteHome, identity: Identity, journal: Journal, ledger: Ledger) -> None:
+        self._home, self._identity, self._journal, self._ledger = home, identity, journal, ledger
+        self._marks = Marks(home.runs)
+        self._heads = Heads(home.heads)
+
+    def begin(self, admitted: AdmittedRun, request: Epoch) -> Signed | None:
+        """Take the roster; return this site's signed advert, or None where nothing is masked.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.manifest``: roster, slots or plan are not acceptable; ``protocol.colluders``;
+            ``protocol.epoch_used``.
+        """
+        document, roster = admitted.document, tuple(request.roster)
+        if self._identity.name not in roster or sorted(set(roster)) != list(roster):
+            raise ProtocolError("protocol.manifest", f"the roster of {request.run} is not acceptable.")
+        if len(roster) < document.federation.min_sites:
+            raise ProtocolError(
+                "protocol.manifest", f"{len(roster)} sites are fewer than the recipe's min_sites."
+            )
+        if not 1 <= request.slots <= attempts(document) + 1:
+            raise ProtocolError("protocol.manifest", f"the epoch of {request.run} has {request.slots} slots.")
+        if admitted.terms is not None and document.privacy.shares_noise:
+            if request.planned.noise_rate < admitted.terms.rate:
+                raise ProtocolError(
+                    "protocol.manifest",
+                    f"the noise is planned for a sampling rate of {request.planned.noise_rate}, "
+                    f"this site's is {admitted.terms.rate}.",
+                )
+        elif request.planned.noise_rate:
+            raise ProtocolError("protocol.manifest", "a noise rate is planned where no noise is shared.")
+        if admitted.masked:
+            check_colluders(len(roster), request.c, self._least(admitted, roster))
+            self._check_organisations(roster)
+        attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
+        self._marks.claim_epoch(request.run, request.epoch, digest=admitted.digest, planned=request.planned)
+        self._journal.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
+        admitted.number, admitted.roster, admitted.c = request.epoch, roster, request.c
+        admitted.planned, admitted.epoch = request.planned, None
+        if not admitted.masked:
+            return None
+        admitted.epoch = SiteEpoch(
+            run=request.run,
+            epoch=request.epoch,
+            site=self._identity.name,
+            document=admitted.digest,
+            slots=request.slots,
+        )
+        return sign(self._identity, admitted.epoch.advert)
+
+    def relay(self, admitted: AdmittedRun, message: Relay) -> Bundles | Blobs | Signed | None:
+        """Take other sites' statements; return what this site says next (None after ``ready``)."""
+        epoch = admitted.epoch
+        if epoch is None or message.epoch != epoch.epoch:
+            raise ProtocolError("protocol.ready", f"{message.run} has no key epoch {message.epoch} here.")
+        statements = self._opened(message)
+        match message.kind:
+            case "advert":
+                if sorted(statement.site for statement in statements) != list(admitted.roster):
+                    raise ProtocolError("protocol.adverts", "the adverts are not those of the roster.")
+                bundles = epoch.bundles(
+                    statements, c=admitted.c, least=self._least(admitted, admitted.roster)
+                )
+                return Bundles(
+                    run=message.run,
+                    site=self._identity.name,
+                    epoch=epoch.epoch,
+                    statements=[sign(self._identity, bundle) for bundle in bundles],
+                )
+            case "bundle":
+                recovery, sealed = epoch.recovery(statements)
+                return Blobs(
+                    run=message.run,
+                    site=self._identity.name,
+                    epoch=epoch.epoch,
+                    statement=sign(self._identity, recovery),
+                    sealed=sealed,
+                )
+            case "recovery":
+                seen = self._heads.all()
+                heads = {site: seen[site] for site in admitted.roster if site in seen}
+                ready = epoch.ready(statements, heads=heads)
+                self._journal.write(
+                    "ready", run=message.run, rho=epoch.rho, n=ready.n, c=ready.c, theta=ready.theta
+                )
+                return sign(self._identity, ready)
+            case "ready":
+                self._check_seen(statements)
+                epoch.seal(statements)
+                return None
+            case "contribution":
+                return self._consent(admitted, epoch, message.slot, statements)
+            case "consent":
+                shares = epoch.shares(message.slot, statements)
+                self._journal.write(
+                    "shares",
+                    run=message.run,
+                    slot=message.slot,
+                    survivors=sorted(shares.self_shares),
+                    dropped=sorted(shares.key_shares),
+                )
+                return sign(self._identity, shares)
+
+    def _consent(
+        self, admitted: AdmittedRun, epoch: SiteEpoch, slot: int, contributions: Sequence[Contribution]
+    ) -> Signed:
+        survivors = sorted(said.site for said in contributions)
+        policy = self._check_organisations(survivors)
+        assert admitted.planned is not None, "an epoch has a plan"
+        plan = attempt_plan(
+            admitted.document,
+            admitted.shape,
+            sites=len(admitted.roster),
+            c=admitted.c,
+            planned=admitted.planned,
+        )
+        consent = epoch.consent(slot, contributions, m=max(plan.min_sites, policy.require.min_sites))
+        (round_,) = {said.round for said in contributions}
+        self._marks.consent(admitted.run, round_, consent.manifest, again=admitted.terms is not None)
+        for said in contributions:
+            if said.site != self._identity.name:
+                self._heads.note(said.site, said.ledger_counter)
+        self._journal.write("consent", run=admitted.run, round=round_, slot=slot, survivors=survivors)
+        return sign(self._identity, consent)
+
+    def _check_organisations(self, sites: Sequence[str]) -> Policy:
+        """Refuse a sum over too few confirmed organisations; return the policy that says so."""
+        policy = read_policy(self._home.policy)
+        organisations = set(self._organisations(sites).values()) - {None}
+        if len(organisations) < policy.require.min_organisations:
+            raise PolicyRefused(
+                "policy.min_organisations",
+                f"the sum would be over {len(organisations)} confirmed organisations, "
+                f"the policy accepts {policy.require.min_organisations} or more.",
+            )
+        return policy
+
+    def _opened(self, message: Relay) -> list[Any]:
+        peers = read_peers(self._home.peers)
+        statements = []
+        for signed in message.statements:
+            mine = signed.signer == self._identity.name
+            statement = open_signed(signed, self._identity.public if mine else peers.key(signed.signer))
+            author = statement.sender if statement.type == "bundle" else getattr(statement, "site", None)
+            if statement.type != message.kind or author != signed.signer:
+                raise ProtocolError("protocol.signature", f"a statement of {signed.signer} names {author}.")
+            statements.append(statement)
+        return statements
+
+    def _check_seen(self, statements: Sequence[Any]) -> None:
+        me = self._identity.name
+        self._ledger.check_seen({said.site: said.heads[me] for said in statements if me in said.heads})
+
+    def _least(self, admitted: AdmittedRun, roster: Sequence[str]) -> int:
+        return least_colluders(
+            self._organisations(roster),
+            admitted.document.federation.colluding_organisations,
+            me=self._identity.name,
+        )
+
+    def _organisations(self, sites: Sequence[str]) -> dict[str, str | None]:
+        """Return the confirmed organisation of each site, None if it is unconfirmed."""
+        peers = read_peers(self._home.peers)
+        known = {site: peers.organisation(site) for site in sites}
+        if self._identity.name in known:
+            known[self._identity.name] = self._home.config().organisation
+        return known

@@ -1,0 +1,128 @@
+"""How an attempt's vectors are written: one function, computed at both ends and compared.
+
+Rules
+-----
+1. Everything follows from the document, the computation's shape, the sites and c of this epoch, and what the
+   run's first epoch fixed (:class:`~plasmid.protocol.messages.Planned`), which no later epoch may change.
+2. The fixed-point step and the noise of a whole sum are the first epoch's for the whole run, so that every
+   release of the run is one of the same kind and composes as planned; what changes with the roster is one
+   site's share of the noise.
+3. Shared noise is sized so that the shares of ``m - c`` sites alone give it (m the smallest survivor set).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from plasmid.computations.api import Shape
+from plasmid.core.errors import RecipeError
+from plasmid.privacy.ring import Encoding, check_no_overflow, plan_encoding
+from plasmid.privacy.rotation import padded_length
+from plasmid.privacy.secure_aggregation import threshold
+from plasmid.privacy.skellam import plan_shared_noise
+from plasmid.protocol.messages import Planned
+
+AUDIT_LENGTH = 2
+_ROTATED_BEYOND = 1e-9
+"""The chance that any coordinate of a rotated vector is clamped; a vector's norm is at most its bound."""
+
+
+@dataclass(frozen=True)
+class AttemptPlan:
+    """The public numbers of an attempt.
+
+    Attributes
+    ----------
+    encoding
+        How vectors are written, one site's share of the noise included.
+    theta, min_sites
+        The threshold of the shares (0 where nothing is masked), and m.
+    noise_std
+        Standard deviation, in real units, of what ``m - c`` shares add to the sum; 0 without shared noise.
+    """
+
+    encoding: Encoding
+    theta: int
+    min_sites: int
+    noise_std: float
+
+
+def smallest_set(document: Any, *, sites: int, c: int) -> tuple[int, int]:
+    """Return theta (0 where nothing is masked) and m, the smallest survivor set."""
+    theta = threshold(sites, c) if document.privacy.protect == "masked" else 0
+    return theta, max(theta, document.federation.min_sites)
+
+
+def attempts(document: Any) -> int:
+    """Return how many attempts at a round a run may take in all, the spare ones included."""
+    return int(document.rounds + document.federation.spare_attempts)
+
+
+def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Planned) -> AttemptPlan:
+    """Return the plan of an attempt of the training phase.
+
+    Raises
+    ------
+    ProtocolError
+        As :func:`plasmid.privacy.ring.plan_encoding` and
+        :func:`plasmid.privacy.skellam.plan_shared_noise`.
+    """
+    theta, m = smallest_set(document, sites=sites, c=c)
+    privacy = document.privacy
+    if not privacy.shares_noise:
+        encoding = plan_encoding(
+            length=shape.schema.size, bound=shape.bound, sites=planned.sites, bits=shape.bits
+        )
+        check_no_overflow(encoding, sites)
+        return AttemptPlan(encoding, theta, m, 0.0)
+    _, planned_m = smallest_set(document, sites=planned.sites, c=planned.c)
+    length, bound = shape.schema.size, shape.bound
+    if privacy.rotation == "hadamard":
+        length = padded_length(length)
+        bound = min(bound, bound * math.sqrt(2.0 * math.log(2.0 * length / _ROTATED_BEYOND) / length))
+    encoding, std = plan_shared_noise(
+        length=length,
+        bound=bound,
+        sites=planned.sites,
+        honest=planned_m - planned.c,
+        sensitivity=sensitivity(document, shape),
+        releases=attempts(document),
+        rate=planned.noise_rate,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+    )
+    share = math.ldexp(std, encoding.scale_log2) ** 2 / (m - c)
+    encoding = replace(encoding, noise_variance=share)
+    check_no_overflow(encoding, sites)
+    return AttemptPlan(encoding, theta, m, std)
+
+
+def audit_plan(document: Any, *, sites: int, c: int, planned: Planned) -> AttemptPlan:
+    """Return the plan of the audit's one attempt: (guesses, right), whole numbers, exact."""
+    theta, m = smallest_set(document, sites=sites, c=c)
+    bound = float(document.privacy.audit.canaries)
+    encoding = plan_encoding(length=AUDIT_LENGTH, bound=bound, sites=planned.sites, bits=32)
+    return AttemptPlan(encoding, theta, m, 0.0)
+
+
+def sensitivity(document: Any, shape: Shape) -> float:
+    """Return how far, in L2, one unit's presence moves the sum of all sites' vectors.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.no_norm``: mechanism ``output`` for a computation that bounds no L2 norm.
+    """
+    privacy = document.privacy
+    if privacy.record_clip is not None:
+        return float(privacy.record_clip)
+    if shape.norm is None:
+        raise RecipeError(
+            "recipe.no_norm",
+            f"mechanism: output needs a vector of bounded L2 norm; {document.computation} has none.",
+            "Use mechanism: dp-fedsgd, which clips every record.",
+        )
+    # A site comes or goes with a vector of this norm; a record may turn it into its opposite.
+    return shape.norm if privacy.unit == "site" else 2.0 * shape.norm

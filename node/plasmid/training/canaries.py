@@ -1,0 +1,106 @@
+"""Canaries: made-up rows in a site's table, by which a run is audited (:mod:`plasmid.privacy.audit`).
+
+Rules
+-----
+1. A canary fits the recipe's contract and is otherwise random: sequence or text, covariates, and a label
+   that has nothing to do with them, so that only a model which has seen it predicts it. Each is a person of
+   its own.
+2. Canaries and coins come from the operating system and stay in this process. Neither depends on the table:
+   the guesses are a function of coins, canaries and published states, so their number may leave unprotected.
+3. Each canary is in the training table with probability 1/2. Guessed "out" are those whose loss fell least
+   from the first state to the last, as many as :func:`plasmid.privacy.audit.planned_guesses` says.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import string
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+
+from plasmid.data.table import Table, concatenate
+from plasmid.models.specs import Cell
+from plasmid.privacy.audit import planned_guesses
+from plasmid.recipes.columns import (
+    RESIDUES,
+    AnyColumn,
+    CategoryColumn,
+    IdentifierColumn,
+    LabelColumn,
+    NumberColumn,
+    ProteinColumn,
+    TextColumn,
+)
+from plasmid.recipes.schema import Recipe
+
+_WORDS = (6, 24)
+_LETTERS = (3, 9)
+
+
+class Canaries:
+    """The canaries of one site in one run.
+
+    Parameters
+    ----------
+    table
+        The site's table, read under the recipe's contract.
+    count
+        How many canaries; about half of them end in the training table.
+
+    Attributes
+    ----------
+    rows
+        All canaries, [count].
+    table
+        The site's rows, then those canaries whose coin says so: what is trained on.
+    """
+
+    def __init__(self, recipe: Recipe, table: Table, count: int) -> None:
+        source = secrets.SystemRandom()
+        columns = {
+            name: [_cell(recipe.data.columns[name], recipe.task.labels, source) for _ in range(count)]
+            for name in table.columns
+        }
+        self.rows = Table(columns, count)
+        self._included = np.array([bool(source.getrandbits(1)) for _ in range(count)])
+        self.table = concatenate([table, self.rows.subset(np.flatnonzero(self._included))])
+
+    def guess(self, score: npt.NDArray[np.floating]) -> tuple[int, int]:
+        """Return (guesses, right).
+
+        Parameters
+        ----------
+        score
+            By how much each canary's loss fell from the first state to the last, [count].
+        """
+        guesses = planned_guesses(self.rows.rows)
+        least = np.argsort(score, kind="stable")[:guesses]
+        return guesses, int((~self._included[least]).sum())
+
+
+def _cell(column: AnyColumn, labels: tuple[str, ...], source: Random) -> Cell:
+    """Return a random value that *column* takes, long enough to be told from every other."""
+    match column:
+        case ProteinColumn():
+            length = source.randint(math.ceil(column.max_length / 2), column.max_length)
+            return "".join(source.choices(sorted(RESIDUES), k=length))
+        case TextColumn():
+            words = (
+                "".join(source.choices(string.ascii_lowercase, k=source.randint(*_LETTERS)))
+                for _ in range(source.randint(*_WORDS))
+            )
+            return " ".join(words)[: column.max_characters].strip()
+        case LabelColumn():
+            return source.choice(labels)
+        case CategoryColumn():
+            return source.choice(column.vocabulary)
+        case NumberColumn():
+            low, high = column.bounds
+            if column.integer:
+                return float(source.randint(math.ceil(low), math.floor(high)))
+            return source.uniform(low, high)
+        case IdentifierColumn():
+            return secrets.token_hex(16)

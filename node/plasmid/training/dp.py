@@ -1,0 +1,260 @@
+"""Differential privacy for a loss: who is in a step, what one unit may add to its gradient, and the noise.
+
+Rules (DP-SGD, Abadi et al. 2016, https://arxiv.org/abs/1607.00133)
+-----
+1. Every unit is in every step independently with probability ``rate``; the coins are the operating system's,
+   never seeded. A step that nobody is in is a step of noise alone.
+2. A unit's gradient is the sum over its rows: one for a record, for a patient at most ``max_records``, chosen
+   anew where there are more. It is scaled down to an L2 norm of ``clip`` over all trainable tensors together.
+   One that isn't finite counts as zero; nothing is refused for what one unit holds.
+3. The sum is noised for ``clip`` and divided by the *expected* number of units, never by the number drawn.
+4. Rows' gradients exist for one micro-batch at a time. How units fall into micro-batches changes nothing.
+5. Sums are float64 and clip factors lie 1e-5 below what the norm allows, so that rounding does not lengthen a
+   unit's gradient beyond ``clip``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from plasmid.core.errors import RunFailed
+from plasmid.lora.samples import Block
+from plasmid.models.adapter import PEFT_PREFIX
+from plasmid.privacy.noise import gaussian
+
+Indices = npt.NDArray[np.int64]
+Gathered = Mapping[nn.Parameter, Sequence[Block]]
+
+ROUNDING = 1e-5
+"""By how much a clip factor lies below the exact one, as a share of it."""
+
+PATIENCE = 2
+"""Calls that could have moved a tensor, after which one without a gradient is a defect."""
+
+
+@dataclass(frozen=True)
+class UnitSampling:
+    """What the node applies to a loss. It comes from the gateway, never from the computation.
+
+    Attributes
+    ----------
+    unit
+        Whose presence is hidden: one row's, or that of all rows of one patient.
+    clip
+        L2 bound of one unit's gradient over all trainable tensors, heads included.
+    rate
+        The probability with which a unit is in a step, (0, 1].
+    expected
+        The divisor: the expected number of units in a step, by the owner's public size.
+    noise_multiplier
+        Standard deviation of the noise in units of *clip*; 0 where it is added elsewhere.
+    max_records
+        At most so many rows of a patient count in one step.
+    """
+
+    unit: Literal["record", "patient"]
+    clip: float
+    rate: float
+    expected: float
+    noise_multiplier: float
+    max_records: int = 1
+
+
+def draw(units: Sequence[Indices], sampling: UnitSampling, source: np.random.Generator) -> list[Indices]:
+    """Return the rows of each unit that is in a step, with coins from *source*.
+
+    Parameters
+    ----------
+    units
+        The row numbers of every unit.
+    """
+    drawn = np.flatnonzero(source.random(len(units)) < sampling.rate)
+    return [_at_most(units[unit], sampling.max_records, source) for unit in drawn]
+
+
+def _at_most(rows: Indices, most: int, source: np.random.Generator) -> Indices:
+    return rows if len(rows) <= most else source.choice(rows, most, replace=False)
+
+
+class ClippedSum:
+    """The sum of clipped unit gradients.
+
+    Parameters
+    ----------
+    parameters
+        All trainable tensors.
+    gather
+        Runs the model on the rows it is given, forward and backward, and returns their gradients.
+    micro_rows
+        The most rows to give to it at a time, at least 1.
+
+    Attributes
+    ----------
+    total
+        float64 [elements of all parameters], in their order and layout.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        clip: float,
+        *,
+        micro_rows: int,
+        gather: Callable[[Indices], Gathered],
+    ) -> None:
+        self._clip = clip
+        self._micro_rows = micro_rows
+        self._gather = gather
+        self._device = parameters[0].device
+        sizes = [parameter.numel() for parameter in parameters]
+        self.total = torch.zeros(sum(sizes), dtype=torch.float64, device=self._device)
+        self._views = {
+            parameter: view.view(parameter.shape)
+            for parameter, view in zip(parameters, self.total.split(sizes), strict=True)
+        }
+
+    def values(self) -> list[Tensor]:
+        """Return the sum by parameter: views of :attr:`total`."""
+        return list(self._views.values())
+
+    def add(self, units: Sequence[Indices], lengths: npt.NDArray[np.int64]) -> None:
+        """Add the clipped gradients of *units*, given by their rows; *lengths* holds every row's tokens."""
+        for pack in packs(units, lengths, self._micro_rows):
+            rows = np.concatenate(pack)
+            if len(rows) == len(pack):
+                self._clip_and_add(self._gather(rows), len(pack))
+            else:
+                self._clip_and_add(self._by_unit(pack, rows, lengths), len(pack))
+
+    def _by_unit(self, pack: Sequence[Indices], rows: Indices, lengths: npt.NDArray[np.int64]) -> Gathered:
+        """Return the gradients of units of several rows, summed over the rows of each."""
+        owners = np.repeat(np.arange(len(pack)), [len(unit) for unit in pack])
+        order = np.argsort(lengths[rows], kind="stable")
+        sums: dict[nn.Parameter, Tensor] = {}
+        for start in range(0, len(rows), self._micro_rows):
+            piece = order[start : start + self._micro_rows]
+            owner = torch.from_numpy(owners[piece]).to(self._device)
+            for parameter, blocks in self._gather(rows[piece]).items():
+                if parameter not in sums:
+                    sums[parameter] = torch.zeros((len(pack), *parameter.shape), device=self._device)
+                for block in blocks:
+                    sums[parameter].index_add_(0, owner[block.rows], block.grads.float())
+        every = torch.arange(len(pack), device=self._device)
+        return {parameter: [Block(every, grads)] for parameter, grads in sums.items()}
+
+    def _clip_and_add(self, gathered: Gathered, units: int) -> None:
+        squares = torch.zeros(units, dtype=torch.float64, device=self._device)
+        for blocks in gathered.values():
+            for block in blocks:
+                norms = torch.linalg.vector_norm(block.grads.flatten(1).float(), dim=1)
+                squares.index_add_(0, block.rows, norms.double().square())
+        norms = squares.sqrt()
+        finite = norms.isfinite()
+        factors = (self._clip / norms * (1 - ROUNDING)).clamp(max=1.0).where(finite, 0.0).float()
+        for parameter, blocks in gathered.items():
+            for block in blocks:
+                grads = block.grads.flatten(1).float()
+                if not finite.all():
+                    grads = grads.masked_fill(~finite[block.rows, None], 0.0)
+                self._views[parameter] += (factors[block.rows] @ grads).view(parameter.shape)
+
+    def noised_mean(self, sampling: UnitSampling) -> list[Tensor]:
+        """Return the gradient of a step by parameter, float32: the sum and its noise, by the expected number."""
+        noised = self.total
+        if sampling.noise_multiplier > 0:
+            noise = gaussian(len(self.total), sampling.noise_multiplier * sampling.clip)
+            noised = self.total + torch.from_numpy(noise).to(self._device)
+        parts = (noised / sampling.expected).float().split([view.numel() for view in self._views.values()])
+        return [part.view(view.shape) for part, view in zip(parts, self._views.values(), strict=True)]
+
+
+def packs(
+    units: Sequence[Indices], lengths: npt.NDArray[np.int64], micro_rows: int
+) -> Iterator[list[Indices]]:
+    """Yield *units* in packs of at most *micro_rows* rows, one with more rows than that alone.
+
+    Units of like length are together, which saves padding.
+    """
+    order = sorted(range(len(units)), key=lambda unit: (int(lengths[units[unit]].max()), unit))
+    pack: list[Indices] = []
+    size = 0
+    for unit in order:
+        if pack and size + len(units[unit]) > micro_rows:
+            yield pack
+            pack, size = [], 0
+        pack.append(units[unit])
+        size += len(units[unit])
+    if pack:
+        yield pack
+
+
+class Health:
+    """Finds trainable tensors that no gradient reaches, such as those of a layer that lost its hook.
+
+    Whether a tensor *moves* says nothing, because noise moves all of them; so gradients are looked at before
+    noise. One that must be zero is not counted: of A while B or the head is zero, of B while A or the head is,
+    of covariate weights when every covariate in the step is missing, of anything in an empty step.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._calls = dict.fromkeys(names, 0)
+        self._tried: set[str] = set()
+
+    def note(
+        self, trained: Mapping[str, nn.Parameter], gradients: Sequence[Tensor], covariates: Tensor
+    ) -> None:
+        """Look at a step of at least one row.
+
+        Parameters
+        ----------
+        trained
+            The tensors by name, with the values that the gradients were taken at.
+        gradients
+            Before noise, in the same order.
+        covariates
+            The covariate slots of the step's rows.
+        """
+        for (name, _), gradient in zip(trained.items(), gradients, strict=True):
+            if name not in self._calls:
+                continue
+            if gradient.any():
+                del self._calls[name]
+                self._tried.discard(name)
+            elif name not in self._tried and _could_move(name, trained, covariates):
+                self._tried.add(name)
+
+    def end_call(self) -> None:
+        """End a call of some steps.
+
+        Raises
+        ------
+        RunFailed
+            ``run.dead_tensor``: a tensor had no gradient in two calls.
+        """
+        for name in self._tried:
+            self._calls[name] += 1
+        self._tried.clear()
+        dead = [name.removeprefix(PEFT_PREFIX) for name, calls in self._calls.items() if calls >= PATIENCE]
+        if dead:
+            raise RunFailed(
+                "run.dead_tensor",
+                f"no gradient reached {len(dead)} trainable tensors: {', '.join(dead[:5])}.",
+                "The model's layers do not pass gradients on; report it with the base model's name.",
+            )
+
+
+def _could_move(name: str, trained: Mapping[str, nn.Parameter], covariates: Tensor) -> bool:
+    if name == "head.covariates":
+        return bool(covariates.any())
+    for own, other in ((".lora_A.weight", ".lora_B.weight"), (".lora_B.weight", ".lora_A.weight")):
+        if name.endswith(own):
+            partner = trained[name.removesuffix(own) + other]
+            return bool(partner.any() and trained["head.weight"].any())
+    return True

@@ -1,0 +1,130 @@
+"""DP-SGD's epsilon is dp-accounting's, of the whole plan."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import warnings
+
+import dp_accounting
+import pytest
+from dp_accounting import pld
+
+from plasmid.core.errors import UsageError
+from plasmid.privacy.accounting import check_plan, dp_sgd_epsilon, dp_sgd_noise
+
+PLANS = [
+    # rate, multiplier, steps, delta, epsilon
+    (0.01, 1.0, 1000, 1e-5, 1.8282),
+    (0.05, 0.8, 300, 1e-5, 9.3102),
+    (0.5, 5.0, 200, 1e-5, 6.7012),
+    (1.0, 5.0, 20, 1e-5, 3.8486),
+]
+
+
+def directly(rate: float, multiplier: float, steps: int, delta: float) -> float:
+    accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
+    accountant.compose(dp_accounting.SelfComposedDpEvent(event, steps))
+    return float(accountant.get_epsilon(delta))
+
+
+@pytest.mark.parametrize(("rate", "multiplier", "steps", "delta", "epsilon"), PLANS)
+def test_epsilon_is_dp_accountings_and_near_opacus_prv(
+    rate: float, multiplier: float, steps: int, delta: float, epsilon: float
+) -> None:
+    found = dp_sgd_epsilon(rate=rate, noise_multiplier=multiplier, steps=steps, delta=delta)
+    assert found == directly(rate, multiplier, steps, delta)
+    assert found == pytest.approx(epsilon, abs=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Opacus' own, on import and of log(0) where the rate is 1
+        from opacus.accountants import PRVAccountant
+
+        peer = PRVAccountant()
+        peer.history = [(multiplier, rate, steps)]
+        assert found == pytest.approx(peer.get_epsilon(delta), abs=0.02)
+
+
+def test_an_unsampled_release_is_the_gaussian_mechanism() -> None:
+    found = dp_sgd_epsilon(rate=1.0, noise_multiplier=5.0, steps=20, delta=1e-5)
+    # 20 releases at 5 are one at 5 / sqrt(20), whose epsilon has a closed form (Balle and Wang 2018)
+    exact = dp_accounting.get_epsilon_gaussian(5.0 / math.sqrt(20), 1e-5)
+    assert exact <= found <= exact + 1e-3
+
+
+def test_the_whole_plan_is_not_the_sum_and_not_the_last_round() -> None:
+    """The trap: an accountant that starts anew each round says 0.62 where 100 rounds cost 5.43."""
+    rate, multiplier, delta, rounds, steps = 0.04, 1.0, 1e-5, 100, 4
+
+    def spent(steps: int) -> float:
+        return dp_sgd_epsilon(rate=rate, noise_multiplier=multiplier, steps=steps, delta=delta)
+
+    whole, one = spent(rounds * steps), spent(steps)
+    assert whole > 3 * one
+    assert whole < rounds * one / 3  # nor is the sum the truth
+    assert spent(rounds * steps + 2 * steps) > whole  # spare attempts cost
+
+
+def test_the_gaussian_dp_approximation_would_say_less() -> None:
+    # mu = q sqrt(T (e^(1/sigma^2) - 1)), the central limit that Opacus' GDPAccountant uses
+    rate, multiplier, steps, delta = 0.01, 0.6, 300, 1e-5
+    mu = rate * math.sqrt(steps * math.expm1(1 / multiplier**2))
+    approximate = dp_accounting.get_epsilon_gaussian(1 / mu, delta)
+    found = dp_sgd_epsilon(rate=rate, noise_multiplier=multiplier, steps=steps, delta=delta)
+    assert found > 1.2 * approximate
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "epsilon", "delta", "multiplier"),
+    [(0.05, 300, 8.0, 1e-5, 0.8564), (1.0, 20, 4.0, 1e-5, 4.8352), (0.5, 200, 0.5, 1e-5, 49.785)],
+)
+def test_the_noise_is_the_smallest_that_keeps_epsilon(
+    rate: float, steps: int, epsilon: float, delta: float, multiplier: float
+) -> None:
+    found = dp_sgd_noise(rate=rate, steps=steps, epsilon=epsilon, delta=delta)
+    assert found == multiplier
+    plan = {"rate": rate, "steps": steps, "delta": delta}
+    assert dp_sgd_epsilon(noise_multiplier=found, **plan) <= epsilon
+    assert dp_sgd_epsilon(noise_multiplier=round(found - 1e-4, 4), **plan) > epsilon
+
+
+def test_the_search_is_cached() -> None:
+    plan = {"rate": 1.0, "steps": 20, "epsilon": 4.0, "delta": 1e-5}
+    dp_sgd_noise(**plan)
+    before = dp_sgd_noise.cache_info().hits
+    dp_sgd_noise(**plan)
+    assert dp_sgd_noise.cache_info().hits == before + 1
+
+
+def test_an_epsilon_that_needs_next_to_no_noise_gets_the_least() -> None:
+    assert dp_sgd_noise(rate=0.001, steps=1, epsilon=150.0, delta=1e-2) == 0.1
+
+
+def test_an_epsilon_out_of_reach_is_refused() -> None:
+    with pytest.raises(UsageError, match="no noise multiplier up to 10,000 gives epsilon 1e-05") as caught:
+        dp_sgd_noise(rate=1.0, steps=10_000, epsilon=1e-5, delta=1e-9)
+    assert caught.value.code == "usage.privacy"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    assert check_plan(rate=0.5, releases=3, epsilon=1.0, delta=1e-5, size=1000) == []
+    assert check_plan(rate=0.0, releases=0, epsilon=0.0, delta=0.01, size=100) == [
+        "the sampling rate must lie in (0, 1], not 0",
+        "the number of releases must be at least 1, not 0",
+        "epsilon must be a number above 0, not 0",
+        "delta must be below 1/100 = 0.01 (one unit of 100), not 0.01",
+    ]
+    assert check_plan(size=0, delta=1.0, epsilon=math.nan) == [
+        "epsilon must be a number above 0, not nan",
+        "the number of units must be at least 1, not 0",
+        "delta must lie in (0, 1), not 1",
+    ]
+    with pytest.raises(UsageError, match="the noise multiplier must be above 0, not 0") as caught:
+        dp_sgd_epsilon(rate=2.0, noise_multiplier=0.0, steps=1, delta=1e-5)
+    assert "sampling rate must lie in (0, 1], not 2" in caught.value.message
+
+
+def test_dp_accounting_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, plasmid.privacy.accounting; sys.exit('dp_accounting' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -35,6 +35,24 @@ def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         }
 
 
+@pytest.fixture(scope="session")
+def zoo(
+    tiny: dict[str, BaseModel], model_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, BaseModel]:
+    """Tiny models of every architecture, by its name."""
+    from plasmid.models.importer import import_folder
+    from tiny_models import tiny_llama, tiny_modernbert, tiny_roberta
+
+    source = tmp_path_factory.mktemp("zoo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLASMID_HOME", str(model_home))
+        return tiny | {
+            "roberta": import_folder(tiny_roberta(source / "roberta"), model_id="tiny-roberta"),
+            "modernbert": import_folder(tiny_modernbert(source / "modernbert"), model_id="tiny-modernbert"),
+            "llama": import_folder(tiny_llama(source / "llama"), model_id="tiny-llama"),
+        }
+
+
 @pytest.fixture
 def at_home(model_home: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the folder with the tiny models the state folder."""

@@ -51,6 +51,12 @@ class Federation:
         By site; by default each site is its own.
     strangers
         Sites that no other site has confirmed.
+    c
+        Of the first epoch's plan; an epoch may begin with another.
+    public_size
+        Every site's.
+    require, budgets
+        Of every site's policy.
     """
 
     root: Path
@@ -61,14 +67,18 @@ class Federation:
     strangers: Sequence[str] = ()
     run: str = "run-1"
     noise_rate: float = 1.0
+    c: int = 1
     number: int = 1
     public_size: int | None = None
+    require: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.coordinator = Identity.generate("coordinator")
         self.values, self.digest = document_of(self.document)
         self.identities = {site: Identity.generate(site) for site in self.sites}
         self.gateways = {site: self._make(site) for site in self.sites}
+        self._c = self.c
 
     def organisation(self, site: str) -> str:
         """Return whose site it is."""
@@ -91,14 +101,14 @@ class Federation:
             if name != site and name not in self.strangers
         ]
         write_peers(home.peers, Peers(coordinator=self.coordinator.public, sites=confirmed))
-        self.allow(site, [self.digest])
+        self.allow(site, [self.digest], **self.require)
         if site in self.tables:
             (home.folder / "data" / "table.csv").write_text(self.tables[site], encoding="utf-8")
         return Gateway(home)
 
     def allow(self, site: str, digests: Sequence[str], **require: Any) -> None:
         """Write a site's policy."""
-        policy = {"allow": list(digests), "require": require}
+        policy = {"allow": list(digests), "require": require, "budgets": dict(self.budgets)}
         self.home(site).policy.write_text(json.dumps(policy), encoding="utf-8")
 
     def restart(self, site: str) -> Gateway:
@@ -128,7 +138,7 @@ class Federation:
             "epoch": 1,
             "roster": sorted(self.sites),
             "slots": attempts(self.document),
-            "c": 1,
+            "c": self.c,
             "planned": self.planned,
         }
         return Epoch(**values | changes)
@@ -137,7 +147,7 @@ class Federation:
     def planned(self) -> Planned:
         """Return what the first epoch fixes."""
         rate = self.noise_rate if self.document.privacy.shares_noise else 0.0
-        return Planned(sites=len(self.sites), c=1, noise_rate=rate)
+        return Planned(sites=len(self.sites), c=self.c, noise_rate=rate)
 
     def relay(
         self, kind: Any, statements: Sequence[Signed], *, slot: int = 0, epoch: int | None = None
@@ -149,7 +159,7 @@ class Federation:
     def adverts(self, **changes: Any) -> list[Signed]:
         """Begin the epoch everywhere and return the adverts."""
         epoch = self.epoch(**changes)
-        self.number = epoch.epoch
+        self.number, self._c = epoch.epoch, epoch.c
         made = [self.gateways[site].begin_epoch(epoch) for site in epoch.roster]
         return [advert for advert in made if advert is not None]
 
@@ -199,8 +209,20 @@ class Federation:
                 site: (Recovery.model_validate(said.statement.payload), said.sealed)
                 for site, said in blobs.items()
             },
-            c=int(changes.get("c", 1)),
+            c=self._c,
         )
+
+    def answers(
+        self, manifest: Manifest, vectors: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, Answer]:
+        """Return what invited sites answer: those of *vectors*, by default all with vectors of zeros."""
+        shape = self.gateways[manifest.invited[0]].run(self.run).shape
+        zeros = np.zeros(shape.schema.size, shape.dtype)
+        given = dict.fromkeys(manifest.invited, zeros) if vectors is None else vectors
+        return {
+            site: self.gateways[site].contribute(manifest, lambda _, vector=vector: vector)
+            for site, vector in given.items()
+        }
 
     def consents(self, answers: Sequence[Answer], *, slot: int = 0) -> list[Signed]:
         """Relay contributions to those who made them and return their consents."""
@@ -237,7 +259,7 @@ class Federation:
         site = self.gateways[changes.get("invited", self.sites)[0]].run(self.run)
         shape = site.shape
         plan = attempt_plan(
-            self.document, shape, sites=len(site.roster or self.sites), c=1, planned=self.planned
+            self.document, shape, sites=len(site.roster or self.sites), c=self._c, planned=self.planned
         )
         encoding = plan.encoding
         values: dict[str, Any] = {

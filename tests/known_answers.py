@@ -1,9 +1,10 @@
 """Known answers of ``plasmid-sa/1``, so that another implementation can check itself.
 
-``PYTHONPATH=tests python -m known_answers`` writes ``tests/privacy/plasmid_sa_1.json`` anew. From ``inputs``, all
-randomness among them, follow ``outputs``. A KEM ciphertext cannot be chosen, so one bundle is ``recorded``: it
-opens to shares and seeds that ``outputs`` name. Byte strings are hexadecimal, except inside statements, whose
-form is that of the link. The digest of a body is here that of the masked words alone, little-endian.
+``PYTHONPATH=tests python -m known_answers`` writes ``tests/privacy/plasmid_sa_1.json`` anew. From ``inputs``,
+all randomness among them, follow ``outputs``. A KEM ciphertext cannot be chosen, so one bundle is
+``recorded``: it opens to shares and seeds that ``outputs`` name. Byte strings are hexadecimal, except inside
+statements, whose form is that of the link. The digest of a body is here that of the masked words alone,
+little-endian.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from plasmid.privacy.ring import Encoding, encode
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
-from secure_sum import Sealed, contribution
+from secure_sum import Sealed, contribution, reader
 
 VECTORS = Path(__file__).parent / "privacy" / "plasmid_sa_1.json"
 SITES, SLOTS, C, THETA, SLOT = ("a", "b", "c", "d"), 2, 1, 3, 1
@@ -166,7 +167,7 @@ def outputs(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     consents = epoch.consents(alive, [said[name] for name in alive], slot=slot)
     answers = epoch.shares(alive, consents, slot=slot)
     pads = epoch.coordinator.pads(slot, h, invited=list(sites), survivors=alive, shares=answers)
-    readers = [lambda offset, count, y=masked[name]: y[offset : offset + count] for name in alive]
+    readers = [reader(masked[name]) for name in alive]
     total = sum_words(readers, encoding, pads, 0, encoding.length + 4)
     answer = {
         "derive": derived(given["derive"]),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from plasmid.privacy.ring import Encoding, RingBits, Words, plan_encoding
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import Advert, Bundle, Consent, Contribution, Ready, Recovery, Shares
-from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
+from plasmid.privacy.unmasking import CoordinatorEpoch, Reader, sum_words
 
 DOCUMENT = "d" * 64
 H = "a1" * 32
@@ -127,15 +128,27 @@ class Sealed:
             survivors=alive,
             shares=shares,
         )
-        vectors = [self.vectors[name] for name in alive]
-        readers = [lambda offset, count, y=y: y[offset : offset + count] for y in vectors]
-        return sum_words(readers, encoding, pads, 0, vectors[0].size)
+        readers = [reader(self.vectors[name]) for name in alive]
+        return sum_words(readers, encoding, pads, 0, self.vectors[alive[0]].size)
 
 
-def contribution(name: str, words: Words, **fields: object) -> Contribution:
+def reader(words: Words) -> Reader:
+    """Return how the coordinator reads *words*."""
+    return lambda offset, count: words[offset : offset + count]
+
+
+def contribution(name: str, words: Words | memoryview, **fields: Any) -> Contribution:
     """Return the statement of *name* over *words*."""
     body = hashlib.sha256(words.tobytes()).hexdigest()
-    said = {"run": "run", "epoch": 1, "round": 1, "slot": 0, "manifest": H, "body": body, **fields}
+    said: dict[str, Any] = {
+        "run": "run",
+        "epoch": 1,
+        "round": 1,
+        "slot": 0,
+        "manifest": H,
+        "body": body,
+        **fields,
+    }
     return Contribution(site=name, body_bytes=words.nbytes, ledger_counter=0, ledger_head=NO_LEDGER, **said)
 
 

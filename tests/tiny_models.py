@@ -6,11 +6,29 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM, PreTrainedModel
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    EsmConfig,
+    EsmForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
 
 BERT_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]
+ROBERTA_VOCABULARY = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *AMINO_ACIDS, "[MASK]"]
+LLAMA_VOCABULARY = ["<unk>", "<s>", "</s>", *AMINO_ACIDS]
 ESM_VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *AMINO_ACIDS, "<mask>"]
 LAYERS = 3
 
@@ -66,6 +84,86 @@ def tiny_esm(folder: Path, *, seed: int = 0) -> Path:
         "pad_token": "<pad>",
         "unk_token": "<unk>",
         "mask_token": "<mask>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    return folder
+
+
+def tiny_roberta(folder: Path, *, seed: int = 0) -> Path:
+    """Write a RoBERTa of 3 layers of 32, its positions behind its padding token, and return *folder*."""
+    torch.manual_seed(seed)
+    config = RobertaConfig(
+        vocab_size=len(ROBERTA_VOCABULARY),
+        pad_token_id=ROBERTA_VOCABULARY.index("[PAD]"),
+        bos_token_id=ROBERTA_VOCABULARY.index("[CLS]"),
+        eos_token_id=ROBERTA_VOCABULARY.index("[SEP]"),
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+    )
+    _save(folder, RobertaForMaskedLM(config))
+    for name, content in residue_tokenizer(ROBERTA_VOCABULARY, 64).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def tiny_modernbert(folder: Path, *, seed: int = 0) -> Path:
+    """Write a ModernBERT of 3 layers of 32, of which two look 4 tokens around them, and return *folder*."""
+    torch.manual_seed(seed)
+    config = ModernBertConfig(
+        vocab_size=len(BERT_VOCABULARY),
+        pad_token_id=0,
+        cls_token_id=2,
+        bos_token_id=2,
+        sep_token_id=3,
+        eos_token_id=3,
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        local_attention=8,
+    )
+    _save(folder, ModernBertForMaskedLM(config))
+    for name, content in residue_tokenizer(BERT_VOCABULARY, 64).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def tiny_llama(folder: Path, *, seed: int = 0, first: bool = True) -> Path:
+    """Write a Llama of 3 layers of 32 and return *folder*.
+
+    Its tokenizer puts one special token before a text (*first*) or none, and never one behind it.
+    """
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(LLAMA_VOCABULARY),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    _save(folder, LlamaForCausalLM(config))
+    ids = {token: index for index, token in enumerate(LLAMA_VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    if first:
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+        "unk_token": "<unk>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     return folder

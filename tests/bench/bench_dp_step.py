@@ -66,8 +66,8 @@ def _compare(title: str, base: BaseModel, targets: str) -> list[Result]:
     steps = dp_step.ours(document, base) | peers(
         base,
         document.adapter.lora,
+        document.head(),
         rows.batch(range(len(rows))),
-        labels=2,
         rate=dp_step.RATE,
         clip=dp_step.CLIP,
         noise=dp_step.NOISE,

@@ -149,7 +149,9 @@ def test_a_population_has_one_unit(path: Path) -> None:
         reserve(ledger, unit="patient")
     reserve(ledger)
     patients = Budget(unit="patient", epsilon=8.0, delta=1e-5)
-    with pytest.raises(PolicyRefused, match="what was spent of population 'default' is unit: record") as caught:
+    with pytest.raises(
+        PolicyRefused, match="what was spent of population 'default' is unit: record"
+    ) as caught:
         reserve(ledger, "run-2", unit="patient", budget=patients)
     assert caught.value.code == "policy.budget_unit"
     reserve(ledger, "run-2", unit="patient", budget=patients, population="ward")
@@ -253,7 +255,14 @@ def test_any_changed_byte_of_any_line_is_found(path: Path) -> None:
 
 def test_a_line_that_is_missing_swapped_repeated_or_blank_is_found(path: Path) -> None:
     one, two, three = three_entries(path).splitlines(keepends=True)
-    for lines in ((two, three), (one, three), (two, one, three), (one, one, two), (one, b"\n", two), (b"\n",)):
+    for lines in (
+        (two, three),
+        (one, three),
+        (two, one, three),
+        (one, one, two),
+        (one, b"\n", two),
+        (b"\n",),
+    ):
         path.write_bytes(b"".join(lines))
         with refusal("storage.ledger_damaged"):
             Ledger(path).head()

@@ -129,7 +129,7 @@ def test_the_card_has_at_most_12_lines_of_stock_code(base: BaseModel, tmp_path: 
         assert len(lines) <= 12
         assert max(map(len, lines)) <= 200
         imported = re.findall(r"^(?:import|from) (.*)$", block, re.MULTILINE)
-        assert imported == ["json, peft, torch, transformers", "safetensors.torch import load_file"]
+        assert imported == ["json, peft, safetensors.torch, torch, transformers"]
 
 
 @pytest.mark.usefixtures("at_home")

@@ -29,8 +29,18 @@ COLUMNS = {
 }
 
 
+TARGETS = {
+    "bert": ["query", "value", "output.dense"],
+    "esm": ["query", "value", "output.dense"],
+    "roberta": ["query", "value", "output.dense"],
+    "modernbert": ["Wqkv", "mlp.Wo"],
+    "llama": ["q_proj", "v_proj", "down_proj"],
+}
+KINDS = sorted(TARGETS)
+
+
 def _model(base: BaseModel, layers: int | None, head: HeadSpec = HEAD) -> AdaptedModel:
-    lora = LoraSpec(rank=4, alpha=8.0, targets=["query", "value", "output.dense"], layers=layers)
+    lora = LoraSpec(rank=4, alpha=8.0, targets=TARGETS[base.entry.architecture], layers=layers)
     model = AdaptedModel.load(base, lora, head)
     model.set_state(_state(model))
     return model
@@ -45,10 +55,10 @@ def _rows(model: AdaptedModel) -> Rows:
     return model.encode(COLUMNS, input_column="cdr3", max_length=40, label_column="label")
 
 
-@pytest.mark.parametrize("kind", ["bert", "esm"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layers", [None, 1, 2, 3])
-def test_state_round_trip_is_exact(kind: str, layers: int | None, tiny: dict[str, BaseModel]) -> None:
-    model = _model(tiny[kind], layers)
+def test_state_round_trip_is_exact(kind: str, layers: int | None, zoo: dict[str, BaseModel]) -> None:
+    model = _model(zoo[kind], layers)
     state = _state(model)
     assert np.array_equal(model.state(), state)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -57,10 +67,10 @@ def test_state_round_trip_is_exact(kind: str, layers: int | None, tiny: dict[str
     assert sizes == {"lora": model.schema.size - 3 * 32 - 3 - 15, "head": 3 * 32 + 3, "covariates": 15}
 
 
-@pytest.mark.parametrize("kind", ["bert", "esm"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_cached_and_whole_runs_agree(kind: str, layers: int, tiny: dict[str, BaseModel]) -> None:
-    model = _model(tiny[kind], layers)
+def test_cached_and_whole_runs_agree(kind: str, layers: int, zoo: dict[str, BaseModel]) -> None:
+    model = _model(zoo[kind], layers)
     rows = _rows(model)
     cached = model.cached(rows)
     assert cached.hidden is not None
@@ -76,12 +86,12 @@ def test_cached_and_whole_runs_agree(kind: str, layers: int, tiny: dict[str, Bas
     assert whole.std() > 0.3
 
 
-@pytest.mark.parametrize("kind", ["bert", "esm"])
-def test_logits_are_the_documented_formula(kind: str, tiny: dict[str, BaseModel]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_the_documented_formula(kind: str, zoo: dict[str, BaseModel]) -> None:
     """Alone, unpadded, with B A added to the weights by hand: nothing of PEFT, batching or caching."""
-    model = _model(tiny[kind], 2)
+    model = _model(zoo[kind], 2)
     tensors = model.schema.unflatten(_state(model))
-    plain = load_encoder(tiny[kind])
+    plain = load_encoder(zoo[kind])
     with torch.no_grad():
         for name, down in tensors.items():
             if name.endswith(".lora_A.weight"):
@@ -95,7 +105,7 @@ def test_logits_are_the_documented_formula(kind: str, tiny: dict[str, BaseModel]
         ids = rows.ids[int(rows.starts[row]) : int(rows.starts[row + 1])][None]
         with torch.no_grad():
             hidden = plain(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].numpy()
-        pooled = hidden[1:-1].mean(0)
+        pooled = hidden[1:].mean(0) if kind == "llama" else hidden[1:-1].mean(0)
         covariates = np.asarray(slots[row], np.float32)
         expected.append(
             tensors["head.weight"] @ pooled + tensors["head.covariates"] @ covariates + tensors["head.bias"]
@@ -103,9 +113,9 @@ def test_logits_are_the_documented_formula(kind: str, tiny: dict[str, BaseModel]
     np.testing.assert_allclose(model(rows.batch(range(5))).detach().numpy(), np.stack(expected), atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "esm"])
-def test_a_row_does_not_depend_on_its_batch(kind: str, tiny: dict[str, BaseModel]) -> None:
-    model = _model(tiny[kind], 2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_does_not_depend_on_its_batch(kind: str, zoo: dict[str, BaseModel]) -> None:
+    model = _model(zoo[kind], 2)
     rows = _rows(model)
     together = model.probabilities(rows)
     assert together.shape == (20, 3)

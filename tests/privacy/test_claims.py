@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,55 +11,8 @@ from plasmid.core.errors import ProtocolError
 from plasmid.privacy.accounting import dp_sgd_epsilon
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.claims import PrivacyFacts, SiteFacts, shown, statement
-from plasmid.privacy.skellam import plan_shared_noise, skellam_epsilon
-
-COMMON: dict[str, Any] = {
-    "protocol": "plasmid-sa/1",
-    "protect": "masked",
-    "n": 5,
-    "c": 1,
-    "theta": 4,
-    "min_sites": 4,
-    "rounds": 10,
-    "attempts": 12,
-}
-SITES = (SiteFacts("a", 5000, 0.0128, 0.8), SiteFacts("b", 1000, 0.064, 1.1))
-DP_SGD = PrivacyFacts(
-    **COMMON,
-    unit="record",
-    mechanism="dp-sgd",
-    epsilon=8.0,
-    delta=1e-5,
-    record_clip=1.0,
-    steps=5,
-    participants=SITES,
-)
-MASKED = PrivacyFacts(**COMMON, unit="none", participants=(SiteFacts("a"), SiteFacts("b")))
-
-
-def shared(**changed: Any) -> PrivacyFacts:
-    figures: dict[str, Any] = {"unit": "record", "mechanism": "dp-fedsgd", "record_clip": 1.0, **changed}
-    sites = changed.pop("participants", (SiteFacts("a", 5000, 0.05), SiteFacts("b", 9000, 0.02)))
-    encoding, std = plan_shared_noise(
-        length=3000,
-        bound=8.0,
-        sites=5,
-        honest=3,
-        sensitivity=1.0,
-        releases=12,
-        rate=max(site.rate for site in sites),
-        epsilon=4.0,
-        delta=1e-5,
-    )
-    return PrivacyFacts(
-        **COMMON,
-        **{**figures, "participants": sites},
-        epsilon=4.0,
-        delta=1e-5,
-        noise_std=std,
-        scale_log2=encoding.scale_log2,
-        length=3000,
-    )
+from plasmid.privacy.skellam import skellam_epsilon
+from privacy_facts import DP_SGD, MASKED, SITES, shared
 
 
 def text(facts: PrivacyFacts) -> str:
@@ -125,25 +77,22 @@ def test_shared_noise_counts_m_minus_c_shares_whoever_took_part() -> None:
     assert spent["b"] < spent["a"] <= 4.0
     assert replace(facts, survivors=(5, 5, 4)).spent() == spent
     assert "3 shares (m - c = 4 - 1) alone give each value of a sum a standard deviation of" in text(facts)
-    assert f"deviation of {facts.noise_std:.4g}, and epsilon is accounted as if only these were there" in text(
-        facts
+    assert (
+        f"deviation of {facts.noise_std:.4g}, and epsilon is accounted as if only these were there"
+        in text(facts)
     )
 
 
 @pytest.mark.parametrize(
-    ("unit", "record_clip", "update_clip", "sensitivity"),
-    [("record", 1.5, 10.0, 1.5), ("patient", None, 10.0, 20.0), ("site", None, 10.0, 10.0)],
-)
-def test_the_sensitivity_is_the_units(
-    unit: Any, record_clip: float | None, update_clip: float, sensitivity: float
-) -> None:
-    facts = replace(DP_SGD, unit=unit, record_clip=record_clip, update_clip=update_clip)
-    assert facts.sensitivity == sensitivity
-
-
-@pytest.mark.parametrize(
     ("value", "told"),
-    [(7.9984, "8.00"), (2.9901, "3.00"), (3.0, "3.00"), (0.0123, "0.0123"), (0.01234, "0.0124"), (0.0, "0.00")],
+    [
+        (7.9984, "8.00"),
+        (2.9901, "3.00"),
+        (3.0, "3.00"),
+        (0.0123, "0.0123"),
+        (0.01234, "0.0124"),
+        (0.0, "0.00"),
+    ],
 )
 def test_an_epsilon_is_rounded_up(value: float, told: str) -> None:
     assert shown(value) == told
@@ -170,25 +119,6 @@ def test_a_missing_figure_is_no_epsilon(missing: str) -> None:
         broken(replace(shared(), **{missing: None}))
 
 
-def test_facts_are_what_json_holds_and_their_epsilons_are_checked() -> None:
-    audit = Audit(canaries=400, guesses=100, right=60, epsilon=8.0, delta=1e-5)
-    for facts in (DP_SGD, shared(), MASKED, replace(DP_SGD, survivors=(4, 5), audit=audit, rehearsal=True)):
-        values = json.loads(json.dumps(facts.as_json()))
-        assert PrivacyFacts.from_json(values) == facts
-    values = DP_SGD.as_json()
-    assert values["accountant"] == "dp-accounting PLD"
-    assert shared().as_json()["accountant"].startswith("Skellam RDP")
-    values["participants"][1]["epsilon"] = 1.0
-    with pytest.raises(ProtocolError, match="the epsilon beside the facts of b, 1.0, does not follow") as caught:
-        PrivacyFacts.from_json(values)
-    assert caught.value.code == "protocol.claims"
-    for changed in ({"steps": 6}, {"attempts": 11}):
-        with pytest.raises(ProtocolError, match="does not follow"):
-            PrivacyFacts.from_json({**DP_SGD.as_json(), **changed})
-    with pytest.raises(ProtocolError, match="not complete"):
-        PrivacyFacts.from_json({"protocol": "plasmid-sa/1"})
-
-
 # -- who is protected from whom --------------------------------------------------------------------
 
 
@@ -204,8 +134,9 @@ def test_dp_sgd_trusts_nobody_and_shared_noise_names_its_adversary() -> None:
 def test_the_masks_figures() -> None:
     assert (
         "Contributions are masked (plasmid-sa/1) for n = 5 sites, of which c = 1 may collude with the "
-        "coordinator or one another: they learn sums over at least m = 4 sites, at least 3 of them honest, and "
-        "nothing else of a contribution. Opening a sum takes theta = 4 sites, so 1 may drop out of a round."
+        "coordinator or one another: they learn sums over at least m = 4 sites, at least 3 of them honest, "
+        "and nothing else of a contribution. Opening a sum takes theta = 4 sites, so 1 may drop out of a "
+        "round."
     ) in statement(MASKED)
 
 

@@ -31,7 +31,7 @@ def test_it_is_the_walsh_hadamard_matrix_with_signed_columns() -> None:
     size = 8
     matrix = np.stack([rotate(row, seed=SEED) for row in np.eye(size)], axis=1)
     signs = np.sign(matrix[0])
-    hadamard = np.array([[(-1) ** bin(i & j).count("1") for j in range(size)] for i in range(size)])
+    hadamard = np.array([[(-1) ** (i & j).bit_count() for j in range(size)] for i in range(size)])
     assert np.allclose(matrix, hadamard * signs / math.sqrt(size), atol=1e-15)
     assert np.allclose(matrix @ matrix.T, np.eye(size), atol=1e-15)
 

@@ -170,7 +170,7 @@ def test_the_noise_is_the_smallest_that_keeps_epsilon(changed: dict[str, float])
     assert spent(std, encoding.scale_log2, **figures) <= plan["epsilon"]
     assert spent(std * (1 - 1e-5), encoding.scale_log2, **figures) > plan["epsilon"]
     share = math.ldexp(std, encoding.scale_log2) ** 2 / plan["honest"]
-    assert encoding.noise_variance == share <= 2.0**48
+    assert encoding.noise_variance == share <= 2.0**46
     assert (encoding.length, encoding.bound) == (plan["length"], plan["bound"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -19,7 +18,7 @@ from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.privacy.roster import threshold
 from plasmid.privacy.statements import Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
-from secure_sum import NAMES, H, Sealed, adverts, plan, recovered, sealed, started
+from secure_sum import NAMES, H, Sealed, adverts, plan, reader, recovered, sealed, started
 
 ROSTER = tuple(sorted(NAMES))  # alpha, beta, delta, gamma; c = 1, theta = 3
 SIX = tuple("abcdef")  # c = 1, theta = 4
@@ -145,10 +144,6 @@ def test_a_late_vector_stays_hidden_under_its_self_mask() -> None:
     # the positive control: the self-mask is all that is left
     own = Pad(self_key(own_secret, H), subtract=True)
     assert np.array_equal(sum_words([reader(opened)], encoding, [own], 0, 14), late)
-
-
-def reader(words: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    return lambda offset, count: words[offset : offset + count]
 
 
 def test_a_round_after_a_failed_one_is_exact() -> None:

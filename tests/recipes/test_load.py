@@ -48,6 +48,19 @@ def test_every_shipped_recipe_resolves_and_has_its_data_source_and_terms(name: s
     assert test.is_file()
 
 
+def test_a_folder_may_hold_further_recipes_over_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    for name in ("a/recipe.yaml", "a/a-dp.yaml", "b/recipe.yaml", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert catalogue.ls() == ["a", "a-dp", "b"]
+    assert catalogue.get("a-dp") == tmp_path / "a" / "a-dp.yaml"
+    with pytest.raises(RecipeError, match="'recipe'"):
+        catalogue.get("recipe")
+
+
 def test_the_figures_of_tcr_covid() -> None:
     recipe = load_recipe("tcr-covid").recipe
     assert (recipe.training.lora_lr, recipe.training.head_lr, recipe.training.covariate_lr) == (

@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from plasmid.core.errors import RunFailed
-from plasmid.models.adapter import initial_state
+from plasmid.core.errors import DataError, RunFailed
+from plasmid.data.table import Table
+from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import BaseModel
+from plasmid.recipes.schema import Recipe
 from plasmid.training import engine as engine_module
+from plasmid.training.dp import PATIENCE, UnitSampling
 from plasmid.training.engine import Engine, bf16_is_fast, order
 from tiny_task import tiny_recipe, tiny_table
 
@@ -156,3 +160,178 @@ def test_a_site_smaller_than_a_batch(tiny: dict[str, BaseModel]) -> None:
     engine = _engine(tiny["bert"], rows=3)
     start = initial_state(engine.schema, 0)
     assert np.isfinite(engine.train(start, steps=2, seed=0)).all()
+
+
+# Under a privacy unit
+
+ALL = UnitSampling("record", clip=0.5, rate=1.0, expected=16.0, noise_multiplier=0.0)
+NOBODY = UnitSampling("record", clip=0.5, rate=1e-15, expected=16.0, noise_multiplier=2.0)
+
+
+def _started(engine: Engine) -> Vector:
+    """A state at which no gradient is zero by construction."""
+    noise = np.random.default_rng(1).standard_normal(engine.schema.size).astype(np.float32)
+    return initial_state(engine.schema, 0) + np.float32(0.2) * noise
+
+
+def _by_hand(base: BaseModel, table: Table, units: list[list[int]], clip: float) -> Vector:
+    """The sum of clipped unit gradients from autograd alone, one row at a time."""
+    recipe = tiny_recipe(base)
+    model = AdaptedModel.load(base, recipe.adapter.lora, recipe.head())
+    model.set_state(_started(_engine(base)))
+    rows = model.encode(table.columns, input_column="sequence", max_length=32, label_column="label")
+    total = np.zeros(model.schema.size)
+    for unit in units:
+        gradient = np.zeros(model.schema.size)
+        for row in unit:
+            model.zero_grad()
+            batch = rows.batch([row])
+            (-model(batch).log_softmax(-1)[0, batch.labels].sum()).backward()
+            gradient += model.flat(parameter.grad for parameter in model.trained().values())
+        total += gradient * min(1.0, clip / float(np.linalg.norm(gradient)))
+    return total.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["bert", "esm"])
+def test_the_sum_is_that_of_single_rows_whatever_runs_it(
+    kind: str, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = _by_hand(tiny[kind], tiny_table(40), [[row] for row in range(40)], 0.5)
+    assert 2.0 < np.linalg.norm(wanted) <= 40 * 0.5, "the clip binds"
+    for micro_rows in (64, 7, 1):
+        monkeypatch.setattr(engine_module, "MICRO_ROWS", micro_rows)
+        for checkpointing in (False, True):
+            engine = _engine(tiny[kind], rows=40, checkpointing=checkpointing)
+            found = engine.gradient_sum(_started(engine), sampling=ALL)
+            assert found.dtype == np.float32
+            assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+def test_one_record_moves_the_sum_by_at_most_the_clip(tiny: dict[str, BaseModel]) -> None:
+    whole = _engine(tiny["bert"], rows=24)
+    state = _started(whole)
+    total = whole.gradient_sum(state, sampling=ALL)
+    for left in range(0, 24, 6):
+        rest = tiny_table(24).subset([row for row in range(24) if row != left])
+        engine = Engine(tiny_recipe(tiny["bert"]), tiny["bert"], rest, device="cpu")
+        moved = np.linalg.norm(total - engine.gradient_sum(state, sampling=ALL))
+        assert 0.49 < moved <= 0.5
+
+
+def test_patients_are_clipped_as_one(tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    people = ["ann", "bob", "ann", None, "cy", "bob", *["ann"] * 5, *["dee", "eve"] * 3, None, "cy", "flo"]
+    table = Table({**tiny_table(20).columns, "who": list(people)}, 20)
+    document = tiny_recipe(tiny["bert"]).model_dump()
+    document["data"]["columns"]["who"] = {"type": "identifier"}
+    document["data"]["patient"] = "who"
+    recipe = Recipe.model_validate(document)
+    units = table.groups("who")
+    assert sorted(map(len, units)) == [1, 1, 1, 2, 2, 3, 3, 7]
+    wanted = _by_hand(tiny["bert"], table, units, 0.5)
+    everybody = UnitSampling("patient", 0.5, 1.0, 16.0, 0.0, max_records=16)
+    for micro_rows in (64, 5, 1):
+        monkeypatch.setattr(engine_module, "MICRO_ROWS", micro_rows)
+        engine = Engine(recipe, tiny["bert"], table, device="cpu")
+        found = engine.gradient_sum(_started(engine), sampling=everybody)
+        assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
+    with pytest.raises(DataError) as caught:
+        _engine(tiny["bert"]).gradient_sum(_started(engine), sampling=everybody)
+    assert caught.value.code == "data.column_missing"
+
+
+def test_a_step_that_nobody_is_in_is_noise_alone(
+    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    engine = _engine(tiny["esm"], progress=lambda done, steps: seen.append(done))
+    state = _started(engine)
+    engine.train(state, steps=0, seed=0)
+    monkeypatch.setattr(AdaptedModel, "forward", lambda *_: pytest.fail("the model was run on nothing"))
+    moved = engine.train(state, steps=1, seed=0, sampling=NOBODY) - state
+    rates = (5e-3, 1e-2, 5e-2)
+    nearest = [min(rates, key=lambda rate: abs(rate - size)) for size in np.abs(moved)]
+    assert set(nearest) == set(rates), "AdamW's first step: the sign of the noise times the rate, everywhere"
+    np.testing.assert_allclose(np.abs(moved), nearest, rtol=1e-2)
+    again = engine.train(state, steps=1, seed=0, sampling=NOBODY) - state
+    assert 0.4 < (np.sign(moved) == np.sign(again)).mean() < 0.6, "the seed has no part in it"
+    assert not engine.gradient_sum(state, sampling=NOBODY).any()
+    engine.train(state, steps=3, seed=0, sampling=NOBODY)
+    assert seen == [1, 1, 1, 1, 2, 3]
+
+
+def test_without_noise_and_clip_it_is_plain_training(tiny: dict[str, BaseModel]) -> None:
+    engine = _engine(tiny["bert"], rows=16)
+    state = _started(engine)
+    loose = UnitSampling("record", clip=1e6, rate=1.0, expected=16.0, noise_multiplier=0.0)
+    private = engine.train(state, steps=3, seed=0, sampling=loose)
+    engine.gradient_sum(state, sampling=ALL)
+    plain = engine.train(state, steps=3, seed=0)
+    assert np.abs(plain - state).max() > 0.01
+    np.testing.assert_allclose(private, plain, atol=1e-3)
+    fresh = _engine(tiny["bert"], rows=16).train(state, steps=3, seed=0)
+    assert np.array_equal(plain, fresh), "nothing of the gathered gradients is left behind"
+
+
+def test_it_learns_under_a_unit(tiny: dict[str, BaseModel]) -> None:
+    engine = _engine(tiny["bert"], rows=400)
+    sampling = UnitSampling("record", clip=1.0, rate=0.16, expected=64.0, noise_multiplier=1.0)
+    unseen = tiny_table(200, seed=9)
+    state = engine.train(initial_state(engine.schema, 0), steps=60, seed=0, sampling=sampling)
+    truth = label_indices(["no", "yes"], unseen.columns["label"])
+    assert score("auc", engine.predict(state, unseen.columns), truth) > 0.8
+
+
+def test_bf16_sums_stay_near_fp32(tiny: dict[str, BaseModel]) -> None:
+    exact, rough = (_engine(tiny["bert"], training={"precision": name}) for name in ("fp32", "bf16"))
+    truth, near = (engine.gradient_sum(_started(exact), sampling=ALL) for engine in (exact, rough))
+    cosine = truth @ near / np.linalg.norm(truth) / np.linalg.norm(near)
+    assert 0.99 < cosine < 0.9999999
+
+
+def test_a_row_that_is_not_finite_counts_as_zero(tiny: dict[str, BaseModel]) -> None:
+    engine = _engine(tiny["bert"], rows=12)
+    state = _started(engine)
+    engine._rows.covariates[3] = torch.inf
+    wanted = _by_hand(tiny["bert"], tiny_table(12), [[row] for row in range(12) if row != 3], 0.5)
+    found = engine.gradient_sum(state, sampling=ALL)
+    assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
+    assert np.isfinite(engine.train(state, steps=2, seed=0, sampling=ALL)).all()
+    with pytest.raises(RunFailed, match="the loss of step 1"):
+        engine.train(state, steps=2, seed=0)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_layer_that_gradients_do_not_reach_ends_the_run(private: bool, tiny: dict[str, BaseModel]) -> None:
+    sampling = UnitSampling("record", 0.5, 0.5, 16.0, 1.0) if private else None
+    for name, dead in (("head", "head.weight, head.bias"), ("value", "layer.2.attention.self.value.lora_A")):
+        engine = _engine(tiny["bert"])
+        state = _started(engine)
+        layer: Any = engine._model.head
+        if name == "value":
+            layer = engine._model.encoder.encoder.layer[2].attention.self.value
+        layer._forward_hooks.clear()
+        weight, bias = layer.weight.detach(), layer.bias.detach()
+        layer.forward = lambda x, weight=weight, bias=bias: nn.functional.linear(x, weight, bias)
+        engine.train(state, steps=2, seed=0, sampling=sampling)
+        with pytest.raises(RunFailed) as caught:
+            engine.train(state, steps=2, seed=0, sampling=sampling)
+        assert caught.value.code == "run.dead_tensor"
+        assert dead in caught.value.message
+        assert "layer.1" not in caught.value.message
+
+
+def test_a_sound_run_is_not_taken_for_dead(tiny: dict[str, BaseModel]) -> None:
+    """From the first state, where only the head has a gradient; rounds are tried again from one state."""
+    engine = _engine(tiny["bert"])
+    state = initial_state(engine.schema, 0)
+    moving = []
+    for _ in range(3):
+        for _ in range(PATIENCE + 1):
+            total = engine.gradient_sum(state, sampling=ALL)
+        moving.append(sum(bool(part.any()) for part in engine.schema.unflatten(total).values()))
+        state = state - np.float32(0.5 / 16) * total
+    assert moving == [3, 7, 11], "the head, then B, then A"
+    blind = Table(tiny_table(96).columns | {"gene": [None] * 96}, 96)
+    engine = Engine(tiny_recipe(tiny["bert"]), tiny["bert"], blind, device="cpu")
+    for _ in range(PATIENCE + 1):
+        engine.train(_started(engine), steps=1, seed=0, sampling=ALL)

@@ -5,9 +5,9 @@
 Rules
 -----
 1. The arithmetic is PEFT's: same factors, same scale, no dropout; only the order of operations differs.
-2. Backward gives the input's gradient and, of A and B, either the sum over the batch (to autograd, as usual) or
-   one gradient per row of the batch (to :class:`plasmid.lora.samples.Samples`). Both are the same number of
-   multiplications, the second as a batched product; so private training costs what training costs.
+2. Backward gives the input's gradient and, of A and B, either the sum over the batch (to autograd, as
+   usual) or one gradient per row of the batch (to :class:`plasmid.lora.samples.Samples`). Both are the same
+   number of multiplications, the second as a batched product; so private training costs what training costs.
 3. B is kept transposed, [rank, out]: products with a narrow result are several times faster along rows.
 4. Under autocast everything here runs in its type, and gradients come back in the factors' type.
 """

@@ -122,9 +122,11 @@ def _hook(samples: Samples) -> Any:
         activations = [value.detach() for value in inputs]
 
         def gather(grad: Tensor) -> None:
+            samples.on = False  # functorch runs a copy of the module, this hook included
             for parameter, grads in _sampler(module)(module, activations, grad).items():
                 if parameter.requires_grad:
                     samples.add(parameter, rows, grads.detach())
+            samples.on = True
 
         output.register_hook(gather)
 

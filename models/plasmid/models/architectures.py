@@ -40,7 +40,7 @@ class Architecture:
     pooler
         Whether the class has a pooling layer that can be left out.
     counts_padding
-        Whether learned positions start behind the padding token's id, which then takes away from their number.
+        Whether learned positions start behind the padding token's id, and are fewer by as many.
     """
 
     model_type: str

@@ -61,13 +61,13 @@ class HeadFile(PydanticModel):
     Attributes
     ----------
     pooling
-        Mean of the encoder's output over the tokens but the first and last.
+        Mean of the encoder's output over the tokens but the special ones.
     input, kind
         The column that the encoder reads, and what it holds.
     spaced
         True: put blanks between residues before tokenising.
     max_length
-        In tokens, the two special ones included.
+        In tokens, special ones included.
     label
         The column that holds the label, where it is known.
     metric
@@ -145,7 +145,7 @@ def write_adapter(
     state
         float32 [schema.size].
     max_length
-        In tokens, the two special ones included.
+        In tokens, special ones included.
     columns
         The data contract of the input, label and covariate columns, as JSON values.
     facts

@@ -98,24 +98,20 @@ def code_block(about: HeadFile) -> str:
     covariates = about.head.covariates
     text = '" ".join(row[about["input"]])' if about.spaced else 'row[about["input"]]'
     lines = [
-        "import json, peft, torch, transformers",
-        "from safetensors.torch import load_file",
+        "import json, peft, safetensors.torch, torch, transformers",
         f"base = \"{about.base.id}\"  # the folder that 'plasmid models show {about.base.id}' prints",
         f"rows = [{', '.join(_example(about, place) for place in (0, 1))}]"
         + "  # None: missing" * bool(covariates),
-        'about, head = json.load(open("head.json")), load_file("head.safetensors")',
+        'about, head = json.load(open("head.json")), safetensors.torch.load_file("head.safetensors")',
         'model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(base), ".").eval()',
+        "read = transformers.AutoTokenizer.from_pretrained(base)",
         (
-            f"tokens = transformers.AutoTokenizer.from_pretrained(base)([{text} for row in rows], "
-            "padding=True, truncation=True, "
-            'max_length=about["max_length"], return_tensors="pt")'
+            f"tokens = read([{text} for row in rows], padding=True, truncation=True, "
+            'max_length=about["max_length"], return_special_tokens_mask=True, return_tensors="pt")'
         ),
-        (
-            "hidden, inner = model(**tokens).last_hidden_state.detach()[:, 1:-1], "
-            'tokens["attention_mask"][:, 2:, None]'
-        ),
+        'own = 1 - tokens.pop("special_tokens_mask")[:, :, None]  # 0 for padding too',
     ]
-    features = "(hidden * inner).sum(1) / inner.sum(1).clamp(1)"
+    features = "(model(**tokens).last_hidden_state.detach() * own).sum(1) / own.sum(1).clamp(1)"
     if covariates:
         slots: list[str] = []
         if any(isinstance(covariate, CategoryCovariate) for covariate in covariates):

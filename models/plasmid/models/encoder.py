@@ -241,7 +241,10 @@ class AdaptedModel(nn.Module):
         return logits
 
     def _pooled(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Return the masked mean of the encoder's output, float32 [n, hidden]; *rows* is where these rows stand."""
+        """Return the masked mean of the encoder's output, float32 [n, hidden].
+
+        *rows*, int64 [n], is where the rows of *batch* stand in the whole one.
+        """
         with self.samples.part(rows):
             if batch.hidden is None:
                 encoded = self._run(batch)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plasmid.computations import api
-from plasmid.core.errors import ProtocolError
+from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.data.csv import read_table
 from plasmid.data.table import Table
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -106,7 +106,15 @@ def admit(home: SiteHome, journal: Journal, ledger: Ledger, request: Ask | Admit
     table = None if contract is None else read_table(home.view(document.name), contract)
     for notice in table.notices if table else ():
         journal.write("notice", run=request.run, text=notice)
-    shape = api.load(document.computation).shape(document, base)
+    computation = api.load(document.computation)
+    shape = computation.shape(document, base)
+    if document.privacy.record_clip is not None and computation.SITE_HALF == "vector":
+        raise RecipeError(
+            "recipe.opaque",
+            f"mechanism: {document.privacy.mechanism} clips every {document.privacy.unit}; "
+            f"{document.computation} returns a finished vector, in which nobody can.",
+            "Use mechanism: output, which noises the vector for its whole bound.",
+        )
     if terms is not None:
         _reserve(ledger, request, document, config, terms, policy.budget(config.population))
     return AdmittedRun(

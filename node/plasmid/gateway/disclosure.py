@@ -27,6 +27,7 @@ SENTENCES = {
     "data.invalid": "The site's data does not meet the recipe's contract.",
     "model.not_imported": "The base model is not on the site and could not be imported there.",
     "model.digest_differs": "The site's copy of the base model is not the one that the recipe names.",
+    "recipe.opaque": "The computation returns a finished vector, which that mechanism cannot protect.",
     "protocol.digest": "The document does not have the digest that was announced.",
     "protocol.signature": "A message did not carry its sender's signature.",
     "protocol.malformed": "A message did not have the form of its type.",

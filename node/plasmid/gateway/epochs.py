@@ -71,18 +71,18 @@ class Epochs:
         attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
         self._marks.claim_epoch(request.run, request.epoch, digest=admitted.digest, planned=request.planned)
         self._journal.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
+        epoch = None
+        if admitted.masked:
+            epoch = SiteEpoch(
+                run=request.run,
+                epoch=request.epoch,
+                site=self._identity.name,
+                document=admitted.digest,
+                slots=request.slots,
+            )
         admitted.number, admitted.roster, admitted.c = request.epoch, roster, request.c
-        admitted.planned, admitted.epoch = request.planned, None
-        if not admitted.masked:
-            return None
-        admitted.epoch = SiteEpoch(
-            run=request.run,
-            epoch=request.epoch,
-            site=self._identity.name,
-            document=admitted.digest,
-            slots=request.slots,
-        )
-        return sign(self._identity, admitted.epoch.advert)
+        admitted.planned, admitted.epoch = request.planned, epoch
+        return None if epoch is None else sign(self._identity, epoch.advert)
 
     def relay(self, admitted: AdmittedRun, message: Relay) -> Bundles | Blobs | Signed | None:
         """Take other sites' statements; return what this site says next (None after ``ready``)."""
@@ -152,7 +152,11 @@ class Epochs:
         )
         consent = epoch.consent(slot, contributions, m=max(plan.min_sites, policy.require.min_sites))
         (round_,) = {said.round for said in contributions}
-        self._marks.consent(admitted.run, round_, consent.manifest, again=admitted.terms is not None)
+        try:
+            self._marks.consent(admitted.run, round_, consent.manifest, again=admitted.terms is not None)
+        except BaseException:
+            admitted.epoch = None  # it has agreed in memory alone, so no share may follow
+            raise
         for said in contributions:
             if said.site != self._identity.name:
                 self._heads.note(said.site, said.ledger_counter)

@@ -198,7 +198,8 @@ class Gateway:
         words = encode(vector, encoding)
         if encoding.noise_variance:  # fresh for every attempt: a draw never serves two manifests
             add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
-        if admitted.epoch is not None:
+        if admitted.masked:
+            assert admitted.epoch is not None, "what is masked has an epoch"
             admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)
         return words
 
@@ -224,7 +225,7 @@ class Gateway:
     def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> api.Shape:
         """Compare *manifest* with what the admitted run implies; return the shape of its vector."""
         document, planned = admitted.document, admitted.planned
-        if planned is None:
+        if planned is None or (admitted.masked and admitted.epoch is None):
             raise ProtocolError("protocol.manifest", f"{manifest.run} has no key epoch yet.")
         audit = manifest.phase == "audit"
         sites = len(admitted.roster)

@@ -39,7 +39,7 @@ class Requirements(_Part):
         Smallest survivor set of a masked sum, at least 3.
     min_organisations
         Organisations, this site's own included, that this owner has confirmed and that must be behind the
-        survivors of every masked sum.
+        survivors of every masked sum; at least 3, since each of 2 would subtract itself.
     max_update_clip
         Largest L2 bound of a fine-tuning update; None for no limit.
     unit
@@ -50,7 +50,7 @@ class Requirements(_Part):
 
     protect: Literal["masked", "none"] = "masked"
     min_sites: int = Field(default=3, ge=3)
-    min_organisations: int = Field(default=3, ge=2)
+    min_organisations: int = Field(default=3, ge=3)
     max_update_clip: float | None = Field(default=None, gt=0)
     unit: Literal["none", "record", "patient", "site"] = "none"
     max_epsilon: float | None = Field(default=None, gt=0)

@@ -13,9 +13,8 @@ from typing import Any
 
 from plasmid.core.errors import DataError, PolicyRefused
 from plasmid.gateway.home import SiteConfig
-from plasmid.privacy.accounting import dp_sgd_noise
 from plasmid.protocol.messages import UnitTerms
-from plasmid.protocol.plan import attempts
+from plasmid.protocol.plan import attempts, sampling_rate, step_noise
 
 
 def unit_terms(document: Any, config: SiteConfig) -> UnitTerms | None:
@@ -47,12 +46,8 @@ def unit_terms(document: Any, config: SiteConfig) -> UnitTerms | None:
             f"the document says delta: {privacy.delta}, which is not below 1/{size}.",
             f"Use a delta well below {1.0 / size:.1e}.",
         )
-    training = getattr(document, "training", None)
-    rate = min(1.0, training.batch / size) if training and privacy.mechanism != "output" else 1.0
-    noise = None
-    if privacy.mechanism == "dp-sgd":
-        steps = tries * document.training.steps
-        noise = dp_sgd_noise(rate=rate, steps=steps, epsilon=privacy.epsilon, delta=privacy.delta)
+    rate = sampling_rate(document, size)
+    noise = step_noise(document, rate)
     return UnitTerms(public_size=size, rate=rate, noise_multiplier=noise, attempts=tries)
 
 
@@ -64,7 +59,7 @@ def sampling(document: Any, terms: UnitTerms | None) -> dict[str, Any] | None:
     privacy = document.privacy
     if terms is None or privacy.record_clip is None:
         return None
-    training = getattr(document, "training", None)
+    training, scale = getattr(document, "training", None), getattr(privacy, "gradient_scale", None)
     return {
         "unit": privacy.unit,
         "clip": privacy.record_clip,
@@ -72,4 +67,5 @@ def sampling(document: Any, terms: UnitTerms | None) -> dict[str, Any] | None:
         "expected": float(training.batch) if training else 1.0,
         "noise_multiplier": terms.noise_multiplier or 0.0,
         "max_records": privacy.max_records,
+        "scale": scale.model_dump() if scale else {},
     }

@@ -113,9 +113,9 @@ def dp_sgd_noise(*, rate: float, steps: int, epsilon: float, delta: float) -> fl
     refuse(check_plan(rate=rate, releases=steps, epsilon=epsilon, delta=delta))
     guess = 0.5 + rate * math.sqrt(2 * steps * math.log(1 / delta)) / epsilon  # what theory says, roughly
     start = round(guess * _PER_UNIT)
-    for grid, tolerance in ((_COARSE_GRID, 50), (_GRID, 1)):
+    for grid in (_COARSE_GRID, _GRID):
         costs = _Costs(partial(_epsilon_of_digits, rate, steps, delta, grid), epsilon)
-        start = costs.smallest(start, tolerance)
+        start = costs.smallest(start)
         if start == _LEAST:  # the coarse grid is the more pessimistic one: what fits there fits
             break
     return start / _PER_UNIT
@@ -137,10 +137,10 @@ class _Costs:
         self._known[digits] = self._cost(digits)
         return self._known[digits] <= self._epsilon
 
-    def smallest(self, start: int, tolerance: int) -> int:
-        """Return digits that fit, at most *tolerance* above digits that do not (or the least of all)."""
+    def smallest(self, start: int) -> int:
+        """Return the smallest digits that fit, the least of all at least."""
         high = min(max(start, _LEAST), _MOST)
-        step, up = tolerance, not self._fits(high)
+        step, up = 1, not self._fits(high)
         low = high
         while self._fits(high if up else low) != up:  # widen a bracket: low does not fit, high does
             if up and high == _MOST:
@@ -148,10 +148,9 @@ class _Costs:
                 refuse([f"{figure}; plan fewer steps, a lower rate or a larger epsilon"])
             if not up and low == _LEAST:
                 return _LEAST
-            # never far below: a small multiplier costs memory and minutes
-            step = max(1, min(4 * step, high // 4))
             low, high = (high, min(high + step, _MOST)) if up else (max(low - step, _LEAST), low)
-        while high - low > tolerance:
+            step = max(1, min(4 * step, low // 4))  # never far below: small multipliers cost minutes
+        while high - low > 1:
             tried = self._between(low, high)
             low, high = (low, tried) if self._fits(tried) else (tried, high)
         return high

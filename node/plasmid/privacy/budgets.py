@@ -175,13 +175,13 @@ class Accounts:
                 f"the ledger was carried forward without population {name!r}, so it counts as wholly spent.",
                 f"Give it a budget, then: plasmid privacy ledger --carry-forward --population {name}",
             )
-        left = sums.left(budget)
+        epsilon, delta = sums.left(budget)
         over_epsilon = sums.epsilon + exact(wanted.epsilon) > exact(budget.epsilon)
         if over_epsilon or sums.delta + exact(wanted.delta) > exact(budget.delta):
             raise PolicyRefused(
                 "policy.budget",
-                f"the run needs epsilon {wanted.epsilon:g} and delta {wanted.delta:g}; population {name!r} has "
-                f"left epsilon {left[0]:g} of {budget.epsilon:g}, delta {left[1]:g} of {budget.delta:g}.",
+                f"the run needs epsilon {wanted.epsilon:g} and delta {wanted.delta:g}; population {name!r} "
+                f"has left epsilon {epsilon:g} of {budget.epsilon:g}, delta {delta:g} of {budget.delta:g}.",
                 "Ask for a recipe within what is left.",
             )
 

@@ -26,8 +26,8 @@ from plasmid.privacy.ring import Words
 from plasmid.privacy.statements import PROTOCOL
 
 KEY_BYTES = 16
-BLOCK_BYTES = 256 * 1024
-"""Of 16 KiB to 1 MiB, the fastest with 8 and with 32 streams; the block, zeros and pad fit 1 MiB of cache."""
+BLOCK_BYTES = 160 * 1024
+"""Zeros, pad and words of a block fit 1 MiB of cache; from 96 to 512 KiB the speed differs by 3 %."""
 
 _AES_BLOCK = 16
 _ZEROS = memoryview(bytes(BLOCK_BYTES))

@@ -37,8 +37,8 @@ ACCOUNTANT = "Skellam RDP (Agarwal, Kairouz, Liu 2021), converted by dp-accounti
 MAX_ROUNDING = 0.02
 """Largest sqrt(d) as a part of s C."""
 
-_MOST_STEPS = 2.0**24
-"""Largest standard deviation of a planned share, in steps. The sampler takes four times as much, for an
+_MOST_STEPS = 2.0**23
+"""Largest standard deviation of a planned share, in steps. The sampler takes eight times as much, for an
 epoch in which fewer honest sites carry the noise."""
 
 ORDERS = np.array([*range(2, 129), *range(136, 257, 8), *range(288, 513, 32), 768, 1024])

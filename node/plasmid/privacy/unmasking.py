@@ -23,21 +23,16 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy import shamir
 from plasmid.privacy.channels import open_blob
-from plasmid.privacy.keystream import (
-    BLOCK_BYTES,
-    Keystreams,
-    Pad,
-    commitment,
-    pair_key,
-    pair_seed,
-    self_key,
-)
+from plasmid.privacy.keystream import Keystreams, Pad, commitment, pair_key, pair_seed, self_key
 from plasmid.privacy.ring import Encoding, Words
 from plasmid.privacy.roster import check_adverts, check_colluders, threshold
 from plasmid.privacy.statements import SECRET_BYTES, Advert, Recovery, Shares, digest_of
 
 MAX_TRIES = 4096
 """Sets of theta answers tried for one secret: any two wrong ones of 64 are found, any number of up to 12."""
+
+_PART_BYTES = 4 * 1024 * 1024
+"""Of the sum at a time: it stays in the last level of cache while a long stretch of each body is added."""
 
 Reader = Callable[[int, int], Words]
 """Returns *count* words of one masked vector from word *offset* on."""
@@ -228,7 +223,7 @@ def sum_words(
     """Return words *start* to *stop* (exclusive) of the sum in the ring of all *bodies* and *pads*."""
     total = np.zeros(stop - start, encoding.dtype)
     streams = Keystreams(pads, encoding.dtype, offset=start)
-    step = BLOCK_BYTES // encoding.dtype.itemsize
+    step = _PART_BYTES // encoding.dtype.itemsize
     for offset in range(start, stop, step):
         part = total[offset - start : offset - start + step]
         for read in bodies:

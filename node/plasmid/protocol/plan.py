@@ -18,6 +18,7 @@ from typing import Any
 
 from plasmid.computations.api import Shape
 from plasmid.core.errors import RecipeError
+from plasmid.privacy.accounting import dp_sgd_noise
 from plasmid.privacy.ring import Encoding, check_no_overflow, plan_encoding
 from plasmid.privacy.rotation import padded_length
 from plasmid.privacy.secure_aggregation import threshold
@@ -58,6 +59,23 @@ def smallest_set(document: Any, *, sites: int, c: int) -> tuple[int, int]:
 def attempts(document: Any) -> int:
     """Return how many attempts at a round a run may take in all, the spare ones included."""
     return int(document.rounds + document.federation.spare_attempts)
+
+
+def sampling_rate(document: Any, size: int) -> float:
+    """Return q, the chance of each of *size* units to be in one sample; 1 where nothing is sampled."""
+    training = getattr(document, "training", None)
+    if training is None or document.privacy.mechanism == "output":
+        return 1.0
+    return min(1.0, training.batch / size)
+
+
+def step_noise(document: Any, rate: float) -> float | None:
+    """Return the noise multiplier of ``dp-sgd`` at *rate* over all attempts; None for other mechanisms."""
+    privacy = document.privacy
+    if privacy.mechanism != "dp-sgd":
+        return None
+    steps = attempts(document) * document.training.steps
+    return dp_sgd_noise(rate=rate, steps=steps, epsilon=privacy.epsilon, delta=privacy.delta)
 
 
 def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Planned) -> AttemptPlan:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from plasmid.computations.api import Shape
-from plasmid.privacy.accounting import check_plan, dp_sgd_noise, refuse
+from plasmid.privacy.accounting import check_plan, refuse
 from plasmid.privacy.facts import PrivacyFacts, SiteFacts
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan, attempts, smallest_set
+from plasmid.protocol.plan import attempt_plan, attempts, sampling_rate, smallest_set, step_noise
 
 
 def site_facts(document: Any, name: str, size: int | None) -> SiteFacts:
@@ -28,19 +28,15 @@ def site_facts(document: Any, name: str, size: int | None) -> SiteFacts:
     UsageError
         ``usage.privacy``: no size under unit record or patient, or one that delta does not fit.
     """
-    privacy, training = document.privacy, getattr(document, "training", None)
+    privacy = document.privacy
     if privacy.unit not in ("record", "patient"):
         return SiteFacts(name)
     if size is None:
         refuse([f"unit {privacy.unit} needs the number of units that a site declares"])
         raise AssertionError
     refuse(check_plan(size=size, delta=privacy.delta))
-    rate = min(1.0, training.batch / size) if training and privacy.mechanism != "output" else 1.0
-    noise = None
-    if privacy.mechanism == "dp-sgd":
-        steps = attempts(document) * document.training.steps
-        noise = dp_sgd_noise(rate=rate, steps=steps, epsilon=privacy.epsilon, delta=privacy.delta)
-    return SiteFacts(name, public_size=size, rate=rate, noise_multiplier=noise)
+    rate = sampling_rate(document, size)
+    return SiteFacts(name, public_size=size, rate=rate, noise_multiplier=step_noise(document, rate))
 
 
 def planned_facts(

@@ -70,6 +70,7 @@ class _Run(threading.Thread):
 
     def run(self) -> None:
         """Answer messages until the run ends."""
+        problem: Exception | None = None
         try:
             admitted = self.node.gateway.run(self.run_id)
             document = admitted.document.model_dump(mode="json")
@@ -78,22 +79,25 @@ class _Run(threading.Thread):
                 for message in self._waiting():
                     self._answer(message)
         except Exception as error:  # noqa: BLE001 - whatever it was, the run must be told, in constant words
-            if not self.ended.is_set():
-                self.node.report(self.run_id, error)
-        finally:
-            self._session.end()
+            problem = error
+        self._session.end()
+        try:
             self.node.forget(self.run_id)
+        except PlasmidError as error:  # the ledger cannot be written
+            problem = problem or error
+        if problem is not None and not self.ended.is_set():  # told last: the run may be admitted anew at once
+            self.node.report(self.run_id, problem)
 
     def _waiting(self) -> list[Any]:
-        """Wait for messages; return them without the manifests that a later attempt has overtaken."""
+        """Wait for messages; return them without the manifests that something later has overtaken."""
         messages = [self.inbox.get()]
         while not self.inbox.empty():
             messages.append(self.inbox.get())
-        last = [message for message in messages if isinstance(message, Manifest)][-1:]
+        begins = [index for index, said in enumerate(messages) if isinstance(said, Manifest | Epoch | Admit)]
         return [
             message
-            for message in messages
-            if message is not None and (not isinstance(message, Manifest) or message in last)
+            for index, message in enumerate(messages)
+            if message is not None and not (isinstance(message, Manifest) and index < begins[-1])
         ]
 
     def end(self, reason: str) -> None:
@@ -114,9 +118,14 @@ class _Run(threading.Thread):
 
         threading.Thread(target=finish, daemon=True).start()
 
-    def _answer(self, message: Epoch | Relay | Manifest) -> None:
+    def _answer(self, message: Admit | Epoch | Relay | Manifest) -> None:
         node, gateway = self.node, self.node.gateway
-        if isinstance(message, Epoch):
+        if isinstance(message, Admit):  # the coordinator had given this site up
+            admission = gateway.answer(message)
+            node.post(admission)
+            if not admission.accepted:
+                self.ended.set()
+        elif isinstance(message, Epoch):
             advert = gateway.begin_epoch(message)
             if advert is not None:
                 self._say(advert)
@@ -214,9 +223,11 @@ class Node:
 
     def forget(self, run: str) -> None:
         """Drop a run that has ended."""
-        self.gateway.forget(run)
-        with self._lock:
-            self._runs.pop(run, None)
+        try:
+            self.gateway.forget(run)
+        finally:
+            with self._lock:
+                self._runs.pop(run, None)
 
     def report(self, run: str, error: Exception) -> None:
         """Log *error* in full at home and tell the coordinator its code and constant sentence."""
@@ -226,7 +237,7 @@ class Node:
         unlogged = self.note("failed", run=run, code=code, detail=detail)
         if unlogged is not None:
             code, sentence = public(unlogged)
-        self._post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence))
+        self.post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence))
 
     def note(self, event: str, **facts: str) -> StorageError | None:
         """Write a line to the log about what lets nothing out; return why it could not be written."""
@@ -240,16 +251,14 @@ class Node:
     def _take(self, signed: Signed) -> None:
         try:
             message = self.gateway.open(signed)
-            if isinstance(message, Ask | Admit):
+            with self._lock:
+                run = self._runs.get(getattr(message, "run", ""))
+            if isinstance(message, Ask) or (isinstance(message, Admit) and run is None):
                 threading.Thread(target=self._admit, args=(message,), daemon=True).start()
             elif isinstance(message, End):
-                with self._lock:
-                    run = self._runs.get(message.run)
                 if run is not None:
                     run.end(message.state)
-            elif isinstance(message, Epoch | Relay | Manifest):
-                with self._lock:
-                    run = self._runs.get(message.run)
+            elif isinstance(message, Admit | Epoch | Relay | Manifest):
                 if run is None:
                     self.report(
                         message.run, ProtocolError("run.unknown", f"{message.run} is not known here.")
@@ -263,9 +272,7 @@ class Node:
             log.warning("dropped a message: %s", error)
 
     def _admit(self, request: Ask | Admit) -> None:
-        with self._lock:
-            if request.run in self._runs:
-                return
+        run: _Run | None = None
         try:
             admission = self.gateway.answer(request)
             if admission.accepted and isinstance(request, Admit):
@@ -276,14 +283,16 @@ class Node:
         except Exception as error:  # noqa: BLE001 - a site that cannot answer says so instead of going silent
             self.report(request.run, error)
             return
-        self._post(admission)
+        problem = self.post(admission)
+        if run is not None and problem is not None and problem.code == "protocol.replay":
+            run.end("it was over before this site had answered")
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
             with self._lock:
                 pulses = {run_id: run.pulse for run_id, run in self._runs.items()}
             for run_id, pulse in pulses.items():
-                self._post(
+                self.post(
                     Heartbeat(
                         run=run_id,
                         site=self.gateway.site,
@@ -293,8 +302,11 @@ class Node:
                     )
                 )
 
-    def _post(self, message: BaseModel) -> None:
+    def post(self, message: BaseModel) -> PlasmidError | None:
+        """Sign and send a message; return why it could not be sent, which is logged here."""
         try:
             self.link.post(sign(self.gateway.identity, message))
         except PlasmidError as error:
             log.warning("could not send %s: %s", type(message).__name__, error)
+            return error
+        return None

@@ -16,7 +16,7 @@ Rules (DP-SGD, Abadi et al. 2016, https://arxiv.org/abs/1607.00133)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -57,6 +57,9 @@ class UnitSampling:
         Standard deviation of the noise in units of *clip*; 0 where it is added elsewhere.
     max_records
         At most so many rows of a patient count in one step.
+    scale
+        What a unit's gradient is multiplied by before the clip, by group (``lora``, ``head``, ``covariates``), and
+        the noised mean divided by; a group that is not named keeps its scale.
     """
 
     unit: Literal["record", "patient"]
@@ -65,15 +68,18 @@ class UnitSampling:
     expected: float
     noise_multiplier: float
     max_records: int = 1
+    scale: Mapping[str, float] = field(default_factory=dict)
 
 
-def draw(units: Sequence[Indices], sampling: UnitSampling, source: np.random.Generator) -> list[Indices]:
+def draw(
+    units: Sequence[Indices] | Indices, sampling: UnitSampling, source: np.random.Generator
+) -> list[Indices]:
     """Return the rows of each unit that is in a step, with coins from *source*.
 
     Parameters
     ----------
     units
-        The row numbers of every unit.
+        The row numbers of every unit: a list, or int64 [units, 1] where each is one row.
     """
     drawn = np.flatnonzero(source.random(len(units)) < sampling.rate)
     return [_at_most(units[unit], sampling.max_records, source) for unit in drawn]
@@ -166,7 +172,7 @@ class ClippedSum:
                 self._views[parameter] += (factors[block.rows] @ grads).view(parameter.shape)
 
     def noised_mean(self, sampling: UnitSampling) -> list[Tensor]:
-        """Return the gradient of a step by parameter, float32: the sum and its noise, by the expected number."""
+        """Return a step's gradient by parameter, float32: sum plus noise, by the expected number."""
         noised = self.total
         if sampling.noise_multiplier > 0:
             noise = gaussian(len(self.total), sampling.noise_multiplier * sampling.clip)
@@ -199,8 +205,8 @@ class Health:
     """Finds trainable tensors that no gradient reaches, such as those of a layer that lost its hook.
 
     Whether a tensor *moves* says nothing, because noise moves all of them; so gradients are looked at before
-    noise. One that must be zero is not counted: of A while B or the head is zero, of B while A or the head is,
-    of covariate weights when every covariate in the step is missing, of anything in an empty step.
+    noise. One that must be zero is not counted: of A while B or the head is zero, of B while A or the head
+    is, of covariate weights when every covariate in the step is missing, of anything in an empty step.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -124,7 +124,7 @@ class Engine:
         self.precision = ("bf16" if fast else "fp32") if asked == "auto" else asked
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         self._rows = self._encode(table.columns, label_column=recipe.data.label)
-        self._records = list(np.arange(len(self._rows), dtype=np.int64)[:, None])
+        self._records = np.arange(len(self._rows), dtype=np.int64)[:, None]
         person = recipe.data.patient
         self._patients: list[Indices] | None = None
         if person is not None and person in table.columns:

@@ -40,7 +40,7 @@ class RunContext:
             if id(message) not in signed:
                 signed[id(message)] = sign(self.identity, message)
             out.append((site, signed[id(message)]))
-        ray.get(self.link.send.remote(out))
+        self._ask("send", out)
 
     def relay(
         self, kind: RelayKind, statements: Mapping[str, list[Signed]], *, epoch: int, slot: int = 0
@@ -56,7 +56,7 @@ class RunContext:
         self, kind: str, sites: Sequence[str], *, timeout_s: float, enough: int | None = None
     ) -> Collected:
         """Return what *sites* say; see :meth:`plasmid.link.switchboard.Switchboard.collect`."""
-        answer = ray.get(self.link.collect.remote(self.run, kind, list(sites), timeout_s, enough))
+        answer = self._ask("collect", self.run, kind, list(sites), timeout_s, enough)
         if isinstance(answer, PlasmidError):
             raise answer
         assert isinstance(answer, Collected)
@@ -64,4 +64,23 @@ class RunContext:
 
     def move_on(self, epoch: int, slot: int) -> None:
         """Take the run to another epoch and slot."""
-        ray.get(self.link.move_on.remote(self.run, epoch, slot))
+        self._ask("move_on", self.run, epoch, slot)
+
+    def expect(self, size: int) -> None:
+        """Take uploads of exactly *size* bytes from now on."""
+        self._ask("expect", self.run, size)
+
+    def online(self) -> list[str]:
+        """Return the sites that are connected, of this run or not."""
+        return list(self._ask("online"))
+
+    def readmit(self, sites: Iterable[str]) -> list[str]:
+        """Return which of *sites* are there again; see :meth:`plasmid.link.switchboard.Switchboard.readmit`."""
+        return list(self._ask("readmit", self.run, list(sites)))
+
+    def close(self) -> None:
+        """Take nothing more for the run."""
+        self._ask("close_run", self.run)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self.link, method).remote(*arguments))

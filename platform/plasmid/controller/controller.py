@@ -76,7 +76,8 @@ class Controller:
             job.document.federation.colluding_organisations,
         )
         rate = max((term["rate"] for term in terms), default=1.0)
-        return {**job.plan(len(roster), c, rate), "sites": answers, "n": len(accepting), "c": c}
+        figures = job.plan(len(roster), c, job.planned(len(roster), c, rate))
+        return {**figures, "sites": answers, "n": len(accepting), "c": c}
 
     @_errors_as_values
     async def create(self, request: RunRequest, requester: str) -> dict[str, Any]:

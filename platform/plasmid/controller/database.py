@@ -149,9 +149,9 @@ class Runs:
             session.add(_Line(run=run, time=_now(), text=f"{site} {what}"))
 
     def begin_round(self, run: str, number: int, manifest: str) -> None:
-        """Record that a round's manifest was made."""
+        """Record that a round's manifest was made; that of another attempt takes its place."""
         with Session(self._engine) as session, session.begin():
-            session.add(
+            session.merge(
                 _Round(
                     run=run, number=number, manifest=manifest, started=_now(), ended=None, state_digest=None
                 )

@@ -45,9 +45,8 @@ class Job:
         """Return what a first epoch of *sites*, *c* of them colluding, fixes; *rate* is their largest."""
         return Planned(sites=sites, c=c, noise_rate=rate if self.document.privacy.shares_noise else 0.0)
 
-    def plan(self, sites: int, c: int, rate: float) -> dict[str, Any]:
-        """Return the figures of the plan: JSON values. *rate* is the largest sampling rate of the sites."""
-        planned = self.planned(sites, c, rate)
+    def plan(self, sites: int, c: int, planned: Planned) -> dict[str, Any]:
+        """Return the figures of an epoch of *sites*, *c* of them colluding: JSON values."""
         attempt = attempt_plan(self.document, self.shape, sites=sites, c=c, planned=planned)
         encoding, privacy = attempt.encoding, self.document.privacy
         return {

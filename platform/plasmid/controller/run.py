@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 from numpy.typing import NDArray
 
 from plasmid.computations import api
@@ -80,7 +79,7 @@ class RunActor:
         finally:
             _, _, invited = runs.document(run)
             context.send((site, End(run=run, state=end)) for site in invited)
-            ray.get(context.link.close_run.remote(run))
+            context.close()
         return end
 
     def _go(self) -> None:
@@ -103,7 +102,7 @@ class RunActor:
         """Return the sites that take part, with what each made of the document's epsilon."""
         context = self._context
         request = Admit(run=context.run, document=document, digest=job.digest)
-        online = [site for site in ray.get(context.link.online.remote()) if site in invited]
+        online = [site for site in context.online() if site in invited]
         context.send((site, request) for site in online)
         collected = context.collect("admission", online, timeout_s=ADMISSION_TIMEOUT_S)
         refused = {site: "it is not connected" for site in invited if site not in online}
@@ -160,9 +159,9 @@ class RunActor:
         account = sums.account
         sites = len(account.survivors[-1])
         last = account.epochs[-1]
-        rate = max((term.rate for term in terms.values() if term), default=1.0)
+        assert sums.planned is not None, "there were epochs"
         return {
-            **job.plan(last["n"], last["c"], rate),
+            **job.plan(last["n"], last["c"], sums.planned),
             "participants": sorted({site for survivors in account.survivors for site in survivors}),
             "state": self._context.bodies.publish(body),
             "state_bytes": len(body),

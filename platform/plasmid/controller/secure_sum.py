@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
 from plasmid.controller.context import RunContext
 from plasmid.controller.key_epoch import SETUP_TIMEOUT_S, DroppedOut, begin, set_up
 from plasmid.controller.plan import Job, check_roster, colluders
-from plasmid.controller.summing import sum_bodies
+from plasmid.controller.summing import check_body, sum_bodies
 from plasmid.core.errors import ProtocolError, RunFailed
 from plasmid.link.switchboard import Collected
 from plasmid.privacy.keystream import Pad
@@ -145,6 +144,11 @@ class SecureSum:
         return list(self._roster)
 
     @property
+    def planned(self) -> Planned | None:
+        """What the first key epoch fixed for the whole run; None before it."""
+        return self._planned
+
+    @property
     def rho(self) -> str | None:
         """Digest of the current epoch's adverts; None where nothing is masked."""
         return self._epoch.rho if self._epoch else None
@@ -185,7 +189,7 @@ class SecureSum:
                     begin(self._context, request)
                 break
             except DroppedOut as dropped:
-                self._drop(dropped.collected.missing, f"left the set-up of key epoch {self._number}")
+                self._drop(dropped.missing, f"left the set-up of key epoch {self._number}")
         plan = self._plan("train")
         figures = {"n": len(roster), "c": self._c, "theta": plan.theta, "m": plan.min_sites}
         self.account.epochs.append(figures)
@@ -195,12 +199,9 @@ class SecureSum:
     def _readmit(self) -> None:
         """Ask the sites that dropped out, and are connected again, to take part from the next epoch on."""
         context = self._context
-        online = set(ray.get(context.link.online.remote()))
-        back = sorted(site for site in self._gone if site in online)
+        back = context.readmit(sorted(self._gone))
         if not back:
             return
-        for site in back:
-            ray.get(context.link.readmit.remote(context.run, site))
         document, digest, _ = context.runs.document(context.run)
         request = Admit(run=context.run, document=document, digest=digest)
         context.move_on(0, 0)
@@ -208,9 +209,12 @@ class SecureSum:
         collected = context.collect("admission", back, timeout_s=SETUP_TIMEOUT_S)
         for site, signed in collected.got.items():
             admission = Admission.model_validate(signed.payload)
-            if admission.accepted:
+            if admission.accepted and admission.terms == self._terms[site]:
                 del self._gone[site]
                 context.runs.say(context.run, f"{site} is back")
+            else:
+                why = "on other terms than before" if admission.accepted else admission.sentence
+                context.runs.say(context.run, f"{site} does not come back: {why}")
 
     def _drop(self, missing: Mapping[str, str], what: str) -> None:
         for site, why in sorted(missing.items()):
@@ -230,7 +234,7 @@ class SecureSum:
         context, plan = self._context, self._plan(phase)
         encoding = plan.encoding
         size = body_bytes("words", encoding.length + TAIL, encoding.dtype)
-        ray.get(context.link.expect.remote(context.run, size))
+        context.expect(size)
         manifest = self._manifest(round_, state, phase, plan)
         self._slot += 1
         self.account.attempts += phase == "train"
@@ -304,11 +308,18 @@ class SecureSum:
         for site, signed in contributions.items():
             said = Contribution.model_validate(signed.payload)
             path = context.bodies.received(context.run, site, said.body)
-            if said.manifest == digest and path.exists():
-                found[site] = path
+            if (said.manifest, said.round) != (digest, manifest.round):
+                why = "another manifest"
+            elif not path.exists():
+                why = "a body that it did not send"
             else:
-                why = "another manifest" if said.manifest != digest else "a body that it did not send"
-                context.runs.say(context.run, f"{site} is left out: its contribution names {why}")
+                try:
+                    check_body(path, manifest.encoding())
+                    found[site] = path
+                    continue
+                except ProtocolError:
+                    why = "a body of another form"
+            context.runs.say(context.run, f"{site} is left out: its contribution names {why}")
         return found
 
     def _manifest(self, round_: int, state: State, phase: Phase, plan: AttemptPlan) -> Manifest:

@@ -49,6 +49,11 @@ def sum_bodies(bodies: Sequence[Path], encoding: Encoding, pads: Sequence[Pad]) 
     return total
 
 
+def check_body(path: Path, encoding: Encoding) -> None:
+    """Raise ProtocolError (``protocol.body``) if *path* doesn't hold exactly the words of the plan."""
+    _reader(path, encoding)
+
+
 def _part(bodies: Sequence[Path], encoding: Encoding, pads: Sequence[Pad], start: int, stop: int) -> Words:
     return sum_words([_reader(path, encoding) for path in bodies], encoding, pads, start, stop)
 

@@ -131,9 +131,9 @@ class LinkServer:
         """See :class:`Switchboard`."""
         self._switchboard.move_on(run, epoch, slot)
 
-    async def readmit(self, run: str, site: str) -> None:
+    async def readmit(self, run: str, sites: Sequence[str]) -> list[str]:
         """See :class:`Switchboard`."""
-        self._switchboard.readmit(run, site)
+        return self._switchboard.readmit(run, sites)
 
     async def close_run(self, run: str) -> None:
         """Forget *run* and delete what was received for it."""

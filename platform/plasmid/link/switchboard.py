@@ -9,11 +9,14 @@ Rules
    place comes too late; moving on drops what was said before.
 3. :meth:`Switchboard.collect` waits for a set of sites and ends when each has spoken, failed or fallen silent
    for ``SILENCE_S``, at its deadline, or when the run is stopped. It says who is missing, and why.
+4. A poll that is open is no sign of life: its site may have been killed in the meantime. A site that fell silent
+   is there again when it has begun to poll since, or begun anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections import defaultdict
@@ -33,6 +36,15 @@ class _Mailbox:
     next_seq: int = 1
     waiting: list[tuple[int, Signed]] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class _Polls:
+    """When a site last began to poll, until when it waits, and when it last did so with another boot name."""
+
+    begun: float = 0.0
+    until: float = -math.inf
+    anew: float = -math.inf
 
 
 @dataclass
@@ -76,7 +88,7 @@ class Switchboard:
         self.boot = secrets.token_hex(8)
         self._mailboxes: dict[str, _Mailbox] = defaultdict(_Mailbox)
         self._runs: dict[str, _Run] = {}
-        self._last_poll: dict[str, float] = {}
+        self._polls: dict[str, _Polls] = defaultdict(_Polls)
 
     def open_run(self, run: str, sites: Sequence[str]) -> None:
         """Accept messages for *run* from *sites* from now on."""
@@ -89,12 +101,23 @@ class Switchboard:
             known.place = (epoch, slot)
             known.said.clear()
 
-    def readmit(self, run: str, site: str) -> None:
-        """Forget that *site* failed: it is asked again."""
+    def readmit(self, run: str, sites: Sequence[str]) -> list[str]:
+        """Return those of *sites*, which dropped out, that are there again; what befell them is forgotten."""
         known = self._runs.get(run)
-        if known is not None:
+        if known is None:
+            return []
+        online = set(self.online())
+        back = [site for site in sites if site in online and self._is_back(known, site)]
+        for site in back:
             known.failures.pop(site, None)
             known.seen.pop(site, None)
+        return back
+
+    def _is_back(self, run: _Run, site: str) -> bool:
+        heard, polls = run.seen.get(site), self._polls[site]
+        if heard is None or site in run.failures or time.monotonic() - heard <= SILENCE_S:
+            return True
+        return polls.anew > heard or polls.begun > heard + SILENCE_S / 2
 
     def close_run(self, run: str) -> None:
         """Forget *run*; messages for it are dropped from now on."""
@@ -118,11 +141,11 @@ class Switchboard:
 
     async def receive(self, site: str, boot: str, after: int, wait_s: float) -> list[tuple[int, Signed]]:
         """Return the messages above *after*, waiting up to *wait_s* for one."""
-        mailbox = self._mailboxes[site]
+        mailbox, polls, now = self._mailboxes[site], self._polls[site], time.monotonic()
+        polls.begun, polls.until = now, now + wait_s
         if boot != self.boot:
-            after = 0
+            after, polls.anew = 0, now
         mailbox.waiting = [item for item in mailbox.waiting if item[0] > after]
-        self._last_poll[site] = time.monotonic() + wait_s
         if not mailbox.waiting:
             mailbox.arrived.clear()
             try:
@@ -134,7 +157,7 @@ class Switchboard:
     def online(self) -> list[str]:
         """Return the sites that are polling, or were until a moment ago."""
         now = time.monotonic()
-        return sorted(site for site, until in self._last_poll.items() if until + 5.0 > now)
+        return sorted(site for site, polls in self._polls.items() if polls.until + 5.0 > now)
 
     # -- from sites ----------------------------------------------------------------------------
 

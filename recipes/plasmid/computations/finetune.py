@@ -58,9 +58,10 @@ def advance(document: Recipe, shape: Shape, state: State, total: State, sites: i
     """Return the state plus the mean update, or one step of SGD along the mean gradient (``dp-fedsgd``)."""
     mean = total / sites
     if document.privacy.mechanism == "dp-fedsgd":
-        training = document.training
-        rate = {"head.weight": training.head_lr, "head.bias": training.head_lr}
-        rate["head.covariates"] = training.covariate_lr
-        rates = [np.full(spec.size, rate.get(spec.name, training.lora_lr)) for spec in shape.schema.tensors]
+        training, scale = document.training, document.privacy.gradient_scale
+        lora, head = training.lora_lr / scale.lora, training.head_lr / scale.head
+        rate = {"head.weight": head, "head.bias": head}
+        rate["head.covariates"] = training.covariate_lr / scale.covariates
+        rates = [np.full(spec.size, rate.get(spec.name, lora)) for spec in shape.schema.tensors]
         mean = -np.concatenate(rates) * mean / training.batch
     return np.asarray(state + mean.astype(state.dtype))

@@ -92,10 +92,23 @@ class AuditPlan(Strict):
     max_audited_epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
 
 
+class GradientScale(Strict):
+    """What a unit's gradient is multiplied by, per parameter group, before the clip; undone after the noise.
+
+    Public constants. Where one group's gradients are much longer than another's they would take the whole clip,
+    and the other would drown in noise.
+    """
+
+    lora: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    head: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    covariates: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+
+
 class Privacy(Protection):
     """``update_clip``: the largest L2 norm of one site's update in one round; a longer one is scaled down."""
 
     update_clip: Clip = 10.0
+    gradient_scale: GradientScale = Field(default_factory=GradientScale)
     audit: AuditPlan | None = None
 
 

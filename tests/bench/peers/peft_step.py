@@ -11,58 +11,37 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from plasmid.models.adapter import lora_modules, target_regex
 from plasmid.models.batches import Batch
-from plasmid.models.loading import load_encoder
-from plasmid.models.specs import LoraSpec
+from plasmid.models.specs import HeadSpec, LoraSpec
 from plasmid.models.store import BaseModel
+from stock_peft import StockPeft
 
 Step = Callable[[], object]
 
 
-class _Stock(nn.Module):
-    """Stock PEFT under a masked mean and one linear layer."""
-
-    def __init__(self, base: BaseModel, lora: LoraSpec, labels: int) -> None:
-        super().__init__()
-        from peft import LoraConfig, get_peft_model
-
-        encoder = load_encoder(base, attention="eager")
-        targets = target_regex(base, lora_modules(base, lora))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
-            self.encoder = get_peft_model(encoder, config)
-        self.head = nn.Linear(encoder.config.hidden_size, labels)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, own: Tensor) -> Tensor:
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights = own[:, :, None].float()
-        logits: Tensor = self.head((hidden * weights).sum(1) / weights.sum(1))
-        return logits
-
-
 def peers(
-    base: BaseModel, lora: LoraSpec, batch: Batch, *, labels: int, rate: float, clip: float, noise: float
+    base: BaseModel, lora: LoraSpec, head: HeadSpec, batch: Batch, *, rate: float, clip: float, noise: float
 ) -> dict[str, Step]:
     """Return one step of each peer: ``peft``, ``hooks`` and ``ghost``."""
     from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
     from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
     from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
-    inputs = (batch.input_ids, batch.attention_mask, batch.own)
+    inputs = (batch.input_ids, batch.attention_mask, batch.own, batch.covariates)
     truth = batch.labels
     size = len(batch.input_ids)
     private = {"noise_multiplier": noise, "max_grad_norm": clip, "expected_batch_size": size}
+    # Opacus' hooks on the first layers, whose input has no gradient, fire by design.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
 
     def adamw(model: nn.Module) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
 
-    plain = _Stock(base, lora, labels).train()
+    plain = StockPeft(base, lora, head).train()
     plain_optimizer = adamw(plain)
 
     def peft() -> None:
@@ -70,7 +49,7 @@ def peers(
         plain_optimizer.step()
         plain_optimizer.zero_grad()
 
-    watched: Any = GradSampleModule(_Stock(base, lora, labels).train(), strict=False)
+    watched: Any = GradSampleModule(StockPeft(base, lora, head).train(), strict=False)
     watched_optimizer: Any = DPOptimizer(adamw(watched), **private)
 
     def hooks() -> None:
@@ -79,7 +58,7 @@ def peers(
         watched_optimizer.zero_grad()
 
     twice: Any = GradSampleModuleFastGradientClipping(
-        _Stock(base, lora, labels).train(), max_grad_norm=clip, strict=False
+        StockPeft(base, lora, head).train(), max_grad_norm=clip, strict=False
     )
     twice_optimizer: Any = DPOptimizerFastGradientClipping(adamw(twice), **private)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
@@ -17,6 +16,7 @@ from plasmid.core.files import home as state_home
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Budget, Ledger
 from plasmid.gateway.policy import read_policy
+from plasmid.privacy.budgets import Population
 from plasmid.privacy.calibrate import Plan
 from plasmid.privacy.calibrate import calibrate as calibrated
 from plasmid.privacy.claims import PrivacyFacts, shown, statement
@@ -241,17 +241,19 @@ def _populations(book: Ledger, budgets: Mapping[str, Budget]) -> list[dict[str, 
     spent = book.summary()
     rows = []
     for name in sorted({*budgets, *spent}):
-        budget, sums = budgets.get(name), spent.get(name)
+        budget, sums = budgets.get(name), spent.get(name, Population())
         row: dict[str, Any] = {
             "population": name,
-            "unit": budget.unit if budget else sums.unit if sums else None,
+            "unit": budget.unit if budget else sums.unit,
         }
-        for figure in ("epsilon", "delta"):
-            used = float(getattr(sums, f"spent_{figure}")) if sums else 0.0
-            held = float(getattr(sums, f"reserved_{figure}")) if sums else 0.0
-            allowed = getattr(budget, figure) if budget else None
-            left = None if allowed is None else max(0.0, allowed - math.fsum((used, held)))
-            row[figure] = {"budget": allowed, "spent": used, "reserved": held, "left": left}
+        left = sums.left(budget) if budget else (None, None)
+        for figure, rest in zip(("epsilon", "delta"), left, strict=True):
+            row[figure] = {
+                "budget": getattr(budget, figure) if budget else None,
+                "spent": float(getattr(sums, f"spent_{figure}")),
+                "reserved": float(getattr(sums, f"reserved_{figure}")),
+                "left": rest,
+            }
         rows.append(row)
     return rows
 

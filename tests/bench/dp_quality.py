@@ -1,0 +1,297 @@
+"""What differential privacy costs in quality, over epsilons and seeds: ``python -m bench.dp_quality --out DIR``.
+
+Trains the shipped recipes that have a privacy unit, in this process and without a network, with the node's own
+engine, sampling terms and output contract, the ring's rounding, and the computation's and server's own steps.
+Prints one Markdown table a recipe and writes one JSON file a run into DIR. A run that is there already is not
+repeated.
+
+    python -m bench.dp_quality --out DIR                               # all of it: hours on two cores
+    python -m bench.dp_quality tcr-covid-dp --out DIR --epsilon 8 1    # a part
+    python -m bench.dp_quality tcr-covid-dp --out DIR --held-out 0 --set training.head_lr=0.1
+
+Epsilon ``inf`` keeps sampling and clip and leaves the noise out. ``--plain`` adds the recipe of the same folder
+that has no unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same settings, steps
+and epsilon. ``--held-out K`` never opens the test: it trains without the K-th site (recipes whose sites are
+people) or a fifth of each site's units, and scores on those; settings are chosen there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plasmid.client.simple import simple_scores
+from plasmid.computations import finetune
+from plasmid.data.csv import read_table
+from plasmid.data.table import Table, concatenate
+from plasmid.federation.server import ServerOptimiser, build_strategy
+from plasmid.gateway.home import SiteConfig
+from plasmid.gateway.output import bounded
+from plasmid.gateway.terms import sampling, unit_terms
+from plasmid.models.metrics import label_indices, score
+from plasmid.models.store import ensure_model
+from plasmid.privacy.ring import decode_sum, encode, plan_encoding
+from plasmid.recipes import catalogue
+from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.recipes.schema import Recipe
+from plasmid.recipes.sites import materialise_eval, materialise_sites
+from plasmid.training.dp import UnitSampling
+from plasmid.training.engine import Engine
+
+EPSILONS = (math.inf, 8.0, 3.0, 1.0)
+SEEDS = (0, 1, 2)
+ROUND_SIZE_TO = 50
+"""The owner's public size is the number of units, rounded to a multiple of this."""
+HELD_OUT = 0.2
+
+
+@dataclass
+class Bench:
+    """One recipe's tables and engines, which serve all its runs."""
+
+    name: str
+    settings: Mapping[str, str]
+    tables: dict[str, Table]
+    test: Table
+    engines: dict[str, Engine]
+    base: Any
+
+    @classmethod
+    def open(cls, name: str, settings: Mapping[str, str], held_out: int | None, folder: Path) -> Bench:
+        """Read the tables of recipe *name* and make an engine for each site."""
+        resolved = load_recipe(name, overrides=settings)
+        recipe, model = resolved.recipe, resolved.recipe.model
+        sites = materialise_sites(resolved, folder)
+        tables = {site: read_table(path, recipe.contract) for site, path in sites.items()}
+        if held_out is None:
+            path = materialise_eval(resolved, folder)
+            assert path is not None
+            test = read_table(path, recipe.contract)
+        else:
+            tables, test = without(recipe, tables, held_out)
+        base = ensure_model(model.base, revision=model.revision, digest=model.digest)
+        engines = {site: Engine(recipe, base, table) for site, table in tables.items()}
+        return cls(name, settings, tables, test, engines, base)
+
+    def resolved(self, epsilon: float, seed: int) -> ResolvedRecipe:
+        """Return the recipe at *epsilon*; ``inf`` stands for its own, the noise is left out elsewhere."""
+        settings = dict(self.settings)
+        if math.isfinite(epsilon):
+            settings["privacy.epsilon"] = str(epsilon)
+        return load_recipe(self.name, overrides=settings, seed=seed)
+
+    def terms(self, recipe: Recipe, site: str, epsilon: float) -> UnitSampling | None:
+        """Return what the site's gateway tells its worker about units, as it would."""
+        if recipe.privacy.unit == "none":
+            return None
+        count = units(recipe, self.tables[site])
+        size = max(ROUND_SIZE_TO, ROUND_SIZE_TO * round(count / ROUND_SIZE_TO))
+        told = sampling(
+            recipe, unit_terms(recipe, SiteConfig(name=site, organisation=site, public_size=size))
+        )
+        assert told is not None
+        if math.isinf(epsilon):
+            told["noise_multiplier"] = 0.0
+        return UnitSampling(**told)
+
+    def trained(self, recipe: Recipe, sites: Sequence[str], epsilon: float) -> NDArray[Any]:
+        """Return the state after all rounds of *sites*."""
+        shape = finetune.shape(recipe, self.base)
+        server = recipe.federation.server
+        optimiser = ServerOptimiser(build_strategy(server.strategy, server.options), shape.schema)
+        encoding = plan_encoding(
+            length=shape.schema.size, bound=shape.bound, sites=len(sites), bits=shape.bits
+        )
+        terms = {site: self.terms(recipe, site, epsilon) for site in sites}
+        state = finetune.initial(recipe, shape)
+        for round_ in range(1, recipe.rounds + 1):
+
+            def secure_mean(arrays: Any, round_: int = round_) -> Any:
+                before = shape.schema.flatten(arrays)
+                total = np.zeros(0)
+                for number, site in enumerate(sites):
+                    after = self.engines[site].train(
+                        before,
+                        steps=recipe.training.steps,
+                        seed=(recipe.seed * 1009 + round_) * 101 + number,
+                        sampling=terms[site],
+                    )
+                    noised = recipe.privacy.mechanism == "dp-sgd"
+                    vector, _ = bounded(after - before, shape, noised=noised)
+                    words = encode(vector, encoding)
+                    total = total + words if total.size else words
+                summed = decode_sum(total, encoding, len(sites))
+                return dict(
+                    shape.schema.unflatten(finetune.advance(recipe, shape, before, summed, len(sites)))
+                )
+
+            state = optimiser.step(round_, state, secure_mean)
+        return state
+
+    def scored(self, recipe: Recipe, state: NDArray[Any]) -> float:
+        """Return the metric of *state* on the test; one engine keeps it encoded."""
+        engine = next(iter(self.engines.values()))
+        labels = label_indices(recipe.task.labels, self.test.columns[recipe.data.label])
+        return score(recipe.task.metric, engine.predict(state, self.test.columns), labels)
+
+    def run(self, epsilon: float, seed: int, *, alone: bool) -> dict[str, Any]:
+        """Return all figures of one run."""
+        started = time.process_time()
+        resolved = self.resolved(epsilon, seed)
+        recipe = resolved.recipe
+        every = list(self.engines)
+        terms = {site: self.terms(recipe, site, epsilon) for site in every}
+        result: dict[str, Any] = {
+            "recipe": self.name,
+            "digest": resolved.digest,
+            "settings": dict(self.settings),
+            "epsilon": str(epsilon),
+            "delta": recipe.privacy.delta,
+            "seed": seed,
+            "metric": recipe.task.metric,
+            "parameters": finetune.shape(recipe, self.base).schema.size,
+            "sites": {
+                site: {"units": units(recipe, self.tables[site])}
+                | ({} if said is None else {"rate": said.rate, "noise_multiplier": said.noise_multiplier})
+                for site, said in terms.items()
+            },
+            "federated": self.scored(recipe, self.trained(recipe, every, epsilon)),
+        }
+        if alone:
+            result["alone"] = {
+                site: self.scored(recipe, self.trained(recipe, [site], epsilon)) for site in every
+            }
+        return result | {"cpu_s": round(time.process_time() - started, 1)}
+
+
+def units(recipe: Recipe, table: Table) -> int:
+    """Return how many units *table* holds."""
+    patient = recipe.data.patient
+    return len(table.groups(patient)) if recipe.privacy.unit == "patient" and patient else table.rows
+
+
+def without(recipe: Recipe, tables: Mapping[str, Table], fold: int) -> tuple[dict[str, Table], Table]:
+    """Return the training tables without a part of them, and that part."""
+    if recipe.data.split is not None and recipe.data.split.kind == "files" and recipe.data.patient is None:
+        left_out = list(tables)[fold]
+        return {site: table for site, table in tables.items() if site != left_out}, tables[left_out]
+    kept: dict[str, Table] = {}
+    held: list[Table] = []
+    for site, table in tables.items():
+        patient = recipe.data.patient
+        groups = table.groups(patient) if patient else [[row] for row in range(table.rows)]
+        order = np.random.RandomState(100 + fold).permutation(len(groups))
+        cut = round(HELD_OUT * len(groups))
+        held.append(table.subset(row for unit in order[:cut] for row in groups[unit]))
+        kept[site] = table.subset(row for unit in order[cut:] for row in groups[unit])
+    return kept, concatenate(held)
+
+
+def private() -> list[str]:
+    """Return the names of the shipped recipes with a privacy unit."""
+    return [name for name in catalogue.ls() if load_recipe(name).recipe.privacy.unit != "none"]
+
+
+def described(values: Sequence[float]) -> str:
+    """Return mean and standard deviation."""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def table(runs: Sequence[dict[str, Any]], epsilons: Sequence[float]) -> str:
+    """Return the Markdown table of one recipe's *runs*."""
+    lines = [
+        "| epsilon | noise multiplier | federated | best site alone | mean site alone |",
+        "|---|---|---|---|---|",
+    ]
+    for epsilon in epsilons:
+        chosen = [run for run in runs if run["epsilon"] == str(epsilon)]
+        if not chosen:
+            continue
+        noise = [site.get("noise_multiplier", 0.0) for site in chosen[0]["sites"].values()]
+        alone = [list(run["alone"].values()) for run in chosen if "alone" in run]
+        cells = [
+            f"{epsilon:g}",
+            f"{min(noise):.2f} to {max(noise):.2f}",
+            described([run["federated"] for run in chosen]),
+            described([max(values) for values in alone]) if alone else "",
+            described([statistics.mean(values) for values in alone]) if alone else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def measured(
+    name: str,
+    options: argparse.Namespace,
+    epsilons: Sequence[float],
+    settings: Mapping[str, str],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Return all runs of recipe *name*, from their files where they are there."""
+    bench: Bench | None = None
+    runs = []
+    for epsilon in epsilons:
+        for seed in options.seeds:
+            path = options.out / f"{name}{options.tag}-eps{epsilon:g}-seed{seed}.json"
+            if path.is_file():
+                runs.append(json.loads(path.read_text(encoding="utf-8")))
+                continue
+            bench = bench or Bench.open(name, settings, options.held_out, folder)
+            runs.append(bench.run(epsilon, seed, alone=options.alone))
+            path.write_text(json.dumps(runs[-1], indent=1) + "\n", encoding="utf-8")
+            sys.stderr.write(f"{path.name}: {runs[-1]['federated']:.4f}, {runs[-1]['cpu_s']} s of CPU\n")
+            sys.stderr.flush()
+    if options.simple:
+        bench = bench or Bench.open(name, settings, options.held_out, folder)
+        recipe = load_recipe(name, overrides=settings).recipe
+        sys.stderr.write(f"simple model without privacy: {simple_scores(recipe, bench.tables, bench.test)}\n")
+    return runs
+
+
+def main() -> None:
+    """Run everything that was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("recipes", nargs="*", help="by default every shipped recipe with a unit")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the raw JSON")
+    parser.add_argument("--epsilon", type=float, nargs="+", default=list(EPSILONS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--alone", action="store_true", help="each site by itself, too")
+    parser.add_argument("--plain", action="store_true", help="the recipe without a unit, too")
+    parser.add_argument("--simple", action="store_true", help="the classical model, without privacy")
+    parser.add_argument(
+        "--held-out", type=int, help="score on this fold of the training data, not on the test"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
+    parser.add_argument("--tag", default="", help="part of the files' names, for settings tried")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    settings = dict(part.split("=", 1) for part in options.set)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in options.recipes or private():
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = measured(name, options, options.epsilon, settings, Path(folder))
+            sys.stderr.write(f"\n{name}\n\n{table(found[name], options.epsilon)}\n\n")
+        plain = catalogue.get(name).parent.name
+        if options.plain and plain != name:
+            with tempfile.TemporaryDirectory() as folder:
+                found[plain] = measured(plain, options, [math.inf], {}, Path(folder))
+                sys.stderr.write(f"\n{plain}, no privacy unit\n\n{table(found[plain], [math.inf])}\n\n")
+        sys.stderr.flush()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A coordinator's part of a run over real gateways, without a network or real time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from in_memory import Federation
+from plasmid.controller.database import Runs
+from plasmid.controller.plan import Job, prepare
+from plasmid.controller.secure_sum import SecureSum, State
+from plasmid.link.engine import open_engine, sqlite_url
+from plasmid.protocol.body import pack
+from plasmid.protocol.messages import Manifest
+from plasmid.recipes.query import PingDocument
+from virtual_link import VirtualLink, admit_all, vectors
+
+NAMES = ("alpha", "beta", "delta", "epsilon", "eta", "gamma", "iota", "kappa")
+
+
+@dataclass
+class Scene:
+    """One run: its sites over a virtual link, what each contributes, and the coordinator's sums."""
+
+    federation: Federation
+    link: VirtualLink
+    runs: Runs
+    job: Job
+    vectors: dict[str, np.ndarray]
+    sums: SecureSum
+    state: State
+
+    def total(self, round_: int = 1, **arguments: Any) -> np.ndarray:
+        """Sum a round."""
+        return self.sums.total(round_, self.state, **arguments)[0]
+
+    def expected(self, *sites: str) -> np.ndarray:
+        """Return the sum of what *sites* contribute."""
+        return np.sum([self.vectors[site].astype(np.float64) for site in sites], axis=0)
+
+    def log(self) -> list[str]:
+        """Return the texts of the run's log."""
+        return [line["text"] for line in self.runs.log(self.federation.run)]
+
+    def events(self, site: str, event: str) -> list[dict[str, Any]]:
+        """Return the lines of one kind in a site's journal."""
+        return [line for line in self.federation.journal(site) if line["event"] == event]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Runs]:
+    engine = open_engine(sqlite_url(tmp_path))
+    yield Runs(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
+    """Return a function that admits a run of a document at *n* sites; nothing is set up yet."""
+
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no test here ends in a power cut
+
+    def make(
+        n: int = 5,
+        document: Any = None,
+        *,
+        compute: Callable[[Scene, str, Manifest], np.ndarray] | None = None,
+        budgets: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Scene:
+        names = NAMES[:n]
+        document = document or PingDocument(length=6, rounds=3)
+        federation = Federation(tmp_path / "sites", document=document, sites=names, **settings)
+        for site in names if budgets else ():
+            policy = {"allow": [federation.digest], "budgets": budgets}
+            federation.home(site).policy.write_text(json.dumps(policy), encoding="utf-8")
+        job = prepare(federation.values, federation.digest)
+        made = dict(vectors(names, job.shape.schema.size))
+
+        def raw(site: str, manifest: Manifest) -> np.ndarray:
+            return compute(done, site, manifest) if compute else done.vectors[site].astype(job.shape.dtype)
+
+        link = VirtualLink(federation, tmp_path / "coordinator", monkeypatch, compute=raw)
+        runs.create(
+            federation.run,
+            document=federation.values,
+            digest=federation.digest,
+            requester="ada",
+            nonce="0" * 32,
+            invited=list(names),
+            rounds=document.rounds,
+        )
+        organisations = {site: federation.organisation(site) for site in names}
+        terms = admit_all(link)
+        body = pack("state", np.zeros(job.shape.schema.size, job.shape.dtype))
+        state = State(link.bodies.publish(body), len(body))
+        sums = SecureSum(link.context(runs), job, terms, organisations)
+        done = Scene(federation, link, runs, job, made, sums, state)
+        return done
+
+    return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +23,12 @@ class StockPeft(nn.Module):
         from peft import LoraConfig, get_peft_model
 
         encoder = load_encoder(base, attention="eager")
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=target_regex(base, lora_modules(base, lora)),
-        )
+        targets = target_regex(base, lora_modules(base, lora))
+        settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": targets}
         with warnings.catch_warnings():
             # peft asks transformers 5 for a property that it renamed; nothing here uses either.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            self.encoder = get_peft_model(encoder, config)
+            self.encoder = get_peft_model(encoder, LoraConfig(**settings))
         self.head = nn.Linear(encoder.config.hidden_size, len(head.labels))
         self.covariates = nn.Linear(max(1, head.covariate_width), len(head.labels), bias=False)
         self.covariates.weight.requires_grad_(head.covariate_width > 0)
@@ -54,8 +52,8 @@ class StockPeft(nn.Module):
             for name, parameter in self.named_parameters()
             if ".lora_" in name
         }
-        found |= {"head.weight": self.head.weight, "head.covariates": self.covariates.weight}
-        found["head.bias"] = self.head.bias
+        found["head.weight"], found["head.bias"] = self.head.parameters()
+        found["head.covariates"] = next(self.covariates.parameters())
         return {name: parameter for name, parameter in found.items() if parameter.requires_grad}
 
     def set_state(self, schema: AdapterSchema, state: Vector) -> None:

@@ -103,6 +103,7 @@ class VirtualLink:
         self._server = object.__new__(LinkServer)
         self._server._switchboard, self._server._bodies = self.board, self.bodies
         self._sites = {site: _Site() for site in federation.sites}
+        self.board.open_run(federation.run, list(federation.sites))
         self.pump()  # every site is connected
 
     # -- as the coordinator sees it ----------------------------------------------------------------
@@ -299,9 +300,8 @@ def meanwhile(do: Callable[[VirtualLink], None]) -> Interception:
 
 
 def admit_all(link: VirtualLink) -> dict[str, UnitTerms | None]:
-    """Open the run, have every site admit it, and return their terms."""
+    """Have every site admit the run, and return their terms."""
     federation = link.federation
-    _finish(link._server.open_run(federation.run, list(federation.sites)))
     federation.admit_all()
     link.pump()  # a first heartbeat: only a site that was heard can fall silent
     return {site: federation.gateways[site].run(federation.run).terms for site in federation.sites}

@@ -24,7 +24,7 @@ from bench.peers.peft_step import peers
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.store import BaseModel
 
-_REPEATS = 5
+_REPEATS = 4
 _TARGETS = {"q,v": ["query", "value"], "all linear": ["all-linear"]}
 _GOALS = {
     "q,v": {"peft": 1.05, "plain": 1.05},

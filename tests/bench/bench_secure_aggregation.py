@@ -103,7 +103,9 @@ def _server(length: int, goal: float) -> Result:
         vectors = [flower.protect(site, values) for site in alive]
         if not np.allclose(flower.open(vectors, shares, dropped), values, atol=1e-5):
             raise RuntimeError("the peer's sum is wrong")
-    mine, theirs = cpu_seconds([server.open, lambda: flower.open(vectors, shares, dropped)], repeats=3)
+    mine, theirs = cpu_seconds(
+        [server.open, lambda: flower.open(vectors, shares, dropped)], repeats=5 if length == _MILLION else 3
+    )
     title = f"server, n = {_SITES}, one drop-out, d = {_short(length)}"
     return Result.times_better(title, ours=mine, peer=theirs, unit="s", goal=goal)
 

@@ -23,17 +23,23 @@ from plasmid.recipes.query import PingDocument
 from virtual_link import VirtualLink, admit_all, vectors
 
 NAMES = ("alpha", "beta", "delta", "epsilon", "eta", "gamma", "iota", "kappa")
+TINY_TABLES = dict.fromkeys(NAMES, "sequence,gene,label\nCASS,a,no\nCWWW,b,yes\n")
+"""Data for the recipe of ``tiny_task``; what is trained, the scene makes up."""
 
 
 @dataclass
 class Scene:
-    """One run: its sites over a virtual link, what each contributes, and the coordinator's sums."""
+    """One run: its sites over a virtual link, what each contributes, and the coordinator's sums.
+
+    ``folder`` holds the database, and the coordinator's and the sites' folders.
+    """
 
     federation: Federation
     link: VirtualLink
     runs: Runs
     job: Job
     vectors: dict[str, np.ndarray]
+    folder: Path
     sums: SecureSum
     state: State
 
@@ -63,7 +69,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
 
 @pytest.fixture
 def scene(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
-    """Return a function that admits a run of a document at *n* sites; nothing is set up yet."""
+    """Return a function that makes a run of a document at *n* sites, *admitted* unless told otherwise."""
 
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test here ends in a power cut
 
@@ -71,6 +77,7 @@ def scene(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Callab
         n: int = 5,
         document: Any = None,
         *,
+        admitted: bool = True,
         compute: Callable[[Scene, str, Manifest], np.ndarray] | None = None,
         budgets: Mapping[str, Any] | None = None,
         **settings: Any,
@@ -98,11 +105,11 @@ def scene(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Callab
             rounds=document.rounds,
         )
         organisations = {site: federation.organisation(site) for site in names}
-        terms = admit_all(link)
+        terms = admit_all(link) if admitted else {}
         body = pack("state", np.zeros(job.shape.schema.size, job.shape.dtype))
         state = State(link.bodies.publish(body), len(body))
         sums = SecureSum(link.context(runs), job, terms, organisations)
-        done = Scene(federation, link, runs, job, made, sums, state)
+        done = Scene(federation, link, runs, job, made, tmp_path, sums, state)
         return done
 
     return make

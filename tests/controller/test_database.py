@@ -163,6 +163,15 @@ def test_rounds_are_recorded_when_they_begin_and_end(runs: Runs) -> None:
     assert [r["ended"] is not None for r in shown["round_log"]] == [True, False]
 
 
+def test_another_attempt_at_a_round_takes_the_place_of_the_one_that_failed(runs: Runs) -> None:
+    create(runs)
+    for manifest in "ab":
+        runs.begin_round("run-1", 1, manifest * 64)
+    runs.end_round("run-1", 1, "c" * 64)
+    (done,) = runs.show("run-1")["round_log"]
+    assert (done["manifest"], done["state"]) == ("b" * 64, "c" * 64)
+
+
 def test_the_log_goes_on_from_a_number(runs: Runs) -> None:
     create(runs)
     create(runs, "run-2", nonce="1" * 32)

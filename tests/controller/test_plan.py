@@ -13,7 +13,7 @@ from plasmid.core.errors import PlasmidError, ProtocolError, RecipeError
 from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import pack
-from plasmid.recipes.query import PingDocument
+from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
 from tiny_task import tiny_recipe
 
 
@@ -48,11 +48,12 @@ def test_no_site_that_knows_its_peers_finds_the_plan_too_bold(organisations: str
 
 
 def test_the_figures_are_those_of_the_bodies() -> None:
-    plan = job().plan(6)
+    made = job()
+    plan = made.plan(6, 1, made.planned(6, 1, 1.0))
     assert plan["trainable_parameters"] == 1000
     assert plan["bytes_up_per_round"] == len(pack("words", np.zeros(1000 + TAIL, np.uint32)))
     assert plan["bytes_down_per_round"] == len(pack("state", np.zeros(1000, np.float32)))
-    assert (plan["rounds"], plan["protect"], plan["min_sites"]) == (4, "masked", 3)
+    assert (plan["rounds"], plan["protect"], plan["theta"], plan["min_sites"]) == (4, "masked", 4, 4)
     # 6 (2**28 + 1/2) < 2**31 < 6 (2**29 + 1/2)
     assert plan["step"] == 2.0**-28
 
@@ -60,7 +61,7 @@ def test_the_figures_are_those_of_the_bodies() -> None:
 @pytest.mark.usefixtures("at_home")
 def test_a_recipe_s_figures(tiny: dict[str, BaseModel]) -> None:
     made = prepare(*document_of(tiny_recipe(tiny["esm"])))
-    plan = made.plan(3)
+    plan = made.plan(3, 1, made.planned(3, 1, 1.0))
     # two layers of 32, query and value, rank 4; 2 labels, 3 slots for the gene
     lora = 2 * 2 * (4 * 32 + 32 * 4)
     assert plan["trainable_parameters"] == lora + 2 * 32 + 2 * 3 + 2
@@ -93,11 +94,72 @@ def test_a_document_that_is_none_is_refused(document: dict[str, Any]) -> None:
         prepare(document, "0" * 64)
 
 
-def test_a_masked_run_has_no_more_rounds_than_an_epoch_has_slots() -> None:
-    assert job(rounds=4096).plan(3)["rounds"] == 4096
-    with pytest.raises(RecipeError, match="4097 rounds") as caught:
-        job(rounds=4097)
-    assert caught.value.code == "recipe.too_many_rounds"
+@pytest.mark.parametrize(
+    ("n", "c", "survives"), [(3, 1, 0), (4, 1, 1), (6, 1, 2), (10, 3, 3), (50, 16, 16), (64, 1, 31)]
+)
+def test_how_many_drop_outs_a_plan_survives(n: int, c: int, survives: int) -> None:
+    made = job()
+    plan = made.plan(n, c, made.planned(n, c, 0.0))
+    assert (plan["theta"], plan["min_sites"], plan["survives"]) == (n - survives, n - survives, survives)
+    strict = job(federation={"min_sites": min(n, n - survives + 1)})
+    assert strict.plan(n, c, strict.planned(n, c, 0.0))["survives"] == max(0, survives - 1)
+
+
+def test_without_masks_the_recipe_alone_says_how_many_may_be_missing() -> None:
+    made = job(privacy={"protect": "none"})
+    plan = made.plan(6, 1, made.planned(6, 1, 0.0))
+    assert (plan["theta"], plan["min_sites"], plan["survives"]) == (0, 3, 3)
+
+
+def test_spare_attempts_are_planned() -> None:
+    made = job(federation={"spare_attempts": 7})
+    plan = made.plan(3, 1, made.planned(3, 1, 0.0))
+    assert (plan["rounds"], plan["attempts"]) == (4, 11)
+
+
+def noised(**federation: Any) -> Job:
+    values = {
+        "name": "mean",
+        "column": "age",
+        "bounds": (0.0, 100.0),
+        "max_rows": 1000,
+        "federation": federation,
+        "privacy": {
+            "unit": "record",
+            "mechanism": "dp-fedsgd",
+            "epsilon": 2.0,
+            "delta": 1e-6,
+            "record_clip": MEAN_NORM,
+        },
+    }
+    return prepare(*document_of(QueryDocument.model_validate(values)))
+
+
+def test_shared_noise_is_planned_for_the_honest_alone_and_grows_with_the_attempts() -> None:
+    def std(n: int, c: int, **federation: Any) -> float:
+        made = noised(**federation)
+        plan = made.plan(n, c, made.planned(n, c, 1.0))
+        assert (plan["unit"], plan["mechanism"], plan["epsilon"], plan["delta"]) == (
+            "record",
+            "dp-fedsgd",
+            2.0,
+            1e-6,
+        )
+        assert plan["length"] == 3
+        return float(plan["noise_std"])
+
+    # What the honest shares add up to follows from epsilon, however many sites there are.
+    assert std(5, 1, spare_attempts=0) == pytest.approx(std(9, 3, spare_attempts=0), rel=1e-3)
+    one, four = std(5, 1, spare_attempts=0), std(5, 1, spare_attempts=3)
+    assert 1.9 * one < four < 2.2 * one  # four releases: about twice
+
+
+def test_a_later_epoch_keeps_the_noise_of_the_first() -> None:
+    made = noised(spare_attempts=0)
+    first = made.planned(6, 1, 1.0)
+    before, after = made.plan(6, 1, first), made.plan(4, 1, first)
+    assert (after["noise_std"], after["scale_log2"]) == (before["noise_std"], before["scale_log2"])
+    assert (before["min_sites"], after["min_sites"]) == (4, 3)
 
 
 def test_a_roster_that_is_enough() -> None:

@@ -34,11 +34,18 @@ from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, read_body
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import check_csr, new_tls_key
 from plasmid.protocol.identity import Identity
+from plasmid.privacy.statements import (
+    MAX_SLOTS,
+    SECRET_BYTES,
+    Advert,
+    Bundle,
+    Contribution,
+    Recovery,
+)
 from plasmid.protocol.messages import (
     Admit,
-    Advert,
+    Blobs,
     Bundles,
-    Contribution,
     Heartbeat,
     RunRequest,
     StopRequest,
@@ -304,13 +311,28 @@ def test_a_request_that_is_malformed_is_answered_like_every_error(parties: dict[
 
 @pytest.fixture
 def run(live: LiveLink) -> Iterator[str]:
-    live.run(live.server.open_run("run-1", ["alpha"], 1))
+    live.run(live.server.open_run("run-1", ["alpha"]))
     yield "run-1"
     live.run(live.server.close_run("run-1"))
 
 
 def heartbeat(site: str, **changes: Any) -> Heartbeat:
     return Heartbeat(**{"run": "run-1", "site": site, "round": 1, "step": 2, "steps": 6} | changes)
+
+
+def contribution(site: str) -> Contribution:
+    return Contribution(
+        run="run-1",
+        site=site,
+        epoch=1,
+        round=1,
+        slot=2,
+        manifest=D,
+        body=D,
+        body_bytes=9,
+        ledger_counter=0,
+        ledger_head=D,
+    )
 
 
 def say(party: Party, content: bytes) -> httpx.Response:
@@ -330,6 +352,7 @@ def test_a_site_speaks_for_itself_alone(parties: dict[str, Party], live: LiveLin
         signed.model_copy(update={"payload": {**signed.payload, "step": 6}}),
         sign(alpha.identity, Admit(run=run, document={}, digest=D)),  # the coordinator's to say
         sign(alpha.identity, StopRequest(run=run)),  # a person's to say
+        sign(alpha.identity, contribution("beta")),  # another's, about another's body
     ):
         assert error(say(alpha, wire(bad))) == (409, "protocol.signature")
     assert live.run(live.server.pulses(run)) == {"alpha": (1, 2, 6)}
@@ -349,13 +372,16 @@ def test_what_was_said_may_be_repeated_and_not_changed(
     parties: dict[str, Party], live: LiveLink, run: str
 ) -> None:
     alpha = parties["alpha"]
-    said = Contribution(run=run, site="alpha", round=1, slot=0, manifest=D, body=D, body_bytes=9)
+    live.run(live.server.move_on(run, 1, 2))
+    said = contribution("alpha")
     first = wire(sign(alpha.identity, said))
     assert [say(alpha, first).status_code for _ in range(3)] == [204, 204, 204]
     other = wire(sign(alpha.identity, said.model_copy(update={"body": "e" * 64})))
     assert error(say(alpha, other)) == (409, "protocol.replay")
-    kept = live.run(live.server.collect(run, "contribution", ["alpha"], 1, 5.0, True))
-    assert kept["alpha"].payload["body"] == D
+    late = wire(sign(alpha.identity, said.model_copy(update={"slot": 1})))
+    assert error(say(alpha, late)) == (409, "protocol.late")
+    kept = live.run(live.server.collect(run, "contribution", ["alpha"], 5.0, None))
+    assert kept.got["alpha"].payload["body"] == D
 
 
 def test_messages_reach_the_site_that_they_are_for(parties: dict[str, Party], live: LiveLink) -> None:
@@ -418,16 +444,35 @@ def test_a_request_that_is_not_the_person_s_own_is_refused(parties: dict[str, Pa
 
 
 def test_large_statements_fit(parties: dict[str, Party], live: LiveLink, run: str) -> None:
-    """An advert with the most slots, and the most bundles of them that one site sends."""
+    """The most that one site says in a set-up: 64 sites, 256 slots."""
     alpha = parties["alpha"]
+    place = {"run": run, "epoch": 1}
+    live.run(live.server.move_on(run, 1, 0))
+    slots = MAX_SLOTS * SECRET_BYTES
     advert = Advert(
-        run=run, epoch=1, site="alpha", document=D, x25519=D, mlkem768="0" * 2368, slots=[D] * 4096
+        **place,
+        site="alpha",
+        document=D,
+        x25519=bytes(32),
+        mlkem768=bytes(1184),
+        key_commitments=bytes(slots),
+        self_commitments=bytes(slots),
     )
     assert say(alpha, wire(sign(alpha.identity, advert))).status_code == 204
-    bundle = sign(alpha.identity, heartbeat("alpha"))
-    bundle = bundle.model_copy(update={"payload": {"sealed": "0" * (2 * (32 * 4096 + 16))}})
-    bundles = Bundles(run=run, site="alpha", statements=[bundle] * 63)
+    bundle = Bundle(
+        **place, sender="alpha", receiver="beta", rho=D, kem=bytes(1088), sealed=bytes(3 * slots + 16)
+    )
+    bundles = Bundles(**place, site="alpha", statements=[sign(alpha.identity, bundle)] * 63)
+    assert len(wire(sign(alpha.identity, bundles))) < MAX_MESSAGE_BYTES
     assert say(alpha, wire(sign(alpha.identity, bundles))).status_code == 204
+    recovery = Recovery(**place, site="alpha", rho=D, blob=D)
+    blobs = Blobs(
+        **place,
+        site="alpha",
+        statement=sign(alpha.identity, recovery),
+        sealed=[bytes(16 + 63 * SECRET_BYTES)] * MAX_SLOTS,
+    )
+    assert say(alpha, wire(sign(alpha.identity, blobs))).status_code == 204
 
 
 # -- the open routes -------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.link import switchboard as switchboard_module
-from plasmid.link.switchboard import MAX_WAITING_MESSAGES, Switchboard
+from plasmid.link.switchboard import MAX_WAITING_MESSAGES, SILENCE_S, Collected, Switchboard
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Contribution, End, Failed, Heartbeat, Signed, sign
+from plasmid.privacy.statements import Contribution
+from plasmid.protocol.messages import Admission, End, Failed, Heartbeat, Signed, sign
 
 D = "d" * 64
 COORDINATOR = Identity.generate("coordinator")
@@ -31,7 +33,8 @@ def go(coroutine: Coroutine[Any, Any, Any]) -> Any:
 @pytest.fixture
 def board() -> Switchboard:
     made = Switchboard()
-    made.open_run("run-1", ["alpha", "beta", "gamma"], 9)
+    made.open_run("run-1", ["alpha", "beta", "gamma"])
+    made.move_on("run-1", 1, 3)
     return made
 
 
@@ -39,8 +42,19 @@ def say(board: Switchboard, site: str, message: Any) -> None:
     board.take(site, message, sign(IDENTITIES[site], message))
 
 
-def contribution(site: str, round_: int = 1, body: str = D) -> Contribution:
-    return Contribution(run="run-1", site=site, round=round_, slot=0, manifest=D, body=body, body_bytes=1)
+def contribution(site: str, *, epoch: int = 1, slot: int = 3, body: str = D) -> Contribution:
+    return Contribution(
+        run="run-1",
+        site=site,
+        epoch=epoch,
+        round=1,
+        slot=slot,
+        manifest=D,
+        body=body,
+        body_bytes=1,
+        ledger_counter=0,
+        ledger_head=D,
+    )
 
 
 def pulse(site: str, step: int = 1) -> Heartbeat:
@@ -51,8 +65,12 @@ def letter(number: int) -> Signed:
     return sign(COORDINATOR, End(run="run-1", state=str(number)))
 
 
-def collect(board: Switchboard, **settings: Any) -> Coroutine[Any, Any, dict[str, Signed]]:
-    return board.collect("run-1", "contribution", SITES, **{"round_": 1, "timeout_s": 10.0} | settings)
+def failed(site: str, code: str = "site.failed") -> Failed:
+    return Failed(run="run-1", site=site, code=code, sentence="It could not.")
+
+
+def collect(board: Switchboard, **settings: Any) -> Coroutine[Any, Any, Collected]:
+    return board.collect("run-1", "contribution", SITES, **{"timeout_s": 10.0} | settings)
 
 
 # -- to sites --------------------------------------------------------------------------------------
@@ -127,15 +145,22 @@ def test_what_all_sites_said_is_collected(board: Switchboard) -> None:
         wait = asyncio.create_task(collect(board))
         await asyncio.sleep(0.01)
         say(board, "alpha", contribution("alpha"))
-        say(board, "beta", contribution("beta", round_=2))  # another round
         await asyncio.sleep(0.01)
         assert not wait.done()
         say(board, "beta", contribution("beta"))
-        got = await wait
-        assert {site: signed.signer for site, signed in got.items()} == {"alpha": "alpha", "beta": "beta"}
-        assert list((await collect(board)).values()) == list(got.values())
+        came = await wait
+        assert {site: signed.signer for site, signed in came.got.items()} == {"alpha": "alpha", "beta": "beta"}
+        assert (came.missing, came.gone) == ({}, frozenset())
+        assert (await collect(board)).got == came.got
 
     go(scene())
+
+
+def test_enough_is_enough(board: Switchboard) -> None:
+    say(board, "beta", contribution("beta"))
+    came = go(collect(board, enough=1, timeout_s=1000.0))
+    assert list(came.got) == ["beta"]
+    assert (came.missing, came.gone) == ({"alpha": "it was not waited for"}, frozenset())
 
 
 def test_the_same_bytes_change_nothing_and_others_are_refused(board: Switchboard) -> None:
@@ -144,7 +169,36 @@ def test_the_same_bytes_change_nothing_and_others_are_refused(board: Switchboard
     with refusal("protocol.replay"):
         say(board, "alpha", contribution("alpha", body="e" * 64))
     say(board, "beta", contribution("beta"))
-    assert go(collect(board))["alpha"].payload["body"] == D
+    assert go(collect(board)).got["alpha"].payload["body"] == D
+
+
+@pytest.mark.parametrize(("epoch", "slot"), [(1, 2), (1, 4), (2, 3), (2, 0)])
+def test_what_belongs_to_another_place_comes_too_late(board: Switchboard, epoch: int, slot: int) -> None:
+    with refusal("protocol.late") as caught:
+        say(board, "alpha", contribution("alpha", epoch=epoch, slot=slot))
+    assert caught.value.message == f"contribution of alpha is for ({epoch}, {slot}), the run is at (1, 3)."
+    assert go(collect(board, timeout_s=0.05)).got == {}
+
+
+def test_moving_on_drops_what_was_said_and_keeps_who_failed(board: Switchboard) -> None:
+    say(board, "alpha", contribution("alpha"))
+    say(board, "beta", failed("beta"))
+    board.move_on("run-1", 2, 0)
+    board.move_on("run-9", 2, 0)  # no such run
+    came = go(collect(board, timeout_s=0.05))
+    assert came.missing == {
+        "alpha": "it did not answer within 0 s",
+        "beta": "It could not. [site.failed]",
+    }
+    assert came.gone == {"beta"}
+    say(board, "alpha", contribution("alpha", epoch=2, slot=0, body="e" * 64))  # not a second answer
+    assert list(go(collect(board)).got) == ["alpha"]
+
+
+def test_a_message_without_a_place_belongs_to_the_present_one(board: Switchboard) -> None:
+    board.move_on("run-1", 0, 0)
+    say(board, "alpha", Admission(run="run-1", site="alpha", accepted=True))
+    assert list(go(board.collect("run-1", "admission", ["alpha"], timeout_s=5.0)).got) == ["alpha"]
 
 
 def test_a_run_that_is_not_open_takes_nothing(board: Switchboard) -> None:
@@ -156,33 +210,39 @@ def test_a_run_that_is_not_open_takes_nothing(board: Switchboard) -> None:
         go(collect(board))
 
 
-def test_a_site_that_fails_ends_the_wait_at_once(board: Switchboard) -> None:
+def test_a_site_that_fails_is_not_waited_for(board: Switchboard) -> None:
     async def scene() -> None:
         wait = asyncio.create_task(collect(board, timeout_s=1000.0))
+        say(board, "alpha", contribution("alpha"))
         await asyncio.sleep(0.01)
-        say(
-            board,
-            "beta",
-            Failed(run="run-1", site="beta", code="run.not_finite", sentence="Training diverged."),
-        )
-        with refusal("run.site_failed") as caught:
-            await wait
-        assert str(caught.value) == (
-            "the site beta cannot go on: Training diverged. [run.not_finite] "
-            "Its owner finds the details in the log of beta."
-        )
+        say(board, "beta", failed("beta", "run.not_finite"))
+        say(board, "beta", failed("beta", "site.failed"))  # the first reason counts
+        came = await wait
+        assert list(came.got) == ["alpha"]
+        assert came.missing == {"beta": "It could not. [run.not_finite]"}
+        assert came.gone == {"beta"}
 
     go(scene())
 
 
-def test_a_deadline_names_who_is_missing(board: Switchboard) -> None:
+def test_a_failure_does_not_undo_what_was_said(board: Switchboard) -> None:
+    for site in SITES:
+        say(board, site, contribution(site))
+    say(board, "beta", failed("beta"))
+    came = go(collect(board))
+    assert (sorted(came.got), came.missing, came.gone) == (SITES, {}, frozenset())
+
+
+def test_a_deadline_names_who_is_missing_and_does_not_give_them_up(board: Switchboard) -> None:
     say(board, "alpha", contribution("alpha"))
-    with refusal("run.deadline") as caught:
-        go(collect(board, timeout_s=0.05))
-    assert caught.value.message == "beta did not answer with contribution within 0 s."
+    say(board, "beta", pulse("beta"))
+    came = go(collect(board, timeout_s=0.05))
+    assert list(came.got) == ["alpha"]
+    assert came.missing == {"beta": "it did not answer within 0 s"}
+    assert came.gone == frozenset()
 
 
-def test_a_site_that_falls_silent_ends_the_wait(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_that_falls_silent_is_gone(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switchboard_module, "SILENCE_S", 0.2)
 
     async def scene() -> None:
@@ -190,13 +250,23 @@ def test_a_site_that_falls_silent_ends_the_wait(board: Switchboard, monkeypatch:
         say(board, "beta", pulse("beta"))
         wait = asyncio.create_task(collect(board))
         while not wait.done():
-            say(board, "alpha", pulse("alpha"))
+            say(board, "alpha", contribution("alpha"))
             await asyncio.sleep(0.02)
-        with refusal("run.site_lost") as caught:
-            await wait
-        assert caught.value.message == "the site beta has been silent for 0 s."
+        came = await wait
+        assert list(came.got) == ["alpha"]
+        assert (came.missing, came.gone) == ({"beta": "it has been silent for 0 s"}, {"beta"})
 
     go(scene())
+
+
+def test_a_site_that_was_never_heard_has_until_the_deadline(
+    board: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is starting."""
+    monkeypatch.setattr(switchboard_module, "SILENCE_S", 0.05)
+    came = go(collect(board, timeout_s=0.5))
+    assert set(came.missing.values()) == {"it did not answer within 0 s"}
+    assert came.gone == frozenset()
 
 
 def test_a_heartbeat_keeps_a_slow_site(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +282,14 @@ def test_a_heartbeat_keeps_a_slow_site(board: Switchboard, monkeypatch: pytest.M
         assert board.pulses("run-1") == {"alpha": (1, 14, 6), "beta": (1, 14, 6)}
         for site in SITES:
             say(board, site, contribution(site))
-        assert set(await wait) == set(SITES)
+        assert set((await wait).got) == set(SITES)
 
     go(scene())
 
 
 def test_stop_ends_every_wait_at_once(board: Switchboard) -> None:
     async def scene() -> None:
-        waits = [asyncio.create_task(collect(board, watch=watch)) for watch in (True, False)]
+        waits = [asyncio.create_task(collect(board, enough=enough)) for enough in (1, None)]
         await asyncio.sleep(0.01)
         board.stop_run("run-1")
         board.stop_run("run-2")
@@ -232,25 +302,77 @@ def test_stop_ends_every_wait_at_once(board: Switchboard) -> None:
     go(scene())
 
 
-def test_without_watching_the_answers_that_came_are_returned(board: Switchboard) -> None:
-    say(board, "alpha", contribution("alpha"))
-    assert set(go(collect(board, timeout_s=0.05, watch=False))) == {"alpha"}
-
-
-def test_without_watching_a_failed_site_is_not_waited_for(board: Switchboard) -> None:
-    say(board, "alpha", contribution("alpha"))
-    say(board, "beta", Failed(run="run-1", site="beta", code="site.failed", sentence=""))
-    assert set(go(collect(board, timeout_s=1000.0, watch=False))) == {"alpha"}
-
-
 def test_what_an_uninvited_site_says_changes_nothing(board: Switchboard) -> None:
     mallory = Identity.generate("mallory")
-    for message in (
-        contribution("mallory"),
-        Failed(run="run-1", site="mallory", code="site.failed", sentence=""),
-    ):
+    for message in (contribution("mallory"), failed("mallory")):
         with pytest.raises(ProtocolError, match="not for mallory"):
             board.take("mallory", message, sign(mallory, message))
     for site in SITES:
         say(board, site, contribution(site))
-    assert set(go(collect(board))) == set(SITES)
+    assert set(go(collect(board)).got) == set(SITES)
+
+
+# -- who is there again ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time that a test sets: ``clock.now``, in seconds."""
+    made = SimpleNamespace(now=1000.0, monotonic=lambda: made.now)
+    monkeypatch.setattr(switchboard_module, "time", made)
+    return made
+
+
+def poll(board: Switchboard, site: str, *, anew: bool = False, open_s: float = 0.0) -> None:
+    """Let a site begin a poll, which stays open for *open_s* were its site killed or not."""
+    go(board.receive(site, "" if anew else board.boot, 0, 0.0))
+    board._polls[site].until += open_s
+
+
+def test_a_site_that_was_killed_is_not_there_although_its_poll_is_open(
+    board: Switchboard, clock: SimpleNamespace
+) -> None:
+    poll(board, "alpha", anew=True, open_s=20.0)
+    clock.now += 1
+    poll(board, "alpha", open_s=20.0)
+    say(board, "alpha", pulse("alpha"))
+    clock.now += SILENCE_S + 1
+    assert board.online() == ["alpha"]  # its poll, and five seconds
+    assert board.readmit("run-1", ["alpha"]) == []
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_site_that_polls_after_its_silence_is_there_again(
+    board: Switchboard, clock: SimpleNamespace, anew: bool
+) -> None:
+    """After a restart at once, after a cut line when it polls ten seconds later or more."""
+    poll(board, "alpha", anew=True)
+    say(board, "alpha", pulse("alpha"))
+    clock.now += 5
+    poll(board, "alpha", anew=anew, open_s=30.0)
+    clock.now += SILENCE_S - 4
+    assert board.readmit("run-1", ["alpha", "beta"]) == (["alpha"] if anew else [])
+    poll(board, "alpha")
+    assert board.readmit("run-1", ["alpha", "beta"]) == ["alpha"]
+    assert "alpha" not in board._runs["run-1"].seen  # its silence is not held against it
+
+
+def test_a_site_that_failed_or_was_only_slow_is_there_again(
+    board: Switchboard, clock: SimpleNamespace
+) -> None:
+    for site in SITES:
+        poll(board, site, open_s=20.0)
+    say(board, "alpha", failed("alpha"))
+    say(board, "beta", pulse("beta"))
+    clock.now += SILENCE_S - 1
+    assert board.readmit("run-1", [*SITES, "gamma"]) == SITES
+    assert board._runs["run-1"].failures == {}
+    assert board.readmit("run-9", SITES) == []
+
+
+def test_a_site_that_does_not_poll_is_not_there(board: Switchboard, clock: SimpleNamespace) -> None:
+    poll(board, "alpha")
+    say(board, "alpha", failed("alpha"))
+    clock.now += 5.1
+    assert board.online() == []
+    assert board.readmit("run-1", ["alpha"]) == []

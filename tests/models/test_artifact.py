@@ -32,6 +32,7 @@ HEADS = {
     "none": HeadSpec(labels=["0", "1"]),
 }
 LORA = LoraSpec(rank=4, alpha=8.0, targets=["query", "dense"], layers=2)
+EVERY = LoraSpec(rank=4, alpha=8.0, targets=["all-linear"], layers=2)
 COLUMNS = {
     "cdr3": ["CASSYGQGPYGYTF", "CAS", "W", "CASSLLLLAQYFCASSLLLLAQYFCASSLLLLAQYFCASSLLLLAQYF", "CASSL"],
     "gene": ["TRBV28*01", 'b\'s "gene"', "unheard of", None, None],
@@ -43,15 +44,15 @@ def _state(size: int) -> Vector:
     return (0.3 * np.random.default_rng(2).standard_normal(size)).astype(np.float32)
 
 
-def _write(folder: Path, base: BaseModel, head: HeadSpec = HEADS["both"]) -> Vector:
-    schema = adapter_schema(base, LORA, head)
+def _write(folder: Path, base: BaseModel, head: HeadSpec = HEADS["both"], *, lora: LoraSpec = LORA) -> Vector:
+    schema = adapter_schema(base, lora, head)
     state = initial_state(schema, 0) + _state(schema.size)
     write_adapter(
         folder,
         schema=schema,
         state=state,
         base=base,
-        lora=LORA,
+        lora=lora,
         head=head,
         input_column="cdr3",
         label_column="label",
@@ -133,7 +134,7 @@ def test_the_card_has_at_most_12_lines_of_stock_code(base: BaseModel, tmp_path: 
 
 
 @pytest.mark.usefixtures("at_home")
-def test_the_card_scores_like_predict(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
+def test_the_card_scores_like_predict(zoo: dict[str, BaseModel], tmp_path: Path) -> None:
     """Verbatim, and again with other rows; in a fresh process, the folder being the working directory."""
     given: dict[str, list[dict[str, Any]]] = {}
     for kind, name in (
@@ -142,10 +143,13 @@ def test_the_card_scores_like_predict(tiny: dict[str, BaseModel], tmp_path: Path
         ("esm", "category"),
         ("bert", "number"),
         ("bert", "none"),
+        ("roberta", "category"),
+        ("modernbert", "none"),
+        ("llama", "both"),
     ):
         folder = tmp_path / f"{kind}-{name}"
-        _write(folder, tiny[kind], HEADS[name])
-        (folder / tiny[kind].id).symlink_to(tiny[kind].path)
+        _write(folder, zoo[kind], HEADS[name], lora=LORA if kind in ("bert", "esm") else EVERY)
+        (folder / zoo[kind].id).symlink_to(zoo[kind].path)
         names = ["cdr3", *(covariate.name for covariate in HEADS[name].covariates)]
         cells = zip(*(COLUMNS[name] for name in names), strict=True)
         given[str(folder)] = [dict(zip(names, row, strict=True)) for row in cells]
@@ -153,7 +157,7 @@ def test_the_card_scores_like_predict(tiny: dict[str, BaseModel], tmp_path: Path
         [sys.executable, "-c", RUN, json.dumps(given)], capture_output=True, text=True, check=True
     ).stdout
     answers = [json.loads(line) for line in output.strip().splitlines()]
-    assert [len(answer["rows"]) for answer in answers] == [2, 5] * 5
+    assert [len(answer["rows"]) for answer in answers] == [2, 5] * 8
     for answer in answers:
         columns = {name: [row[name] for row in answer["rows"]] for name in answer["rows"][0]}
         np.testing.assert_allclose(

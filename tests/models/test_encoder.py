@@ -161,3 +161,15 @@ def test_bad_input(tiny: dict[str, BaseModel]) -> None:
 def test_long_input_is_cut(tiny: dict[str, BaseModel]) -> None:
     rows = _model(tiny["esm"], 1).encode(COLUMNS, input_column="cdr3", max_length=6)
     assert rows.lengths.tolist() == [6, 5, 6, 3, 6] * 4
+
+
+def test_positions_that_start_behind_the_padding_are_fewer(zoo: dict[str, BaseModel]) -> None:
+    model = _model(zoo["roberta"], 1)
+    assert model.encoder.config.max_position_embeddings == 66
+    long = COLUMNS | {"cdr3": ["W" * 80] * 20}
+    rows = model.encode(long, input_column="cdr3", max_length=64)
+    assert rows.lengths.max() == 64
+    assert torch.isfinite(model(rows.batch([0]))).all()
+    with pytest.raises(ModelError) as caught:
+        model.encode(long, input_column="cdr3", max_length=65)
+    assert caught.value.code == "model.too_long"

@@ -231,7 +231,8 @@ BAD_ANSWERS: dict[str, dict[str, Any]] = {
     "a stranger": {"site": "omega"},
     "one that dropped out": {"site": "f"},
     "twice the same site": {"site": "b"},
-    "no shares": {"self_shares": {}},
+    "no share of b": {"self_shares": {}},
+    "no share of k": {"key_shares": {}},
     "a share too many": {"key_shares": {"a": bytes(32), "f": bytes(32)}},
     "b of a drop-out": {"key_shares": {}, "self_shares": dict.fromkeys(SIX, bytes(32))},
 }
@@ -311,6 +312,7 @@ def test_a_recovery_that_is_wrong_ends_the_set_up(change: dict[str, Any]) -> Non
         {**recoveries, "c": (said.model_copy(update=change), blobs)},
         {**recoveries, "c": (said, blobs[:1])},
         {**recoveries, "c": (said, [blobs[0], bytes(len(blobs[1]))])},
+        {**recoveries, "c": (said.model_copy(update={"blob": sha256_hex(blobs[0])}), blobs[:1])},
         {name: pair for name, pair in recoveries.items() if name != "c"},
     ):
         with refusal("protocol.recovery") as caught:

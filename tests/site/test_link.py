@@ -37,7 +37,7 @@ def alpha(live: LiveLink) -> tuple[Credential, Identity]:
 @pytest.fixture
 def client(live: LiveLink, alpha: tuple[Credential, Identity]) -> Iterator[LinkClient]:
     made = live.client(alpha[0])
-    live.run(live.server.open_run("run-1", ["alpha"], 1))
+    live.run(live.server.open_run("run-1", ["alpha"]))
     live.run(live.server.expect("run-1", len(BODY)))
     yield made
     live.run(live.server.close_run("run-1"))

@@ -76,9 +76,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     manifest = federation.manifest()
     known = {site: insider(gateway, "run-1", 0) for site, gateway in federation.gateways.items()}
     source = np.random.default_rng(1)
-    vectors = {
-        site: np.clip(source.normal(0.0, 0.2, LENGTH), -1, 1).astype(np.float32) for site in FIVE
-    }
+    vectors = {site: np.clip(source.normal(0.0, 0.2, LENGTH), -1, 1).astype(np.float32) for site in FIVE}
     answers = federation.answers(manifest, vectors)
     words = {site: federation.words(answer, manifest) for site, answer in answers.items()}
     opened = federation.open_sum(list(answers.values()), manifest)
@@ -134,7 +132,9 @@ def test_control_n_minus_1_colluders_read_the_one_left(attempt: Attempt, victim:
     assert np.array_equal(left, attempt.plain(victim))
 
 
-@pytest.mark.parametrize(("c", "accepted"), [(0, False), (1, True), (2, True), (3, True), (4, False), (5, False)])
+@pytest.mark.parametrize(
+    ("c", "accepted"), [(0, False), (1, True), (2, True), (3, True), (4, False), (5, False)]
+)
 def test_a_plan_with_n_minus_1_colluders_is_refused_before_anything_leaves(
     tmp_path: Path, c: int, accepted: bool
 ) -> None:
@@ -149,7 +149,9 @@ def test_a_plan_with_n_minus_1_colluders_is_refused_before_anything_leaves(
             assert not gateway.home.runs.exists()
 
 
-@pytest.mark.parametrize(("n", "c", "honest"), [(3, 1, 2), (4, 1, 2), (4, 2, 2), (5, 3, 2), (6, 1, 3), (50, 16, 18)])
+@pytest.mark.parametrize(
+    ("n", "c", "honest"), [(3, 1, 2), (4, 1, 2), (4, 2, 2), (5, 3, 2), (6, 1, 3), (50, 16, 18)]
+)
 def test_every_sum_holds_two_honest_inputs(n: int, c: int, honest: int) -> None:
     assert threshold(n, c) - c == honest
 
@@ -192,7 +194,9 @@ def output_recipe(base: BaseModel) -> Recipe:
 
 
 @pytest.mark.usefixtures("at_home")
-def test_the_noise_of_the_honest_sites_alone_meets_epsilon(tmp_path: Path, tiny: dict[str, BaseModel]) -> None:
+def test_the_noise_of_the_honest_sites_alone_meets_epsilon(
+    tmp_path: Path, tiny: dict[str, BaseModel]
+) -> None:
     """c colluders know their own shares and subtract them; as few as m sites survive."""
     recipe = output_recipe(tiny["esm"])
     table = as_csv(tiny_table(12))

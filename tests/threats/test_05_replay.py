@@ -51,7 +51,10 @@ def test_a_contribution_of_an_earlier_round_counts_in_no_later_one(tmp_path: Pat
     _, first = a_round(federation, 1)
     manifest = federation.manifest(2)
     second = federation.answers(manifest)
-    replayed = [first["beta"].contribution, *(second[site].contribution for site in ("alpha", "delta", "gamma"))]
+    replayed = [
+        first["beta"].contribution,
+        *(second[site].contribution for site in ("alpha", "delta", "gamma")),
+    ]
     everywhere_old = [answer.contribution for answer in first.values()]
     for survivors in (replayed, everywhere_old):
         for slot in (0, 1):

@@ -153,7 +153,9 @@ def test_a_record_whose_gradient_is_not_finite_counts_as_zero(
     base, table = tiny["esm"], tiny_table(9)
     everyone = UnitSampling(unit="record", clip=0.05, rate=1.0, expected=8.0, noise_multiplier=0.0)
     whole = Engine(tiny_recipe(base), base, table, device="cpu")
-    without = Engine(tiny_recipe(base), base, table.subset([row for row in range(9) if row != 4]), device="cpu")
+    without = Engine(
+        tiny_recipe(base), base, table.subset([row for row in range(9) if row != 4]), device="cpu"
+    )
     state = initial_state(whole.schema, 0)
     state += np.random.default_rng(0).normal(0.0, 0.3, state.size).astype(np.float32)
     expected = without.gradient_sum(state, sampling=everyone)

@@ -80,11 +80,12 @@ def test_packs_keep_units_whole_and_lengths_together() -> None:
 class _Rows:
     """Made-up row gradients of two tensors, given out in two blocks of mixed order."""
 
-    def __init__(self, rows: int, scale: float = 1.0) -> None:
+    def __init__(self, rows: int, scale: float = 1.0, scales: tuple[float, float] = (1.0, 1.0)) -> None:
         self.parameters = [nn.Parameter(torch.zeros(3, 4)), nn.Parameter(torch.zeros(5))]
         torch.manual_seed(rows)
         self.grads = [scale * torch.randn(rows, *parameter.shape) for parameter in self.parameters]
         self.largest = 0
+        self.scales = scales
 
     def gather(self, rows: Indices) -> Gathered:
         self.largest = max(self.largest, len(rows))
@@ -96,7 +97,9 @@ class _Rows:
         }
 
     def sum(self, units: list[Indices], clip: float, micro_rows: int) -> Tensor:
-        total = ClippedSum(self.parameters, clip, micro_rows=micro_rows, gather=self.gather)
+        total = ClippedSum(
+            self.parameters, clip, scales=self.scales, micro_rows=micro_rows, gather=self.gather
+        )
         total.add(units, np.arange(len(self.grads[0])) % 7)
         return total.total
 
@@ -130,9 +133,9 @@ def test_rows_of_a_patient_are_summed_before_they_are_clipped(micro_rows: int) -
     assert not torch.allclose(by_row, wanted, atol=0.1)
 
 
-def _influences(scale: float, clip: float) -> list[float]:
+def _influences(scale: float, clip: float, scales: tuple[float, float] = (1.0, 1.0)) -> list[float]:
     """By how much each of 12 units changes the sum, in L2."""
-    made = _Rows(12, scale)
+    made = _Rows(12, scale, scales)
     units = _units(*[1] * 12)
     whole = made.sum(units, clip, 5)
     return [float((whole - made.sum(units[:left] + units[left + 1 :], clip, 5)).norm()) for left in range(12)]
@@ -160,6 +163,27 @@ def test_what_is_not_finite_counts_as_zero(poison: float) -> None:
     torch.testing.assert_close(found, without)
 
 
+def test_scaled_groups_share_the_clip_in_scaled_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    scales = (0.05, 3.0)
+    made = _Rows(12, scales=scales)
+    factors = torch.cat([torch.full((12,), scales[0]), torch.full((5,), scales[1])]).double()
+    flat = made.flat() * factors
+    norms = flat.norm(dim=1)
+    wanted = (flat * (0.5 / norms).clamp(max=1.0)[:, None]).sum(0)
+    torch.testing.assert_close(made.sum(_units(*[1] * 12), 0.5, 5), wanted, rtol=1e-4, atol=1e-4)
+    assert 0.4999 < max(_influences(1.0, 0.5, scales)) <= 0.5
+    total = ClippedSum(made.parameters, 0.5, scales=scales, micro_rows=5, gather=made.gather)
+    total.add(_units(*[1] * 12), np.ones(12, np.int64))
+    mean = total.noised_mean(UnitSampling("record", 0.5, 1.0, 4.0, 0.0))
+    found = torch.cat([part.flatten() for part in mean]).double()
+    torch.testing.assert_close(found, wanted / factors / 4.0, rtol=1e-4, atol=1e-4)
+    noise = _noised(UnitSampling("record", 2.0, 0.1, 16.0, noise_multiplier=1.5), scales=(1.0, 3.0))
+    assert _std_is(noise[:60_000], 1.5 * 2.0 / 16.0)
+    assert _std_is(noise[60_000:], 1.5 * 2.0 / 16.0 / 3.0)
+    monkeypatch.setattr(dp, "ROUNDING", -0.01)
+    assert max(_influences(1.0, 0.5, scales)) > 0.5
+
+
 def test_zero_gradients_are_no_problem() -> None:
     made = _Rows(4, scale=0.0)
     assert not made.sum(_units(*[1] * 4), 1.0, 4).any()
@@ -176,9 +200,9 @@ def _std_is(values: Tensor, std: float) -> bool:
     return abs(square - 1) < 6 * math.sqrt(2 / count) and abs(mean) < 6 / math.sqrt(count)
 
 
-def _noised(sampling: UnitSampling) -> Tensor:
+def _noised(sampling: UnitSampling, scales: tuple[float, float] = (1.0, 1.0)) -> Tensor:
     parameters = [nn.Parameter(torch.zeros(200, 300)), nn.Parameter(torch.zeros(5000))]
-    total = ClippedSum(parameters, sampling.clip, micro_rows=1, gather=dict)
+    total = ClippedSum(parameters, sampling.clip, scales=scales, micro_rows=1, gather=dict)
     parts = total.noised_mean(sampling)
     assert [(part.shape, part.dtype) for part in parts] == [
         (value.shape, torch.float32) for value in parameters
@@ -203,7 +227,7 @@ def test_noise_is_sigma_times_clip_by_the_expected_size(monkeypatch: pytest.Monk
 
 def test_the_divisor_is_the_expected_size_not_the_drawn_one() -> None:
     made = _Rows(4, scale=1e-3)
-    total = ClippedSum(made.parameters, 1.0, micro_rows=4, gather=made.gather)
+    total = ClippedSum(made.parameters, 1.0, scales=(1.0, 1.0), micro_rows=4, gather=made.gather)
     total.add(_units(1, 1, 1, 1), np.ones(4, np.int64))
     mean = total.noised_mean(UnitSampling("record", 1.0, 0.5, 16.0, 0.0))
     found = torch.cat([part.flatten() for part in mean]).double()

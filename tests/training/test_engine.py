@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,34 @@ def test_without_noise_and_clip_it_is_plain_training(tiny: dict[str, BaseModel])
     np.testing.assert_allclose(private, plain, atol=1e-3)
     fresh = _engine(tiny["bert"], rows=16).train(state, steps=3, seed=0)
     assert np.array_equal(plain, fresh), "nothing of the gathered gradients is left behind"
+
+
+def test_scales_by_group_leave_the_unclipped_gradient_as_it_is(tiny: dict[str, BaseModel]) -> None:
+    engine = _engine(tiny["bert"], rows=16, training={"optimizer": "sgd"})
+    state = _started(engine)
+    scale = {"head": 0.05, "covariates": 4.0}
+    loose = UnitSampling("record", 1e6, 1.0, 16.0, 0.0)
+    plain = engine.train(state, steps=1, seed=0, sampling=loose)
+    scaled = engine.train(state, steps=1, seed=0, sampling=replace(loose, scale=scale))
+    assert np.abs(plain - state).max() > 1e-3
+    np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-7)
+    tight = replace(ALL, scale=scale)
+    total, usual = (engine.gradient_sum(state, sampling=sampling) for sampling in (tight, ALL))
+    parts, others = engine.schema.unflatten(total), engine.schema.unflatten(usual)
+    shares = [np.linalg.norm(found["head.weight"]) for found in (parts, others)]
+    assert shares[0] < 0.5 * shares[1], "the head takes less of the clip"
+    assert np.linalg.norm(total) <= 16 * 0.5
+
+
+def test_sgd_goes_along_the_mean_gradient(tiny: dict[str, BaseModel]) -> None:
+    engine = _engine(tiny["bert"], rows=16, training={"optimizer": "sgd"})
+    state = _started(engine)
+    sampling = UnitSampling("record", 0.5, 1.0, 16.0, 0.0)
+    mean = engine.schema.unflatten(engine.gradient_sum(state, sampling=sampling) / np.float32(16.0))
+    moved = engine.schema.unflatten(engine.train(state, steps=1, seed=0, sampling=sampling) - state)
+    for name, gradient in mean.items():
+        rate = {"head.weight": 1e-2, "head.bias": 1e-2, "head.covariates": 5e-2}.get(name, 5e-3)
+        np.testing.assert_allclose(moved[name], -rate * gradient, rtol=1e-2, atol=2e-7)
 
 
 def test_it_learns_under_a_unit(tiny: dict[str, BaseModel]) -> None:

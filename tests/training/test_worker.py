@@ -10,17 +10,23 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from plasmid.computations import finetune
 from plasmid.core.errors import PlasmidError, RecipeError
 from plasmid.data.table import Table
+from plasmid.models.store import BaseModel
+from plasmid.privacy.audit import planned_guesses
 from plasmid.protocol.body import pack
 from plasmid.recipes.query import PingDocument, QueryDocument
+from plasmid.recipes.schema import Recipe
 from plasmid.training.launcher import _PASSED_ON, LocalLauncher
 from plasmid.training.session import WorkerSession
+from tiny_task import tiny_recipe, tiny_table
 
 PING = PingDocument(length=1000)
 AGES = QueryDocument(name="ages", column="age", bounds=(0.0, 100.0), max_rows=1_000_000)
@@ -49,8 +55,34 @@ def worker(tmp_path: Path) -> Iterator[Callable[[], WorkerSession]]:
 Start = Callable[[], WorkerSession]
 
 
-def compute(session: WorkerSession, state: np.ndarray) -> np.ndarray:
-    return session.compute(state, round_=1, seed=0, progress=lambda step, steps: None)
+def compute(
+    session: WorkerSession,
+    state: np.ndarray,
+    *,
+    phase: str = "train",
+    sampling: dict[str, Any] | None = None,
+    length: int | None = None,
+    dtype: Any = None,
+) -> np.ndarray:
+    return session.compute(
+        state,
+        order={"phase": phase, "seed": 0, "sampling": sampling},
+        length=state.size if length is None else length,
+        dtype=np.dtype(dtype or state.dtype),
+        progress=lambda step, steps: None,
+    )
+
+
+def of_records(clip: float) -> dict[str, Any]:
+    """Return what the gateway orders under unit record for a query."""
+    return {
+        "unit": "record",
+        "clip": clip,
+        "rate": 1.0,
+        "expected": 1.0,
+        "noise_multiplier": 0.0,
+        "max_records": 16,
+    }
 
 
 def ages(*values: float | None) -> Table:
@@ -79,6 +111,17 @@ def test_a_record_beyond_its_reach_is_clipped_by_the_node(worker: Start) -> None
     session = worker()
     session.open(AGES.model_dump(mode="json"), None, ages(1e9, float("-1e9"), 75.0))
     assert compute(session, np.zeros(3)).tolist() == [0.5, 2.25, 3.0]
+
+
+def test_under_a_unit_every_record_is_clipped_in_l2(worker: Start) -> None:
+    """(1, 1, 1) has the norm sqrt(3), (0, 0, 1) the norm 1: a clip of 1 shortens the first alone."""
+    session = worker()
+    session.open(AGES.model_dump(mode="json"), None, ages(100.0, 50.0))
+    for clip, weight in ((1.0, 3**-0.5), (3**0.5, 1.0), (100.0, 1.0), (0.5, 0.5 * 3**-0.5)):
+        vector = compute(session, np.zeros(3), sampling=of_records(clip))
+        assert vector == pytest.approx([weight, weight, weight + min(1.0, clip)])
+        per_record = [np.linalg.norm(vector - [0, 0, min(1.0, clip)]), min(1.0, clip)]
+        assert max(per_record) <= clip * (1 + 1e-12)
 
 
 def test_stop_ends_the_computation(worker: Start) -> None:
@@ -141,7 +184,8 @@ def test_the_child_ends_when_the_channel_closes(worker: Start) -> None:
     for rows in (1, 1_000_000):
         session = worker()
         session.open(AGES.model_dump(mode="json"), None, ages(*[50.0] * rows))
-        session.channel.send({"type": "compute", "round": 1, "seed": 0}, pack("state", np.zeros(3)))
+        order = {"phase": "train", "seed": 0, "sampling": None}
+        session.channel.send({"type": "compute", **order}, pack("state", np.zeros(3)))
         session.channel.close()
         assert session._worker.process.wait(30) == 0
 
@@ -199,3 +243,76 @@ def test_the_child_gets_the_listed_environment_and_no_file(
     assert CANARY not in "".join(environment.values()) + command
     assert str(secret) not in files
     assert not [name for name in files if "journal" in name or name.endswith((".key", ".pem"))]
+
+
+# -- fine-tuning -----------------------------------------------------------------------------------
+
+
+def recipe(base: BaseModel, **sections: dict[str, Any]) -> Recipe:
+    values = tiny_recipe(base, steps=2).model_dump(mode="json")
+    for section, changes in sections.items():
+        values[section] |= changes
+    return Recipe.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def warm(
+    model_home: Path, tiny: dict[str, BaseModel], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Start]:
+    """Yield a function that opens sessions in one worker, which has loaded torch already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLASMID_HOME", str(model_home))
+        process = LocalLauncher().launch(tmp_path_factory.mktemp("warm") / "worker.log")
+    again = SimpleNamespace(launch=lambda _: process)
+    yield lambda: WorkerSession(again, Path("unused"))
+    process.end()
+
+
+def at_work(warm: Start, document: Recipe, base: BaseModel, rows: int = 32) -> tuple[WorkerSession, Any]:
+    session = warm()
+    session.open(document.model_dump(mode="json"), base, tiny_table(rows))
+    shape = finetune.shape(document, base)
+    return session, finetune.initial(document, shape)
+
+
+UNIT = {"unit": "record", "epsilon": 8.0, "delta": 1e-5, "record_clip": 1.0}
+
+
+def test_a_worker_trains_and_audits(warm: Start, tiny: dict[str, BaseModel]) -> None:
+    audit = {"audit": {"canaries": 40, "max_audited_epsilon": 4.0}}
+    session, state = at_work(warm, recipe(tiny["esm"], privacy=audit), tiny["esm"])
+    update = compute(session, state)
+    assert update.dtype == np.float32
+    assert 0 < np.linalg.norm(update) < 10
+    guesses, right = compute(session, state + update, phase="audit", length=2, dtype=np.float64)
+    assert guesses == planned_guesses(40) == 10
+    assert 0 <= right <= guesses
+    assert float(right).is_integer()
+
+
+def test_what_is_sampled_clipped_and_noised_is_the_order_s(warm: Start, tiny: dict[str, BaseModel]) -> None:
+    """The document says dp-sgd; with no noise ordered, one step is bounded by rate times clip over B."""
+    document = recipe(
+        tiny["esm"],
+        privacy=UNIT | {"mechanism": "dp-sgd"},
+        training={"steps": 1, "optimizer": "sgd", "lora_lr": 1.0, "head_lr": 1.0, "covariate_lr": 1.0},
+    )
+    session, state = at_work(warm, document, tiny["esm"])
+    order = of_records(1.0) | {"rate": 1.0, "expected": 32.0}
+    quiet = compute(session, state, sampling=order)
+    assert 0 < np.linalg.norm(quiet) <= 1.0 + 1e-5  # 32 gradients of norm 1 at most, over 32
+    loud = compute(session, state, sampling=order | {"noise_multiplier": 4.0})
+    std = 4.0 / 32
+    assert 0.9 * std < (loud - quiet).std() < 1.1 * std
+
+
+def test_shared_noise_takes_a_sum_of_clipped_gradients(warm: Start, tiny: dict[str, BaseModel]) -> None:
+    document = recipe(
+        tiny["esm"], privacy=UNIT | {"mechanism": "dp-fedsgd"}, training={"steps": 1, "batch": 16}
+    )
+    session, state = at_work(warm, document, tiny["esm"])
+    order = of_records(0.25) | {"rate": 1.0, "expected": 16.0}
+    first = compute(session, state, sampling=order)
+    assert 0 < np.linalg.norm(first) <= 32 * 0.25 * (1 + 1e-5)
+    assert np.allclose(first, compute(session, state, sampling=order), atol=1e-6)  # rate 1, and no noise
+    assert not compute(session, state, sampling=order | {"rate": 1e-9}).any()  # an empty sample

@@ -35,4 +35,4 @@ def checkpointed(layers: nn.ModuleList) -> None:
     """
     for layer in layers:
         forward: Callable[..., Any] = layer.forward
-        layer.forward = partial(checkpoint, forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, forward, use_reentrant=False)

@@ -42,7 +42,7 @@ class _Fused(torch.autograd.Function):
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         flat, inner, weight, scaled, wide = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
@@ -82,15 +82,14 @@ class LoraLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         for frozen in linear.parameters():
             frozen.requires_grad_(False)
-        like = {"device": linear.weight.device, "dtype": torch.float32}
-        self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, **like).uniform_(-1, 1))
-        self.lora_up = nn.Parameter(torch.zeros(rank, self.out_features, **like))
-        with torch.no_grad():
-            self.lora_down.mul_(self.in_features**-0.5)
+        bound, device = self.in_features**-0.5, linear.weight.device
+        self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, device=device))
+        self.lora_up = nn.Parameter(torch.zeros(rank, self.out_features, device=device))
+        nn.init.uniform_(self.lora_down, -bound, bound)
         self.scale = alpha / rank
         self.samples = samples
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
         """Return float [n, ..., out] for *input* [n, ..., in], n being the rows of the batch."""
-        output: Tensor = _Fused.apply(input, self.lora_down, self.lora_up, self)
+        output: Tensor = _Fused.apply(input, self.lora_down, self.lora_up, self)  # type: ignore[no-untyped-call]
         return output

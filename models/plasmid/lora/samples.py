@@ -128,7 +128,7 @@ def _hook(samples: Samples) -> Any:
                     samples.add(parameter, rows, grads.detach())
             samples.on = True
 
-        output.register_hook(gather)
+        output.register_hook(gather)  # type: ignore[no-untyped-call]
 
     return watch_output
 

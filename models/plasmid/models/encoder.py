@@ -85,10 +85,11 @@ class AdaptedModel(nn.Module):
         for path, layer in factors.items():
             self._trained[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.lora_down
             self._trained[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.lora_up
-        self._trained["head.weight"] = self.head.weight
+        weight, bias = self.head.parameters()
+        self._trained["head.weight"] = weight
         if head.covariate_width:
-            self._trained["head.covariates"] = self.covariates.weight
-        self._trained["head.bias"] = self.head.bias
+            self._trained["head.covariates"] = next(self.covariates.parameters())
+        self._trained["head.bias"] = bias
         assert [tensor.name for tensor in self.schema.tensors] == list(self._trained)
         watch(self, self.samples, skip=LoraLinear)
         known = architecture(base.entry.architecture)

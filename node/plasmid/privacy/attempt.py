@@ -112,8 +112,9 @@ class Attempt:
         Raises
         ------
         ProtocolError
-            ``protocol.consents``: this site has not agreed, or *consents* are not theta distinct survivors'
-            over what it agreed to, with its own; ``protocol.slot_used``: the slot was answered.
+            ``protocol.consents``: this site has not agreed, one of *consents* is over something else or by
+            no survivor, or they are of fewer than theta sites, this one counted; ``protocol.slot_used``: the
+            slot was answered.
         """
         mine = self._consent
         if self._answered:
@@ -122,8 +123,8 @@ class Attempt:
             raise _consents("this site has not agreed to a survivor list")
         sites = {said.site for said in consents}
         equal = all(said == mine.model_copy(update={"site": said.site}) for said in consents)
-        if not equal or len(sites) != len(consents) or not sites <= self._survivors:
-            raise _consents("they are not distinct survivors' over one survivor list")
+        if not equal or not sites <= self._survivors:
+            raise _consents("they are not all by survivors, over what this site agreed to")
         if len(sites | {self.site}) < self._theta:
             raise _consents(f"{len(sites)} are fewer than {self._theta}")
         answer = Shares(

@@ -317,8 +317,8 @@ class SiteEpoch:
         ------
         ProtocolError
             ``protocol.slot_used``: not the slot that was masked last, or it was answered;
-            ``protocol.consents``: this site has not agreed, or *consents* are not those of theta distinct
-            survivors, this site counted, over the survivor list that it agreed to.
+            ``protocol.consents``: this site has not agreed, one of *consents* is over something else or by
+            no survivor, or they are of fewer than theta sites, this one counted.
         """
         return self._current(slot).shares(consents)
 

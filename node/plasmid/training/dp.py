@@ -9,7 +9,9 @@ Rules (DP-SGD, Abadi et al. 2016, https://arxiv.org/abs/1607.00133)
    One that isn't finite counts as zero; nothing is refused for what one unit holds.
 3. The sum is noised for ``clip`` and divided by the *expected* number of units, never by the number drawn.
 4. Rows' gradients exist for one micro-batch at a time. How units fall into micro-batches changes nothing.
-5. Sums are float64 and clip factors lie 1e-5 below what the norm allows, so that rounding does not lengthen a
+5. Where groups of tensors have scales, clip, sum and noise are all in scaled coordinates: a fixed linear map
+   before the mechanism and its inverse behind it, which cost no privacy.
+6. Sums are float64 and clip factors lie 1e-5 below what the norm allows, so that rounding does not lengthen a
    unit's gradient beyond ``clip``.
 """
 
@@ -58,8 +60,8 @@ class UnitSampling:
     max_records
         At most so many rows of a patient count in one step.
     scale
-        What a unit's gradient is multiplied by before the clip, by group (``lora``, ``head``, ``covariates``), and
-        the noised mean divided by; a group that is not named keeps its scale.
+        Public constants by group (``lora``, ``head``, ``covariates``), 1 where none is named: a unit's gradient is
+        multiplied by them before the clip, the noised mean divided after it.
     """
 
     unit: Literal["record", "patient"]
@@ -82,7 +84,7 @@ def draw(
         The row numbers of every unit: a list, or int64 [units, 1] where each is one row.
     """
     drawn = np.flatnonzero(source.random(len(units)) < sampling.rate)
-    return [_at_most(units[unit], sampling.max_records, source) for unit in drawn]
+    return [_at_most(units[int(unit)], sampling.max_records, source) for unit in drawn]
 
 
 def _at_most(rows: Indices, most: int, source: np.random.Generator) -> Indices:
@@ -96,6 +98,8 @@ class ClippedSum:
     ----------
     parameters
         All trainable tensors.
+    scales
+        What the gradient of each is multiplied by before the clip, all positive.
     gather
         Runs the model on the rows it is given, forward and backward, and returns their gradients.
     micro_rows
@@ -104,7 +108,7 @@ class ClippedSum:
     Attributes
     ----------
     total
-        float64 [elements of all parameters], in their order and layout.
+        float64 [elements of all parameters], scaled, in their order and layout.
     """
 
     def __init__(
@@ -112,10 +116,12 @@ class ClippedSum:
         parameters: Sequence[nn.Parameter],
         clip: float,
         *,
+        scales: Sequence[float],
         micro_rows: int,
         gather: Callable[[Indices], Gathered],
     ) -> None:
         self._clip = clip
+        self._scales = dict(zip(parameters, scales, strict=True))
         self._micro_rows = micro_rows
         self._gather = gather
         self._device = parameters[0].device
@@ -123,7 +129,7 @@ class ClippedSum:
         self.total = torch.zeros(sum(sizes), dtype=torch.float64, device=self._device)
         self._views = {
             parameter: view.view(parameter.shape)
-            for parameter, view in zip(parameters, self.total.split(sizes), strict=True)
+            for parameter, view in zip(parameters, torch.split(self.total, sizes), strict=True)
         }
 
     def values(self) -> list[Tensor]:
@@ -157,9 +163,10 @@ class ClippedSum:
 
     def _clip_and_add(self, gathered: Gathered, units: int) -> None:
         squares = torch.zeros(units, dtype=torch.float64, device=self._device)
-        for blocks in gathered.values():
+        for parameter, blocks in gathered.items():
             for block in blocks:
                 norms = torch.linalg.vector_norm(block.grads.flatten(1).float(), dim=1)
+                norms *= self._scales[parameter]
                 squares.index_add_(0, block.rows, norms.double().square())
         norms = squares.sqrt()
         finite = norms.isfinite()
@@ -169,7 +176,8 @@ class ClippedSum:
                 grads = block.grads.flatten(1).float()
                 if not finite.all():
                     grads = grads.masked_fill(~finite[block.rows, None], 0.0)
-                self._views[parameter] += (factors[block.rows] @ grads).view(parameter.shape)
+                weights = factors[block.rows] * self._scales[parameter]
+                self._views[parameter] += (weights @ grads).view(parameter.shape)
 
     def noised_mean(self, sampling: UnitSampling) -> list[Tensor]:
         """Return a step's gradient by parameter, float32: sum plus noise, by the expected number."""
@@ -177,8 +185,12 @@ class ClippedSum:
         if sampling.noise_multiplier > 0:
             noise = gaussian(len(self.total), sampling.noise_multiplier * sampling.clip)
             noised = self.total + torch.from_numpy(noise).to(self._device)
-        parts = (noised / sampling.expected).float().split([view.numel() for view in self._views.values()])
-        return [part.view(view.shape) for part, view in zip(parts, self._views.values(), strict=True)]
+        views = self._views.values()
+        parts = torch.split(noised / sampling.expected, [view.numel() for view in views])
+        return [
+            (part / scale).float().view(view.shape)
+            for part, scale, view in zip(parts, self._scales.values(), views, strict=True)
+        ]
 
 
 def packs(

@@ -4,7 +4,7 @@ Rules
 -----
 1. The base model and the encoded table are kept between calls; every call starts from the state it is
    given with a fresh AdamW. The same state, steps and seed give the same result on the same machine.
-2. Three groups of parameters with a learning rate each: LoRA factors, head, covariate weights.
+2. AdamW or plain SGD; three groups of parameters with a learning rate each: LoRA factors, head, covariate weights.
 3. Batches come from seeded permutations without replacement; what is left of a permutation that
    doesn't fill a batch is dropped, a table smaller than a batch is one batch. Under a privacy unit they are
    Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
@@ -175,7 +175,7 @@ class Engine:
     def gradient_sum(self, state: Vector, *, sampling: UnitSampling) -> Vector:
         """Return the sum of clipped unit gradients at *state* over one Poisson sample, float32 [schema.size].
 
-        It is neither divided nor noised: it must not leave as it is.
+        It is neither divided nor noised, and in the scaled coordinates of *sampling*: it must not leave as it is.
 
         Raises
         ------
@@ -195,7 +195,11 @@ class Engine:
         rate = {"lora": rates.lora_lr, "head": rates.head_lr, "covariates": rates.covariate_lr}
         groups = [{"params": list(group), "lr": rate[name]} for name, group in self._model.groups().items()]
         # Not prepared by Accelerate, which would keep every round's optimiser for as long as it lives.
-        return torch.optim.AdamW(groups, weight_decay=0.0)
+        return (
+            torch.optim.SGD(groups)
+            if rates.optimizer == "sgd"
+            else torch.optim.AdamW(groups, weight_decay=0.0)
+        )
 
     def _gradient(self, rows: Rows, chosen: Indices) -> bool:
         """Set the gradient of the mean loss of the *chosen* rows; return whether that loss is finite."""
@@ -219,9 +223,15 @@ class Engine:
             )
         chosen = draw(units, sampling, generator())
         trained = self._model.trained()
+        scales = {
+            parameter: sampling.scale.get(name, 1.0)
+            for name, group in self._model.groups().items()
+            for parameter in group
+        }
         total = ClippedSum(
             list(trained.values()),
             sampling.clip,
+            scales=[scales[parameter] for parameter in trained.values()],
             micro_rows=max(1, min(MICRO_ROWS, MAX_GATHERED_BYTES // (4 * self.schema.size))),
             gather=lambda some: self._gather(rows, some),
         )

@@ -42,10 +42,10 @@ def bases(folder: Path) -> dict[str, BaseModel]:
         "pad_token_id": 0,
     }
     torch.manual_seed(0)
-    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    sizes: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
     bert = BertModel(BertConfig(**common, **sizes), add_pooling_layer=False)
     sizes = {"hidden_size": 320, "num_attention_heads": 20, "intermediate_size": 1280}
-    rotary = {"position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 4}
+    rotary: dict[str, Any] = {"position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 4}
     esm = EsmModel(EsmConfig(**common, **sizes, **rotary), add_pooling_layer=False)
     found = {}
     for name, model in (("minilm-sized", bert), ("esm-8m-sized", esm)):

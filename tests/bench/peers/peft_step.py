@@ -31,7 +31,7 @@ def peers(
     from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
     inputs = (batch.input_ids, batch.attention_mask, batch.own, batch.covariates)
-    truth = batch.labels
+    truth: Any = batch.labels
     size = len(batch.input_ids)
     private = {"noise_multiplier": noise, "max_grad_norm": clip, "expected_batch_size": size}
     # Opacus' hooks on the first layers, whose input has no gradient, fire by design.
@@ -45,7 +45,8 @@ def peers(
     plain_optimizer = adamw(plain)
 
     def peft() -> None:
-        cross_entropy(plain(*inputs), truth).backward()
+        loss: Any = cross_entropy(plain(*inputs), truth)
+        loss.backward()
         plain_optimizer.step()
         plain_optimizer.zero_grad()
 
@@ -53,7 +54,8 @@ def peers(
     watched_optimizer: Any = DPOptimizer(adamw(watched), **private)
 
     def hooks() -> None:
-        cross_entropy(watched(*inputs), truth).backward()
+        loss: Any = cross_entropy(watched(*inputs), truth)
+        loss.backward()
         watched_optimizer.step()
         watched_optimizer.zero_grad()
 

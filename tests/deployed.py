@@ -59,11 +59,14 @@ class Deployment:
         Each site's CSV, None for a site without data.
     users
         A user id for each party where the test may switch users, else empty.
+    public_size
+        What every site's owner declares, None for nothing.
     """
 
     root: Path
     tables: Mapping[str, Path | None]
     users: Mapping[str, int] = field(default_factory=dict)
+    public_size: int | None = None
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -123,8 +126,10 @@ class Deployment:
         fingerprint = made["fingerprint"]
         cards = []
         for site, table in self.tables.items():
-            data = ["--data", str(self._own_copy(site, table))] if table else []
-            cards.append(self.cli(site, "site", "init", site, "--organisation", f"{site}-org", *data)["data"])
+            how = ["--organisation", f"{site}-org"]
+            how += ["--data", str(self._own_copy(site, table))] if table else []
+            how += ["--public-size", str(self.public_size)] if self.public_size else []
+            cards.append(self.cli(site, "site", "init", site, *how)["data"])
         for site in self.tables:
             peers = self.home(site) / "peers-from-their-owners.yaml"
             peers.write_text(json.dumps({"sites": [card["card"] for card in cards]}))
@@ -146,26 +151,52 @@ class Deployment:
         how = ["--coordinator", self.url, "--invitation", secret, "--coordinator-fingerprint", fingerprint]
         self.cli(party, *command, *how)
 
-    def allow(self, digests: Sequence[str]) -> None:
+    def allow(self, digests: Sequence[str], **policy: Any) -> None:
         """Write every site's policy, as its owner would."""
         for site in self.tables:
-            (self.home(site) / "site" / "policy.yaml").write_text(json.dumps({"allow": list(digests)}))
+            text = json.dumps({"allow": list(digests), **policy})
+            (self.home(site) / "site" / "policy.yaml").write_text(text)
 
     def start_sites(self) -> None:
         """Start every site's process."""
         for site in self.tables:
-            self.spawn(site, "site", "start")
+            self.start_site(site)
+
+    def start_site(self, site: str) -> None:
+        """Start one site's process."""
+        self.spawn(site, "site", "start")
+
+    def kill_site(self, site: str) -> None:
+        """Kill a site's process and its worker, as a power cut would."""
+        process = self.processes.pop(site)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def client(self) -> Any:
+        """Return the researcher's connection, which the caller closes."""
+        from plasmid.client import Coordinator
+        from plasmid.site.enrol import Credential
+
+        return Coordinator(credential=Credential(self.home("researcher") / "client"))
+
+    def journal(self, site: str, **matching: Any) -> list[dict[str, Any]]:
+        """Return the lines of a site's journal with these values."""
+        lines = (self.home(site) / "site" / "journal.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        return [line for line in found if all(line.get(name) == value for name, value in matching.items())]
 
     def wait_online(self) -> None:
         """Wait until the coordinator sees every site."""
-        from plasmid.client import Coordinator
-        from plasmid.site.enrol import Credential, fetch_roster
+        from plasmid.site.enrol import fetch_roster
 
-        link = Coordinator(credential=Credential(self.home("researcher") / "client")).link
+        client = self.client()
         try:
-            wait_for(lambda: set(fetch_roster(link)[1]) == set(self.tables), "the sites", None, pause_s=0.02)
+            everyone = set(self.tables)
+            wait_for(lambda: set(fetch_roster(client.link)[1]) == everyone, "the sites", None, pause_s=0.02)
         finally:
-            link.close()
+            client.close()
 
     def close(self) -> None:
         """End every process that this deployment started."""

@@ -99,7 +99,11 @@ def test_the_gateway_process_imports_nothing_heavy() -> None:
     for name in TRUSTED:
         root = next(root for root in ROOTS if name in packages(root))
         files = (REPOSITORY / root / "plasmid" / name).rglob("*.py")
-        relative = (file.relative_to(REPOSITORY / root).with_suffix("") for file in files)
+        relative = (
+            file.relative_to(REPOSITORY / root).with_suffix("")
+            for file in files
+            if "catalogue" not in file.parts  # a recipe's own script is run by a person, never imported
+        )
         modules += [".".join(path.parts).removesuffix(".__init__") for path in relative]
     code = (
         "import importlib, json, sys\n"

@@ -1,4 +1,4 @@
-"""A coordinator's link without a network, Ray or real time: real gateways answer through the real switchboard.
+"""A coordinator's link without network, Ray or real time: real gateways answer through the real switchboard.
 
 Whenever the coordinator waits, the clock jumps and every living site takes its messages. What a site is about
 to say can be intercepted (:meth:`VirtualLink.on`): it vanishes, is late, fails, or says something else.
@@ -150,10 +150,10 @@ class VirtualLink:
 
     # -- the sites ---------------------------------------------------------------------------------
 
-    async def _wait_for(self, awaitable: Coroutine[Any, Any, Any], timeout: float) -> None:
+    async def _wait_for(self, awaitable: Coroutine[Any, Any, Any], wait_s: float) -> None:
         awaitable.close()
-        if timeout > 0:
-            self.now += timeout
+        if wait_s > 0:
+            self.now += wait_s
             self.pump()
         raise TimeoutError
 

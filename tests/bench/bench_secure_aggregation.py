@@ -8,7 +8,7 @@ Rules
 3. The server has all vectors in memory; one site of 32 dropped out after the keys were shared. Our sum is
    checked to be exact. For 1e7 values Flower is given one vector again and again, which is the same work.
 4. Memory is what numpy allocates at most while a client works, its result included and its input not.
-5. The key stream is the same bytes of AES-128-CTR in the same blocks, added to nothing.
+5. The key stream is as many bytes of AES as the masks need, made in the same way and added to nothing.
 6. A key epoch is the set-up of 64 slots at the site that sends the most, JSON and signatures included,
    beside the limit that we set.
 """

@@ -10,8 +10,8 @@ import pytest
 
 from controller.conftest import NAMES, TINY_TABLES, Scene
 from plasmid.controller.rounds import Rounds
-from plasmid.core.errors import ProtocolError
 from plasmid.core.canonical import sha256_hex
+from plasmid.core.errors import ProtocolError
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import pack
@@ -156,9 +156,7 @@ def canaries(right: int, guesses: int = 100) -> Callable[[Scene, str, Any], np.n
 
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize(("right", "verdict"), [(55, "passed"), (100, "failed")])
-def test_the_audit_is_one_more_sum(
-    scene: Make, tiny: dict[str, BaseModel], right: int, verdict: str
-) -> None:
+def test_the_audit_is_one_more_sum(scene: Make, tiny: dict[str, BaseModel], right: int, verdict: str) -> None:
     made = scene(3, audited(tiny["esm"]), tables=TINY_TABLES, compute=canaries(right))
     rounds = rounds_of(made)
     rounds.run()
@@ -180,9 +178,7 @@ def test_an_audit_survives_a_drop_out(scene: Make, tiny: dict[str, BaseModel]) -
 
 
 @pytest.mark.usefixtures("at_home")
-def test_an_audit_of_other_guesses_than_planned_says_nothing(
-    scene: Make, tiny: dict[str, BaseModel]
-) -> None:
+def test_an_audit_of_other_guesses_than_planned_says_nothing(scene: Make, tiny: dict[str, BaseModel]) -> None:
     made = scene(3, audited(tiny["esm"]), tables=TINY_TABLES, compute=canaries(60, guesses=99))
     rounds = rounds_of(made)
     rounds.run()

@@ -295,4 +295,3 @@ def test_sites_that_fail_one_after_the_other_are_all_named(scene: Make, start: S
     assert (shown["state"], shown["error"]["code"]) == ("FAILED", "run.no_attempts")
     for site in ("beta", "delta"):
         assert f"\n  {site}: The worker ended. [site.worker_died]" in shown["error"]["message"]
-

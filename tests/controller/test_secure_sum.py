@@ -79,7 +79,9 @@ def test_below_theta_an_attempt_is_void_and_a_smaller_epoch_goes_on(scene: Make)
     assert made.sums.account.attempts == 2
     assert [epoch["n"] for epoch in made.sums.account.epochs] == [5, 3]
     assert "round 1 is attempted again: 3 of 5 sites contributed, 4 must" in made.log()
-    assert made.runs.show("run-1")["round_log"][0]["manifest"] == made.events("alpha", "manifest")[-1]["digest"]
+    assert (
+        made.runs.show("run-1")["round_log"][0]["manifest"] == made.events("alpha", "manifest")[-1]["digest"]
+    )
 
 
 def test_too_few_for_an_epoch_end_the_run_and_say_who_is_missing(scene: Make) -> None:
@@ -144,7 +146,9 @@ def test_late_contributions_are_attempted_again_and_the_old_ones_stay_unopened(s
         ({"body": lambda _: "e" * 64}, "a body that it did not send"),
     ],
 )
-def test_a_contribution_to_something_else_is_left_out(scene: Make, change: dict[str, object], why: str) -> None:
+def test_a_contribution_to_something_else_is_left_out(
+    scene: Make, change: dict[str, object], why: str
+) -> None:
     made = scene(5)
     made.link.on("beta", "contribution", says(**change))
     made.sums.begin()

@@ -20,7 +20,7 @@ SITES = 5
 
 
 def masked(folder: Path, plan: Encoding, length: int) -> tuple[list[Path], list[Pad], np.ndarray]:
-    """Write bodies each under a key stream of its own; return them, what takes the streams off, and the sum."""
+    """Write bodies, each under a key stream; return them, what takes the streams off, and the plain sum."""
     source = np.random.default_rng(0)
     vectors = source.uniform(-2, 2, (SITES, length))
     paths, pads = [], []

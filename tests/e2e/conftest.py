@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from deployed import Deployment
 from plasmid.recipes.catalogue import get
 
 ROWS = 160
@@ -102,13 +105,50 @@ def excerpt(source: Path, target: Path, rows: int) -> None:
         writer.writerows([*body[: rows // 2], *body[-(rows - rows // 2) :]])
 
 
+DONORS = ("donor_1005703", "donor_1886", "donor_3646")
+PARTIES = ("coordinator", "researcher", *DONORS)
+
+
+def _users() -> dict[str, int]:
+    """Return a user id per party where this process may switch to one that can run this interpreter."""
+    if os.geteuid() != 0:
+        return {}
+    users = {party: 61000 + number for number, party in enumerate(PARTIES)}
+    probe = [sys.executable, "-c", "import plasmid.cli.main"]
+    try:
+        subprocess.run(
+            probe, user=61000, group=61000, extra_groups=[], cwd="/", check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):  # an interpreter in root's own home
+        return {}
+    return users
+
+
+@pytest.fixture(scope="session")
+def federation() -> Iterator[Deployment]:
+    """A coordinator and three donors, each with its own folder and, as root, its own user of the system."""
+    root = Path(tempfile.mkdtemp(prefix="plasmid-deployed-"))
+    root.chmod(0o755)
+    tables = {}
+    for donor in DONORS:
+        tables[donor] = root / f"{donor}.csv"
+        excerpt(get("tcr-covid").parent / "data" / f"{donor}.csv", tables[donor], ROWS)
+    try:
+        with Deployment(root, tables, _users(), public_size=ROWS) as made:
+            made.start_sites()
+            made.wait_online()
+            yield made
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     root = tmp_path_factory.mktemp("e2e")
     data = get("tcr-covid").parent / "data"
     sites = root / "sites"
     sites.mkdir()
-    for donor in ("donor_1005703", "donor_1886", "donor_3646"):
+    for donor in DONORS:
         excerpt(data / f"{donor}.csv", sites / f"{donor}.csv", ROWS)
     test = root / "unseen.csv"
     excerpt(data / "donor_178.csv", test, ROWS)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import QUICK, ROWS, Home
+from e2e.conftest import DONORS, QUICK, ROWS, Home
+from plasmid.privacy.claims import PrivacyFacts, statement
 
-SITES = ["donor_1005703", "donor_1886", "donor_3646"]
+SITES = list(DONORS)
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +76,17 @@ def test_provenance_says_what_was_done(answer: dict[str, Any], home: Home) -> No
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["run"] == answer["data"]["run_id"]
     assert provenance["participants"] == SITES
-    assert (provenance["n"], provenance["c"], provenance["protocol"]) == (3, 1, "plasmid-sa/0")
+    assert provenance["key_epochs"] == [{"n": 3, "c": 1, "theta": 3, "m": 3}]
+    assert provenance["survivors"] == [SITES] * 2
+    facts = PrivacyFacts.from_json(provenance["privacy"])
+    assert (facts.protocol, facts.unit, facts.rehearsal) == ("plasmid-sa/1", "none", True)
     assert provenance["rounds"] == len(provenance["manifests"]) == 2
     assert provenance["metrics"] == answer["data"]["metrics"]
     card = (folder / "README.md").read_text()
     assert str(home.folder) not in card + json.dumps(provenance)
     assert not list(folder.parent.glob(".*"))
+    for sentence in statement(facts):
+        assert f"- {sentence}\n" in card
 
 
 def test_runs_tell_of_it_afterwards(answer: dict[str, Any], home: Home) -> None:

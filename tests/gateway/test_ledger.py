@@ -368,12 +368,32 @@ def test_a_rolled_back_ledger_is_told_from_what_peers_saw(path: Path) -> None:
     path.write_bytes(old)
     restored = Ledger(path)
     assert restored.head()[0] == 1  # sound in itself
-    with pytest.raises(StorageError, match="ends at entry 1, but b has seen entry 2") as caught:
+    with pytest.raises(StorageError, match="is entry 0, but b has seen entry 2") as caught:
         restored.check_seen(seen)
     assert caught.value.code == "storage.ledger_rolled_back"
     path.unlink()
     with refusal("storage.ledger_rolled_back"):
         Ledger(path).check_seen(seen)
+
+
+def test_a_rolled_back_ledger_does_not_catch_up_by_what_it_refuses(path: Path) -> None:
+    """Runs that are admitted and end before they compute leave lines, and charge nothing."""
+    ledger = Ledger(path)
+    assert ledger.charged() == (0, GENESIS)
+    reserve(ledger)
+    assert ledger.charged() == (0, GENESIS)
+    old = path.read_bytes()
+    ledger.spend("run-1")
+    ledger.charge_attempt("run-1", (1, 0))
+    assert ledger.charged() == ledger.head()
+    seen = {"b": ledger.charged()[0]}
+    path.write_bytes(old)
+    for number in range(2, 8):
+        reserve(ledger, f"run-{number}", epsilon=0.1, delta=1e-9)
+        ledger.release(f"run-{number}")
+    assert ledger.head()[0] == 13 > seen["b"] == 3
+    with refusal("storage.ledger_rolled_back"):
+        ledger.check_seen(seen)
 
 
 def test_heads_only_rise_and_last(tmp_path: Path) -> None:

@@ -31,9 +31,6 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError
 from plasmid.link.authority import Authority
 from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, read_body
-from plasmid.protocol.body import CHUNK_BYTES
-from plasmid.protocol.enrolment import check_csr, new_tls_key
-from plasmid.protocol.identity import Identity
 from plasmid.privacy.statements import (
     MAX_SLOTS,
     SECRET_BYTES,
@@ -42,6 +39,9 @@ from plasmid.privacy.statements import (
     Contribution,
     Recovery,
 )
+from plasmid.protocol.body import CHUNK_BYTES
+from plasmid.protocol.enrolment import check_csr, new_tls_key
+from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
     Admit,
     Blobs,

@@ -12,8 +12,8 @@ import pytest
 from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.link import switchboard as switchboard_module
 from plasmid.link.switchboard import MAX_WAITING_MESSAGES, SILENCE_S, Collected, Switchboard
-from plasmid.protocol.identity import Identity
 from plasmid.privacy.statements import Contribution
+from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admission, End, Failed, Heartbeat, Signed, sign
 
 D = "d" * 64
@@ -149,7 +149,10 @@ def test_what_all_sites_said_is_collected(board: Switchboard) -> None:
         assert not wait.done()
         say(board, "beta", contribution("beta"))
         came = await wait
-        assert {site: signed.signer for site, signed in came.got.items()} == {"alpha": "alpha", "beta": "beta"}
+        assert {site: signed.signer for site, signed in came.got.items()} == {
+            "alpha": "alpha",
+            "beta": "beta",
+        }
         assert (came.missing, came.gone) == ({}, frozenset())
         assert (await collect(board)).got == came.got
 

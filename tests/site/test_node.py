@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +70,7 @@ class NoLauncher:
 
 
 class Echo:
-    """A launcher of workers that are threads: each answers with zeros, unless ``faults`` has an error for it."""
+    """A launcher of workers that are threads: they answer zeros, or the next error of ``faults``."""
 
     def __init__(self) -> None:
         self.computed: list[dict[str, Any]] = []
@@ -252,13 +253,19 @@ def admit(federation: Federation) -> Signed:
     return sign(federation.coordinator, request)
 
 
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def no_run(node: Node) -> None:
-    deadline = threading.Event()
-    for _ in range(600):
-        if not node._runs:
-            return
-        deadline.wait(0.05)
-    raise AssertionError(node._runs)
+    until(lambda: not node._runs)
+
+
+def noted(federation: Federation, event: str) -> list[dict[str, Any]]:
+    return [line for line in federation.journal("alpha") if line["event"] == event]
 
 
 def set_up(federation: Federation, node: Node, outbox: Outbox, *, epoch: int = 1) -> None:
@@ -282,7 +289,9 @@ def set_up(federation: Federation, node: Node, outbox: Outbox, *, epoch: int = 1
     rest: Any = [federation.gateways[site].relay(federation.relay("bundle", inbox[site])) for site in others]
     statements = [mine, *[blobs.statement for blobs in rest]]
     tell(federation.relay("recovery", statements))
-    ready: Any = [federation.gateways[site].relay(federation.relay("recovery", statements)) for site in others]
+    ready: Any = [
+        federation.gateways[site].relay(federation.relay("recovery", statements)) for site in others
+    ]
     ready.append(outbox.wait_for("ready", epoch)[-1])
     tell(federation.relay("ready", ready))
     for site in others:
@@ -329,10 +338,11 @@ def test_what_comes_too_late_is_noted_and_no_failure(running: Running) -> None:
 
     outbox.refuse = late
     node._take(sign(federation.coordinator, federation.manifest(1)))
+    until(lambda: noted(federation, "late"))
     node._take(sign(federation.coordinator, federation.manifest(2)))
     (said,) = outbox.wait_for("contribution")
     assert said.payload["slot"] == 1
-    assert [line for line in federation.journal("alpha") if line["event"] == "late"][0]["type"] == "contribution"
+    assert [line["type"] for line in noted(federation, "late")] == ["contribution"]
     assert outbox.of("failed") == []
     assert "run-1" in node._runs
 
@@ -342,6 +352,7 @@ def test_manifests_that_were_overtaken_are_not_computed(running: Running) -> Non
     federation, node, outbox, echo = running
     echo.hold.clear()
     node._take(sign(federation.coordinator, federation.manifest(1, slot=0)))
+    until(lambda: echo.computed)
     for slot in (1, 2, 3):
         node._take(sign(federation.coordinator, federation.manifest(1, slot=slot)))
     echo.hold.set()
@@ -409,20 +420,15 @@ def test_a_run_that_was_over_before_the_answer_leaves_nothing(make: Callable[...
 
     outbox.refuse = over
     node._take(admit(federation))
-    no_run_yet = threading.Event()
-    for _ in range(600):
-        if echo.ended:
-            break
-        no_run_yet.wait(0.05)
+    until(lambda: echo.ended)
     no_run(node)
-    assert echo.ended >= 1
     assert federation.journal("alpha")[-1]["event"] == "end"
 
 
 def test_a_ledger_that_cannot_be_written_at_the_end_is_told(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation, node, outbox, _ = running
+    _, node, outbox, _ = running
     broken = StorageError("storage.ledger_damaged", "entry 3", "")
     monkeypatch.setattr(node.gateway, "forget", lambda run: (_ for _ in ()).throw(broken))
     node._runs["run-1"].inbox.put(object())  # nothing that can be answered

@@ -68,8 +68,8 @@ def attack(document: Recipe, base: BaseModel, noise: dict[str, Any] | None) -> A
         trained = [engine.train(state, steps=steps, seed=round_, sampling=given) for engine in engines]
         state = np.mean(trained, 0, dtype=np.float64).astype(np.float32)
     total = np.zeros(2, np.int64)
-    members: list[np.float32] = []
-    others: list[np.float32] = []
+    members: list[float] = []
+    others: list[float] = []
     for canaries in planted:
         last = engines[0].losses(state, canaries.rows.columns)
         total += canaries.guess(engines[0].losses(first, canaries.rows.columns) - last)
@@ -121,4 +121,4 @@ def test_with_dp_sgd_the_bound_is_below_the_ledger_s_epsilon(
     assert audit.possible > 2.0, "these canaries could have shown more"
     assert audit.bound <= 1.0, audit.sentence
     assert audit.verdict == "passed"
-    assert abs(found.advantage) < 0.45, "6 standard deviations of mere guessing"
+    assert abs(found.advantage) < 0.4, "5 standard deviations of mere guessing"

@@ -19,7 +19,8 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training import engine as engine_module
 from plasmid.training.dp import PATIENCE, UnitSampling
-from plasmid.training.engine import Engine, bf16_is_fast, order
+from plasmid.training.engine import Engine
+from plasmid.training.order import order
 from tiny_task import tiny_recipe, tiny_table
 
 
@@ -27,16 +28,6 @@ def _engine(
     base: BaseModel, rows: int = 96, training: dict[str, Any] | None = None, **options: Any
 ) -> Engine:
     return Engine(tiny_recipe(base, **(training or {})), base, tiny_table(rows), device="cpu", **options)
-
-
-def test_order_is_seeded_permutations_without_replacement() -> None:
-    batches = list(order(10, 4, 5, seed=3))
-    assert [len(batch) for batch in batches] == [4] * 5
-    assert all(len(set(np.concatenate(batches[start : start + 2]))) == 8 for start in (0, 2))
-    assert [batch.tolist() for batch in order(10, 4, 5, seed=3)] == [batch.tolist() for batch in batches]
-    assert [batch.tolist() for batch in order(10, 4, 5, seed=4)] != [batch.tolist() for batch in batches]
-    assert [sorted(batch) for batch in order(3, 32, 2, seed=0)] == [[0, 1, 2]] * 2
-    assert list(order(10, 4, 0, seed=0)) == []
 
 
 @pytest.mark.parametrize("kind", ["bert", "esm"])
@@ -114,18 +105,6 @@ def test_bf16_stays_near_fp32(tiny: dict[str, BaseModel]) -> None:
     columns = tiny_table(20, seed=3).columns
     state = start + truth
     np.testing.assert_array_equal(exact.predict(state, columns), rough.predict(state, columns))
-
-
-def test_auto_precision_follows_the_hardware(
-    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    able = {"avx512_bf16": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert bf16_is_fast(torch.device("cpu"))
-    assert _engine(tiny["bert"], training={"precision": "auto"}).precision == "bf16"
-    able.clear()
-    assert _engine(tiny["bert"], training={"precision": "auto"}).precision == "fp32"
-    assert not bf16_is_fast(torch.device("meta"))
 
 
 def test_progress_and_stop(tiny: dict[str, BaseModel]) -> None:

@@ -41,9 +41,9 @@ FALSE_ALARM = 1e-8
 
 PROMISED = dp_sgd_epsilon(rate=1.0, noise_multiplier=NOISE, steps=1, delta=DELTA)
 RECORD = UnitSampling(unit="record", clip=CLIP, rate=1.0, expected=8.0, noise_multiplier=NOISE)
-PATIENT = UnitSampling(
-    unit="patient", clip=CLIP, rate=1.0, expected=8.0, noise_multiplier=NOISE, max_records=4
-)
+PATIENT = replace(RECORD, unit="patient", max_records=4)
+SCALED = replace(RECORD, scale={"lora": 4.0, "head": 0.25})
+REDUCED = replace(RECORD, scale={"lora": 0.25, "head": 0.25, "covariates": 0.25})
 
 
 class Recorder:
@@ -78,22 +78,31 @@ class Bench:
         size = self.without.schema.size
         noise = np.random.default_rng(0).normal(0.0, 0.3, size).astype(np.float32)
         self.state = initial_state(self.without.schema, 0) + noise  # no factor is zero: all have gradients
-        self.directions = self._directions()
+        self._gradient = self._of_the_canary()
 
-    def _directions(self) -> NDArray[np.float64]:
-        """Return unit vectors: the canary's gradient by plain autograd, then each tensor's part of it."""
+    def _of_the_canary(self) -> NDArray[np.float64]:
         model = self.record._model
         model.set_state(self.state)
         loss = finetune.losses(model, self.record._rows.batch([OTHERS])).sum()
-        parts = torch.autograd.grad(loss, list(model.trained().values()))
-        whole = np.concatenate([part.double().numpy().ravel() for part in parts])
-        assert np.linalg.norm(whole) > 20 * CLIP, "the clip binds"
-        found = [whole]
-        start = 0
-        for part in parts:
+        parts = torch.autograd.grad(loss, list(model.trained().values()))  # no hook of ours is involved
+        return np.concatenate([part.double().numpy().ravel() for part in parts])
+
+    def _scale(self, sampling: UnitSampling) -> NDArray[np.float64]:
+        """Return the scale of every coordinate."""
+        groups = self.record._model.groups().items()
+        by_tensor = {tensor: sampling.scale.get(name, 1.0) for name, group in groups for tensor in group}
+        trained = self.record._model.trained().values()
+        return np.concatenate([np.full(tensor.numel(), by_tensor[tensor]) for tensor in trained])
+
+    def _directions(self, sampling: UnitSampling) -> NDArray[np.float64]:
+        """Return unit vectors: the canary's scaled gradient, then each tensor's part of it."""
+        whole = self._gradient * self._scale(sampling)
+        assert np.linalg.norm(whole) > 5 * CLIP, "the clip binds"
+        found, start = [whole], 0
+        for tensor in self.record.schema.tensors:
             found.append(np.zeros_like(whole))
-            found[-1][start : start + part.numel()] = whole[start : start + part.numel()]
-            start += part.numel()
+            found[-1][start : start + tensor.size] = whole[start : start + tensor.size]
+            start += tensor.size
         return np.array([vector / np.linalg.norm(vector) for vector in found])
 
     def _steps(self, engine: Engine, sampling: UnitSampling, steps: int) -> NDArray[np.float64]:
@@ -110,7 +119,8 @@ class Bench:
             patch.setattr(engine, "_optimizer", lambda: recorder)
             patch.setattr(engine, "_gather", gather_once)
             engine.train(self.state, steps=steps, seed=0, sampling=sampling)
-        return np.array(recorder.steps, np.float64) @ self.directions.T * sampling.expected / sampling.clip
+        sums = np.array(recorder.steps, np.float64) * self._scale(sampling) * sampling.expected
+        return sums @ self._directions(sampling).T / sampling.clip
 
     def mu(self, sampling: UnitSampling, steps: int = STEPS) -> float:
         """Return a lower bound on mu of one step, along the direction that shows most."""
@@ -160,7 +170,7 @@ def bench(tiny: dict[str, BaseModel]) -> Bench:
 
 def test_the_build_spends_what_it_says(bench: Bench) -> None:
     assert epsilon(1 / NOISE) == pytest.approx(PROMISED, rel=1e-3), "the two ways to epsilon agree"
-    for mu in (bench.sound, bench.mu(PATIENT)):
+    for mu in (bench.sound, bench.mu(PATIENT), bench.mu(SCALED)):
         assert mu <= 1 / NOISE
         assert epsilon(mu) <= PROMISED
         assert mu > 0.4 / NOISE, "and the audit sees a good part of it"
@@ -227,6 +237,32 @@ def records_clipped_one_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(engine_module, "draw", single)
 
 
+def clipped_before_the_scale(patch: pytest.MonkeyPatch) -> None:
+    original = ClippedSum._clip_and_add
+
+    def early(self: ClippedSum, gathered: Any, units: int) -> None:
+        scales, before = self._scales, [view.clone() for view in self.values()]
+        self._scales = dict.fromkeys(scales, 1.0)
+        original(self, gathered, units)
+        self._scales = scales
+        for view, old, scale in zip(self.values(), before, scales.values(), strict=True):
+            view.sub_(old).mul_(scale).add_(old)
+
+    patch.setattr(ClippedSum, "_clip_and_add", early)
+
+
+def noised_after_the_scale(patch: pytest.MonkeyPatch) -> None:
+    original = ClippedSum.noised_mean
+
+    def late(self: ClippedSum, sampling: UnitSampling) -> list[torch.Tensor]:
+        std = sampling.noise_multiplier * sampling.clip / sampling.expected
+        clean = original(self, replace(sampling, noise_multiplier=0.0))
+        noise = [torch.from_numpy(dp.gaussian(part.numel(), std)).float() for part in clean]
+        return [part + more.view(part.shape) for part, more in zip(clean, noise, strict=True)]
+
+    patch.setattr(ClippedSum, "noised_mean", late)
+
+
 BROKEN: list[tuple[Callable[[pytest.MonkeyPatch], None], UnitSampling]] = [
     (no_clip, RECORD),
     (clipped_tensor_by_tensor, RECORD),
@@ -236,6 +272,8 @@ BROKEN: list[tuple[Callable[[pytest.MonkeyPatch], None], UnitSampling]] = [
     (no_noise_on_the_head, RECORD),
     (a_share_of_the_noise_in_each_micro_batch, RECORD),
     (records_clipped_one_by_one, PATIENT),
+    (clipped_before_the_scale, SCALED),
+    (noised_after_the_scale, REDUCED),
 ]
 
 

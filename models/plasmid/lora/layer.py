@@ -1,6 +1,6 @@
 """A frozen linear layer with LoRA factors, in one fused forward and one backward pass.
 
-    y = x Wᵀ + b + (x · s A ᵀ) Bᵀ,   s = alpha / rank      (Hu et al., https://arxiv.org/abs/2106.09685)
+    y = x Wᵀ + b + (x · s Aᵀ) Bᵀ,   s = alpha / rank      (Hu et al., https://arxiv.org/abs/2106.09685)
 
 Rules
 -----

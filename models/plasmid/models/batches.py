@@ -43,6 +43,8 @@ class Batch:
         int64 [n], or None where there are none.
     hidden
         Cached input of the lowest trained layer, [n, tokens, hidden]; None runs the whole encoder.
+    pooled
+        Cached mean of the encoder's output, float32 [n, hidden]; None runs the encoder.
     """
 
     input_ids: Tensor
@@ -51,6 +53,7 @@ class Batch:
     covariates: Tensor
     labels: Tensor | None = None
     hidden: Tensor | None = None
+    pooled: Tensor | None = None
 
     def groups(self) -> tuple[Tensor, Tensor] | None:
         """Return the rows in two groups, short and long, or None where that saves too little padding.
@@ -81,6 +84,7 @@ class Batch:
             self.covariates[rows],
             None if self.labels is None else self.labels[rows],
             None if self.hidden is None else self.hidden[rows, :longest],
+            None if self.pooled is None else self.pooled[rows],
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -92,6 +96,7 @@ class Batch:
             self.covariates.to(device),
             None if self.labels is None else self.labels.to(device),
             None if self.hidden is None else self.hidden.to(device),
+            None if self.pooled is None else self.pooled.to(device),
         )
 
 
@@ -113,6 +118,8 @@ class Rows:
         int64 [rows] or None.
     hidden
         Cached activations in the order of *ids*, [tokens, hidden], or None.
+    pooled
+        Cached means of the encoder's output, float32 [rows, hidden], or None.
     """
 
     ids: Tensor
@@ -122,6 +129,7 @@ class Rows:
     labels: Tensor | None
     pad_id: int
     hidden: Tensor | None = None
+    pooled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -147,6 +155,7 @@ class Rows:
             None
             if self.hidden is None
             else pad_sequence([self.hidden[span] for span in spans], batch_first=True),
+            None if self.pooled is None else self.pooled[chosen],
         )
 
     def by_length(self, size: int) -> list[npt.NDArray[np.int64]]:
@@ -157,3 +166,7 @@ class Rows:
     def with_hidden(self, hidden: Tensor) -> Rows:
         """Return the same rows with cached activations."""
         return replace(self, hidden=hidden)
+
+    def with_pooled(self, pooled: Tensor) -> Rows:
+        """Return the same rows with cached means of the encoder's output."""
+        return replace(self, pooled=pooled)

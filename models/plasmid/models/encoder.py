@@ -10,8 +10,10 @@ Rules
    once per row and kept (:meth:`AdaptedModel.cached`). A run from there is the stock forward with
    its list of layers cut and the embeddings' output replaced, so masks, rotary positions and final
    norms remain the library's.
-4. The model is always in eval mode: no dropout, so sites differ by their data alone.
-5. Gradients are summed over a batch, or gathered row by row where :attr:`AdaptedModel.samples` is on.
+4. Factors that are frozen (:meth:`AdaptedModel.freeze_factors`) never change the encoder's output either: its
+   mean is computed once per row and kept (:meth:`AdaptedModel.pooled`).
+5. The model is always in eval mode: no dropout, so sites differ by their data alone.
+6. Gradients are summed over a batch, or gathered row by row where :attr:`AdaptedModel.samples` is on.
 """
 
 from __future__ import annotations
@@ -151,6 +153,20 @@ class AdaptedModel(nn.Module):
         """
         return self._trained
 
+    def freeze_factors(self) -> None:
+        """Leave the LoRA factors as they are set: only head and covariate weights learn."""
+        for parameter in self.groups()["lora"]:
+            parameter.requires_grad_(False)
+
+    def factors(self) -> Vector:
+        """Return the values of the LoRA factors, float32, as one vector."""
+        parts = [parameter.detach().reshape(-1).cpu().numpy() for parameter in self.groups()["lora"]]
+        return np.concatenate(parts)
+
+    def learning(self) -> Mapping[str, nn.Parameter]:
+        """Return those of :meth:`trained` that are not frozen."""
+        return {name: value for name, value in self._trained.items() if value.requires_grad}
+
     def flat(self, values: Iterable[Tensor]) -> Vector:
         """Return *values*, one shaped like each of :meth:`trained` in order, as float32 [schema.size]."""
         pairs = zip(self._trained, values, strict=True)
@@ -229,8 +245,10 @@ class AdaptedModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return logits, float32 [n, labels], for *batch* on the model's device."""
         every = torch.arange(len(batch.input_ids), device=self.device)
-        groups = batch.groups() if self.device.type == "cpu" else None
-        if groups is None:
+        groups = batch.groups() if self.device.type == "cpu" and batch.pooled is None else None
+        if batch.pooled is not None:
+            pooled = batch.pooled
+        elif groups is None:
             pooled = self._pooled(batch, every)
         else:
             pooled = torch.cat([self._pooled(batch.part(group), group) for group in groups])
@@ -313,6 +331,26 @@ class AdaptedModel(nn.Module):
         finally:
             hook.remove()
         return rows.with_hidden(kept)
+
+    @torch.no_grad()
+    def pooled(
+        self, rows: Rows, *, dtype: torch.dtype = torch.float32, on_batch: Callable[[], None] | None = None
+    ) -> Rows:
+        """Return *rows* with the means of the encoder's output, which hold as long as the factors do.
+
+        Parameters
+        ----------
+        dtype, on_batch
+            As :meth:`cached`; what is kept is float32.
+        """
+        kept = torch.empty((len(rows), self.head.in_features))
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            for group in rows.by_length(CACHE_BATCH):
+                if on_batch is not None:
+                    on_batch()
+                every = torch.arange(len(group), device=self.device)
+                kept[torch.from_numpy(group)] = self._pooled(rows.batch(group).to(self.device), every).cpu()
+        return rows.with_pooled(kept)
 
     @torch.no_grad()
     def probabilities(self, rows: Rows) -> Vector:

@@ -204,7 +204,7 @@ class Gateway:
         return words
 
     def _answer(self, admitted: AdmittedRun, manifest: Manifest, digest: str, body: bytes) -> Answer:
-        counter, head = self.ledger.head()
+        counter, head = self.ledger.charged()
         body_digest = sha256_hex(body)
         contribution = Contribution(
             run=manifest.run,
@@ -225,7 +225,8 @@ class Gateway:
     def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> api.Shape:
         """Compare *manifest* with what the admitted run implies; return the shape of its vector."""
         document, planned = admitted.document, admitted.planned
-        if planned is None or (admitted.masked and admitted.epoch is None):
+        ready = not admitted.masked or (admitted.epoch is not None and admitted.epoch.sealed)
+        if planned is None or not ready:  # before anything is charged
             raise ProtocolError("protocol.manifest", f"{manifest.run} has no key epoch yet.")
         audit = manifest.phase == "audit"
         sites = len(admitted.roster)

@@ -9,8 +9,9 @@ Rules
    charged, never too little.
 2. A damaged ledger refuses every use. Damage is never repaired by forgetting: :meth:`Ledger.carry_forward`
    keeps the damaged file and starts a ledger that counts every budget as wholly spent.
-3. A chain cannot show that its end was cut off: peers hold the newest counter that they saw
-   (:class:`Heads`), and :meth:`Ledger.check_seen` refuses an older ledger.
+3. A chain cannot show that its end was cut off: peers hold the counter of the newest charge that they saw
+   (:class:`Heads`), and :meth:`Ledger.check_seen` refuses an older ledger. Only a charge counts, since a
+   ledger that was rolled back gets new lines from every run that it then refuses.
    *Claim*: peers who collude in a rollback are not detected.
 """
 
@@ -140,21 +141,29 @@ class Ledger:
         with self._locked():
             return self._read().head
 
+    def charged(self) -> tuple[int, str]:
+        """Return the counter and the digest of the newest entry that charged something, (0, zeros) if none."""
+        with self._locked():
+            for entry in reversed(self._read().entries):
+                if entry["event"] in _CHARGES:
+                    return entry["counter"], entry["digest"]
+            return 0, chain.GENESIS
+
     def check_seen(self, seen: Mapping[str, int]) -> None:
-        """Refuse to go on if a peer saw a newer head than ours; *seen* is the counter by peer.
+        """Refuse to go on if a peer saw a newer charge than ours; *seen* is its counter by peer.
 
         Raises
         ------
         StorageError
             ``storage.ledger_rolled_back``.
         """
-        own, _ = self.head()
+        own, _ = self.charged()
         newer = {site: counter for site, counter in seen.items() if counter > own}
         if newer:
             site = max(newer, key=newer.__getitem__)
             raise StorageError(
                 "storage.ledger_rolled_back",
-                f"the privacy ledger {self._path} ends at entry {own}, but {site} has seen entry "
+                f"the last charge in the privacy ledger {self._path} is entry {own}, but {site} has seen entry "
                 f"{newer[site]}: it was rolled back, by a restored disk perhaps. Nothing runs.",
                 _RECOVER,
             )
@@ -295,6 +304,8 @@ def locked(path: Path) -> Iterator[None]:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a lock per opened file: released when it is closed
         yield
 
+
+_CHARGES = ("spend", "attempt", "carry")
 
 _RECOVER = (
     "Restore the newest copy of it. Without one, 'plasmid privacy ledger --carry-forward' keeps the file and "

@@ -95,6 +95,11 @@ class SiteEpoch:
         """The sites of the epoch, in order."""
         return tuple(self._adverts)
 
+    @property
+    def sealed(self) -> bool:
+        """Whether all sites are ready, so that :meth:`mask` works."""
+        return self._next_step == "sealed"
+
     # -- set-up ------------------------------------------------------------------------------------
 
     def bundles(self, adverts: Sequence[Advert], *, c: int, least: int) -> list[Bundle]:
@@ -245,7 +250,7 @@ class SiteEpoch:
             ``protocol.slot_used``: the slot is used, older than one used, or unknown;
             ``protocol.invited``: no such sites; ``protocol.ready``: the epoch is not sealed.
         """
-        if self._next_step != "sealed":
+        if not self.sealed:
             raise ProtocolError("protocol.ready", "no site masks before all are ready.")
         chosen = set(invited)
         if (

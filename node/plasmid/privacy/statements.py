@@ -158,7 +158,7 @@ class Contribution(_Statement):
     """Step 5: the site's protected vector for one attempt is the body *body*.
 
     Also said where nothing is masked; the protocol's name is in the manifest, whose digest is named.
-    ``ledger_counter`` and ``ledger_head`` are the newest line of the site's privacy ledger.
+    ``ledger_counter`` and ``ledger_head`` are the newest charge in the site's privacy ledger.
     """
 
     type: Literal["contribution"] = "contribution"

@@ -221,12 +221,13 @@ def sum_words(
     bodies: Sequence[Reader], encoding: Encoding, pads: Sequence[Pad], start: int, stop: int
 ) -> Words:
     """Return words *start* to *stop* (exclusive) of the sum in the ring of all *bodies* and *pads*."""
-    total = np.zeros(stop - start, encoding.dtype)
+    total = np.empty(stop - start, encoding.dtype)
     streams = Keystreams(pads, encoding.dtype, offset=start)
     step = _PART_BYTES // encoding.dtype.itemsize
     for offset in range(start, stop, step):
         part = total[offset - start : offset - start + step]
-        for read in bodies:
+        part[:] = bodies[0](offset, part.size) if bodies else 0
+        for read in bodies[1:]:
             np.add(part, read(offset, part.size), out=part)
         streams.add(part)
     return total

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, RunFailed, StorageError, place
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, SiteFailed, StorageError, place
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
@@ -111,7 +111,7 @@ class _Run(threading.Thread):
         def finish() -> None:
             try:
                 self._session.stop()
-            except RunFailed:  # the worker has gone already
+            except SiteFailed:  # the worker has gone already
                 return
             self.join(STOP_GRACE_S)
             self._session.end()

@@ -60,8 +60,8 @@ class UnitSampling:
     max_records
         At most so many rows of a patient count in one step.
     scale
-        Public constants by group (``lora``, ``head``, ``covariates``), 1 where none is named: a unit's gradient is
-        multiplied by them before the clip, the noised mean divided after it.
+        Public constants by group (``lora``, ``head``, ``covariates``), 1 where none is named: a unit's
+        gradient is multiplied by them before the clip, the noised mean divided after it.
     """
 
     unit: Literal["record", "patient"]

@@ -3,10 +3,11 @@
 Rules
 -----
 1. The base model and the encoded table are kept between calls; every call starts from the state it is
-   given with a fresh AdamW. The same state, steps and seed give the same result on the same machine.
-2. AdamW or plain SGD; three groups of parameters with a learning rate each: LoRA factors, head, covariate weights.
-3. Batches come from seeded permutations without replacement; what is left of a permutation that
-   doesn't fill a batch is dropped, a table smaller than a batch is one batch. Under a privacy unit they are
+   given with a fresh optimiser. The same state, steps and seed give the same result on the same machine.
+2. Three groups of parameters with a learning rate each: LoRA factors, head, covariate weights. Factors with
+   a rate of 0 are frozen: they stay as they are given, have no part in clip and noise, and the encoder runs
+   once a row.
+3. Batches come from seeded permutations (:mod:`plasmid.training.order`). Under a privacy unit they are
    Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
 4. The computation says what is minimised (the mean of its ``losses``), and nothing else.
 5. With LoRA on the top layers only, the activations below are computed once and kept, up to
@@ -17,10 +18,9 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
@@ -35,6 +35,8 @@ from plasmid.models.store import BaseModel
 from plasmid.privacy.noise import generator
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw
+from plasmid.training.order import order
+from plasmid.training.precision import chosen_precision
 
 MAX_CACHE_BYTES = 2 * 2**30
 """A table whose lower activations take more is run through the whole encoder at every step."""
@@ -42,28 +44,6 @@ MAX_CACHE_BYTES = 2 * 2**30
 MICRO_ROWS = 64
 MAX_GATHERED_BYTES = 512 * 2**20
 """How many rows, and how much of their gradients, exist at a time."""
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """True when *device* multiplies bfloat16 in hardware, so that it pays."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return False
-
-
-def order(rows: int, batch: int, steps: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the row numbers of each of *steps* batches, int64 [min(batch, rows)]."""
-    source = np.random.Generator(np.random.Philox(seed))
-    size = min(batch, rows)
-    done = 0
-    while done < steps:
-        permutation = source.permutation(rows)
-        for start in range(0, rows - size + 1, size)[: steps - done]:
-            yield permutation[start : start + size]
-            done += 1
 
 
 class Engine:
@@ -119,9 +99,7 @@ class Engine:
             checkpointing=checkpointing,
         )
         self.schema: AdapterSchema = self._model.schema
-        asked = recipe.training.precision
-        fast = bf16_is_fast(self._accelerator.device)
-        self.precision = ("bf16" if fast else "fp32") if asked == "auto" else asked
+        self.precision = chosen_precision(recipe.training.precision, self._accelerator.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         self._rows = self._encode(table.columns, label_column=recipe.data.label)
         self._records = np.arange(len(self._rows), dtype=np.int64)[:, None]
@@ -129,7 +107,10 @@ class Engine:
         self._patients: list[Indices] | None = None
         if person is not None and person in table.columns:
             self._patients = [np.array(rows, np.int64) for rows in table.groups(person)]
-        self._health = Health(list(self._model.trained()))
+        self._frozen: Vector | None = None
+        if recipe.training.lora_lr == 0:
+            self._model.freeze_factors()
+        self._health = Health(list(self._model.learning()))
         self._scored: tuple[Mapping[str, Sequence[Cell]], Rows] | None = None
 
     def train(self, state: Vector, *, steps: int, seed: int, sampling: UnitSampling | None = None) -> Vector:
@@ -161,7 +142,7 @@ class Engine:
             self._stop_if_asked()
             if sampling is not None:
                 gradients = self._clipped_sum(rows, sampling).noised_mean(sampling)
-                for parameter, gradient in zip(self._model.trained().values(), gradients, strict=True):
+                for parameter, gradient in zip(self._model.learning().values(), gradients, strict=True):
                     parameter.grad = gradient
             elif not self._gradient(rows, next(batches)):
                 raise _not_finite(f"the loss of step {done} of {steps}")
@@ -175,7 +156,7 @@ class Engine:
     def gradient_sum(self, state: Vector, *, sampling: UnitSampling) -> Vector:
         """Return the sum of clipped unit gradients at *state* over one Poisson sample, float32 [schema.size].
 
-        It is neither divided nor noised, and in the scaled coordinates of *sampling*: it must not leave as it is.
+        It is neither divided nor noised, and scaled as *sampling* says: it must not leave as it is.
 
         Raises
         ------
@@ -188,7 +169,9 @@ class Engine:
         self._health.end_call()
         if self._progress is not None:
             self._progress(1, 1)
-        return _finite(self._model.flat(total.values()), "the sum of gradients")
+        found = dict(zip(self._model.learning().values(), total.values(), strict=True))
+        every = [found.get(value, torch.zeros_like(value)) for value in self._model.trained().values()]
+        return _finite(self._model.flat(every), "the sum of gradients")
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rates = self._recipe.training
@@ -207,10 +190,10 @@ class Engine:
         if not torch.isfinite(loss):
             return False
         self._accelerator.backward(loss)
-        trained = self._model.trained()
+        learning = self._model.learning()
         none = torch.zeros(1)
-        gradients = [none if value.grad is None else value.grad for value in trained.values()]
-        self._health.note(trained, gradients, rows.covariates[chosen])
+        gradients = [none if value.grad is None else value.grad for value in learning.values()]
+        self._health.note(learning, gradients, rows.covariates[chosen])
         return True
 
     def _clipped_sum(self, rows: Rows, sampling: UnitSampling) -> ClippedSum:
@@ -221,23 +204,23 @@ class Engine:
                 "no column says which rows are one patient's.",
                 "Name it as data.patient in the recipe.",
             )
-        chosen = draw(units, sampling, generator())
-        trained = self._model.trained()
+        drawn = draw(units, sampling, generator())
+        learning = self._model.learning()
         scales = {
             parameter: sampling.scale.get(name, 1.0)
             for name, group in self._model.groups().items()
             for parameter in group
         }
         total = ClippedSum(
-            list(trained.values()),
+            list(learning.values()),
             sampling.clip,
-            scales=[scales[parameter] for parameter in trained.values()],
+            scales=[scales[parameter] for parameter in learning.values()],
             micro_rows=max(1, min(MICRO_ROWS, MAX_GATHERED_BYTES // (4 * self.schema.size))),
             gather=lambda some: self._gather(rows, some),
         )
-        if chosen:
-            total.add(chosen, rows.lengths)
-            self._health.note(trained, total.values(), rows.covariates[np.concatenate(chosen)])
+        if drawn:
+            total.add(drawn, rows.lengths)
+            self._health.note(learning, total.values(), rows.covariates[np.concatenate(drawn)])
         return total
 
     def _gather(self, rows: Rows, chosen: Indices) -> Gathered:

@@ -51,8 +51,10 @@ class WorkerSession:
 
         Raises
         ------
-        RunFailed
-            ``site.worker_died``, or what the worker itself reported.
+        SiteFailed
+            ``site.worker_died``.
+        PlasmidError
+            What the worker itself reported.
         """
         while not self._opened:
             self._opened = self._receive(progress)[0]["type"] == "opened"

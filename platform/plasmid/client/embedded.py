@@ -104,14 +104,16 @@ class Embedded:
         """Declare each site's public size, and write the policy of every site whose owner gave none.
 
         This digest may run. Under a privacy unit the budget is what the site's ledger has spent so far and
-        what this run costs: a rehearsal may always go on, and the ledger still adds up.
+        what this run costs: a rehearsal may always go on, and the ledger still adds up. An owner who gave a
+        policy has given the budget of the population ``default`` in it.
         """
         privacy = document["privacy"]
         for site in self._tables:
             home = self._site(site)
             policy: dict[str, Any] = {"allow": [digest], "require": {"protect": privacy["protect"]}}
             if privacy["unit"] != "none":
-                population = f"{document['name']}-{privacy['unit']}"
+                own = self.has_own_policy(site)
+                population = "default" if own else f"{document['name'][:55]}-{privacy['unit']}"
                 size = public_size(self._tables[site], document)
                 update = {"population": population, "public_size": size}
                 home.write_config(home.config().model_copy(update=update))
@@ -126,15 +128,17 @@ class Embedded:
             if not self.has_own_policy(site):
                 write_atomic(home.policy, dump_settings(policy))
 
-    def check_alive(self) -> None:
-        """Raise RunFailed (``run.process_died``) if a child has ended."""
-        for name, child in self._children.items():
-            if child.poll() is not None:
-                raise RunFailed(
-                    "run.process_died",
-                    f"the process of {name} ended with status {child.returncode}.",
-                    f"Its log is {self._log(name)}.",
-                )
+    def ended(self) -> dict[str, RunFailed]:
+        """Return how each process ended that has, a site's or the ``coordinator``, and where its log is."""
+        return {
+            name: RunFailed(
+                "run.process_died",
+                f"the process of {name} ended with status {child.returncode}.",
+                f"Its log is {self._log(name)}.",
+            )
+            for name, child in self._children.items()
+            if child.poll() is not None
+        }
 
     # -- start -------------------------------------------------------------------------------------
 
@@ -213,7 +217,8 @@ class Embedded:
     def _await_sites(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while set(self.sites) - set(fetch_roster(self.coordinator.link)[1]):
-            self.check_alive()
+            for problem in self.ended().values():
+                raise problem
             if time.monotonic() > deadline:
                 raise LinkError("link.offline", f"not all sites were up after {START_TIMEOUT_S:.0f} s.")
             time.sleep(0.1)

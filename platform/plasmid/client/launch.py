@@ -20,6 +20,7 @@ from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 
 _WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
+_DECLARED_ON_CONFIRMATION = {"data.no_public_size"}
 
 
 @contextmanager
@@ -81,6 +82,8 @@ def plan_and_run(
     for site, said in plan["sites"].items():
         if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
             said |= {"accepted": True, "code": "", "sentence": "its policy is written when you confirm"}
+        elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
+            said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
     show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
     answer.data |= {
         "trainable_parameters": plan["trainable_parameters"],
@@ -89,7 +92,8 @@ def plan_and_run(
         "sites": sorted(plan["sites"]),
     }
     accepting = [site for site, said in plan["sites"].items() if said["accepted"]]
-    if len(accepting) < plan["min_sites"]:
+    least = document["federation"]["min_sites"]
+    if len(accepting) < least:
         why = [
             f"\n  {site}: {said['sentence']} [{said['code']}]"
             for site, said in plan["sites"].items()
@@ -97,7 +101,7 @@ def plan_and_run(
         ]
         raise RecipeError(
             "recipe.too_few_sites",
-            f"{len(accepting)} sites accept, federation.min_sites is {plan['min_sites']}.{''.join(why)}",
+            f"{len(accepting)} sites accept, federation.min_sites is {least}.{''.join(why)}",
             "Settle what the sites object to, or invite more of them.",
         )
     _confirm(yes)
@@ -107,12 +111,18 @@ def plan_and_run(
     run = coordinator.start(document, sites=embedded.sites if embedded else invited)
     run.rehearsal = embedded is not None
     answer.data["run_id"] = run.id
+    ended: set[str] = set()
     with RunProgress() as progress:
 
         def watch(shown: Mapping[str, Any]) -> None:
             progress.update(shown)
             if embedded and shown["state"] not in ("SUCCEEDED", "FAILED", "STOPPED"):
-                embedded.check_alive()
+                for name, how in embedded.ended().items():
+                    if name == "coordinator":
+                        raise how
+                    if name not in ended:
+                        ended.add(name)
+                        answer.note(f"{how} The run goes on without it, if it can.")
 
         try:
             run.wait(watch)
@@ -150,7 +160,6 @@ def show_plan(
 ) -> None:
     """Print the plan for people."""
     said = plan["sites"]
-    accepting = [site for site, reply in said.items() if reply["accepted"]]
     answer.say(
         f"[bold]{document.get('title') or document.get('name') or document['computation']}[/bold]",
         f"  digest {plan['digest']}",
@@ -158,7 +167,7 @@ def show_plan(
         f"{plan['bytes_up_per_round']:,} bytes up and {plan['bytes_down_per_round']:,} bytes down",
     )
     if plan["protect"] == "masked":
-        n, c = len(accepting), plan["c"]
+        n, c = plan["n"], plan["c"]
         answer.say(
             f"  masked sums over n = {n} sites, safe against the coordinator and c = {c} of them; "
             f"theta = {plan['theta']}, m = {plan['min_sites']}: survives {plan['survives']} drop-out(s)"

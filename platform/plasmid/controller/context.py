@@ -75,7 +75,7 @@ class RunContext:
         return list(self._ask("online"))
 
     def readmit(self, sites: Iterable[str]) -> list[str]:
-        """Return which of *sites* are there again; see :meth:`plasmid.link.switchboard.Switchboard.readmit`."""
+        """Return which of *sites* are there again; see :class:`plasmid.link.switchboard.Switchboard`."""
         return list(self._ask("readmit", self.run, list(sites)))
 
     def close(self) -> None:

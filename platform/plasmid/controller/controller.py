@@ -63,21 +63,24 @@ class Controller:
 
     @_errors_as_values
     async def plan(self, request: RunRequest) -> dict[str, Any]:
-        """Return what a run would be, and which sites would admit it."""
+        """Return what a run would be, and which sites would admit it.
+
+        The figures are those of the sites that accept; of all that are invited while too few do.
+        """
         job = await asyncio.to_thread(prepare, request.document, request.digest)
         invited = self._invited(request)
         answers = await self._ask_sites(request, invited)
         accepting = [site for site, answer in answers.items() if answer["accepted"]]
         organisations = self._organisations()
         terms = [answers[site]["terms"] for site in accepting if answers[site]["terms"]]
-        roster = accepting or invited
+        roster = accepting if len(accepting) >= job.document.federation.min_sites else invited
         c = colluders(
             {site: organisations[site] for site in roster},
             job.document.federation.colluding_organisations,
         )
         rate = max((term["rate"] for term in terms), default=1.0)
         figures = job.plan(len(roster), c, job.planned(len(roster), c, rate))
-        return {**figures, "sites": answers, "n": len(accepting), "c": c}
+        return {**figures, "sites": answers, "n": len(roster), "c": c}
 
     @_errors_as_values
     async def create(self, request: RunRequest, requester: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def set_up(context: RunContext, request: Epoch) -> CoordinatorEpoch:
 
 
 def _by_receiver(bundles: Iterable[Signed], roster: list[str]) -> dict[str, Signed]:
-    """Return one of a site's bundles for each receiver; whether it is the right one, the receiver finds out."""
+    """Return one of a site's bundles for each receiver, who finds out whether it is the right one."""
     named = [(str(bundle.payload.get("receiver")), bundle) for bundle in bundles]
     return {receiver: bundle for receiver, bundle in named if receiver in roster}
 

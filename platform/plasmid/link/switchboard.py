@@ -9,8 +9,8 @@ Rules
    place comes too late; moving on drops what was said before.
 3. :meth:`Switchboard.collect` waits for a set of sites and ends when each has spoken, failed or fallen silent
    for ``SILENCE_S``, at its deadline, or when the run is stopped. It says who is missing, and why.
-4. A poll that is open is no sign of life: its site may have been killed in the meantime. A site that fell silent
-   is there again when it has begun to poll since, or begun anew.
+4. A poll that is open is no sign of life: its site may have been killed in the meantime. A site that fell
+   silent is there again when it has begun to poll since, or begun anew.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from numpy.typing import NDArray
 
 from plasmid.privacy.keystream import BLOCK_BYTES, KEY_BYTES
@@ -54,13 +54,15 @@ class Client:
 
 
 def key_streams(length: int, count: int) -> None:
-    """Make *count* key streams for *length* words and drop them: what no mask can do without."""
-    zeros, block = memoryview(bytes(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES))
+    """Make as many bytes as *count* key streams of *length* words and drop them: no mask can do with less.
+
+    As the masks' own: AES of counters, a block at a time.
+    """
+    counters, pad = memoryview(bytes(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES + 16))
     for index in range(count):
-        stream = Cipher(AES(bytes([index]) * KEY_BYTES), CTR(bytes(16))).encryptor()
+        cipher = Cipher(AES(bytes([index]) * KEY_BYTES), ECB()).encryptor()
         for start in range(0, 4 * length, BLOCK_BYTES):
-            size = min(BLOCK_BYTES, 4 * length - start)
-            stream.update_into(zeros[:size], block[:size])
+            cipher.update_into(counters[: min(BLOCK_BYTES, 4 * length - start)], pad)
 
 
 class Server:

@@ -307,6 +307,8 @@ def test_without_a_unit_a_sum_that_is_lost_after_a_consent_ends_the_run(scene: M
     with refusal("run.sum_lost") as caught:
         made.total(1)
     assert "Without a privacy unit a round has one sum" in caught.value.hint
+    for site in ("beta", "eta"):
+        assert f"\n  {site}: it has been silent for 20 s" in caught.value.message
     assert made.sums.account.attempts == 1
     # No site would take part in another attempt.
     again = made.federation.manifest(1, slot=1, epoch=1, invited=["alpha", "beta", "delta", "epsilon", "eta"])

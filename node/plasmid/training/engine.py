@@ -287,6 +287,12 @@ class Engine:
         )
 
     def _cached_rows(self) -> Rows:
+        if self._recipe.training.lora_lr == 0:
+            factors = self._model.factors()
+            if self._frozen is None or not np.array_equal(factors, self._frozen):
+                self._rows = self._model.pooled(self._rows, dtype=self._dtype, on_batch=self._stop_if_asked)
+                self._frozen = factors
+            return self._rows
         if self._rows.hidden is None and self._fits(self._rows, self._dtype):
             self._rows = self._model.cached(self._rows, dtype=self._dtype, on_batch=self._stop_if_asked)
         return self._rows

@@ -131,12 +131,14 @@ class SecureSum:
                 self._context.runs.say(self._context.run, f"round {round_} is attempted again: {void}")
 
     def _no_attempts(self, round_: int, why: str) -> RunFailed:
-        gone = "".join(f"\n  {site}: {reason}" for site, reason in sorted(self._gone.items()))
         return RunFailed(
             "run.no_attempts",
-            f"round {round_} failed ({why}) and the run's spare attempts are used up.{gone}",
+            f"round {round_} failed ({why}) and the run's spare attempts are used up.{self._who_is_gone()}",
             "Settle what ails those sites, or raise federation.spare_attempts.",
         )
+
+    def _who_is_gone(self) -> str:
+        return "".join(f"\n  {site}: {reason}" for site, reason in sorted(self._gone.items()))
 
     @property
     def roster(self) -> list[str]:
@@ -284,14 +286,14 @@ class SecureSum:
             except ProtocolError as error:
                 failed = error
         self._note(came, "dropped out before it answered")
-        raise self._lost(failed.message)
+        raise self._lost(failed.message.rstrip("."))
 
     def _lost(self, why: str) -> Exception:
         if self._job.document.privacy.unit != "none":
             return _Void(why)
         return RunFailed(
             "run.sum_lost",
-            f"a sum to which sites had agreed cannot be opened: {why}",
+            f"a sum to which sites had agreed cannot be opened: {why}.{self._who_is_gone()}",
             "Without a privacy unit a round has one sum, so the run ends. Start it again.",
         )
 

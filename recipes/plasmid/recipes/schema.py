@@ -126,8 +126,9 @@ class AdapterSpec(Strict):
 class Training(Strict):
     """One round at one site: ``steps`` optimiser steps on ``batch`` rows each, a fresh optimiser each round.
 
-    Rates are those of three parameter groups: LoRA factors, head, covariate weights. Under much noise ``sgd`` is
-    the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the signal. Under
+    Rates are those of three parameter groups: LoRA factors, head, covariate weights. A ``lora_lr`` of 0 freezes
+    the factors as they start, which leaves the encoder as it is and costs no noise. Under much noise ``sgd``
+    is the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the signal. Under
     a privacy unit ``batch`` is the expected number of units in a Poisson sample. ``checkpointing`` keeps no
     activations inside the encoder's layers: less memory, one more forward pass.
     """
@@ -137,7 +138,7 @@ class Training(Strict):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     checkpointing: bool = False
-    lora_lr: Rate
+    lora_lr: Annotated[float, Field(ge=0, le=10)]
     head_lr: Rate
     covariate_lr: Rate
 

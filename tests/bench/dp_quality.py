@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import statistics
 import sys
@@ -277,6 +278,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     parser.add_argument("--tag", default="", help="part of the files' names, for settings tried")
     options = parser.parse_args()
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     options.out.mkdir(parents=True, exist_ok=True)
     settings = dict(part.split("=", 1) for part in options.set)
     found: dict[str, list[dict[str, Any]]] = {}

@@ -9,8 +9,10 @@ import pytest
 
 from controller.conftest import NAMES, Scene
 from plasmid.controller import secure_sum
+from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError
 from plasmid.protocol.body import pack
+from plasmid.protocol.messages import Signed
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
 from virtual_link import VirtualLink, fails, late, meanwhile, says, vanish
@@ -161,16 +163,27 @@ def test_a_contribution_to_something_else_is_left_out(
 def test_a_body_that_is_no_vector_of_the_plan_is_left_out(scene: Make) -> None:
     made = scene(5)
 
-    def swap(link: object, site: str, signed: object) -> object:
-        (path,) = made.link.bodies._folder.glob("received/run-1/beta.*.body")
+    def swap(link: VirtualLink, site: str, signed: Signed) -> Signed:
+        (path,) = link.bodies._folder.glob("received/run-1/beta.*.body")
         size = path.stat().st_size
         path.write_bytes(pack("other", np.zeros(9, np.uint32)).ljust(size, b"\0")[:size])
         return signed
 
-    made.link.on("beta", "contribution", swap)  # type: ignore[arg-type]
+    made.link.on("beta", "contribution", swap)
     made.sums.begin()
     exact(made, made.total(1), "alpha", "delta", "epsilon", "eta")
     assert "beta is left out: its contribution names a body of another form" in made.log()
+
+
+@pytest.mark.parametrize("change", ["survivors", "manifest"])
+def test_a_consent_to_something_else_is_shown_to_nobody(scene: Make, change: str) -> None:
+    """One such among the consents would make every site refuse to answer."""
+    made = scene(5)
+    made.link.on("beta", "consent", says(**{change: lambda _: "e" * 64}))
+    made.sums.begin()
+    exact(made, made.total(1), *NAMES[:5])
+    assert "beta is left out: it agreed to another sum than it was shown" in made.log()
+    assert made.events("beta", "shares") == []
 
 
 @pytest.mark.parametrize("n", [5, 6])
@@ -194,6 +207,22 @@ def test_wrong_shares_of_too_many_lose_the_sum(scene: Make) -> None:
     with refusal("run.sum_lost") as caught:
         made.total(1)
     assert "no 4 right shares" in caught.value.message
+
+
+def test_words_that_are_not_masked_as_agreed_give_no_sum(scene: Make) -> None:
+    made = scene(5)
+
+    def spoil(link: VirtualLink, site: str, signed: Signed) -> Signed:
+        (path,) = link.bodies._folder.glob("received/run-1/beta.*.body")
+        body = path.read_bytes()[:-4] + b"\1\2\3\4"
+        digest = sha256_hex(body)
+        link.bodies.received("run-1", site, digest).write_bytes(body)
+        return says(body=lambda _: digest)(link, site, signed) or signed
+
+    made.link.on("beta", "contribution", spoil)
+    made.sums.begin()
+    with refusal("protocol.garbage_sum"):
+        made.total(1)
 
 
 # -- key epochs ------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,12 +27,13 @@ from numpy.typing import NDArray
 from plasmid.controller.context import RunContext
 from plasmid.controller.key_epoch import SETUP_TIMEOUT_S, DroppedOut, begin, set_up
 from plasmid.controller.plan import Job, check_roster, colluders
-from plasmid.controller.summing import check_body, sum_bodies
+from plasmid.controller.screening import same_consents, sound_bodies
+from plasmid.controller.summing import sum_bodies
 from plasmid.core.errors import ProtocolError, RunFailed
 from plasmid.link.switchboard import Collected
 from plasmid.privacy.keystream import Pad
 from plasmid.privacy.ring import TAIL, decode_sum
-from plasmid.privacy.statements import EPOCH_SLOTS, PROTOCOL, Contribution, Shares
+from plasmid.privacy.statements import EPOCH_SLOTS, PROTOCOL, Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Admission, Admit, Epoch, Manifest, Planned, Signed, UnitTerms
@@ -246,7 +246,7 @@ class SecureSum:
         timeout_s = self._job.document.federation.round_timeout_s
         came = context.collect("contribution", manifest.invited, timeout_s=timeout_s)
         self._note(came, f"dropped out of round {round_}")
-        bodies = self._bodies(came.got, manifest)
+        bodies = sound_bodies(context, came.got, manifest)
         if len(bodies) < plan.min_sites:
             raise _Void(f"{len(bodies)} of {len(manifest.invited)} sites contributed, {plan.min_sites} must")
         pads = self._pads(manifest, {site: came.got[site] for site in bodies}) if self._epoch else []
@@ -269,12 +269,13 @@ class SecureSum:
         context.relay("contribution", _to(survivors, contributions), **place)
         agreed = context.collect("consent", survivors, timeout_s=SETUP_TIMEOUT_S)
         self._note(agreed, "dropped out before it consented")
-        if len(agreed.got) < epoch.theta:
-            raise self._lost(f"{len(agreed.got)} sites consented, {epoch.theta} must")
-        context.relay("consent", _to(agreed.got, agreed.got), **place)
+        consents = same_consents(context, agreed.got, manifest, contributions)
+        if len(consents) < epoch.theta:
+            raise self._lost(f"{len(consents)} sites consented, {epoch.theta} must")
+        context.relay("consent", _to(consents, consents), **place)
         # Some answers are enough; where one of them is wrong, all are needed.
         for enough in (epoch.theta, None):
-            came = context.collect("shares", list(agreed.got), timeout_s=SETUP_TIMEOUT_S, enough=enough)
+            came = context.collect("shares", list(consents), timeout_s=SETUP_TIMEOUT_S, enough=enough)
             try:
                 return epoch.pads(
                     manifest.slot,
@@ -302,27 +303,6 @@ class SecureSum:
         self._drop(gone, what)
         for site in sorted(set(collected.missing) - set(gone)):
             self._context.runs.say(self._context.run, f"{site} was late: {collected.missing[site]}")
-
-    def _bodies(self, contributions: Mapping[str, Signed], manifest: Manifest) -> dict[str, Path]:
-        """Return the bodies of those that answered *manifest* in due form."""
-        context, digest = self._context, manifest.digest()
-        found = {}
-        for site, signed in contributions.items():
-            said = Contribution.model_validate(signed.payload)
-            path = context.bodies.received(context.run, site, said.body)
-            if (said.manifest, said.round) != (digest, manifest.round):
-                why = "another manifest"
-            elif not path.exists():
-                why = "a body that it did not send"
-            else:
-                try:
-                    check_body(path, manifest.encoding())
-                    found[site] = path
-                    continue
-                except ProtocolError:
-                    why = "a body of another form"
-            context.runs.say(context.run, f"{site} is left out: its contribution names {why}")
-        return found
 
     def _manifest(self, round_: int, state: State, phase: Phase, plan: AttemptPlan) -> Manifest:
         job, encoding = self._job, plan.encoding

@@ -1,0 +1,159 @@
+"""Differential privacy in embedded runs: what is spent, what is told, and what is refused at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.conftest import DONORS, QUICK, ROWS, Home
+from plasmid.gateway.ledger import Ledger
+from plasmid.privacy.claims import PrivacyFacts, statement
+
+DP_SGD = {
+    "privacy.unit": "record",
+    "privacy.mechanism": "dp-sgd",
+    "privacy.epsilon": "8",
+    "privacy.delta": "1e-5",
+    "privacy.record_clip": "1.0",
+    "training.batch": "16",
+}
+
+
+def settings(**changes: str) -> list[str]:
+    """Return ``--set`` options for a private ``tcr-covid``; a name's ``__`` stands for its dot."""
+    chosen = DP_SGD | {name.replace("__", "."): value for name, value in changes.items()}
+    return [word for path, value in chosen.items() for word in ("--set", f"{path}={value}")]
+
+
+def ledger(home: Home, donor: str) -> Ledger:
+    return Ledger(home.folder / "sites" / donor / "ledger.jsonl")
+
+
+# -- a question ------------------------------------------------------------------------------------
+
+
+def ask(home: Home, *privacy: str) -> tuple[int, dict[str, Any], str]:
+    how = ["--sites", str(home.sites), "--bounds", "0,120", "--yes"]
+    return home.run("query", "mean", "--column", "age", *privacy, *how)
+
+
+@pytest.fixture(scope="module")
+def asked(home: Home) -> dict[str, Any]:
+    status, answer, errors = ask(home, "--epsilon", "1", "--delta", "1e-6")
+    assert status == 0, (answer, errors)
+    assert "differential privacy for one record: epsilon 1, delta 1e-06 (dp-fedsgd)" not in errors
+    return dict(answer["data"])
+
+
+def test_a_mean_with_noise_says_what_it_promises(home: Home, asked: dict[str, Any]) -> None:
+    values = []
+    for path in home.sites.glob("*.csv"):
+        with path.open(newline="") as file:
+            values += [float(row["age"]) for row in csv.DictReader(file) if row["age"]]
+    assert 0 < abs(asked["result"]["count"] - len(values)) < 200
+    assert abs(asked["result"]["mean"] - sum(values) / len(values)) < 20
+    said = asked["privacy"]
+    assert said[0].startswith("This is a rehearsal:")
+    assert "1e-06)-differential privacy for any one record at a site" in said[1]
+    assert said[1].endswith("Each site's ledger is charged epsilon 1.")
+    assert [sentence.split(":")[0] for sentence in said[2:5]] == list(DONORS)
+    assert f"N = {ROWS} declared by its owner" in said[2]
+
+
+def test_every_site_s_ledger_was_charged(home: Home, asked: dict[str, Any]) -> None:
+    for donor in DONORS:
+        entries = [entry for entry in ledger(home, donor).entries() if entry["run"] == asked["run_id"]]
+        assert [entry["event"] for entry in entries] == ["reserve", "spend", "attempt"]
+        population = ledger(home, donor).summary()["mean-record"]
+        assert (float(population.spent_epsilon), float(population.spent_delta)) == (1.0, 1e-6)
+
+
+# -- fine-tuning -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(home: Home) -> dict[str, Any]:
+    how = ["--sites", str(home.sites), "--eval", str(home.test), "--no-baselines", "--yes"]
+    status, answer, errors = home.run("run", "tcr-covid", *QUICK, *settings(), *how)
+    assert status == 0, (answer, errors)
+    return dict(answer["data"])
+
+
+def test_the_card_and_the_provenance_say_what_holds(home: Home, tuned: dict[str, Any]) -> None:
+    folder = Path(tuned["adapter"])
+    provenance = json.loads((folder / "provenance.json").read_text())
+    facts = PrivacyFacts.from_json(provenance["privacy"])  # which recomputes every epsilon
+    assert (facts.unit, facts.mechanism, facts.epsilon, facts.delta) == ("record", "dp-sgd", 8.0, 1e-5)
+    assert (facts.rounds, facts.steps, facts.attempts, facts.survivors) == (2, 2, 2, (3, 3))
+    spent = facts.spent()
+    assert sorted(spent) == list(DONORS)
+    assert all(0 < epsilon <= 8.0 for epsilon in spent.values())
+    assert {site.public_size for site in facts.participants} == {ROWS}
+    assert {site.rate for site in facts.participants} == {16 / ROWS}
+    card = (folder / "README.md").read_text()
+    section = card[card.index("## Privacy") :]
+    for sentence in statement(facts):
+        assert f"- {sentence}\n" in section
+    assert "adds Gaussian noise in each of 2 steps of a round" in section
+    changed = provenance["privacy"] | {"attempts": 40}
+    with pytest.raises(Exception, match="epsilon"):
+        PrivacyFacts.from_json(changed)
+
+
+def test_the_whole_plan_was_charged_spare_attempts_included(home: Home, tuned: dict[str, Any]) -> None:
+    for donor in DONORS:
+        entries = [entry for entry in ledger(home, donor).entries() if entry["run"] == tuned["run_id"]]
+        assert [entry["event"] for entry in entries] == ["reserve", "spend", "attempt", "attempt"]
+        assert entries[0]["attempts"] == 4
+        assert float(ledger(home, donor).summary()["tcr-covid-record"].spent_epsilon) == 8.0
+
+
+# -- what makes no sense ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"privacy__epsilon": "0"}, "privacy.epsilon"),
+        ({"privacy__epsilon": "-1"}, "privacy.epsilon"),
+        ({"privacy__delta": "1"}, "privacy.delta"),
+        ({"privacy__unit": "none"}, "privacy.epsilon"),
+        ({"privacy__unit": "patient"}, "data.patient"),
+        ({"privacy__mechanism": "output"}, "privacy.record_clip"),
+        ({"federation__min_sites": "2"}, "federation.min_sites"),
+        ({"federation__colluding_organisations": "2"}, "federation.colluding_organisations"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_told_where(
+    home: Home, changes: dict[str, str], where: str
+) -> None:
+    status, answer, _ = home.run("recipes", "show", "tcr-covid", *settings(**changes))
+    assert (status != 0, answer["error"]["code"]) == (True, "recipe.invalid")
+    assert where in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        ("--epsilon", "0"),
+        ("--epsilon", "1"),
+        ("--epsilon", "-1", "--delta", "1e-6"),
+        ("--epsilon", "1", "--delta", "1"),
+        ("--delta", "1e-6"),
+    ],
+)
+def test_a_question_without_a_sound_promise_is_refused_at_once(home: Home, privacy: tuple[str, ...]) -> None:
+    status, answer, _ = ask(home, *privacy)
+    assert (status != 0, answer["error"]["code"]) == (True, "usage.query_privacy")
+    assert "--delta" in answer["error"]["hint"]
+
+
+def test_a_delta_that_would_allow_publishing_a_record_is_refused_by_every_site(home: Home) -> None:
+    status, answer, _ = ask(home, "--epsilon", "1", "--delta", "0.01")
+    assert (status != 0, answer["error"]["code"]) == (True, "recipe.too_few_sites")
+    for donor in DONORS:
+        assert f"\n  {donor}: The site asks for a smaller delta. [policy.delta]" in answer["error"]["message"]

@@ -1,18 +1,18 @@
-"""What differential privacy costs in quality, over epsilons and seeds: ``python -m bench.dp_quality --out DIR``.
+"""What differential privacy costs in quality, by epsilon and over seeds: ``python -m bench.dp_quality``.
 
-Trains the shipped recipes that have a privacy unit, in this process and without a network, with the node's own
-engine, sampling terms and output contract, the ring's rounding, and the computation's and server's own steps.
-Prints one Markdown table a recipe and writes one JSON file a run into DIR. A run that is there already is not
-repeated.
+Trains the shipped recipes that have a privacy unit, in this process and without a network, but with the node's own
+engine, sampling terms and output contract, the ring's rounding, and the computation's and the server's own
+steps. Prints one Markdown table a recipe and writes one JSON file a run into the folder ``--out``; a run whose
+file is there is not repeated.
 
-    python -m bench.dp_quality --out DIR                               # all of it: hours on two cores
-    python -m bench.dp_quality tcr-covid-dp --out DIR --epsilon 8 1    # a part
-    python -m bench.dp_quality tcr-covid-dp --out DIR --held-out 0 --set training.head_lr=0.1
+    python -m bench.dp_quality --out DIR --alone --plain --simple     # the tables of docs/results.md
+    python -m bench.dp_quality tcr-covid-dp --out DIR --epsilon 8 1    # a part of them
+    python -m bench.dp_quality tcr-covid-dp --out DIR --held-out 0 --set training.head_lr=0.01 --tag -slow
 
-Epsilon ``inf`` keeps sampling and clip and leaves the noise out. ``--plain`` adds the recipe of the same folder
-that has no unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same settings, steps
-and epsilon. ``--held-out K`` never opens the test: it trains without the K-th site (recipes whose sites are
-people) or a fifth of each site's units, and scores on those; settings are chosen there.
+Epsilon ``inf`` keeps sampling and clip and leaves the noise out; ``--plain`` adds the recipe of the same folder
+without a unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same settings and
+epsilon. ``--held-out K`` never opens the test: it trains without the K-th site (where sites are people) or
+without a fifth of each site's units, and scores on those. Settings were chosen there.
 """
 
 from __future__ import annotations
@@ -35,15 +35,20 @@ from numpy.typing import NDArray
 
 from plasmid.client.simple import simple_scores
 from plasmid.computations import finetune
+from plasmid.computations.api import Shape
 from plasmid.data.csv import read_table
 from plasmid.data.table import Table, concatenate
 from plasmid.federation.server import ServerOptimiser, build_strategy
 from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.output import bounded
 from plasmid.gateway.terms import sampling, unit_terms
+from plasmid.models.adapter import Vector
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import ensure_model
-from plasmid.privacy.ring import decode_sum, encode, plan_encoding
+from plasmid.privacy.noise import skellam
+from plasmid.privacy.ring import TAIL, Encoding, add_noise, decode_sum, encode, plan_encoding
+from plasmid.protocol.messages import Planned
+from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes import catalogue
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
@@ -53,6 +58,8 @@ from plasmid.training.engine import Engine
 
 EPSILONS = (math.inf, 8.0, 3.0, 1.0)
 SEEDS = (0, 1, 2)
+ROUNDS = {1.0: "20"}
+"""More noise, fewer steps: instead of the recipe's rounds at that epsilon. Chosen on held-out training data."""
 ROUND_SIZE_TO = 50
 """The owner's public size is the number of units, rounded to a multiple of this."""
 HELD_OUT = 0.2
@@ -63,14 +70,14 @@ class Bench:
     """One recipe's tables and engines, which serve all its runs."""
 
     name: str
-    settings: Mapping[str, str]
+    settings: dict[str, str]
     tables: dict[str, Table]
     test: Table
     engines: dict[str, Engine]
     base: Any
 
     @classmethod
-    def open(cls, name: str, settings: Mapping[str, str], held_out: int | None, folder: Path) -> Bench:
+    def open(cls, name: str, settings: dict[str, str], held_out: int | None, folder: Path) -> Bench:
         """Read the tables of recipe *name* and make an engine for each site."""
         resolved = load_recipe(name, overrides=settings)
         recipe, model = resolved.recipe, resolved.recipe.model
@@ -87,11 +94,13 @@ class Bench:
         return cls(name, settings, tables, test, engines, base)
 
     def resolved(self, epsilon: float, seed: int) -> ResolvedRecipe:
-        """Return the recipe at *epsilon*; ``inf`` stands for its own, the noise is left out elsewhere."""
-        settings = dict(self.settings)
+        """Return the recipe at *epsilon*; at ``inf`` it is as shipped, and the noise is left out elsewhere."""
+        settings: dict[str, str] = {}
         if math.isfinite(epsilon):
             settings["privacy.epsilon"] = str(epsilon)
-        return load_recipe(self.name, overrides=settings, seed=seed)
+        if epsilon in ROUNDS:
+            settings["federation.rounds"] = ROUNDS[epsilon]
+        return load_recipe(self.name, overrides=settings | self.settings, seed=seed)
 
     def terms(self, recipe: Recipe, site: str, epsilon: float) -> UnitSampling | None:
         """Return what the site's gateway tells its worker about units, as it would."""
@@ -112,34 +121,47 @@ class Bench:
         shape = finetune.shape(recipe, self.base)
         server = recipe.federation.server
         optimiser = ServerOptimiser(build_strategy(server.strategy, server.options), shape.schema)
-        encoding = plan_encoding(
-            length=shape.schema.size, bound=shape.bound, sites=len(sites), bits=shape.bits
-        )
         terms = {site: self.terms(recipe, site, epsilon) for site in sites}
+        encoding = self.encoding(recipe, shape, terms)
         state = finetune.initial(recipe, shape)
         for round_ in range(1, recipe.rounds + 1):
 
             def secure_mean(arrays: Any, round_: int = round_) -> Any:
                 before = shape.schema.flatten(arrays)
-                total = np.zeros(0)
+                total = np.zeros(encoding.length + TAIL, encoding.dtype)
                 for number, site in enumerate(sites):
-                    after = self.engines[site].train(
-                        before,
-                        steps=recipe.training.steps,
-                        seed=(recipe.seed * 1009 + round_) * 101 + number,
-                        sampling=terms[site],
-                    )
-                    noised = recipe.privacy.mechanism == "dp-sgd"
-                    vector, _ = bounded(after - before, shape, noised=noised)
+                    vector = self.vector(recipe, site, before, terms[site], round_ * 101 + number)
+                    vector, _ = bounded(vector, shape, noised=recipe.privacy.mechanism == "dp-sgd")
                     words = encode(vector, encoding)
-                    total = total + words if total.size else words
+                    if recipe.privacy.shares_noise and math.isfinite(epsilon):
+                        add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
+                    total += words
                 summed = decode_sum(total, encoding, len(sites))
-                return dict(
-                    shape.schema.unflatten(finetune.advance(recipe, shape, before, summed, len(sites)))
-                )
+                after = finetune.advance(recipe, shape, before, summed, len(sites))
+                return dict(shape.schema.unflatten(after))
 
             state = optimiser.step(round_, state, secure_mean)
         return state
+
+    def encoding(self, recipe: Recipe, shape: Shape, terms: Mapping[str, UnitSampling | None]) -> Encoding:
+        """Return how the sites' vectors are written; each site is an organisation of its own."""
+        rate = max(said.rate if said else 0.0 for said in terms.values())
+        c = recipe.federation.colluding_organisations
+        planned = Planned(sites=len(terms), c=c, noise_rate=rate)
+        if len(terms) == 1:  # a site alone masks nothing
+            return plan_encoding(length=shape.schema.size, bound=shape.bound, sites=1, bits=shape.bits)
+        return attempt_plan(recipe, shape, sites=len(terms), c=c, planned=planned).encoding
+
+    def vector(
+        self, recipe: Recipe, site: str, state: Vector, terms: UnitSampling | None, seed: int
+    ) -> Vector:
+        """Return what *site*'s worker makes of *state*."""
+        engine = self.engines[site]
+        if recipe.privacy.mechanism == "dp-fedsgd":
+            assert terms is not None
+            return engine.gradient_sum(state, sampling=terms)
+        seed += recipe.seed * 1_000_003
+        return engine.train(state, steps=recipe.training.steps, seed=seed, sampling=terms) - state
 
     def scored(self, recipe: Recipe, state: NDArray[Any]) -> float:
         """Return the metric of *state* on the test; one engine keeps it encoded."""
@@ -160,6 +182,8 @@ class Bench:
             "settings": dict(self.settings),
             "epsilon": str(epsilon),
             "delta": recipe.privacy.delta,
+            "mechanism": recipe.privacy.mechanism,
+            "rounds": recipe.rounds,
             "seed": seed,
             "metric": recipe.task.metric,
             "parameters": finetune.shape(recipe, self.base).schema.size,
@@ -170,7 +194,7 @@ class Bench:
             },
             "federated": self.scored(recipe, self.trained(recipe, every, epsilon)),
         }
-        if alone:
+        if alone and not recipe.privacy.shares_noise:
             result["alone"] = {
                 site: self.scored(recipe, self.trained(recipe, [site], epsilon)) for site in every
             }
@@ -238,7 +262,7 @@ def measured(
     name: str,
     options: argparse.Namespace,
     epsilons: Sequence[float],
-    settings: Mapping[str, str],
+    settings: dict[str, str],
     folder: Path,
 ) -> list[dict[str, Any]]:
     """Return all runs of recipe *name*, from their files where they are there."""

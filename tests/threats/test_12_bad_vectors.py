@@ -1,4 +1,5 @@
-"""Row 12. Attack: NaN, Inf, wrong shape or dtype in a final vector; 1e30 in one; a NaN gradient of one record.
+"""Row 12. Attack: NaN, Inf, wrong shape or dtype in a final vector; 1e30 in one; a NaN gradient of one
+record.
 
 Must hold: the final vector is refused before encoding (the cast is silent), the run continues without that
 site; the record counts as zero; size clips (norm in fp64), never refuses.

@@ -1,6 +1,6 @@
 """Row 14. Attack: ring overflow.
 
-Must hold: n * bound * scale + 8 σ >= half the ring is refused at plan time (property test).
+Must hold: n * bound * scale + 8 sigma >= half the ring is refused at plan time (property test).
 """
 
 from __future__ import annotations

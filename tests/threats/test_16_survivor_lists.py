@@ -69,7 +69,9 @@ class Scene:
     def expected(self, survivors: Sequence[str]) -> np.ndarray:
         """Return the sum of what the sites meant."""
         plain = [encode(self.vectors[site], self.manifest.encoding()) for site in survivors]
-        return decode_sum(np.sum(plain, axis=0, dtype=plain[0].dtype), self.manifest.encoding(), len(survivors))
+        return decode_sum(
+            np.sum(plain, axis=0, dtype=plain[0].dtype), self.manifest.encoding(), len(survivors)
+        )
 
 
 # -- withholding -----------------------------------------------------------------------------------

@@ -81,7 +81,9 @@ def test_a_restart_of_every_site_changes_nothing(tmp_path: Path) -> None:
     refused_everywhere(federation, slot=0)
     # the next round is another matter
     manifest = federation.manifest(2, slot=0)
-    federation.open_sum(list(federation.answers(manifest, dict.fromkeys(THREE, VECTORS["beta"])).values()), manifest)
+    federation.open_sum(
+        list(federation.answers(manifest, dict.fromkeys(THREE, VECTORS["beta"])).values()), manifest
+    )
 
 
 def test_an_agreement_counts_even_if_no_share_was_asked_for(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from in_memory import Federation, document_of
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.privacy import statements
 from plasmid.protocol import messages
-from plasmid.protocol.messages import Admit, Ask, Manifest, open_signed, sign
+from plasmid.protocol.messages import Admit, Ask, Manifest, sign
 from plasmid.recipes.query import PingDocument
 
 
@@ -45,7 +45,9 @@ def refused(federation: Federation, document: Any, code: str, *, site: str = "al
 
 def test_protect_none_is_refused_unless_the_owner_wrote_it(tmp_path: Path) -> None:
     refused(Federation(tmp_path / "default"), ping(privacy={"protect": "none"}), "policy.protection")
-    open_ = Federation(tmp_path / "open", require={"protect": "none"}, document=ping(privacy={"protect": "none"}))
+    open_ = Federation(
+        tmp_path / "open", require={"protect": "none"}, document=ping(privacy={"protect": "none"})
+    )
     assert open_.admit("alpha").accepted  # control
 
 
@@ -62,9 +64,7 @@ def test_protect_none_is_refused_unless_the_owner_wrote_it(tmp_path: Path) -> No
         ({}, count_document(delta=2e-5), "policy.budget"),
     ],
 )
-def test_the_stronger_minimum_wins(
-    tmp_path: Path, require: dict[str, Any], document: Any, code: str
-) -> None:
+def test_the_stronger_minimum_wins(tmp_path: Path, require: dict[str, Any], document: Any, code: str) -> None:
     refused(private(tmp_path, require=require, document=ping(seed=7)), document, code)
 
 
@@ -130,7 +130,9 @@ def test_a_smaller_roster_is_refused(
 
 
 @pytest.mark.parametrize("require", [{"min_organisations": 5}, {"min_sites": 5}])
-def test_a_smaller_sum_is_refused_by_the_site_that_wants_more(tmp_path: Path, require: dict[str, int]) -> None:
+def test_a_smaller_sum_is_refused_by_the_site_that_wants_more(
+    tmp_path: Path, require: dict[str, int]
+) -> None:
     """The recipe is content with four of five; alpha's owner is not."""
     document = ping(federation={"min_sites": 4})
     federation = Federation(tmp_path, document=document, sites=FIVE)

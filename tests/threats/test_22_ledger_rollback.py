@@ -147,9 +147,7 @@ def test_a_head_that_a_peer_heard_of_is_the_site_s_own_signed_word(tmp_path: Pat
     assert (said[1].payload["ledger_counter"], said[1].payload["ledger_head"]) == (counter, head)
     lowered = said[1].model_copy(update={"payload": {**said[1].payload, "ledger_counter": 0}})
     with refusal("protocol.signature"):
-        federation.gateways["alpha"].relay(
-            federation.relay("contribution", [said[0], lowered, *said[2:]])
-        )
+        federation.gateways["alpha"].relay(federation.relay("contribution", [said[0], lowered, *said[2:]]))
 
 
 # -- a crash ---------------------------------------------------------------------------------------

@@ -82,9 +82,7 @@ def test_a_slot_that_was_passed_over_masks_nothing(federation: Federation) -> No
     assert not epoch._held[:, :, :2].any()  # their secrets are gone
     for slot in (0, 1, 2):
         with refusal("protocol.slot_used"):
-            epoch.mask(
-                np.zeros(LENGTH + 4, np.uint32), slot=slot, manifest="a" * 64, invited=list(FOUR)
-            )
+            epoch.mask(np.zeros(LENGTH + 4, np.uint32), slot=slot, manifest="a" * 64, invited=list(FOUR))
 
 
 def test_a_computation_that_failed_is_not_run_again_on_its_slot(federation: Federation) -> None:
@@ -134,9 +132,7 @@ def test_after_a_restart_a_site_counts_as_dropped_until_the_next_epoch(federatio
     federation.key_epoch(epoch=2)
     manifest = federation.manifest(2, slot=0)
     answers = federation.answers(manifest, dict.fromkeys(FOUR, ONE))
-    assert looks_uniform(
-        federation.words(answers["delta"], manifest) - federation.words(before, first)
-    )
+    assert looks_uniform(federation.words(answers["delta"], manifest) - federation.words(before, first))
     total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 4)
     assert total.tolist() == [1.0] * LENGTH
 

@@ -142,7 +142,7 @@ class Ledger:
             return self._read().head
 
     def charged(self) -> tuple[int, str]:
-        """Return the counter and the digest of the newest entry that charged something, (0, zeros) if none."""
+        """Return counter and digest of the newest entry that charged something, (0, zeros) if none did."""
         with self._locked():
             for entry in reversed(self._read().entries):
                 if entry["event"] in _CHARGES:
@@ -163,8 +163,8 @@ class Ledger:
             site = max(newer, key=newer.__getitem__)
             raise StorageError(
                 "storage.ledger_rolled_back",
-                f"the last charge in the privacy ledger {self._path} is entry {own}, but {site} has seen entry "
-                f"{newer[site]}: it was rolled back, by a restored disk perhaps. Nothing runs.",
+                f"the last charge in the privacy ledger {self._path} is entry {own}, but {site} has seen "
+                f"entry {newer[site]}: it was rolled back, by a restored disk perhaps. Nothing runs.",
                 _RECOVER,
             )
 

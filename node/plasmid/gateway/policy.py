@@ -99,12 +99,17 @@ class Policy(_Part):
                 "policy.unit",
                 f"the document says unit: {privacy.unit}, the policy accepts {wanted.unit} or stronger.",
             )
-        for name, code in (("epsilon", "policy.epsilon"), ("delta", "policy.delta")):
-            given, most = getattr(privacy, name), getattr(wanted, f"max_{name}")
-            if given is not None and most is not None and given > most:
-                raise PolicyRefused(
-                    code, f"the document says {name}: {given}, the policy accepts up to {most}."
-                )
+        if wanted.max_epsilon is not None and (privacy.epsilon or 0.0) > wanted.max_epsilon:
+            raise PolicyRefused(
+                "policy.epsilon",
+                f"the document says epsilon: {privacy.epsilon}, "
+                f"the policy accepts up to {wanted.max_epsilon}.",
+            )
+        if wanted.max_delta is not None and (privacy.delta or 0.0) > wanted.max_delta:
+            raise PolicyRefused(
+                "policy.delta",
+                f"the document says delta: {privacy.delta}, the policy accepts up to {wanted.max_delta}.",
+            )
 
     def budget(self, population: str) -> Budget:
         """Return what *population* may spend. Raises PolicyRefused (``policy.no_budget``)."""

@@ -1,18 +1,18 @@
 """What differential privacy costs in quality, by epsilon and over seeds: ``python -m bench.dp_quality``.
 
-Trains the shipped recipes that have a privacy unit, in this process and without a network, but with the node's own
-engine, sampling terms and output contract, the ring's rounding, and the computation's and the server's own
-steps. Prints one Markdown table a recipe and writes one JSON file a run into the folder ``--out``; a run whose
-file is there is not repeated.
+Trains the shipped recipes that have a privacy unit, in this process and without a network, but with the
+node's own engine, sampling terms and output contract, the ring's rounding, and the computation's and the
+server's own steps. Prints a Markdown table a recipe and writes a JSON file a run into the folder ``--out``;
+a run whose file is there is not repeated.
 
-    python -m bench.dp_quality --out DIR --alone --plain --simple     # the tables of docs/results.md
+    python -m bench.dp_quality --out DIR --alone --plain --simple      # the tables of docs/results.md
     python -m bench.dp_quality tcr-covid-dp --out DIR --epsilon 8 1    # a part of them
-    python -m bench.dp_quality tcr-covid-dp --out DIR --held-out 0 --set training.head_lr=0.01 --tag -slow
+    python -m bench.dp_quality tcr-covid-dp --out DIR --held-out 0 --set training.head_lr=0.01 --tag slow
 
-Epsilon ``inf`` keeps sampling and clip and leaves the noise out; ``--plain`` adds the recipe of the same folder
-without a unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same settings and
-epsilon. ``--held-out K`` never opens the test: it trains without the K-th site (where sites are people) or
-without a fifth of each site's units, and scores on those. Settings were chosen there.
+Epsilon ``inf`` keeps sampling and clip and leaves the noise out; ``--plain`` adds the recipe of the same
+folder without a unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same
+settings and epsilon. ``--held-out K`` never opens the test: it trains without the K-th site (where sites are
+people) or without a fifth of each site's units, and scores on those. Settings were chosen there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from plasmid.training.engine import Engine
 EPSILONS = (math.inf, 8.0, 3.0, 1.0)
 SEEDS = (0, 1, 2)
 ROUNDS = {1.0: "20"}
-"""More noise, fewer steps: instead of the recipe's rounds at that epsilon. Chosen on held-out training data."""
+"""More noise, fewer steps: instead of the recipe's rounds at that epsilon. Chosen on held-out data, too."""
 ROUND_SIZE_TO = 50
 """The owner's public size is the number of units, rounded to a multiple of this."""
 HELD_OUT = 0.2
@@ -94,7 +94,7 @@ class Bench:
         return cls(name, settings, tables, test, engines, base)
 
     def resolved(self, epsilon: float, seed: int) -> ResolvedRecipe:
-        """Return the recipe at *epsilon*; at ``inf`` it is as shipped, and the noise is left out elsewhere."""
+        """Return the recipe at *epsilon*; at ``inf`` it is as shipped, and noise is left out elsewhere."""
         settings: dict[str, str] = {}
         if math.isfinite(epsilon):
             settings["privacy.epsilon"] = str(epsilon)
@@ -270,7 +270,7 @@ def measured(
     runs = []
     for epsilon in epsilons:
         for seed in options.seeds:
-            path = options.out / f"{name}{options.tag}-eps{epsilon:g}-seed{seed}.json"
+            path = options.out / f"{name}{options.tag and '-'}{options.tag}-eps{epsilon:g}-seed{seed}.json"
             if path.is_file():
                 runs.append(json.loads(path.read_text(encoding="utf-8")))
                 continue

@@ -1,10 +1,7 @@
-"""The gateway, driven message by message: admission, key epoch, and the one way out."""
+"""The gateway, driven message by message: what it answers, what it computes, and the one way out."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import traceback
 from pathlib import Path
@@ -13,27 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks import FOUR, as_csv, never, private, refusal
 from in_memory import SITES, STATE, Federation, document_of
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError, ProtocolError, StorageError
-from plasmid.data.table import Table
+from plasmid.gateway.admission import Answer
 from plasmid.gateway.disclosure import SENTENCES
-from plasmid.gateway.gateway import Answer, Computation
+from plasmid.gateway.gateway import Computation
 from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import decode_sum
-from plasmid.privacy.statements import PROTOCOL
+from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admit, Ask, Contribution, Manifest, Signed, open_signed, sign
+from plasmid.protocol.messages import Admit, Ask, Contribution, Manifest, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from tiny_task import tiny_recipe, tiny_table
 
 CLEAR = PingDocument.model_validate({"length": 6, "rounds": 2, "privacy": {"protect": "none"}})
 AGES = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=100)
-
-
-def refusal(code: str) -> pytest.RaisesExc[PlasmidError]:
-    return pytest.RaisesExc(PlasmidError, check=lambda error: error.code == code)
 
 
 @pytest.fixture
@@ -51,32 +45,28 @@ def returns(vector: np.ndarray) -> Computation:
     return lambda _: vector
 
 
-def never(manifest: Manifest) -> np.ndarray:
-    raise AssertionError("the computation was started")
+def finetuning(root: Path, base: BaseModel, **changes: Any) -> Federation:
+    """Return sites with twelve rows each and a recipe; *changes* replace keys of its sections."""
+    values = tiny_recipe(base).model_dump(mode="json")
+    for section, keys in changes.items():
+        values[section] |= keys
+    tables = {site: as_csv(tiny_table(12, seed)) for seed, site in enumerate(SITES)}
+    budgets = {"default": {"unit": "record", "epsilon": 8.0, "delta": 1e-5}}
+    recipe = Recipe.model_validate(values)
+    return Federation(root, document=recipe, tables=tables, public_size=1000, budgets=budgets)
 
 
 # -- a whole round ---------------------------------------------------------------------------------
-
-
-def as_csv(table: Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(table.columns)
-    for row in zip(*table.columns.values(), strict=True):
-        writer.writerow("NA" if cell is None else cell for cell in row)
-    return text.getvalue()
 
 
 @pytest.mark.usefixtures("at_home")
 def test_the_decoded_mean_is_the_plain_mean_of_the_clipped_updates(
     tmp_path: Path, tiny: dict[str, BaseModel]
 ) -> None:
-    recipe = tiny_recipe(tiny["esm"])
-    tables = {site: as_csv(tiny_table(12, seed)) for seed, site in enumerate(SITES)}
-    federation = Federation(tmp_path, document=recipe, tables=tables)
+    federation = finetuning(tmp_path, tiny["esm"])
     federation.set_up()
     source = np.random.default_rng(0)
-    bound = recipe.privacy.update_clip
+    bound = federation.document.privacy.update_clip
     for round_ in (1, 2):
         manifest = federation.manifest(round_)
         # one far over the clip, one just over, one below
@@ -84,11 +74,8 @@ def test_the_decoded_mean_is_the_plain_mean_of_the_clipped_updates(
             site: (source.normal(size=manifest.length) * scale).astype(np.float32)
             for site, scale in zip(SITES, (1e6, 0.2, 1e-3), strict=True)
         }
-        answers = {
-            site: gateway.contribute(manifest, returns(updates[site]))
-            for site, gateway in federation.gateways.items()
-        }
-        total = federation.total(list(answers.values()), manifest)
+        answers = federation.answers(manifest, updates)
+        total = federation.open_sum(list(answers.values()), manifest)
         mean = decode_sum(total, manifest.encoding(), len(SITES)) / len(SITES)
         norms = {site: np.linalg.norm(update.astype(np.float64)) for site, update in updates.items()}
         assert norms["alpha"] > bound > norms["gamma"]
@@ -108,34 +95,98 @@ def test_a_contribution_is_signed_and_names_its_manifest_and_body(federation: Fe
         assert said == Contribution(
             run="run-1",
             site=site,
+            epoch=1,
             round=1,
             slot=0,
             manifest=manifest.digest(),
             body=sha256_hex(answer.body),
             body_bytes=len(answer.body),
+            ledger_counter=0,
+            ledger_head="0" * 64,
         )
         assert answer.digest == said.body
         assert np.count_nonzero(federation.words(answer, manifest)) >= 9  # a mask over zeros
 
 
+def test_under_a_unit_a_contribution_names_the_charge(tmp_path: Path) -> None:
+    federation = private(tmp_path)
+    federation.set_up()
+    gateway = federation.gateways["alpha"]
+    answer = gateway.contribute(federation.manifest(), lambda _: np.zeros(3))
+    newest = gateway.ledger.entries()[-1]
+    assert (newest["event"], newest["slot"]) == ("attempt", [1, 0])
+    said = answer.contribution.payload
+    assert (said["ledger_counter"], said["ledger_head"]) == (newest["counter"], newest["digest"])
+
+
 def test_without_masks_the_words_are_the_plain_ones(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, document=CLEAR)
-    for site in SITES:
-        federation.allow(site, [federation.digest], protect="none")
+    federation = Federation(tmp_path, document=CLEAR, require={"protect": "none"})
     federation.set_up()
     manifest = federation.manifest()
-    assert (manifest.protocol, manifest.rho) == ("none", None)
+    assert (manifest.protocol, manifest.rho, manifest.theta) == ("none", None, 0)
     answer = federation.gateways["alpha"].contribute(manifest, lambda _: np.full(6, 0.5, np.float32))
     scale = 2**manifest.scale_log2
     assert federation.words(answer, manifest).tolist() == [scale // 2] * 6 + [0] * 4
     with refusal("protocol.ready"):
         federation.gateways["alpha"].relay(federation.relay("advert", []))
-    # in the clear too, a run that was begun is not begun again after a restart
-    federation.restart("alpha")
-    assert federation.admit("alpha").code == "protocol.epoch_used"
+    # in the clear too, an epoch that was begun is not begun again after a restart
+    gateway = federation.restart("alpha")
+    assert federation.admit("alpha").accepted
+    with refusal("protocol.epoch_used"):
+        gateway.begin_epoch(federation.epoch())
+    assert gateway.begin_epoch(federation.epoch(epoch=2)) is None
 
 
-# -- a round is answered once ----------------------------------------------------------------------
+@pytest.mark.usefixtures("at_home")
+def test_a_rotated_sum_is_turned_back_by_the_run_s_digest(tmp_path: Path, tiny: dict[str, BaseModel]) -> None:
+    unit: dict[str, Any] = {"unit": "record", "mechanism": "output", "epsilon": 8.0, "delta": 1e-5}
+    federation = finetuning(tmp_path, tiny["esm"], privacy={**unit, "rotation": "hadamard"})
+    federation.set_up()
+    manifest = federation.manifest()
+    size = federation.gateways["alpha"].run("run-1").shape.schema.size
+    assert manifest.length > size
+    update = np.zeros(size, np.float32)
+    update[3] = 10.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "plasmid.gateway.gateway.skellam", lambda length, variance: np.zeros(length, np.int64)
+        )
+        answers = federation.answers(manifest, dict.fromkeys(SITES, update))
+    total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
+    assert np.abs(total).max() < 10.0  # one value is spread over all of them
+    turned = unrotate(total, seed=bytes.fromhex(federation.digest), length=size)
+    assert np.abs(turned - 3 * update).max() < 1e-2
+
+
+@pytest.mark.usefixtures("at_home")
+def test_an_audit_sums_guesses_exactly_and_is_not_charged(tmp_path: Path, tiny: dict[str, BaseModel]) -> None:
+    privacy: dict[str, Any] = {
+        "unit": "record", "mechanism": "output", "epsilon": 8.0, "delta": 1e-5, "audit": {"canaries": 30}
+    }  # fmt: skip
+    federation = finetuning(tmp_path, tiny["esm"], privacy=privacy)
+    federation.set_up()
+    audit = {
+        "phase": "audit", "mechanism": "none", "length": 2, "bound": 30.0, "noise_variance": 0.0,
+        "ring_bits": 32, "scale_log2": 24, "slot": 0,
+    }  # fmt: skip
+    for round_ in (1, 2):
+        with refusal("protocol.manifest"):
+            federation.gateways["alpha"].contribute(federation.manifest(round_, **audit), never)
+    manifest = federation.manifest(3, **audit)
+    guesses = {site: np.array([20.0, 9.0 + index]) for index, site in enumerate(SITES)}
+    answers = federation.answers(manifest, guesses)
+    total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
+    assert total.tolist() == [60.0, 30.0]
+    assert [entry["event"] for entry in federation.gateways["alpha"].ledger.entries()] == ["reserve"]
+
+
+def test_no_audit_where_the_document_asks_for_none(federation: Federation) -> None:
+    with pytest.raises(ProtocolError, match="the document asks for no audit") as caught:
+        federation.gateways["alpha"].contribute(federation.manifest(3, phase="audit"), never)
+    assert caught.value.code == "protocol.manifest"
+
+
+# -- an attempt is answered once -------------------------------------------------------------------
 
 
 def test_the_same_manifest_gets_the_same_bytes_from_one_computation(federation: Federation) -> None:
@@ -153,15 +204,15 @@ def test_the_same_manifest_gets_the_same_bytes_from_one_computation(federation: 
     assert again.body == first.body
 
 
-@pytest.mark.parametrize("change", [{"state": "6" * 64}])
-def test_another_manifest_for_the_round_is_refused(federation: Federation, change: dict[str, Any]) -> None:
+def test_another_manifest_for_the_slot_is_refused(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
     gateway.contribute(federation.manifest(), zeros)
-    with refusal("protocol.second_manifest"):
-        gateway.contribute(federation.manifest(**change), never)
+    with pytest.raises(ProtocolError, match="slot 0 of epoch 1 of run-1 was begun before") as caught:
+        gateway.contribute(federation.manifest(state="6" * 64), never)
+    assert caught.value.code == "protocol.second_manifest"
 
 
-def test_a_round_whose_computation_failed_is_not_begun_again(federation: Federation) -> None:
+def test_an_attempt_whose_computation_failed_is_not_begun_again(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
 
     def fails(_: Manifest) -> np.ndarray:
@@ -172,6 +223,7 @@ def test_a_round_whose_computation_failed_is_not_begun_again(federation: Federat
     for change in ({}, {"state": "6" * 64}):
         with refusal("protocol.second_manifest"):
             gateway.contribute(federation.manifest(**change), never)
+    assert gateway.contribute(federation.manifest(slot=1), zeros).body  # another slot is another attempt
 
 
 def test_a_manifest_that_arrives_twice_at_once_starts_one_computation(federation: Federation) -> None:
@@ -185,44 +237,22 @@ def test_a_manifest_that_arrives_twice_at_once_starts_one_computation(federation
     assert gateway.contribute(federation.manifest(), compute).body
 
 
-def test_an_earlier_round_is_neither_answered_nor_kept(federation: Federation) -> None:
+def test_an_earlier_attempt_is_neither_answered_nor_kept(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
     first = federation.manifest()
     gateway.contribute(first, zeros)
-    gateway.contribute(federation.manifest(2), zeros)
+    second = gateway.contribute(federation.manifest(2), zeros)
     with refusal("protocol.second_manifest"):
         gateway.contribute(first, never)
-    kept = [answer for _, answer in gateway.run("run-1").answered.values() if answer is not None]
-    assert len(kept) == 1
+    assert gateway.run("run-1").last == ((1, 1), federation.manifest(2).digest(), second)
 
 
-def test_a_skipped_round_stays_closed(federation: Federation) -> None:
-    """Slots only rise: after round 2 there is no mask for round 1 any more."""
+def test_a_skipped_slot_stays_closed(federation: Federation) -> None:
+    """Slots only rise: after slot 1 there is no mask for slot 0 any more."""
     gateway = federation.gateways["alpha"]
     gateway.contribute(federation.manifest(2), zeros)
-    with refusal("protocol.slot_used"):
-        gateway.contribute(federation.manifest(1), zeros)
-
-
-def test_after_a_restart_the_run_is_unknown_and_its_epoch_is_used(federation: Federation) -> None:
-    manifest = federation.manifest()
-    gateway = federation.restart("alpha")
-    with refusal("run.unknown"):
-        gateway.contribute(manifest, never)
-    answer = federation.admit("alpha")
-    assert (answer.accepted, answer.code) == (False, "protocol.epoch_used")
-    for epoch in (1, 2):
-        with refusal("run.unknown"):
-            gateway.begin_epoch(federation.epoch(epoch=epoch))
-
-
-def test_an_epoch_on_disk_is_not_begun_again(tmp_path: Path) -> None:
-    """The file decides, not what this process remembers."""
-    federation = Federation(tmp_path)
-    federation.admit_all()
-    federation.home("alpha").claim_epoch("run-1", 1)
-    with refusal("protocol.epoch_used"):
-        federation.gateways["alpha"].begin_epoch(federation.epoch())
+    with refusal("protocol.second_manifest"):
+        gateway.contribute(federation.manifest(1), never)
 
 
 def test_a_run_that_ended_is_forgotten(federation: Federation) -> None:
@@ -234,14 +264,26 @@ def test_a_run_that_ended_is_forgotten(federation: Federation) -> None:
         gateway.contribute(manifest, never)
 
 
+def test_a_reservation_of_which_nothing_was_spent_is_given_back(tmp_path: Path) -> None:
+    federation = private(tmp_path)
+    federation.set_up()
+    federation.gateways["beta"].contribute(federation.manifest(), lambda _: np.zeros(3))
+    events = {}
+    for site in ("alpha", "beta"):
+        federation.gateways[site].forget("run-1")
+        events[site] = [entry["event"] for entry in federation.gateways[site].ledger.entries()]
+    assert events == {"alpha": ["reserve", "release"], "beta": ["reserve", "spend", "attempt"]}
+
+
 # -- the manifest is what the document implies -----------------------------------------------------
 
 REFUSED_CHANGES: dict[str, list[Any]] = {
     "protocol": ["none"],
     "run": ["run-2"],
+    "phase": ["audit"],
     "epoch": [0, 2],
-    "slot": [1, -1],
-    "round": [0, 2, 3, -1],
+    "slot": [-1, 4, 10**6],
+    "round": [0, 3, -1],
     "rho": ["0" * 64, None],
     "document": ["0" * 64],
     "base": ["0" * 64],
@@ -251,7 +293,10 @@ REFUSED_CHANGES: dict[str, list[Any]] = {
     "scale_log2": [0, 28, 30, 10**6, -(10**6)],
     "bound": [0.5, 2.0, 0.0, -1.0, math.inf, math.nan],
     "length": [5, 7, 0],
+    "mechanism": ["output", "dp-sgd", "dp-fedsgd"],
+    "noise_variance": [1.0, -1.0, math.nan],
     "min_sites": [1, 2, 4],
+    "theta": [0, 2, 4],
 }
 
 
@@ -275,26 +320,40 @@ def test_a_manifest_with_one_other_field_is_refused(unanswered: Federation, name
     with pytest.raises(ProtocolError) as caught:
         gateway.contribute(federation.manifest(**{name: value}), never)
     assert caught.value.code == ("run.unknown" if name == "run" else "protocol.manifest")
-    if name not in ("run", "ring_bits", "scale_log2", "bound", "length"):
-        assert name in caught.value.message
-    assert gateway.run("run-1").answered == {}  # nothing was marked
+    encoded = ("ring_bits", "scale_log2", "bound", "length", "noise_variance")
+    if name not in ("run", "phase"):
+        assert ("encoding" if name in encoded else name) in caught.value.message
+    assert gateway.run("run-1").last == ((0, -1), "", None)  # nothing was marked
 
 
 def test_the_manifest_that_all_of_these_changed_is_answered(federation: Federation) -> None:
     assert federation.gateways["alpha"].contribute(federation.manifest(), zeros).body
 
 
-def test_no_manifest_before_the_epoch(tmp_path: Path, federation: Federation) -> None:
-    other = Federation(tmp_path / "other")
-    other.admit_all()
-    with refusal("protocol.manifest"):
-        other.gateways["alpha"].contribute(other.manifest(), never)
-    other.adverts()
-    for rho in ("", None, "0" * 64):
-        with refusal("protocol.manifest" if rho != "" else "protocol.ready"):
-            other.gateways["alpha"].contribute(
-                federation.manifest().model_copy(update={"rho": rho, "document": other.digest}), zeros
-            )
+def test_no_manifest_before_the_epoch_is_sealed(tmp_path: Path) -> None:
+    """Not a step earlier: before anything is computed, and before anything is charged."""
+    federation = private(tmp_path)
+    federation.admit_all()
+
+    def refused() -> None:
+        for rho in (None, "0" * 64, federation.gateways["alpha"].run("run-1").epoch):
+            named = rho if rho is None or isinstance(rho, str) else rho.rho or None
+            with pytest.raises(ProtocolError, match="run-1 has no key epoch yet") as caught:
+                federation.gateways["alpha"].contribute(federation.manifest(rho=named), never)
+            assert caught.value.code == "protocol.manifest"
+        assert [entry["event"] for entry in federation.gateways["alpha"].ledger.entries()] == ["reserve"]
+
+    refused()
+    adverts = federation.adverts()
+    refused()
+    bundles = federation.bundles(adverts)
+    refused()
+    blobs = federation.recoveries(bundles)
+    refused()
+    statements = federation.ready(blobs)
+    refused()
+    federation.seal(statements)
+    assert federation.gateways["alpha"].contribute(federation.manifest(), lambda _: np.zeros(3)).body
 
 
 # -- the output contract ---------------------------------------------------------------------------
@@ -325,16 +384,17 @@ def test_a_vector_that_breaks_the_contract_never_leaves(federation: Federation, 
     with refusal("protocol.vector"):
         gateway.contribute(federation.manifest(), lambda _: vector)
     assert "contributed" not in [line["event"] for line in federation.journal("alpha")]
-    # the slot's pad was not spent on it, and the round is over for this site all the same
-    assert 0 in gateway.run("run-1").epoch._seeds  # type: ignore[union-attr]
+    # the slot's pad was not spent on it, and the attempt is over for this site all the same
+    epoch = gateway.run("run-1").epoch
+    assert epoch is not None
+    assert epoch._held[:, :, 0].any()
     with refusal("protocol.second_manifest"):
         gateway.contribute(federation.manifest(), never)
 
 
 @pytest.mark.parametrize("size", [1.0, 1.0000001, 2.0, 1e30, 3.4e38])
 def test_size_clips_and_never_refuses(tmp_path: Path, size: float) -> None:
-    federation = Federation(tmp_path, document=CLEAR)
-    federation.allow("alpha", [federation.digest], protect="none")
+    federation = Federation(tmp_path, document=CLEAR, require={"protect": "none"})
     gateway = federation.gateways["alpha"]
     assert federation.admit("alpha").accepted
     gateway.begin_epoch(federation.epoch())
@@ -351,23 +411,43 @@ def test_an_update_is_scaled_to_its_l2_bound(
     tmp_path: Path, tiny: dict[str, BaseModel], bound: float
 ) -> None:
     """In one coordinate and in all, and for bounds whose nearest float32 is larger (0.1, 1e-3)."""
-    values = tiny_recipe(tiny["esm"]).model_dump(mode="json")
-    values["privacy"]["update_clip"], values["federation"]["rounds"] = bound, 8
-    recipe = Recipe.model_validate(values)
-    tables = {site: as_csv(tiny_table(12, seed)) for seed, site in enumerate(SITES)}
-    federation = Federation(tmp_path, document=recipe, tables=tables)
+    federation = finetuning(
+        tmp_path, tiny["esm"], privacy={"update_clip": bound}, federation={"rounds": 8}
+    )
     federation.set_up()
     sizes = [(size, spread) for spread in (False, True) for size in (1e-6, 1.0, 123.4, 1e30)]
     for round_, (size, spread) in enumerate(sizes, start=1):
         manifest = federation.manifest(round_)
         update = np.zeros(manifest.length, np.float32)
         update[:: 1 if spread else update.size] = -size
-        answers = [gateway.contribute(manifest, returns(update)) for gateway in federation.gateways.values()]
-        mean = decode_sum(federation.total(answers, manifest), manifest.encoding(), 3) / 3
+        answers = federation.answers(manifest, dict.fromkeys(SITES, update))
+        total = federation.open_sum(list(answers.values()), manifest)
+        mean = decode_sum(total, manifest.encoding(), 3) / 3
         norm = float(np.linalg.norm(update.astype(np.float64)))
         expected = update.astype(np.float64) * min(1.0, bound / norm)
         tolerance = manifest.encoding().step / 2 + abs(expected).max() * 2.0**-23
         assert np.abs(mean - expected).max() <= tolerance
+
+
+@pytest.mark.usefixtures("at_home")
+def test_an_update_that_carries_its_own_noise_is_clamped_and_not_scaled(
+    tmp_path: Path, tiny: dict[str, BaseModel]
+) -> None:
+    """To scale it to a norm would take a part of the noise away again."""
+    privacy: dict[str, Any] = {
+        "unit": "record", "mechanism": "dp-sgd", "epsilon": 8.0, "delta": 1e-5, "record_clip": 1.0,
+        "update_clip": 0.5,
+    }  # fmt: skip
+    federation = finetuning(tmp_path, tiny["esm"], privacy=privacy)
+    federation.set_up()
+    manifest = federation.manifest()
+    assert (manifest.mechanism, manifest.noise_variance) == ("dp-sgd", 0.0)
+    update = np.full(manifest.length, 0.25, np.float32)
+    update[:2] = (0.75, -3.0)
+    assert np.linalg.norm(update) > 0.5
+    answers = federation.answers(manifest, dict.fromkeys(SITES, update))
+    mean = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3) / 3
+    assert mean[:4].tolist() == [0.5, -0.5, 0.25, 0.25]
 
 
 def test_a_query_of_64_bits_is_clamped_to_its_rows(tmp_path: Path) -> None:
@@ -376,11 +456,8 @@ def test_a_query_of_64_bits_is_clamped_to_its_rows(tmp_path: Path) -> None:
     manifest = federation.manifest()
     assert (manifest.ring_bits, manifest.bound) == (64, 100.0)
     vectors = {"alpha": [1e200, -1e300, 1e308], "beta": [1.5, 2.25, 3.0], "gamma": [0.1, 0.2, 0.3]}
-    answers = [
-        gateway.contribute(manifest, returns(np.array(vectors[site])))
-        for site, gateway in federation.gateways.items()
-    ]
-    total = decode_sum(federation.total(answers, manifest), manifest.encoding(), 3)
+    answers = federation.answers(manifest, {site: np.array(vector) for site, vector in vectors.items()})
+    total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
     assert total.tolist() == pytest.approx([101.6, -97.55, 103.3], abs=3 * manifest.encoding().step)
 
 
@@ -399,228 +476,19 @@ def test_only_the_pinned_coordinator_is_heard(federation: Federation) -> None:
         gateway.open(signed.model_copy(update={"payload": {**signed.payload, "min_sites": 1}}))
 
 
-def begun(tmp_path: Path, **settings: Any) -> tuple[Federation, list[Signed]]:
-    federation = Federation(tmp_path, **settings)
-    federation.admit_all()
-    return federation, federation.adverts(c=settings.get("c", 1))
-
-
-def forged(signed: Signed, identity: Identity, **payload: Any) -> Signed:
-    """Return a statement with another author, changed and signed by *identity*."""
-    values = {**signed.payload, **payload}
-
-    class _Payload:
-        def model_dump(self, mode: str) -> dict[str, Any]:
-            return values
-
-    return sign(identity, _Payload()).model_copy(update={"signer": signed.signer})  # type: ignore[arg-type]
-
-
-def test_a_key_that_the_coordinator_swapped_is_refused(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    x25519 = Federation(tmp_path / "other")
-    x25519.admit_all()
-    fresh = x25519.adverts()[1].payload["x25519"]
-    mallory = Identity.generate("beta")
-    for bad in (
-        forged(adverts[1], mallory, x25519=fresh),  # signed by somebody else
-        forged(adverts[1], federation.coordinator, x25519=fresh),
-        adverts[1].model_copy(update={"payload": {**adverts[1].payload, "x25519": fresh}}),  # not signed anew
-        adverts[1].model_copy(update={"signer": "gamma"}),
-        adverts[2].model_copy(update={"signer": "beta"}),
-    ):
-        with refusal("protocol.signature"):
-            federation.gateways["alpha"].relay(federation.relay("advert", [adverts[0], bad, adverts[2]]))
-    # nothing of this counts as the one set of adverts
-    federation.seal(federation.ready(federation.bundles(adverts)))
-
-
-def test_a_statement_under_another_site_s_name_is_refused(tmp_path: Path) -> None:
-    """beta signs, correctly, an advert that says it is gamma's."""
-    federation, adverts = begun(tmp_path)
-    pretended = forged(adverts[2], federation.identities["beta"]).model_copy(update={"signer": "beta"})
-    with refusal("protocol.signature"):
-        federation.gateways["alpha"].relay(federation.relay("advert", [*adverts[:2], pretended]))
-
-
-def test_a_statement_of_another_kind_is_refused(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    for kind in ("bundle", "ready"):
-        with refusal("protocol.signature"):
-            federation.gateways["alpha"].relay(federation.relay(kind, adverts))
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_the_adverts_are_those_of_the_roster(tmp_path: Path, missing: int) -> None:
-    federation, adverts = begun(tmp_path)
-    fewer = [advert for index, advert in enumerate(adverts) if index != missing]
-    for statements in (fewer, [*fewer, fewer[0]], [*adverts, adverts[0]], []):
-        with refusal("protocol.adverts"):
-            federation.gateways["alpha"].relay(federation.relay("advert", statements))
-
-
-def test_a_bundle_of_another_site_is_refused(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    inbox = federation.bundles(adverts)
-    (bundle,) = inbox["beta"]
-    for bad in (
-        forged(bundle, federation.coordinator),
-        forged(bundle, federation.identities["gamma"]),
-        bundle.model_copy(update={"payload": {**bundle.payload, "kem": "0" * 2176}}),
-    ):
-        with refusal("protocol.signature"):
-            federation.gateways["beta"].relay(federation.relay("bundle", [bad]))
-    with refusal("protocol.bundles"):
-        federation.gateways["beta"].relay(federation.relay("bundle", inbox["gamma"]))
-
-
-def test_ready_statements_that_the_coordinator_invents_are_refused(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    statements = federation.ready(federation.bundles(adverts))
-    gateway = federation.gateways["alpha"]
-    invented = forged(statements[1], federation.coordinator)
-    with refusal("protocol.signature"):
-        gateway.relay(federation.relay("ready", [statements[0], invented, statements[2]]))
-    with refusal("protocol.ready"):
-        gateway.relay(federation.relay("ready", statements[:2]))
-    with refusal("protocol.ready"):
-        gateway.contribute(federation.manifest(), zeros)
-
-
-def test_statements_before_their_turn_are_refused(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    statements = federation.ready(federation.bundles(adverts))
-    late = Federation(tmp_path / "late")
-    late.admit_all()
-    gateway = late.gateways["alpha"]
-    with refusal("protocol.ready"):
-        gateway.relay(late.relay("advert", []))
-    late.adverts()
-    with refusal("protocol.ready"):
-        gateway.relay(late.relay("bundle", []))
-    with refusal("protocol.signature"):  # another federation's identities
-        gateway.relay(late.relay("ready", statements))
-    with refusal("protocol.ready"):
-        gateway.relay(late.relay("ready", []))
-
-
-# -- confirmed peers -------------------------------------------------------------------------------
-
-FOUR = ("alpha", "beta", "delta", "gamma")
-
-
-def test_an_unconfirmed_peer_counts_as_a_colluder(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, sites=FOUR, strangers=("delta",))
-    federation.admit_all()
-    with refusal("protocol.colluders"):
-        federation.gateways["alpha"].begin_epoch(federation.epoch(c=1))
-
-
-def test_a_statement_of_an_unconfirmed_peer_is_refused(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, sites=FOUR, strangers=("delta",))
-    federation.admit_all()
-    adverts = federation.adverts(c=2)
-    assert len(adverts) == 4
-    with refusal("protocol.unknown_peer"):
-        federation.gateways["alpha"].relay(federation.relay("advert", adverts))
-
-
-@pytest.mark.parametrize(
-    ("organisations", "c", "accepted"),
-    [
-        ({}, 1, True),
-        ({}, 2, True),
-        ({}, 3, False),  # c >= n - 1
-        ({}, 0, False),
-        ({"beta": "X", "gamma": "X"}, 1, False),  # the organisation X holds two of the four
-        ({"beta": "X", "gamma": "X"}, 2, True),
-    ],
-)
-def test_the_plan_may_not_assume_fewer_colluders_than_the_site(
-    tmp_path: Path, organisations: dict[str, str], c: int, accepted: bool
-) -> None:
-    federation = Federation(tmp_path, sites=FOUR, organisations=organisations)
-    federation.admit_all()
-    gateway = federation.gateways["alpha"]
-    if accepted:
-        assert gateway.begin_epoch(federation.epoch(c=c)) is not None
-    else:
-        with refusal("protocol.colluders"):
-            gateway.begin_epoch(federation.epoch(c=c))
-        assert not (federation.home("alpha").folder / "epochs.json").exists()
-
-
-def test_a_peer_struck_off_during_the_set_up_stops_it(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    inbox = federation.bundles(adverts)
-    peers = federation.home("beta").peers
-    peers.write_text(json.dumps({"coordinator": federation.coordinator.public, "sites": []}))
-    with refusal("protocol.unknown_peer"):
-        federation.gateways["beta"].relay(federation.relay("bundle", inbox["beta"]))
-
-
-# -- the epoch -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"roster": ["alpha", "beta"]},
-        {"roster": ["beta", "gamma", "delta"]},  # without the site itself
-        {"roster": ["gamma", "beta", "alpha"]},
-        {"roster": ["alpha", "alpha", "beta", "gamma"]},
-        {"slots": 1},
-        {"slots": 0},
-    ],
-)
-def test_a_roster_that_the_document_does_not_allow_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    federation = Federation(tmp_path)
-    federation.admit_all()
-    with refusal("protocol.manifest"):
-        federation.gateways["alpha"].begin_epoch(federation.epoch(**change))
-    assert not (federation.home("alpha").folder / "epochs.json").exists()
-
-
-def test_one_roster_a_run(federation: Federation) -> None:
-    with refusal("protocol.manifest"):
-        federation.gateways["alpha"].begin_epoch(federation.epoch(epoch=2))
-
-
-def test_the_epoch_is_on_disk_before_the_advert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    federation = Federation(tmp_path)
-    federation.admit_all()
-    gateway = federation.gateways["alpha"]
-    (federation.home("alpha").folder / "epochs.json").mkdir()
-    with pytest.raises(OSError, match="directory"):
-        gateway.begin_epoch(federation.epoch())
-    assert gateway.run("run-1").epoch is None
-
-
-def test_messages_carry_nothing_of_version_1(tmp_path: Path) -> None:
-    federation, adverts = begun(tmp_path)
-    inbox = federation.bundles(adverts)
-    statements = [*adverts, *(bundle for some in inbox.values() for bundle in some)]
-    statements += federation.ready(inbox)
-    federation.seal(statements[-3:])
-    manifest = federation.manifest()
-    contribution = federation.gateways["alpha"].contribute(manifest, zeros).contribution
-    texts = [json.dumps(said.payload) for said in [*statements, contribution]] + [manifest.model_dump_json()]
-    for name in ("b", "theta", "shares", "share", "blob", "blobs", "self", "survivors", "noise"):
-        assert not [text for text in texts if f'"{name}"' in text]
-    assert all(said.payload["protocol"] == PROTOCOL for said in statements)
-
-
 # -- admission -------------------------------------------------------------------------------------
 
 
 def test_asking_starts_nothing(tmp_path: Path) -> None:
-    federation = Federation(tmp_path)
+    federation = private(tmp_path)
     gateway = federation.gateways["alpha"]
     asked = gateway.answer(Ask(run="run-1", document=federation.values, digest=federation.digest))
     assert (asked.accepted, asked.code, asked.sentence) == (True, "", "")
+    assert asked.terms == UnitTerms(public_size=1000, rate=1.0, noise_multiplier=None, attempts=3)
     with refusal("run.unknown"):
         gateway.run("run-1")
     assert [line["event"] for line in federation.journal("alpha")] == ["ask", "accepted"]
+    assert gateway.ledger.entries() == []
 
 
 def refused(federation: Federation, code: str, **changes: Any) -> None:
@@ -709,16 +577,36 @@ def test_a_vector_that_was_masked_but_not_logged_does_not_leave(federation: Fede
         gateway.contribute(federation.manifest(), never)
 
 
+def test_shares_that_cannot_be_logged_do_not_leave_and_do_not_come_again(federation: Federation) -> None:
+    manifest = federation.manifest()
+    consents = federation.consents(list(federation.answers(manifest).values()))
+    gateway = federation.gateways["alpha"]
+    gateway.journal._path = Path("/dev/full")
+    with pytest.raises(StorageError):
+        gateway.relay(federation.relay("consent", consents))
+    gateway.journal._path = federation.home("alpha").journal
+    with refusal("protocol.slot_used"):
+        gateway.relay(federation.relay("consent", consents))
+
+
 def test_a_decision_is_a_line(federation: Federation) -> None:
     manifest = federation.manifest()
-    answer: Answer = federation.gateways["alpha"].contribute(manifest, zeros)
+    answers: dict[str, Answer] = federation.answers(manifest)
+    federation.open_sum(list(answers.values()), manifest)
     lines = federation.journal("alpha")
     assert [line["event"] for line in lines] == [
-        "admit", "accepted", "epoch", "ready", "manifest", "contributed"
+        "admit", "accepted", "epoch", "ready", "manifest", "contributed", "consent", "shares"
     ]  # fmt: skip
-    assert lines[-2]["digest"] == manifest.digest()
-    assert (lines[-1]["body"], lines[-1]["bytes"]) == (answer.digest, len(answer.body))
-    assert lines[-1]["masked"] is True
+    _, _, epoch, ready, begun, contributed, consent, shares = lines
+    assert (epoch["roster"], epoch["c"]) == (list(SITES), 1)
+    assert (ready["n"], ready["c"], ready["theta"]) == (3, 1, 3)
+    assert (begun["digest"], begun["epoch"], begun["slot"]) == (manifest.digest(), 1, 0)
+    assert (contributed["body"], contributed["bytes"]) == (
+        answers["alpha"].digest, len(answers["alpha"].body)
+    )  # fmt: skip
+    assert contributed["masked"] is True
+    assert consent["survivors"] == list(SITES)
+    assert (shares["survivors"], shares["dropped"]) == (list(SITES), [])
 
 
 CANARIES = ("CANARYCELL", "31337.25", "CANARY-4711", "CANARYHEADER")
@@ -726,11 +614,13 @@ BROKEN_ROWS = "age,CANARYHEADER\n40,x\nCANARYCELL,x\n31337.25,CANARY-4711\n,x\n"
 
 
 def test_no_error_holds_a_value_of_a_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from plasmid.gateway.admission import admit
+
     federation = Federation(tmp_path, document=AGES, tables={"alpha": BROKEN_ROWS})
     gateway = federation.gateways["alpha"]
     request = Admit(run="run-1", document=federation.values, digest=federation.digest)
     with pytest.raises(PlasmidError) as caught:
-        gateway._admit(request)
+        admit(gateway.home, gateway.journal, gateway.ledger, request)
     assert caught.value.code.startswith("data.")
     assert "(first at line 3)" in caught.value.message  # the counts and lines are for the owner
     trace = "".join(traceback.format_exception(caught.value))
@@ -758,3 +648,18 @@ def test_no_vector_is_in_the_log(federation: Federation) -> None:
     assert "0.123456" not in text
     assert "0.654321" not in text
     assert STATE not in text
+
+
+def test_nothing_in_the_folder_could_unmask_a_vector(tmp_path: Path) -> None:
+    """Slot secrets live in memory alone."""
+    federation = Federation(tmp_path, sites=FOUR)
+    federation.set_up()
+    epoch = federation.gateways["alpha"].run("run-1").epoch
+    assert epoch is not None
+    secrets = {bytes(epoch._held[index, kind, 0]) for index in range(4) for kind in range(3)}
+    federation.gateways["alpha"].contribute(federation.manifest(), zeros)
+    files = [path.read_bytes() for path in federation.home("alpha").folder.rglob("*") if path.is_file()]
+    assert files
+    for secret in secrets - {bytes(32)}:
+        for form in (secret, secret.hex().encode()):
+            assert not any(form in content for content in files)

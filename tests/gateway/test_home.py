@@ -1,15 +1,14 @@
-"""A site's folder: its data file, and the key epochs that it has taken part in."""
+"""A site's folder: its settings, its data file, its paths."""
 
 from __future__ import annotations
 
-import json
-import threading
 from pathlib import Path
 
 import pytest
 
-from plasmid.core.errors import DataError, ProtocolError, UsageError
+from plasmid.core.errors import DataError, RecipeError, UsageError
 from plasmid.gateway.home import SiteConfig, SiteHome
+from plasmid.protocol.identity import Identity
 
 
 @pytest.fixture
@@ -54,59 +53,41 @@ def test_the_data_may_be_one_file_elsewhere(home: SiteHome, tmp_path: Path) -> N
     assert home.view("anything") == (tmp_path / "rows.csv").resolve()
 
 
-def test_epochs_only_rise_and_survive_a_restart(home: SiteHome) -> None:
-    def refused(epoch: int, run: str = "run-1") -> None:
-        with pytest.raises(ProtocolError) as caught:
-            SiteHome(home.folder).claim_epoch(run, epoch)
-        assert caught.value.code == "protocol.epoch_used"
-
-    refused(0)
-    refused(-1)
-    home.claim_epoch("run-1", 1)
-    refused(1)
-    home.claim_epoch("run-1", 3)
-    refused(2)
-    refused(3)
-    home.claim_epoch("run-2", 1)
-    assert [home.last_epoch(run) for run in ("run-1", "run-2", "run-3")] == [3, 1, 0]
-    assert json.loads((home.folder / "epochs.json").read_text()) == {"run-1": 3, "run-2": 1}
+def test_every_path_is_inside_the_folder(home: SiteHome) -> None:
+    paths = [home.policy, home.peers, home.journal, home.ledger, home.heads, home.runs, *home.tls]
+    assert {path.parent for path in paths} == {home.folder}
+    assert len(set(paths)) == len(paths)
 
 
-def test_two_runs_at_once_do_not_forget_each_other(home: SiteHome) -> None:
-    """Each run has its own thread: an epoch that is lost from the file could be used again."""
-    names = [f"run-{index}" for index in range(8)]
-    start = threading.Barrier(len(names))
-
-    def claim(run: str) -> None:
-        start.wait()
-        for epoch in range(1, 6):
-            home.claim_epoch(run, epoch)
-
-    threads = [threading.Thread(target=claim, args=(run,)) for run in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert json.loads((home.folder / "epochs.json").read_text()) == dict.fromkeys(names, 5)
+def test_a_site_has_one_population_and_no_public_size_until_its_owner_says_so(home: SiteHome) -> None:
+    assert (home.config().population, home.config().public_size) == ("default", None)
+    home.write_config(SiteConfig(name="alpha", organisation="A", public_size=5000, population="ward-3"))
+    assert (home.config().population, home.config().public_size) == ("ward-3", 5000)
 
 
-def test_one_claim_wins(home: SiteHome) -> None:
-    """Two threads that ask for the same epoch: one gets it."""
-    start = threading.Barrier(4)
-    won: list[int] = []
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("public_size: 0", "greater than or equal to 1"),
+        ("public_size: 5000.5", "integer"),
+        ("public_size: '5000'", "integer"),
+        ("public_size: 10000000000000", "less than or equal to"),
+        ("population: Ward 3", "match pattern"),
+        ("population: ''", "match pattern"),
+        ("publicsize: 5", "did you mean 'public_size'?"),
+    ],
+)
+def test_settings_that_are_none_are_refused_with_their_line(home: SiteHome, line: str, what: str) -> None:
+    path = home.folder / "site.yaml"
+    path.write_text(f"name: alpha\norganisation: A\n{line}\n")
+    with pytest.raises(RecipeError) as caught:
+        home.config()
+    assert caught.value.code == "recipe.invalid"
+    assert f"{path}:3: " in caught.value.message
+    assert what in caught.value.message
 
-    def claim(thread: int) -> None:
-        start.wait()
-        for epoch in range(1, 11):
-            try:
-                home.claim_epoch("run-1", epoch)
-                won.append(epoch)
-            except ProtocolError:
-                continue
 
-    threads = [threading.Thread(target=claim, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == len(set(won))
+def test_an_identity_is_the_key_s(home: SiteHome) -> None:
+    identity = Identity.generate("alpha")
+    (home.folder / "identity.key").write_bytes(identity.to_pem())
+    assert (home.identity().name, home.identity().public) == ("alpha", identity.public)

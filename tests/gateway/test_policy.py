@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import PolicyRefused
+from plasmid.gateway.ledger import Budget
 from plasmid.gateway.policy import Policy, read_policy
 from plasmid.models.store import BaseModel
 from plasmid.recipes.query import PingDocument
@@ -48,12 +49,40 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(
         f"allow:\n  - {DIGEST}  # tcr-covid\n"
-        "require:\n  protect: none\n  min_sites: 4\n  max_update_clip: 1.5\n"
+        "require:\n  protect: none\n  min_sites: 4\n  min_organisations: 4\n  max_update_clip: 1.5\n"
+        "  unit: record\n  max_epsilon: 2.5\n  max_delta: 1.0e-6\n"
+        "budgets:\n  default: {unit: record, epsilon: 8, delta: 1.0e-5}\n"
+        "  ward: {unit: patient, epsilon: 4.5, delta: 1.0e-6}\n"
     )
     assert read_policy(path).model_dump() == {
         "allow": [DIGEST],
-        "require": {"protect": "none", "min_sites": 4, "max_update_clip": 1.5},
+        "require": {
+            "protect": "none",
+            "min_sites": 4,
+            "min_organisations": 4,
+            "max_update_clip": 1.5,
+            "unit": "record",
+            "max_epsilon": 2.5,
+            "max_delta": 1e-6,
+        },
+        "budgets": {
+            "default": {"unit": "record", "epsilon": 8.0, "delta": 1e-5},
+            "ward": {"unit": "patient", "epsilon": 4.5, "delta": 1e-6},
+        },
     }
+
+
+def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
+    assert Policy().require.model_dump() == {
+        "protect": "masked",
+        "min_sites": 3,
+        "min_organisations": 3,
+        "max_update_clip": None,
+        "unit": "none",
+        "max_epsilon": None,
+        "max_delta": None,
+    }
+    assert Policy().budgets == {}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +96,14 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
         ("require:\n  min_sites: '4'\n", 2, "integer"),
         ("require:\n  max_update_clip: 0\n", 2, "greater than 0"),
         ("require:\n  protect: nothing\n", 2, "'masked' or 'none'"),
+        ("require:\n  min_organisations: 2\n", 2, "greater than or equal to 3"),
+        ("require:\n  unit: person\n", 2, "'none', 'record', 'patient' or 'site'"),
+        ("require:\n  max_epsilon: 0\n", 2, "greater than 0"),
+        ("require:\n  max_delta: 1\n", 2, "less than 1"),
+        ("budgets:\n  default: {unit: none, epsilon: 1, delta: 1.0e-5}\n", 2, "'record', 'patient' or 'site'"),
+        ("budgets:\n  default: {unit: record, epsilon: 1}\n", 2, "delta"),
+        ("budgets:\n  default: {unit: record, epsilon: .inf, delta: 1.0e-5}\n", 2, "finite"),
+        ("budgets:\n  default: {unit: record, epsilon: -1, delta: 1.0e-5}\n", 2, "greater than 0"),
         ("allow: [\n", 2, ""),
         ("- allow\n", 1, ""),
     ],
@@ -119,6 +156,62 @@ def test_the_smaller_clip_wins(tiny: dict[str, BaseModel], most: float | None, a
         error = refused(policy(max_update_clip=most), recipe)
         assert error.code == "policy.clip"
         assert error.message == "the document says update_clip: 10.0, the policy accepts up to 9.999."
+
+
+def unit_document(unit: str, epsilon: float = 1.0, delta: float = 1e-6) -> PingDocument:
+    privacy: dict[str, Any] = {"unit": unit, "mechanism": "output", "epsilon": epsilon, "delta": delta}
+    return PingDocument.model_validate({"length": 4, "privacy": privacy})
+
+
+@pytest.mark.parametrize("asked", ["none", "record", "patient", "site"])
+@pytest.mark.parametrize("given", ["none", "record", "site"])
+def test_the_stronger_unit_wins(asked: str, given: str) -> None:
+    document = MASKED if given == "none" else unit_document(given)
+    order = ("none", "record", "patient", "site")
+    if order.index(given) >= order.index(asked):
+        policy(unit=asked).check(document, DIGEST)
+    else:
+        error = refused(policy(unit=asked), document)
+        assert error.code == "policy.unit"
+        assert error.message == f"the document says unit: {given}, the policy accepts {asked} or stronger."
+
+
+@pytest.mark.parametrize(("given", "accepted"), [(0.5, True), (2.0, True), (2.001, False)])
+def test_the_smaller_epsilon_wins(given: float, accepted: bool) -> None:
+    document = unit_document("record", epsilon=given)
+    if accepted:
+        policy(max_epsilon=2.0).check(document, DIGEST)
+    else:
+        error = refused(policy(max_epsilon=2.0), document)
+        assert error.code == "policy.epsilon"
+        assert error.message == "the document says epsilon: 2.001, the policy accepts up to 2.0."
+
+
+@pytest.mark.parametrize(("given", "accepted"), [(1e-7, True), (1e-6, True), (2e-6, False)])
+def test_the_smaller_delta_wins(given: float, accepted: bool) -> None:
+    document = unit_document("record", delta=given)
+    if accepted:
+        policy(max_delta=1e-6).check(document, DIGEST)
+    else:
+        error = refused(policy(max_delta=1e-6), document)
+        assert error.code == "policy.delta"
+        assert error.message == "the document says delta: 2e-06, the policy accepts up to 1e-06."
+
+
+def test_a_limit_on_epsilon_is_none_on_documents_without_a_unit() -> None:
+    """Who wants a unit says so with `unit`."""
+    policy(max_epsilon=0.1, max_delta=1e-9).check(MASKED, DIGEST)
+
+
+def test_a_population_without_a_budget_may_spend_nothing() -> None:
+    budgets = {"default": {"unit": "record", "epsilon": 8.0, "delta": 1e-5}}
+    given = Policy.model_validate({"allow": [DIGEST], "budgets": budgets})
+    assert given.budget("default") == Budget(unit="record", epsilon=8.0, delta=1e-5)
+    with pytest.raises(PolicyRefused) as caught:
+        given.budget("ward")
+    assert caught.value.code == "policy.no_budget"
+    assert caught.value.message == "the policy gives the population 'ward' no privacy budget."
+    assert caught.value.hint == "Add it under 'budgets' in policy.yaml: {unit, epsilon, delta}."
 
 
 def test_a_policy_is_read_anew_for_each_decision(tmp_path: Path) -> None:

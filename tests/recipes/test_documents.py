@@ -11,8 +11,8 @@ from plasmid.core.errors import RecipeError, UsageError
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
-from plasmid.recipes.query import PingDocument, QueryDocument, mean_from_bounds, mean_from_recipe
 from plasmid.recipes.protection import Limits, Protection
+from plasmid.recipes.query import PingDocument, QueryDocument, mean_from_bounds, mean_from_recipe
 from plasmid.recipes.schema import Recipe
 
 

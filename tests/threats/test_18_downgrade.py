@@ -44,11 +44,10 @@ def refused(federation: Federation, document: Any, code: str, *, site: str = "al
 
 
 def test_protect_none_is_refused_unless_the_owner_wrote_it(tmp_path: Path) -> None:
-    refused(Federation(tmp_path / "default"), ping(privacy={"protect": "none"}), "policy.protection")
-    open_ = Federation(
-        tmp_path / "open", require={"protect": "none"}, document=ping(privacy={"protect": "none"})
-    )
-    assert open_.admit("alpha").accepted  # control
+    clear = ping(privacy={"protect": "none"})
+    refused(Federation(tmp_path / "default"), clear, "policy.protection")
+    asked_for = Federation(tmp_path / "asked for", require={"protect": "none"}, document=clear)
+    assert asked_for.admit("alpha").accepted  # control
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_nothing_is_computed_before_the_charge_is_on_disk(
     fsync = os.fsync
 
     def noted(descriptor: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
     def compute(_: Manifest) -> np.ndarray:

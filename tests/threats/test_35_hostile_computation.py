@@ -246,10 +246,10 @@ def test_noise_of_dp_sgd_is_the_engine_s_and_its_size_the_gateway_s(
     assert float(lora.std()) == pytest.approx(rates["lora"] * scale, rel=0.2)
 
 
-def test_the_gateway_s_plan_does_not_ask_the_computation(
+def test_a_bound_that_the_computation_changes_on_the_way_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bounds come from `shape`, which both ends compute: one that lies at one end agrees with nobody."""
+    """Bounds come from `shape`, computed at admission, at both ends, and compared in every manifest."""
     federation = private(tmp_path)
     federation.admit_all()
     original = mean.shape

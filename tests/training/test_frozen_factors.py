@@ -1,4 +1,4 @@
-"""``training.lora_lr: 0``: factors stay, the encoder runs once a row, and neither clip nor noise sees them."""
+"""``training.lora_lr: 0``: factors stay, the encoder runs once a row, neither clip nor noise sees them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import Words, add_noise, encode
 from plasmid.privacy.rotation import rotate
-from plasmid.privacy.statements import PROTOCOL
+from plasmid.privacy.statements import PROTOCOL, Contribution
 from plasmid.protocol.body import body_bytes, pack
 from plasmid.protocol.messages import (
     Admission,
@@ -49,7 +49,6 @@ from plasmid.protocol.messages import (
     Ask,
     Blobs,
     Bundles,
-    Contribution,
     Epoch,
     Manifest,
     Relay,
@@ -252,6 +251,8 @@ class Gateway:
         wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
         if manifest.encoding() != plan.encoding:
             wrong.append("encoding")
+        if manifest.slot < 0 or (admitted.epoch and manifest.slot >= admitted.epoch.slots):
+            wrong.append("slot")
         first, last = (document.rounds + 1,) * 2 if audit else (1, document.rounds)
         if not first <= manifest.round <= last:
             wrong.append("round")

@@ -66,7 +66,7 @@ def sampling_rate(document: Any, size: int) -> float:
     training = getattr(document, "training", None)
     if training is None or document.privacy.mechanism == "output":
         return 1.0
-    return min(1.0, training.batch / size)
+    return min(1.0, float(training.batch) / size)
 
 
 def step_noise(document: Any, rate: float) -> float | None:

@@ -52,8 +52,8 @@ def public_size(table: Path, document: Mapping[str, Any]) -> int:
     parsed: Any = parse_document(dict(document))
     rows = read_table(table, parsed.contract)
     patient = parsed.data.patient if parsed.privacy.unit == "patient" else None
-    units = rows.rows if patient is None else len(set(rows.columns[patient]))
-    step = 10 ** max(0, len(str(units)) - 2)
+    units: int = rows.rows if patient is None else len(set(rows.columns[patient]))
+    step = int(10 ** max(0, len(str(units)) - 2))
     return max(1, units // step * step)
 
 

@@ -107,7 +107,7 @@ def _labels(recipe: Recipe, table: Table) -> npt.NDArray[np.int64]:
 
 
 def _features(recipe: Recipe, table: Table, counts: Any) -> Any:
-    from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped]  # scipy has no types
+    from scipy.sparse import csr_matrix, hstack
 
     covariates = encode_covariates(recipe.head().covariates, table.columns, table.rows)
     return hstack([counts, csr_matrix(covariates)], format="csr")

@@ -95,8 +95,8 @@ class AuditPlan(Strict):
 class GradientScale(Strict):
     """What a unit's gradient is multiplied by, per parameter group, before the clip; undone after the noise.
 
-    Public constants. Where one group's gradients are much longer than another's they would take the whole clip,
-    and the other would drown in noise.
+    Public constants. Where one group's gradients are much longer than another's they would take the whole
+    clip, and the other would drown in noise.
     """
 
     lora: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0

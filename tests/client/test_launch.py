@@ -1,0 +1,184 @@
+"""Plan, confirm, run: what a launcher reads into the sites' answers, and what it tells meanwhile."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from in_memory import document_of
+from plasmid.cli.output import Format, Reply
+from plasmid.client.launch import plan_and_run, show_plan
+from plasmid.core.errors import RecipeError, RunFailed, UsageError
+from plasmid.recipes.query import PingDocument, mean_from_bounds, noised
+
+DOCUMENT, DIGEST = document_of(PingDocument(length=4))
+YES = {"accepted": True, "code": "", "sentence": "", "terms": None}
+
+
+def no(code: str) -> dict[str, Any]:
+    return {"accepted": False, "code": code, "sentence": "It says no.", "terms": None}
+
+
+def plan(**sites: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "digest": DIGEST,
+        "trainable_parameters": 4,
+        "bytes_up_per_round": 100,
+        "bytes_down_per_round": 100,
+        "rounds": 1,
+        "protect": "masked",
+        "n": 3,
+        "c": 1,
+        "theta": 3,
+        "min_sites": 3,
+        "survives": 0,
+        "unit": "none",
+        "mechanism": None,
+        "epsilon": None,
+        "delta": None,
+        "attempts": 3,
+        "sites": {name: dict(said) for name, said in sites.items()},
+    }
+
+
+class Notes(Reply):
+    """A reply that keeps what it would print."""
+
+    def __init__(self) -> None:
+        super().__init__(Format.json)
+        self.notes: list[str] = []
+        self.lines: list[str] = []
+
+    def note(self, line: Any) -> None:
+        self.notes.append(str(line))
+
+    def say(self, *lines: Any) -> None:
+        self.lines += map(str, lines)
+
+
+class FakeRun:
+    """A run that is shown *states*, one after the other, and then has its result."""
+
+    id = "run-1"
+
+    def __init__(self, states: list[str]) -> None:
+        self.states, self.stopped = states, False
+
+    def wait(self, watch: Any) -> None:
+        for state in self.states:
+            watch({"run_id": "run-1", "state": state, "rounds": 1, "rounds_done": 0, "progress": {}})
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def result(self) -> dict[str, Any]:
+        return {"participants": ["alpha", "beta"]}
+
+
+def launch(
+    answers: dict[str, Any],
+    *,
+    own: tuple[str, ...] = (),
+    ended: list[dict[str, RunFailed]] | None = None,
+    yes: bool = True,
+) -> tuple[FakeRun, Notes, list[str]]:
+    """Run a plan embedded; return the run, what was said, and the digests that were allowed."""
+    run, answer, allowed = FakeRun(["RUNNING"] * 3 + ["SUCCEEDED"]), Notes(), []
+    left = list(ended or [])
+    embedded: Any = SimpleNamespace(
+        sites=sorted(answers["sites"]),
+        has_own_policy=lambda site: site in own,
+        allow=lambda document, digest: allowed.append(digest),
+        ended=lambda: left.pop(0) if left else {},
+    )
+    coordinator: Any = SimpleNamespace(plan=lambda *_, **__: answers, start=lambda *_, **__: run)
+    plan_and_run(coordinator, embedded, DOCUMENT, invited=None, yes=yes, answer=answer)
+    return run, answer, allowed
+
+
+@pytest.mark.parametrize("code", ["policy.absent", "policy.digest_not_allowed", "data.no_public_size"])
+def test_what_is_written_on_confirmation_is_no_refusal(code: str) -> None:
+    run, answer, allowed = launch(plan(alpha=YES, beta=no(code), gamma=no(code)))
+    assert allowed == [DIGEST]
+    assert run.rehearsal  # type: ignore[attr-defined]
+    assert answer.data["sites"] == ["alpha", "beta"]  # as the result says, not as was planned
+    assert any("when you confirm" in line for line in answer.lines)
+
+
+@pytest.mark.parametrize(
+    ("code", "own", "accepted"),
+    [
+        ("policy.digest_not_allowed", True, False),
+        ("policy.absent", True, False),
+        ("data.no_public_size", True, True),
+        ("policy.budget", False, False),
+        ("data.invalid", False, False),
+    ],
+)
+def test_an_owner_s_own_refusal_counts(code: str, own: bool, accepted: bool) -> None:
+    answers = plan(alpha=YES, beta=YES, gamma=no(code))
+    if accepted:
+        assert launch(answers, own=("gamma",))[2] == [DIGEST]
+        return
+    with pytest.raises(RecipeError) as caught:
+        launch(answers, own=("gamma",) if own else ())
+    assert caught.value.code == "recipe.too_few_sites"
+    assert caught.value.message == (
+        f"2 sites accept, federation.min_sites is 3.\n  gamma: It says no. [{code}]"
+    )
+
+
+def test_a_survivor_set_larger_than_min_sites_does_not_refuse_a_smaller_roster() -> None:
+    """m follows from who accepts; what they must be is the document's."""
+    answers = plan(alpha=YES, beta=YES, gamma=YES, delta=no("policy.budget")) | {"min_sites": 4}
+    assert launch(answers)[2] == [DIGEST]
+
+
+def test_without_a_confirmation_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    with pytest.raises(UsageError) as caught:
+        launch(plan(alpha=YES, beta=YES, gamma=YES), yes=False)
+    assert caught.value.code == "usage.not_confirmed"
+
+
+def test_a_site_whose_process_ends_is_told_once_and_the_run_goes_on() -> None:
+    gone = {
+        "beta": RunFailed("run.process_died", "the process of beta ended with status -9.", "Its log is L.")
+    }
+    run, answer, _ = launch(plan(alpha=YES, beta=YES, gamma=YES), ended=[{}, gone, gone])
+    assert [note for note in answer.notes if "beta" in note] == [
+        "the process of beta ended with status -9. Its log is L. The run goes on without it, if it can."
+    ]
+    assert not run.stopped
+
+
+def test_a_coordinator_whose_process_ends_is_the_end() -> None:
+    gone = {"coordinator": RunFailed("run.process_died", "the process of coordinator ended with status 1.")}
+    with pytest.raises(RunFailed) as caught:
+        launch(plan(alpha=YES, beta=YES, gamma=YES), ended=[gone])
+    assert caught.value.code == "run.process_died"
+
+
+def shown(changes: dict[str, Any], document: dict[str, Any] = DOCUMENT) -> str:
+    answer = Notes()
+    show_plan(plan(alpha=YES, beta=YES, gamma=YES) | changes, document, rehearsal=False, answer=answer)
+    return "\n".join(answer.lines)
+
+
+def test_the_plan_says_n_c_theta_and_what_it_survives() -> None:
+    figures = {"n": 6, "c": 1, "theta": 4, "min_sites": 4, "survives": 2}
+    assert (
+        "masked sums over n = 6 sites, safe against the coordinator and c = 1 of them; theta = 4, m = 4: "
+        "survives 2 drop-out(s)"
+    ) in shown(figures)
+    assert "differential privacy" not in shown(figures)
+    assert "the coordinator sees every site's contribution" in shown({"protect": "none"})
+
+
+def test_the_plan_says_what_is_promised_over_all_attempts() -> None:
+    document, _ = document_of(mean_from_bounds("age", (0.0, 120.0), privacy=noised(1.0, 1e-6)))
+    unit = {"unit": "record", "mechanism": "dp-fedsgd", "epsilon": 1.0, "delta": 1e-6, "attempts": 3}
+    told = "for one record: epsilon 1, delta 1e-06 (dp-fedsgd), for 3 attempts at 1 round(s)"
+    assert f"differential privacy {told}" in shown(unit, document)

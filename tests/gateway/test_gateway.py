@@ -148,9 +148,7 @@ def test_a_rotated_sum_is_turned_back_by_the_run_s_digest(tmp_path: Path, tiny: 
     update = np.zeros(size, np.float32)
     update[3] = 10.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "plasmid.gateway.gateway.skellam", lambda length, variance: np.zeros(length, np.int64)
-        )
+        patch.setattr("plasmid.gateway.gateway.skellam", lambda length, variance: np.zeros(length, np.int64))
         answers = federation.answers(manifest, dict.fromkeys(SITES, update))
     total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
     assert np.abs(total).max() < 10.0  # one value is spread over all of them
@@ -411,9 +409,7 @@ def test_an_update_is_scaled_to_its_l2_bound(
     tmp_path: Path, tiny: dict[str, BaseModel], bound: float
 ) -> None:
     """In one coordinate and in all, and for bounds whose nearest float32 is larger (0.1, 1e-3)."""
-    federation = finetuning(
-        tmp_path, tiny["esm"], privacy={"update_clip": bound}, federation={"rounds": 8}
-    )
+    federation = finetuning(tmp_path, tiny["esm"], privacy={"update_clip": bound}, federation={"rounds": 8})
     federation.set_up()
     sizes = [(size, spread) for spread in (False, True) for size in (1e-6, 1.0, 123.4, 1e30)]
     for round_, (size, spread) in enumerate(sizes, start=1):

@@ -100,7 +100,11 @@ def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
         ("require:\n  unit: person\n", 2, "'none', 'record', 'patient' or 'site'"),
         ("require:\n  max_epsilon: 0\n", 2, "greater than 0"),
         ("require:\n  max_delta: 1\n", 2, "less than 1"),
-        ("budgets:\n  default: {unit: none, epsilon: 1, delta: 1.0e-5}\n", 2, "'record', 'patient' or 'site'"),
+        (
+            "budgets:\n  default: {unit: none, epsilon: 1, delta: 1.0e-5}\n",
+            2,
+            "'record', 'patient' or 'site'",
+        ),
         ("budgets:\n  default: {unit: record, epsilon: 1}\n", 2, "delta"),
         ("budgets:\n  default: {unit: record, epsilon: .inf, delta: 1.0e-5}\n", 2, "finite"),
         ("budgets:\n  default: {unit: record, epsilon: -1, delta: 1.0e-5}\n", 2, "greater than 0"),

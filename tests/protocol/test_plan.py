@@ -48,7 +48,13 @@ class Trained:
         self.rounds = rounds
 
 
-OUTPUT: dict[str, Any] = {"unit": "record", "mechanism": "output", "epsilon": 8.0, "delta": 1e-5, "update_clip": 0.5}
+OUTPUT: dict[str, Any] = {
+    "unit": "record",
+    "mechanism": "output",
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "update_clip": 0.5,
+}
 
 
 def planned(sites: int, *, c: int = 1, rate: float = 1.0) -> Planned:
@@ -84,7 +90,10 @@ def test_the_smallest_set_is_theta_or_the_recipe_s(
 def test_a_run_has_its_rounds_and_the_spare_attempts() -> None:
     assert attempts(Trained(rounds=20, spare=3)) == 23
     assert attempts(PingDocument(length=1, rounds=7)) == 9
-    assert attempts(QueryDocument(name="q", column="age", bounds=(0, 1), federation=Limits(spare_attempts=0))) == 1
+    assert (
+        attempts(QueryDocument(name="q", column="age", bounds=(0, 1), federation=Limits(spare_attempts=0)))
+        == 1
+    )
 
 
 # -- without shared noise --------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def bench(base: BaseModel, document: Recipe, sites: int = 3) -> Bench:
 
 
 def test_a_round_is_the_mean_of_the_clipped_updates_to_a_step_of_the_ring(tiny: dict[str, BaseModel]) -> None:
-    document = recipe(tiny["bert"], update_clip=0.05)
+    document = recipe(tiny["bert"], update_clip=0.003)
     document = document.model_copy(
         update={"federation": document.federation.model_copy(update={"rounds": 1})}
     )
@@ -44,9 +44,9 @@ def test_a_round_is_the_mean_of_the_clipped_updates_to_a_step_of_the_ring(tiny: 
     updates = []
     for number, engine in enumerate(made.engines.values()):
         update = engine.train(start, steps=1, seed=101 + number) - start
-        updates.append(update * min(1.0, 0.05 / np.linalg.norm(update)))
-    assert np.linalg.norm(updates[0]) == pytest.approx(0.05, rel=1e-4)
-    np.testing.assert_allclose(found, start + np.mean(updates, axis=0), atol=1e-6)
+        updates.append(update * min(1.0, 0.003 / np.linalg.norm(update)))
+    assert np.linalg.norm(updates[0]) == pytest.approx(0.003, rel=1e-4)
+    np.testing.assert_allclose(found, start + np.mean(updates, axis=0), atol=1e-8)
 
 
 def test_terms_are_the_gateways_for_a_rounded_size(tiny: dict[str, BaseModel]) -> None:
@@ -83,15 +83,14 @@ def test_shared_noise_is_in_the_sum_and_left_out_at_infinity(tiny: dict[str, Bas
 
 def test_what_is_held_out_is_never_trained_on() -> None:
     care = load_recipe("care-encounters-dp").recipe
-    patients = [f"p{row // 3}" for row in range(60)]
-    rows = Table({"patient": list(patients), "note": [str(row) for row in range(60)]}, 60)
-    kept, held = without(care, {"a": rows, "b": rows}, 0)
-    assert units(care, rows) == 20
+    tables = {site: Table({"patient": [f"{site}{row // 3}" for row in range(60)]}, 60) for site in ("a", "b")}
+    kept, held = without(care, tables, 0)
+    assert units(care, tables["a"]) == 20
     assert held.rows == 2 * 12
-    assert kept["a"].rows == kept["b"].rows == 48
-    for table_ in kept.values():
-        shared = set(table_.columns["patient"]) & set(held.columns["patient"][:12])
-        assert shared == set() or table_ is kept["b"]
+    assert [table.rows for table in kept.values()] == [48, 48]
+    trained = {who for table in kept.values() for who in table.columns["patient"]}
+    assert len(trained) == 32
+    assert not trained & set(held.columns["patient"])
     donors = {name: Table({"cdr3": [name]}, 1) for name in ("x", "y", "z")}
     kept, held = without(load_recipe("tcr-covid-dp").recipe, donors, 1)
     assert (list(kept), held.columns["cdr3"]) == (["x", "z"], ["y"])

@@ -82,6 +82,15 @@ class Home:
                 found.append(line)
         return found
 
+    def kill(self) -> None:
+        """End all processes that belong to this home, so that one failed test does not fail the next."""
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("PLASMID_HOME") == str(self.folder):
+                    process.send_signal(signal.SIGKILL)
+            except psutil.Error:
+                continue
+
     def wait_until_gone(self, within_s: float, *, ray: bool = True) -> None:
         until(lambda: not self.processes(ray=ray), within_s, lambda: f"left over: {self.processes(ray=ray)}")
 
@@ -154,9 +163,4 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     excerpt(data / "donor_178.csv", test, ROWS)
     made = Home(root / "home", sites, test)
     yield made
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("PLASMID_HOME") == str(made.folder):
-                process.send_signal(signal.SIGKILL)
-        except psutil.Error:
-            continue
+    made.kill()

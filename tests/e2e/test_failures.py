@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ import pytest
 from e2e.conftest import LONG, QUICK, Home, until
 
 CANARY = "CWCANARYWC"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(home: Home) -> Iterator[None]:
+    yield
+    home.kill()
 
 
 def _adapters(home: Home) -> set[str]:

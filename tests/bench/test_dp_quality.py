@@ -44,7 +44,7 @@ def test_a_round_is_the_mean_of_the_clipped_updates_to_a_step_of_the_ring(tiny: 
     updates = []
     for number, engine in enumerate(made.engines.values()):
         update = engine.train(start, steps=1, seed=101 + number) - start
-        updates.append(update * min(1.0, 0.003 / np.linalg.norm(update)))
+        updates.append(update * min(1.0, 0.003 / float(np.linalg.norm(update))))
     assert np.linalg.norm(updates[0]) == pytest.approx(0.003, rel=1e-4)
     np.testing.assert_allclose(found, start + np.mean(updates, axis=0), atol=1e-8)
 

@@ -77,7 +77,7 @@ def test_a_site_that_is_killed_in_a_round_is_done_without(five: Deployment, coor
     assert result["survivors"][0] == list(SITES)
     assert result["survivors"][-1] == others
     assert len(result["survivors"]) == 20
-    assert any(text.startswith("beta dropped out of round") for text in log(run))
+    assert any(text.startswith("beta dropped out") for text in log(run))
     assert result["epochs"] == [{"n": 5, "c": 1, "theta": 4, "m": 4}]
 
 

@@ -132,6 +132,7 @@ def test_a_run_goes_on_without_a_site_that_dies(home: Home, tmp_path: Path) -> N
     home.wait_until_gone(5.0)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_dies_ends_the_run_at_once(home: Home) -> None:
     process, run = _start_long_run(home)
     _kill(home, "coordinator start --home")

@@ -100,6 +100,7 @@ def test_runs_tell_of_it_afterwards(answer: dict[str, Any], home: Home) -> None:
     assert [text.split(":")[0] for text in texts if text.isupper() or ":" in text][-1] == "SUCCEEDED"
 
 
+@pytest.mark.slow
 def test_a_run_is_reproducible_and_moved_by_its_seed(answer: dict[str, Any], home: Home) -> None:
     again = [
         "run",

@@ -430,7 +430,7 @@ def test_heads_are_noted_at_the_consent_and_told_at_the_next_epoch(tmp_path: Pat
 def test_what_a_peer_says_of_another_site_is_no_matter(tmp_path: Path) -> None:
     federation = private(tmp_path)
     federation.admit_all()
-    Heads(federation.home("beta").heads).note("gamma", 10**6)
+    Heads(federation.home("beta").heads).note({"gamma": 10**6})
     statements = federation.ready(federation.recoveries(federation.bundles(federation.adverts())))
     for site in ("alpha", "delta"):
         assert federation.gateways[site].relay(federation.relay("ready", statements)) is None

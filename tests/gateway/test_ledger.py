@@ -399,9 +399,8 @@ def test_a_rolled_back_ledger_does_not_catch_up_by_what_it_refuses(path: Path) -
 def test_heads_only_rise_and_last(tmp_path: Path) -> None:
     heads = Heads(tmp_path / "heads.json")
     assert heads.all() == {}
-    heads.note("b", 5)
-    heads.note("c", 1)
-    heads.note("b", 3)
+    heads.note({"b": 5, "c": 1})
+    heads.note({"b": 3})
     assert Heads(tmp_path / "heads.json").all() == {"b": 5, "c": 1}
 
 
@@ -409,7 +408,7 @@ def test_heads_only_rise_and_last(tmp_path: Path) -> None:
 def test_damaged_heads_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "heads.json").write_text(content)
     with refusal("storage.heads_damaged"):
-        Heads(tmp_path / "heads.json").note("b", 1)
+        Heads(tmp_path / "heads.json").note({"b": 1})
 
 
 # -- several writers -------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from plasmid.privacy.keystream import (
     KEY_BYTES,
     Keystreams,
     Pad,
-    add_keystream,
     blob_key,
     channel_key,
     commitment,
@@ -25,6 +24,13 @@ from plasmid.privacy.keystream import (
     pair_seed,
     self_key,
 )
+from plasmid.privacy.ring import Words
+
+
+def add_keystream(words: Words, key: bytes, *, subtract: bool = False, offset: int = 0) -> None:
+    """Add one key stream to *words* from word *offset* of it on."""
+    Keystreams([Pad(key, subtract)], words.dtype, offset=offset).add(words)
+
 
 NIST_KEY = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")
 

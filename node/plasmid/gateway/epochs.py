@@ -157,9 +157,8 @@ class Epochs:
         except BaseException:
             admitted.epoch = None  # it has agreed in memory alone, so no share may follow
             raise
-        for said in contributions:
-            if said.site != self._identity.name:
-                self._heads.note(said.site, said.ledger_counter)
+        others = [said for said in contributions if said.site != self._identity.name]
+        self._heads.note({said.site: said.ledger_counter for said in others})
         self._journal.write("consent", run=admitted.run, round=round_, slot=slot, survivors=survivors)
         return sign(self._identity, consent)
 

@@ -263,12 +263,13 @@ class Heads:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def note(self, site: str, counter: int) -> None:
-        """Remember that *site* showed *counter*; one below the newest changes nothing. Durable on return."""
+    def note(self, seen: Mapping[str, int]) -> None:
+        """Remember the counters that sites showed; one below the newest changes nothing. Then durable."""
         with locked(self._path):
             known = self._read()
-            if counter > known.get(site, 0):
-                write_atomic(self._path, canonical_json({**known, site: counter}))
+            newer = {site: counter for site, counter in seen.items() if counter > known.get(site, 0)}
+            if newer:
+                write_atomic(self._path, canonical_json(known | newer))
 
     def all(self) -> dict[str, int]:
         """Return the newest counter by site. Raises StorageError (``storage.heads_damaged``)."""

@@ -99,12 +99,6 @@ def epsilon_bound(
     return low
 
 
-def guesses_needed(epsilon: float, *, confidence: float = CONFIDENCE) -> float:
-    """Return the fewest guesses that, all right, show more than *epsilon* at delta 0; inf beyond floats."""
-    odds = math.log1p(math.exp(-epsilon))
-    return math.inf if odds == 0 else math.floor(-math.log(1 - confidence) / odds) + 1
-
-
 @dataclass(frozen=True)
 class Audit:
     """The outcome of one audit.

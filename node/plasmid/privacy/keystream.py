@@ -119,8 +119,3 @@ class Keystreams:
         for stream, subtract in self._streams:
             stream.update_into(counters, into)
             (np.subtract if subtract else np.add)(part, pad, out=part)
-
-
-def add_keystream(words: Words, key: bytes, *, subtract: bool = False, offset: int = 0) -> None:
-    """Add (or subtract) the key stream of *key* to *words* in place, from word *offset* of the stream on."""
-    Keystreams([Pad(key, subtract)], words.dtype, offset=offset).add(words)

@@ -141,11 +141,6 @@ class SecureSum:
         return "".join(f"\n  {site}: {reason}" for site, reason in sorted(self._gone.items()))
 
     @property
-    def roster(self) -> list[str]:
-        """The sites of the current key epoch."""
-        return list(self._roster)
-
-    @property
     def planned(self) -> Planned | None:
         """What the first key epoch fixed for the whole run; None before it."""
         return self._planned

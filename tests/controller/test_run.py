@@ -188,8 +188,8 @@ def test_a_noised_query_answers_and_says_what_it_promises(scene: Make, start: St
     made = dp_scene(scene, query())
     shown = start(made)
     answer = shown["result"]["answer"]
-    assert abs(answer["mean"] - 50.0) < 2.0
-    assert 0 < abs(answer["count"] - 5000) < 200
+    assert 0 < abs(answer["mean"] - 50.0) < 2.0  # the count is rounded: it may come out right
+    assert abs(answer["count"] - 5000) < 200
     found = facts(made, shown)
     assert (found.unit, found.epsilon, found.attempts, found.survivors) == ("record", 2.0, 1, (5,))
     said = " ".join(statement(found))

@@ -53,8 +53,9 @@ def test_a_mean_with_noise_says_what_it_promises(home: Home, asked: dict[str, An
     for path in home.sites.glob("*.csv"):
         with path.open(newline="") as file:
             values += [float(row["age"]) for row in csv.DictReader(file) if row["age"]]
-    assert 0 < abs(asked["result"]["count"] - len(values)) < 200
-    assert abs(asked["result"]["mean"] - sum(values) / len(values)) < 20
+    assert abs(asked["result"]["count"] - len(values)) < 200
+    off = abs(asked["result"]["mean"] - sum(values) / len(values))
+    assert 0 < off < 20  # the count is rounded: it may come out right, the mean never does
     said = asked["privacy"]
     assert said[0].startswith("This is a rehearsal:")
     assert "1e-06)-differential privacy for any one record at a site" in said[1]

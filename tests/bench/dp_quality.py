@@ -5,14 +5,16 @@ node's own engine, sampling terms and output contract, the ring's rounding, and 
 server's own steps. Prints a Markdown table a recipe and writes a JSON file a run into the folder ``--out``;
 a run whose file is there is not repeated.
 
-    python -m bench.dp_quality --out DIR --alone --plain --simple      # the tables of docs/results.md
+    python -m bench.dp_quality --out DIR --alone --plain --simple --audit 200  # the tables of docs/results.md
     python -m bench.dp_quality tcr-covid-dp --out DIR --epsilon 8 1    # a part of them
     python -m bench.dp_quality tcr-covid-dp --out DIR --held-out 0 --set training.head_lr=0.01 --tag slow
 
 Epsilon ``inf`` keeps sampling and clip and leaves the noise out; ``--plain`` adds the recipe of the same
 folder without a unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same
-settings and epsilon. ``--held-out K`` never opens the test: it trains without the K-th site (where sites are
-people) or without a fifth of each site's units, and scores on those. Settings were chosen there.
+settings and epsilon. ``--audit N`` trains once more per epsilon, at the first seed, with N canaries a site,
+and adds the verdict of :mod:`plasmid.privacy.audit`. ``--held-out K`` never opens the test: it trains
+without the K-th site (where sites are people) or without a fifth of each site's units, and scores on those.
+Settings were chosen there.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.adapter import Vector
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import ensure_model
+from plasmid.privacy.audit import Audit
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import TAIL, Encoding, add_noise, decode_sum, encode, plan_encoding
 from plasmid.protocol.messages import Planned
@@ -53,6 +56,7 @@ from plasmid.recipes import catalogue
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
+from plasmid.training.canaries import Canaries
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 
@@ -142,6 +146,25 @@ class Bench:
 
             state = optimiser.step(round_, state, secure_mean)
         return state
+
+    def audited(self, epsilon: float, seed: int, canaries: int) -> dict[str, Any]:
+        """Return the canary audit of one run; without noise it is held against the recipe's own epsilon."""
+        recipe = self.resolved(epsilon, seed).recipe
+        planted = {site: Canaries(recipe, table, canaries) for site, table in self.tables.items()}
+        engines = {site: Engine(recipe, self.base, hidden.table) for site, hidden in planted.items()}
+        first = finetune.initial(recipe, finetune.shape(recipe, self.base))
+        last = replace(self, engines=engines).trained(recipe, list(engines), epsilon)
+        total = np.zeros(2)
+        for site, hidden in planted.items():
+            columns = hidden.rows.columns
+            fell = engines[site].losses(first, columns) - engines[site].losses(last, columns)
+            total += hidden.guess(fell)
+        privacy = recipe.privacy
+        assert privacy.epsilon is not None
+        assert privacy.delta is not None
+        return Audit.of_sum(
+            total, sites=len(planted), canaries=canaries, epsilon=privacy.epsilon, delta=privacy.delta
+        ).as_json()
 
     def encoding(self, recipe: Recipe, shape: Shape, terms: Mapping[str, UnitSampling | None]) -> Encoding:
         """Return how the sites' vectors are written; each site is an organisation of its own."""
@@ -238,8 +261,8 @@ def described(values: Sequence[float]) -> str:
 def table(runs: Sequence[dict[str, Any]], epsilons: Sequence[float]) -> str:
     """Return the Markdown table of one recipe's *runs*."""
     lines = [
-        "| epsilon | noise multiplier | federated | best site alone | mean site alone |",
-        "|---|---|---|---|---|",
+        "| epsilon | noise multiplier | federated | best site alone | mean site alone | canary audit |",
+        "|---|---|---|---|---|---|",
     ]
     for epsilon in epsilons:
         chosen = [run for run in runs if run["epsilon"] == str(epsilon)]
@@ -253,6 +276,7 @@ def table(runs: Sequence[dict[str, Any]], epsilons: Sequence[float]) -> str:
             described([run["federated"] for run in chosen]),
             described([max(values) for values in alone]) if alone else "",
             described([statistics.mean(values) for values in alone]) if alone else "",
+            next((run["audit"]["sentence"] for run in chosen if "audit" in run), ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -276,6 +300,8 @@ def measured(
                 continue
             bench = bench or Bench.open(name, settings, options.held_out, folder)
             runs.append(bench.run(epsilon, seed, alone=options.alone))
+            if options.audit and seed == options.seeds[0] and runs[-1]["delta"] is not None:
+                runs[-1]["audit"] = bench.audited(epsilon, seed, options.audit)
             path.write_text(json.dumps(runs[-1], indent=1) + "\n", encoding="utf-8")
             sys.stderr.write(f"{path.name}: {runs[-1]['federated']:.4f}, {runs[-1]['cpu_s']} s of CPU\n")
             sys.stderr.flush()
@@ -294,6 +320,7 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, nargs="+", default=list(EPSILONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--alone", action="store_true", help="each site by itself, too")
+    parser.add_argument("--audit", type=int, help="canaries at each site, in a run of their own")
     parser.add_argument("--plain", action="store_true", help="the recipe without a unit, too")
     parser.add_argument("--simple", action="store_true", help="the classical model, without privacy")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -100,18 +101,20 @@ def test_a_roster_entry_is_strict() -> None:
 
 
 def test_a_tls_key_and_its_request() -> None:
-    pem, csr = new_tls_key("alpha")
+    pem, csr = new_tls_key("alpha", b"password")
     parsed = check_csr(csr)
     assert parsed.subject.rfc4514_string() == "CN=alpha"
-    key: Any = load_pem_private_key(pem, None)
+    key: Any = load_pem_private_key(pem, b"password")
+    with pytest.raises(TypeError):
+        load_pem_private_key(pem, None)
     assert parsed.public_key() == key.public_key()
     assert key.public_key().public_bytes_raw().hex() != ALPHA.public
-    assert new_tls_key("alpha")[0] != pem
+    assert new_tls_key("alpha", b"password")[0] != pem
 
 
 def test_a_request_that_its_key_did_not_sign_is_refused() -> None:
-    _, csr = new_tls_key("alpha")
-    _, foreign = new_tls_key("alpha")
+    _, csr = new_tls_key("alpha", b"password")
+    _, foreign = new_tls_key("alpha", b"password")
     one, two = (x509.load_pem_x509_csr(pem.encode()) for pem in (csr, foreign))
     der = one.public_bytes(Encoding.DER).replace(one.signature, two.signature)
     forged = x509.load_der_x509_csr(der).public_bytes(Encoding.PEM).decode()
@@ -122,7 +125,20 @@ def test_a_request_that_its_key_did_not_sign_is_refused() -> None:
 EMPTY = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----"
 
 
-@pytest.mark.parametrize("pem", ["", "pem", EMPTY])
+def with_byte(pem: str, at: bytes, change: bytes) -> str:
+    """Return a request whose DER holds *change* in the place of *at*; found by the fuzzer."""
+    der = x509.load_pem_x509_csr(pem.encode()).public_bytes(Encoding.DER)
+    assert der.count(at) >= 1
+    body = base64.encodebytes(der.replace(at, change)).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
+
+
+GOOD = new_tls_key("alpha", b"password")[1]
+UNKNOWN_KEY = with_byte(GOOD, b"\x2b\x65\x70", b"\x2b\x69\x70")
+UNKNOWN_VERSION = with_byte(GOOD, b"\x02\x01\x00", b"\x02\x01\x01")
+
+
+@pytest.mark.parametrize("pem", ["", "pem", EMPTY, UNKNOWN_KEY, UNKNOWN_VERSION])
 def test_what_is_not_a_certificate_request_is_refused(pem: str) -> None:
     with refusal("protocol.malformed"):
         check_csr(pem)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.statements import Advert, Bundle, Consent, Ready, Recovery, Shares
+from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
     Admission,
@@ -24,16 +25,20 @@ from plasmid.protocol.messages import (
     Epoch,
     Failed,
     Heartbeat,
+    LogCheckpoint,
+    LogCosignature,
     Manifest,
     Message,
     Planned,
     Relay,
+    Revoked,
     RunRequest,
     Signed,
     StopRequest,
     UnitTerms,
     open_signed,
     parse_signed,
+    run_id,
     sign,
     wire,
 )
@@ -45,12 +50,21 @@ DOCUMENT = {"computation": "ping", "length": 4, "nested": {"list": [1, 2.5, None
 READY = Ready(run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3, heads={"beta": 7})
 RECOVERY = Recovery(run="run-1", epoch=1, site="alpha", rho=D, blob=D)
 SHARE = bytes(range(32))
+REQUEST = RunRequest(
+    document=DOCUMENT,
+    digest=D,
+    project=D,
+    sites=["alpha"],
+    requested="2026-11-25T10:00:00Z",
+    nonce="0" * 32,
+)
+PROJECT = Envelope(payload=b"{}", payloadType="application/vnd.plasmid.project+json").signed(ALPHA)
 
 MESSAGES = {
     message.type: message
     for message in (
-        Ask(run="run-1", document=DOCUMENT, digest=D),
-        Admit(run="run-1", document=DOCUMENT, digest=D),
+        Ask(run="ask-1", request=sign(BETA, REQUEST), project=PROJECT),
+        Admit(run=run_id(REQUEST), request=sign(BETA, REQUEST), project=PROJECT),
         Admission(
             run="run-1",
             site="alpha",
@@ -103,6 +117,7 @@ MESSAGES = {
             body_bytes=96,
             ledger_counter=3,
             ledger_head=D,
+            isolation="bubblewrap",
         ),
         Consent(run="run-1", epoch=1, slot=0, site="alpha", manifest=D, survivors=D),
         Shares(
@@ -117,7 +132,7 @@ MESSAGES = {
         Heartbeat(run="run-1", site="alpha", round=1, step=3, steps=6),
         Failed(run="run-1", site="alpha", code="run.not_finite", sentence="It diverged."),
         End(run="run-1", state="SUCCEEDED"),
-        RunRequest(document=DOCUMENT, digest=D, sites=["alpha"], nonce="0" * 32),
+        REQUEST,
         StopRequest(run="run-1"),
         Advert(
             run="run-1",
@@ -140,6 +155,9 @@ MESSAGES = {
         ),
         RECOVERY,
         READY,
+        LogCheckpoint(site="alpha", receiver="beta", note="a note", old=3, proof=[D]),
+        LogCosignature(site="alpha", receiver="beta", origin="a log", size=3, line="a line"),
+        Revoked(statement=PROJECT),
     )
 }
 every_message = pytest.mark.parametrize("kind", MESSAGES)
@@ -221,7 +239,10 @@ DEFAULTS = {
     for name, field in type(message).model_fields.items()
     if not field.is_required()
 }
-NULLABLE = {("admission", "terms"), ("manifest", "rho"), ("manifest", "base"), ("run_request", "sites")}
+NULLABLE = {
+    *(("admission", "terms"), ("admission", "pending")),
+    *(("manifest", "rho"), ("manifest", "base"), ("run_request", "sites")),
+}
 
 
 def test_few_fields_have_defaults() -> None:
@@ -230,6 +251,9 @@ def test_few_fields_have_defaults() -> None:
         ("admission", "code"),
         ("admission", "sentence"),
         ("admission", "terms"),
+        ("admission", "pending"),
+        ("log_cosignature", "line"),
+        ("log_cosignature", "held"),
         ("relay", "slot"),
         ("ready", "heads"),
         ("run_request", "sites"),
@@ -273,6 +297,19 @@ def test_a_field_that_is_unknown_missing_or_of_another_type_is_refused(kind: str
                 open_signed(signed_anew({**payload, field: other}), ALPHA.public)
 
 
+LARGE = [
+    *(("epoch", name) for name in ("epoch", "slots", "c")),
+    *(
+        ("manifest", name)
+        for name in ("epoch", "slot", "round", "length", "state_bytes", "scale_log2", "theta")
+    ),
+    *(("relay", name) for name in ("epoch", "slot")),
+    *(("heartbeat", name) for name in ("round", "step", "steps")),
+    *(("bundles", "epoch"), ("blobs", "epoch")),
+]
+"""Whole numbers whose bounds depend on a document; found by the fuzzer."""
+
+
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
@@ -305,6 +342,8 @@ def test_a_field_that_is_unknown_missing_or_of_another_type_is_refused(kind: str
         ("manifest", "invited", []),
         ("advert", "protocol", "plasmid-sa/0"),
         ("advert", "protocol", "none"),
+        # 1e16 is written 10000000000000000 in canonical JSON, so that a float comes back as a whole number
+        *((kind, field, value) for kind, field in LARGE for value in (1e16, -1e16, 2.0**53, 1e20)),
         ("advert", "epoch", 0),
         ("advert", "key_commitments", ""),
         ("advert", "x25519", "AAAA"),
@@ -363,7 +402,7 @@ def test_a_document_as_deep_as_the_parser_allows_is_signed_or_refused() -> None:
     document: Any = 1
     for _ in range(100):
         document = {"x": document}
-    signed = sign(ALPHA, Ask(run="run-1", document={"x": document}, digest=D))
+    signed = sign(ALPHA, REQUEST.model_copy(update={"document": {"x": document}}))
     assert open_signed(parse_signed(wire(signed)), ALPHA.public).document == {"x": document}
 
 
@@ -422,3 +461,59 @@ def test_every_field_of_a_manifest_enters_its_digest() -> None:
     for field in fields:
         digests.add(manifest.model_copy(update={field: changes(getattr(manifest, field))[0]}).digest())
     assert len(digests) == 1 + len(fields)
+
+
+# -- a run's id ------------------------------------------------------------------------------------
+
+
+def test_a_run_s_id_is_made_from_the_whole_request() -> None:
+    """One request is one run; whatever is changed in it makes another one."""
+    assert run_id(REQUEST) == "ping-3c1acc161eb60f86"
+    changed: dict[str, Any] = {
+        "document": {**DOCUMENT, "length": 5},
+        "digest": "e" * 64,
+        "project": "e" * 64,
+        "sites": None,
+        "requested": "2026-11-25T10:00:01Z",
+        "nonce": "1" * 32,
+    }
+    assert set(changed) == set(RunRequest.model_fields) - {"type"}
+    ids = {run_id(REQUEST.model_copy(update={name: value})) for name, value in changed.items()}
+    assert len(ids | {run_id(REQUEST)}) == 7
+    received = open_signed(parse_signed(wire(sign(ALPHA, REQUEST))), ALPHA.public)
+    assert run_id(received) == run_id(REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("name", "readable"),
+    [
+        ("care_encounters", "care-encounters"),
+        ("a" * 90, "a" * 40),
+        ("../../etc/passwd", "etc-passwd"),
+        ("Ünïcode Näme", "n-code---me"),
+        ("--", "run"),
+        (None, "ping"),
+        (["list"], "list--"),
+    ],
+)
+def test_a_run_s_id_has_its_form_whatever_the_document_is_called(name: Any, readable: str) -> None:
+    found = run_id(REQUEST.model_copy(update={"document": {**DOCUMENT, "name": name}}))
+    assert found[:-17] == readable
+    assert Admit(run=found, request=sign(ALPHA, REQUEST), project=PROJECT).run == found
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-11-25T10:00:00+00:00",
+        "2026-11-25 10:00:00Z",
+        "2026-13-25T10:00:00Z",
+        "2026-02-30T10:00:00Z",
+        "٢٠٢٦-11-25T10:00:00Z",
+        "2026-11-25T10:00:00Z\n",
+        "",
+    ],
+)
+def test_a_time_has_one_spelling(time: str) -> None:
+    with refusal("protocol.malformed"):
+        open_signed(sign(ALPHA, REQUEST.model_copy(update={"requested": time})), ALPHA.public)

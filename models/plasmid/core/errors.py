@@ -6,11 +6,13 @@
     ├── DataError         a data file does not meet the contract                    data.*
     ├── ModelError        a base model or adapter is missing, changed or unusable   model.*
     ├── PolicyRefused     a site's policy says no                                   policy.*
+    ├── ProjectRefused    a project does not allow it, or is not in force           project.*
     ├── ProtocolError     a message, signature or vector breaks the protocol        protocol.*
     ├── LinkError         the other end cannot be reached, or refuses               link.*
     ├── RunFailed         a run ended without a result                              run.*
     ├── SiteFailed        a site's own process failed                               site.*
-    └── StorageError      the state folder cannot be read or written                storage.*
+    ├── StorageError      the state folder cannot be read or written                storage.*
+    └── KeysError         private keys are absent, locked or not to be opened       keys.*
 
 Rules
 -----
@@ -89,6 +91,12 @@ class PolicyRefused(PlasmidError):
     family = "policy"
 
 
+class ProjectRefused(PlasmidError):
+    """A project does not allow it, or is not in force."""
+
+    family = "project"
+
+
 class ProtocolError(PlasmidError):
     """A message, signature or vector breaks the protocol."""
 
@@ -119,6 +127,12 @@ class StorageError(PlasmidError):
     family = "storage"
 
 
+class KeysError(PlasmidError):
+    """Private keys are absent, locked or not to be opened."""
+
+    family = "keys"
+
+
 def place(error: BaseException) -> str:
     """Return the type of *error* and where it was raised. Its text is left out: it may quote a cell."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -134,11 +148,13 @@ _FAMILIES: dict[str, type[PlasmidError]] = {
         DataError,
         ModelError,
         PolicyRefused,
+        ProjectRefused,
         ProtocolError,
         LinkError,
         RunFailed,
         SiteFailed,
         StorageError,
+        KeysError,
     )
 }
 

@@ -40,8 +40,14 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     )
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, lasting: bool = True) -> None:
     """Write *data* to *path* so that a reader sees the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    lasting
+        Whether the new file must be there after a loss of power; False: the old one may be, which saves a
+        wait for the disk.
 
     Raises
     ------
@@ -57,7 +63,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        sync_folder(path.parent)
+        if lasting:
+            sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

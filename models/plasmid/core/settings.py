@@ -25,20 +25,30 @@ def read_settings(path: Path, model: type[T]) -> T:
         ``recipe.invalid``, naming file, line and key of every problem.
     """
     try:
-        value, lines = parse_yaml(path.read_bytes().decode("utf-8-sig"))
+        content = path.read_bytes()
+    except OSError as error:
+        raise _invalid([f"{path}: cannot be read ({error.strerror})"]) from error
+    return parse_settings(content, path, model)
+
+
+def parse_settings(content: bytes, path: Path, model: type[T]) -> T:
+    """Return *content*, which was read from *path*, as :func:`read_settings` does, with its errors."""
+    try:
+        value, lines = parse_yaml(content.decode("utf-8-sig"))
         return model.model_validate({} if value is None else value)
     except ValidationError as error:
-        found = [place for problem in error.errors() for place in describe(model, problem)]
-        problems = [
-            f"{path}:{lines.find(where)}: {'.'.join(map(str, where))}: {what}" for where, what in found
-        ]
+        places = [place for problem in error.errors() for place in describe(model, problem)]
+        found = sorted((lines.find(where), ".".join(map(str, where)), what) for where, what in places)
+        problems = [f"{path}:{line}: {where}: {what}" for line, where, what in found]
     except Yaml12Error as error:
         problems = [f"{path}:{error.line}: {error.what}"]
     except UnicodeDecodeError:
         problems = [f"{path}: is not UTF-8 text"]
-    except OSError as error:
-        problems = [f"{path}: cannot be read ({error.strerror})"]
-    raise RecipeError("recipe.invalid", "\n".join(problems), "Correct the lines named above.")
+    raise _invalid(problems)
+
+
+def _invalid(problems: list[str]) -> RecipeError:
+    return RecipeError("recipe.invalid", "\n".join(problems), "Correct the lines named above.")
 
 
 def dump_settings(values: dict[str, Any]) -> bytes:

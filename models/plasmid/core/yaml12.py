@@ -5,11 +5,13 @@ Rules
 1. ``1e-3`` is a number, ``NO`` and ``2024-01-01`` are strings.
 2. Only what JSON can say: maps with string keys, lists, strings, numbers, booleans, null. Anchors,
    aliases, merge keys, tags of other kinds and a key given twice are errors with their line.
-3. A file is at most :data:`MAX_BYTES` long.
+3. A file is at most :data:`MAX_BYTES` long, its brackets at most :data:`MAX_BRACKETS` deep: the reader takes
+   time that grows with the square of that.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 MAX_BYTES = 1_000_000
+MAX_BRACKETS = 64
 _TAG = "tag:yaml.org,2002:"
 
 Location = tuple[str | int, ...]
@@ -55,6 +58,7 @@ def parse_yaml(text: str) -> tuple[Any, Lines]:
     """
     if len(text) > MAX_BYTES:
         raise Yaml12Error(f"longer than {MAX_BYTES} characters", 0)
+    _check_brackets(text)
     reader = YAML(typ="safe", pure=True)
     try:
         node = reader.compose(text)
@@ -69,6 +73,15 @@ def parse_yaml(text: str) -> tuple[Any, Lines]:
         raise Yaml12Error("holds characters that YAML does not allow", 0) from None
     except RecursionError:
         raise Yaml12Error("nested too deeply", 0) from None
+
+
+def _check_brackets(text: str) -> None:
+    """Raise Yaml12Error if brackets may be nested too deeply; one in a text counts, too."""
+    depth = 0
+    for found in re.finditer(r"[][{}]", text):
+        depth = depth + 1 if found[0] in "[{" else max(0, depth - 1)
+        if depth > MAX_BRACKETS:
+            raise Yaml12Error("nested too deeply", text.count("\n", 0, found.start()) + 1)
 
 
 class _Builder:

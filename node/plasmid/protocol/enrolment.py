@@ -9,25 +9,32 @@ Rules
 3. An invitation is a secret of 256 bits, valid once and until its expiry, for one name, role and
    organisation. The coordinator keeps its SHA-256 only.
 4. The request is signed by the new identity, so nobody enrols a key that they don't hold.
+5. A member renews its TLS key by a request that its identity signs (:mod:`plasmid.protocol.http_signatures`).
+   It needs no invitation, nor the old certificate, which may have expired.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from plasmid.core.bounds import check_json
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.statements import SiteName
-from plasmid.protocol.identity import Identity, PublicKey, verify
+from plasmid.protocol.identity import NamedSigner, PublicKey, verify
 
 Role = Literal["site", "person"]
-Organisation = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
+VISIBLE = r"[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+"""A character that shows as itself: no control, and nothing that turns the direction of the text: people
+decide by what they see."""
+Organisation = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=rf"^{VISIBLE}+$")]
 Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 Pem = Annotated[str, StringConstraints(max_length=8192)]
 
@@ -64,6 +71,9 @@ class EnrolRequest(_Signed):
     csr: Pem
 
 
+_Kind = TypeVar("_Kind", bound=_Signed)
+
+
 class RosterEntry(BaseModel):
     """One enrolled site as the coordinator knows it; a peer's owner must confirm it before it counts."""
 
@@ -74,14 +84,32 @@ class RosterEntry(BaseModel):
     key: PublicKey
 
 
-def signed_card(identity: Identity, ca_pem: str) -> CoordinatorCard:
+def parse_card(data: bytes) -> CoordinatorCard:
+    """Parse a card; check its signature next. Raises ProtocolError (``protocol.malformed``)."""
+    return _parsed(CoordinatorCard, data)
+
+
+def parse_enrol_request(data: bytes) -> EnrolRequest:
+    """Parse a request; check its signature next. Raises ProtocolError (``protocol.malformed``)."""
+    return _parsed(EnrolRequest, data)
+
+
+def _parsed(kind: type[_Kind], data: bytes) -> _Kind:
+    try:
+        check_json(data)
+        return kind.model_validate_json(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("protocol.malformed", f"this is not a {kind.__name__} in its form.") from error
+
+
+def signed_card(identity: NamedSigner, ca_pem: str) -> CoordinatorCard:
     """Return the card of the coordinator *identity*."""
     card = CoordinatorCard(key=identity.public, ca=ca_pem, signature="0" * 128)
     return card.model_copy(update={"signature": identity.sign(card.signed_bytes())})
 
 
 def signed_request(
-    identity: Identity, *, invitation: str, role: Role, organisation: str, csr: str
+    identity: NamedSigner, *, invitation: str, role: Role, organisation: str, csr: str
 ) -> EnrolRequest:
     """Return the request by which *identity* enrols."""
     request = EnrolRequest(
@@ -96,23 +124,24 @@ def signed_request(
     return request.model_copy(update={"signature": identity.sign(request.signed_bytes())})
 
 
-def new_tls_key(name: str) -> tuple[bytes, str]:
-    """Return a fresh Ed25519 TLS key (PKCS#8 PEM) and a certificate request for it (PEM)."""
+def new_tls_key(name: str, password: bytes) -> tuple[bytes, str]:
+    """Return a fresh Ed25519 TLS key (PKCS#8 PEM, sealed with *password*) and a request for it (PEM)."""
     key = Ed25519PrivateKey.generate()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, None)
     return (
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password)),
         csr.public_bytes(Encoding.PEM).decode(),
     )
 
 
 def check_csr(pem: str) -> x509.CertificateSigningRequest:
-    """Return the parsed request. Raises ProtocolError unless it is self-signed by an Ed25519 key."""
+    """Return the parsed request. Raises ProtocolError unless it is signed by its own key, of a known kind."""
     try:
         csr = x509.load_pem_x509_csr(pem.encode())
-    except ValueError as error:
+        holds = csr.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ProtocolError("protocol.malformed", "the certificate request cannot be read.") from error
-    if not csr.is_signature_valid:
+    if not holds:
         raise ProtocolError("protocol.signature", "the certificate request is not signed by its own key.")
     return csr

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -43,8 +43,27 @@ _SMALL_ORDER = {
 """The y coordinates of the points of order 1, 2, 4 and 8 on edwards25519, in every encoding."""
 
 
+class Signer(Protocol):
+    """Whoever holds a key and signs with it, without giving it away: a file, a keyring, an HSM."""
+
+    @property
+    def public(self) -> str:
+        """The raw public key in hexadecimal."""
+
+    def sign(self, data: bytes) -> str:
+        """Return the signature of *data* in hexadecimal."""
+
+
+class NamedSigner(Signer, Protocol):
+    """A signer, and the name under which others know its key."""
+
+    @property
+    def name(self) -> str:
+        """The party's name."""
+
+
 class Identity:
-    """A named signing key."""
+    """A named signing key in memory."""
 
     def __init__(self, name: str, private: Ed25519PrivateKey) -> None:
         self.name = name

@@ -12,15 +12,21 @@ Rules
    identifies it, and sending it again changes nothing.
 5. What a site says about a failure is a code and a sentence fixed in the source, never text made from
    its data.
+6. A run is what one person asked for: ``ask`` and ``admit`` carry the signed request whole, with the signed
+   project that it belongs to, and the run's id is made from the request (:func:`run_id`). One request is
+   one run for ever.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from plasmid.core.canonical import canonical_json, digest_json
+from plasmid.core.bounds import check_json
+from plasmid.core.canonical import canonical_json, digest_json, sha256_hex
+from plasmid.core.clock import Stamp
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.ring import Encoding
 from plasmid.privacy.statements import (
@@ -37,10 +43,14 @@ from plasmid.privacy.statements import (
     Shares,
     SiteName,
 )
-from plasmid.protocol.identity import Identity, verify
+from plasmid.protocol.checkpoint import MAX_NOTE_BYTES, MAX_SIZE
+from plasmid.protocol.envelope import Envelope
+from plasmid.protocol.identity import NamedSigner, verify
 
 _PREFIX = b"plasmid-message/1\n"
 
+Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]
+"""What canonical JSON writes exactly; what a statement says has narrower bounds of its own."""
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z]+\.[a-z_]+$", max_length=64)]
 
 
@@ -60,21 +70,32 @@ class Signed(_Message):
 
 
 class Ask(_Message):
-    """Coordinator to site: would you admit this document? Nothing starts."""
+    """Coordinator to site: would you admit this request? Nothing starts; ``run`` names the question alone.
+
+    Attributes
+    ----------
+    request
+        A person's :class:`RunRequest`; document and digest are in it.
+    project
+        The :class:`~plasmid.protocol.project.Project` that it names, signed by every member.
+    """
 
     type: Literal["ask"] = "ask"
     run: RunId
-    document: dict[str, Any]
-    digest: Digest
+    request: Signed
+    project: Envelope
 
 
 class Admit(_Message):
-    """Coordinator to site: admit this run. The worker starts to warm up on yes."""
+    """Coordinator to site: admit this run. The worker starts to warm up on yes.
+
+    ``run`` is :func:`run_id` of the request; ``request`` and ``project`` are as in :class:`Ask`.
+    """
 
     type: Literal["admit"] = "admit"
     run: RunId
-    document: dict[str, Any]
-    digest: Digest
+    request: Signed
+    project: Envelope
 
 
 class UnitTerms(_Message):
@@ -92,14 +113,26 @@ class UnitTerms(_Message):
         The attempts at a round that the site's ledger has reserved.
     """
 
-    public_size: int | None
+    public_size: Whole | None
     rate: float
     noise_multiplier: float | None
-    attempts: int
+    attempts: Whole
+
+
+class Pending(_Message):
+    """How far a site's approvals have come: its run waits, until ``expires`` (None where only asked)."""
+
+    have: Annotated[int, Field(ge=0, le=4096)]
+    need: Annotated[int, Field(ge=1, le=4096)]
+    expires: Stamp | None
 
 
 class Admission(_Message):
-    """Site to coordinator: the answer to ``ask`` or ``admit``."""
+    """Site to coordinator: the answer to ``ask`` or ``admit``.
+
+    With ``pending`` it is not accepted yet: people at the site are to approve it. The site answers again when
+    they have, and when they have not in time.
+    """
 
     type: Literal["admission"] = "admission"
     run: RunId
@@ -108,6 +141,7 @@ class Admission(_Message):
     code: Code | Literal[""] = ""
     sentence: Annotated[str, Field(max_length=400)] = ""
     terms: UnitTerms | None = None
+    pending: Pending | None = None
 
 
 class Planned(_Message):
@@ -124,10 +158,10 @@ class Epoch(_Message):
 
     type: Literal["epoch"] = "epoch"
     run: RunId
-    epoch: int
+    epoch: Whole
     roster: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
-    slots: int
-    c: int
+    slots: Whole
+    c: Whole
     planned: Planned
 
 
@@ -139,8 +173,8 @@ class Relay(_Message):
 
     type: Literal["relay"] = "relay"
     run: RunId
-    epoch: int
-    slot: int = 0
+    epoch: Whole
+    slot: Whole = 0
     kind: RelayKind
     statements: Annotated[list[Signed], Field(max_length=64)]
 
@@ -151,7 +185,7 @@ class Bundles(_Message):
     type: Literal["bundles"] = "bundles"
     run: RunId
     site: SiteName
-    epoch: int
+    epoch: Whole
     statements: Annotated[list[Signed], Field(max_length=64)]
 
 
@@ -161,7 +195,7 @@ class Blobs(_Message):
     type: Literal["blobs"] = "blobs"
     run: RunId
     site: SiteName
-    epoch: int
+    epoch: Whole
     statement: Signed
     sealed: Annotated[list[Annotated[bytes, Base64Bytes(16, 16 + 64 * 32)]], Field(max_length=MAX_SLOTS)]
 
@@ -191,23 +225,23 @@ class Manifest(_Message):
     protocol: Literal["plasmid-sa/1", "none"]
     run: RunId
     phase: Literal["train", "audit"]
-    epoch: int
-    slot: int
-    round: int
+    epoch: Whole
+    slot: Whole
+    round: Whole
     rho: Digest | None
     document: Digest
     base: Digest | None
     state: Digest
-    state_bytes: int
+    state_bytes: Whole
     invited: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
     ring_bits: Literal[32, 64]
-    scale_log2: int
+    scale_log2: Whole
     bound: float
-    length: int
+    length: Whole
     mechanism: Literal["none", "dp-sgd", "dp-fedsgd", "output"]
     noise_variance: float
-    min_sites: int
-    theta: int
+    min_sites: Whole
+    theta: Whole
 
     def encoding(self) -> Encoding:
         """Return how this attempt's vectors are written."""
@@ -230,9 +264,51 @@ class Heartbeat(_Message):
     type: Literal["heartbeat"] = "heartbeat"
     run: RunId
     site: SiteName
-    round: int
-    step: int
-    steps: int
+    round: Whole
+    step: Whole
+    steps: Whole
+
+
+class LogCheckpoint(_Message):
+    """Site to site, passed on by the coordinator: the newest checkpoint of my audit log; please cosign it.
+
+    Attributes
+    ----------
+    note
+        The checkpoint as a signed note (:mod:`plasmid.protocol.checkpoint`).
+    old, proof
+        The size that the receiver cosigned last as far as the sender knows, 0 for none, and the consistency
+        proof from there.
+    """
+
+    type: Literal["log_checkpoint"] = "log_checkpoint"
+    site: SiteName
+    receiver: SiteName
+    note: Annotated[str, Field(max_length=MAX_NOTE_BYTES)]
+    old: Annotated[int, Field(ge=0, le=MAX_SIZE)]
+    proof: Annotated[list[Digest], Field(max_length=64)]
+
+
+class LogCosignature(_Message):
+    """Site to site, passed on by the coordinator: the answer to a :class:`LogCheckpoint`.
+
+    Attributes
+    ----------
+    origin, size
+        Of the checkpoint that this answers.
+    line
+        The cosignature's line; empty if it was refused.
+    held
+        Where it was refused: the note that the answering site holds of this log, empty if none.
+    """
+
+    type: Literal["log_cosignature"] = "log_cosignature"
+    site: SiteName
+    receiver: SiteName
+    origin: Annotated[str, StringConstraints(max_length=200)]
+    size: Annotated[int, Field(ge=0, le=MAX_SIZE)]
+    line: Annotated[str, StringConstraints(max_length=1000)] = ""
+    held: Annotated[str, StringConstraints(max_length=MAX_NOTE_BYTES)] = ""
 
 
 class Failed(_Message):
@@ -253,18 +329,47 @@ class End(_Message):
     state: str
 
 
-class RunRequest(_Message):
-    """Person to coordinator: plan or run this document.
+class Revoked(_Message):
+    """Coordinator to site: somebody is a member no more; the statement is a
+    :class:`~plasmid.protocol.revocation.Revocation`, and the site keeps it."""
 
-    ``sites`` None invites every enrolled site. The nonce makes two requests for the same run two runs,
-    and one request sent twice one run.
+    type: Literal["revoked"] = "revoked"
+    statement: Envelope
+
+
+class RunRequest(_Message):
+    """Person to coordinator, and whole to every invited site: plan or run this document.
+
+    Attributes
+    ----------
+    project
+        Digest of the project that the run belongs to.
+    sites
+        Who is invited; None for all sites of the project.
+    requested
+        When this was signed.
+    nonce
+        Makes two requests for the same document two runs.
     """
 
     type: Literal["run_request"] = "run_request"
     document: dict[str, Any]
     digest: Digest
-    sites: Annotated[list[SiteName], Field(max_length=64)] | None = None
+    project: Digest
+    sites: Annotated[list[SiteName], Field(min_length=1, max_length=64)] | None = None
+    requested: Stamp
     nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+_NAME_CHARACTERS = 40
+
+
+def run_id(request: RunRequest) -> str:
+    """Return the id of the run that *request* asks for: its document's name, and 64 bits of its SHA-256."""
+    document = request.document
+    name = str(document.get("name") or document.get("computation") or "")[:_NAME_CHARACTERS]
+    readable = re.sub(r"[^a-z0-9]", "-", name).lstrip("-") or "run"
+    return f"{readable}-{sha256_hex(canonical_json(request.model_dump(mode='json')))[:16]}"
 
 
 class StopRequest(_Message):
@@ -275,15 +380,17 @@ class StopRequest(_Message):
 
 
 FromPerson = RunRequest | StopRequest
-FromCoordinator = Ask | Admit | Epoch | Relay | Manifest | End
+FromCoordinator = Ask | Admit | Epoch | Relay | Manifest | End | Revoked
+ToSites = LogCheckpoint | LogCosignature
+"""What one site says to another; the coordinator passes it on unopened."""
 FromSite = Admission | Advert | Bundles | Blobs | Ready | Contribution | Consent | Shares | Heartbeat | Failed
 Statement = Advert | Bundle | Recovery | Ready | Contribution | Consent
-Message = FromCoordinator | FromSite | FromPerson | Statement
+Message = FromCoordinator | FromSite | FromPerson | Statement | ToSites
 
 _ANY: TypeAdapter[Any] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 
-def sign(identity: Identity, message: BaseModel) -> Signed:
+def sign(identity: NamedSigner, message: BaseModel) -> Signed:
     """Return *message* signed by *identity*."""
     payload = message.model_dump(mode="json")
     signature = identity.sign(_PREFIX + canonical_json(payload))
@@ -311,8 +418,9 @@ def open_signed(signed: Signed, public: str) -> Any:
 def parse_signed(data: bytes) -> Signed:
     """Parse the wire form of a signed message. Raises ProtocolError (``protocol.malformed``)."""
     try:
+        check_json(data)
         return Signed.model_validate_json(data)
-    except (ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError("protocol.malformed", "a message is not a signed message.") from error
 
 

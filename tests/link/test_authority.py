@@ -36,7 +36,7 @@ def server(folder: Path) -> x509.Certificate:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> x509.Certificate:
-    csr = check_csr(new_tls_key("somebody-else")[1])
+    csr = check_csr(new_tls_key("somebody-else", b"password")[1])
     return Authority(folder).issue_client(csr, name="alpha", role="site", organisation="A" * 100)
 
 
@@ -108,13 +108,13 @@ def handshake(
             continue
 
 
-def written(folder: Path, *, name: str = "alpha") -> tuple[Path, Path]:
+def written(folder: Path, *, name: str = "alpha") -> tuple[Path, Path, bytes]:
     """Write a client's certificate and key beside the CA in *folder*."""
-    key, csr = new_tls_key(name)
+    key, csr = new_tls_key(name, b"password")
     certificate = Authority(folder).issue_client(check_csr(csr), name=name, role="site", organisation="A")
     (folder / "tls.key").write_bytes(key)
     (folder / "tls.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    return folder / "tls.pem", folder / "tls.key"
+    return folder / "tls.pem", folder / "tls.key", b"password"
 
 
 def test_certificates_pass_a_strict_verifier_for_their_purpose_alone(folder: Path, tmp_path: Path) -> None:

@@ -112,6 +112,13 @@ def extra_missing(problem: ModuleNotFoundError) -> UsageError:
     )
 
 
+def plain(text: str) -> str:
+    """Return *text* so that :meth:`Reply.say` shows it and does nothing else: others may have chosen it."""
+    from rich.markup import escape
+
+    return escape("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
+
+
 def print_envelope(answer: Reply, error: PlasmidError | None) -> None:
     """Print the machine envelope on stdout, or the error for people on stderr."""
     if answer.is_json:

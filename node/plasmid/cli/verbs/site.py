@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import json
-import sys
+import resource
 import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict
 
-from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.cli.confirming import ask_owner, confirm_with
+from plasmid.cli.keys import PassphraseFd, PassphraseFile, site_keys
+from plasmid.cli.output import Format, FormatOption, plain, reply
+from plasmid.cli.site_home import HomeOption, site_at
+from plasmid.cli.verbs.site_keys import leave, rekey, rotate
+from plasmid.cli.verbs.site_outbox import outbox, page
+from plasmid.cli.verbs.site_peers import app as peers_app
+from plasmid.cli.verbs.site_peers import ask_for, keep_peers, peers_of, roster
+from plasmid.cli.verbs.site_state import pause, resume, status
+from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import UsageError
-from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
-from plasmid.core.settings import read_settings
+from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.peers import Peer, Peers, write_peers
-from plasmid.protocol.identity import PublicKey, fingerprint
-from plasmid.site.enrol import Confirm, Credential, enrol, fetch_roster, new_identity
+from plasmid.gateway.keystore import CHOSEN, Cost, EncryptedFile, Passphrase
+from plasmid.gateway.passphrase import find
+from plasmid.gateway.peers import Peer, read_peers
+from plasmid.protocol.identity import fingerprint
+from plasmid.site.enrol import Credential, enrol
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="The site's folder; default PLASMID_HOME/site")
-]
-
-
-def _site(folder: Path | None) -> SiteHome:
-    return SiteHome(folder or home() / "site")
 
 
 def init_site(
@@ -37,46 +39,23 @@ def init_site(
     name: str,
     organisation: str,
     data: Path | None,
+    passphrase: Passphrase,
+    cost: Cost = CHOSEN,
     public_size: int | None = None,
 ) -> Peer:
-    """Make a site in its folder, with fresh keys, and return its public card."""
+    """Make a site in its folder, with fresh keys, and return its public card. Its log begins with them."""
     config = SiteConfig(
         name=name,
         organisation=organisation,
         data=str(data.absolute()) if data else "data",
         public_size=public_size,
     )
-    site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    identity = new_identity(site.folder, name)
+    keys = EncryptedFile.create(site.keys, name, passphrase, cost=cost)
     site.write_config(config)
+    AuditLog(site.audit, keys.identity()).write("keys.made", actor="owner", object=_digest(keys.public))
     if data is None:
         (site.folder / "data").mkdir(exist_ok=True)
-    return Peer(name=name, organisation=organisation, key=identity.public)
-
-
-def ask_owner(what: str, shown: str) -> bool:
-    """Ask the owner at the terminal; without one, nothing is confirmed."""
-    sys.stderr.write(f"Fingerprint of {what}:\n  {shown}\n")
-    if not sys.stdin.isatty():
-        return False
-    return typer.confirm("Is it the one that its owner reads out?", err=True)
-
-
-def confirm_with(expected: str | None) -> Confirm:
-    """Return a confirmation that compares with *expected*, or asks the owner where it is None."""
-    if expected is None:
-        return ask_owner
-    wanted = "".join(expected.split()).replace("-", "").upper()
-    return lambda _, shown: shown.replace("-", "") == wanted
-
-
-class PeersFile(BaseModel):
-    """A ``--peers`` file: the confirmed sites, and the coordinator's key if it is to be compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    coordinator: PublicKey | None = None
-    sites: list[Peer]
+    return Peer(name=name, organisation=organisation, key=keys.public)
 
 
 @app.command()
@@ -89,6 +68,8 @@ def init(
     public_size: Annotated[
         int | None, typer.Option(help="Rounded number of its records or patients, made public", min=1)
     ] = None,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
@@ -99,20 +80,28 @@ def init(
                 "usage.no_data", f"there is nothing at {data}.", "Give a CSV file or a folder of them."
             )
         try:
+            new = find(f"the site {name}", file=passphrase_file, descriptor=passphrase_fd, twice=True)
             card = init_site(
-                _site(home), name=name, organisation=organisation, data=data, public_size=public_size
+                site_at(home),
+                name=name,
+                organisation=organisation,
+                data=data,
+                passphrase=new,
+                public_size=public_size,
             )
         except ValueError as error:
             raise UsageError(
-                "usage.name", f"{name!r} cannot be a site's name.", "Use lower-case letters, digits, - and _."
+                "usage.name",
+                f"{name!r} of {organisation!r} cannot be a site's name and organisation.",
+                "Letters, digits, - and _ for the name; 1 to 100 visible characters for the organisation.",
             ) from error
         answer.data |= {
-            "folder": str(_site(home).folder),
+            "folder": str(site_at(home).folder),
             "card": card.model_dump(),
             "fingerprint": fingerprint(card.key),
         }
         answer.say(
-            f"Site [bold]{name}[/bold] of {organisation} in {_site(home).folder}",
+            f"Site [bold]{name}[/bold] of {plain(organisation)} in {site_at(home).folder}",
             f"Fingerprint to read out to the other owners: {fingerprint(card.key)}",
             "Next: plasmid site join --coordinator URL --invitation SECRET",
         )
@@ -130,13 +119,16 @@ def join(
     peers: Annotated[
         Path | None, typer.Option(help="A peers.yaml got out of band, instead of asking")
     ] = None,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Enrol at a coordinator, and confirm the peers. Run it again to confirm new peers."""
     with reply(format) as answer:
-        site = _site(home)
+        site = site_at(home)
         config, credential = site.config(), Credential(site.folder)
+        keys = site_keys(site, file=passphrase_file, descriptor=passphrase_fd)
         if not credential.enrolled:
             if not (coordinator and invitation):
                 raise UsageError(
@@ -146,18 +138,25 @@ def join(
                 )
             enrol(
                 site.folder,
-                site.identity(),
+                keys,
                 url=coordinator,
                 role="site",
                 organisation=config.organisation,
                 invitation=invitation,
                 confirm=confirm_with(coordinator_fingerprint),
             )
+            _, pinned = credential.coordinator()
+            log = AuditLog(site.audit, keys.identity())
+            log.write("coordinator.confirmed", actor="owner", object=_digest(pinned), key=pinned)
         elif coordinator:
             credential.move(coordinator)
         url, key = credential.coordinator()
-        confirmed = _confirm_peers(site, config.name, peers, key)
-        write_peers(site.peers, Peers(coordinator=key, sites=confirmed))
+        if peers is not None:
+            confirmed = peers_of(peers, coordinator=key, own=config.name)
+        else:
+            known = read_peers(site.peers).sites if site.peers.exists() else []
+            confirmed = ask_for(roster(site, keys), known, ask_owner)
+        keep_peers(site, key, confirmed)
         answer.data |= {
             "coordinator": url,
             "fingerprint": fingerprint(key),
@@ -166,35 +165,8 @@ def join(
         answer.say(
             f"{config.name} is enrolled at {url}; the coordinator's fingerprint is {fingerprint(key)}",
             f"Confirmed peers: {', '.join(p.name for p in confirmed) or 'none (they count as colluders)'}",
-            "Next: write policy.yaml with the digests that may run, then plasmid site start",
+            "Next: plasmid project sign, policy.yaml with what may run, then plasmid site start",
         )
-
-
-def _confirm_peers(site: SiteHome, own: str, file: Path | None, coordinator_key: str) -> list[Peer]:
-    if file is not None:
-        given = read_settings(file, PeersFile)
-        if given.coordinator not in (None, coordinator_key):
-            raise UsageError(
-                "usage.other_coordinator",
-                f"{file} is about another coordinator than the one that this site is enrolled at.",
-                "Get the file for this coordinator, or compare fingerprints with its operator.",
-            )
-        return [peer for peer in given.sites if peer.name != own]
-    known = (
-        {peer.name: peer for peer in read_settings(site.peers, Peers).sites} if site.peers.exists() else {}
-    )
-    link = Credential(site.folder).connect()
-    try:
-        roster, _ = fetch_roster(link)
-    finally:
-        link.close()
-    for entry in roster:
-        same = entry.name in known and known[entry.name].key == entry.key
-        if entry.name == own or same:
-            continue
-        if ask_owner(f"the site {entry.name} of {entry.organisation}", fingerprint(entry.key)):
-            known[entry.name] = Peer(name=entry.name, organisation=entry.organisation, key=entry.key)
-    return sorted(known.values(), key=lambda peer: peer.name)
 
 
 @app.command()
@@ -202,6 +174,8 @@ def start(
     until_stdin_closes: Annotated[
         bool, typer.Option(help="End when standard input does (for launchers)")
     ] = False,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
@@ -210,7 +184,9 @@ def start(
         from plasmid.site.node import Node
 
         ended = end_event(until_stdin_closes=until_stdin_closes)
-        node = Node(_site(home))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of this process would hold its keys
+        site = site_at(home)
+        node = Node(site, site_keys(site, file=passphrase_file, descriptor=passphrase_fd))
         failure: list[BaseException] = []
 
         def serve() -> None:
@@ -233,8 +209,17 @@ def start(
 def show(home: HomeOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
     """Show the site's public card and fingerprint, to give to other owners."""
     with reply(format) as answer:
-        site = _site(home)
+        site = site_at(home)
         config = site.config()
-        card = Peer(name=config.name, organisation=config.organisation, key=site.identity().public)
+        card = Peer(name=config.name, organisation=config.organisation, key=site.public)
         answer.data |= {"card": card.model_dump(), "fingerprint": fingerprint(card.key)}
         answer.say(json.dumps(card.model_dump()), f"Fingerprint: {fingerprint(card.key)}")
+
+
+def _digest(key: str) -> str:
+    return sha256_hex(bytes.fromhex(key))
+
+
+for command in (status, pause, resume, leave, rekey, rotate, outbox, page):
+    app.command()(command)
+app.add_typer(peers_app, name="peers")

@@ -10,13 +10,19 @@ import pytest
 
 from in_memory import document_of
 from plasmid.cli.verbs.site import init_site
-from plasmid.client.embedded import Embedded, public_size
+from plasmid.client.embedded import Embedded, public_size, strongest
 from plasmid.core.errors import StorageError
+from plasmid.gateway.keystore import Cost
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy import Rule, read_policy
 from plasmid.models.store import BaseModel
 from plasmid.recipes.query import mean_from_bounds, noised
 from plasmid.recipes.schema import Recipe
+from plasmid.training.isolation import choose
+from plasmid.training.isolation.bubblewrap import Bubblewrap
+from plasmid.training.isolation.container import Container
+from plasmid.training.isolation.landlock import Landlock
+from plasmid.training.isolation.sandlocked import Sandlock
 from tiny_task import tiny_recipe
 
 SITES = ("alpha", "beta", "gamma")
@@ -34,7 +40,14 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedded:
     own.write_text("allow: []\n")
     made = Embedded(tables, policies={"gamma": own})
     for site in SITES:
-        init_site(made._site(site), name=site, organisation=site, data=tables[site])
+        init_site(
+            made._site(site),
+            name=site,
+            organisation=site,
+            data=tables[site],
+            passphrase=lambda: "twelve letters and more",
+            cost=Cost(n=2),
+        )
     made._site("gamma").policy.write_bytes(own.read_bytes())
     return made
 
@@ -48,7 +61,7 @@ def test_a_policy_names_one_digest_and_an_owner_s_own_stays(embedded: Embedded) 
     embedded.allow(document, digest)
     for site in ("alpha", "beta"):
         policy = read_policy(embedded._site(site).policy)
-        assert (policy.allow, policy.budgets) == ([digest], {})
+        assert (policy.allow, policy.budgets) == ([Rule(recipes=[digest])], {})
         assert policy.require.protect == "masked"
         assert embedded._site(site).config().public_size is None
     assert embedded._site("gamma").policy.read_text() == "allow: []\n"
@@ -67,7 +80,7 @@ def test_under_a_unit_the_budget_is_what_was_spent_and_what_this_run_costs(embed
         assert (budget.unit, budget.epsilon, budget.delta) == ("record", spent, number * 1e-6)
         ledger, run = Ledger(home.ledger), f"run-{number}"
         what = {"population": "mean-record", "unit": "record", "epsilon": epsilon, "delta": 1e-6}
-        ledger.reserve(run=run, digest=digest, attempts=1, budget=budget, **what)
+        ledger.reserve(run=run, digest=digest, project="e" * 64, attempts=1, budget=budget, **what)
         ledger.spend(run)
 
 
@@ -124,3 +137,14 @@ def test_patients_are_counted_not_their_records(tmp_path: Path, tiny: dict[str, 
     record = json.loads(json.dumps(document))
     record["privacy"]["unit"] = "record"
     assert public_size(table, record) == 60
+
+
+def test_workers_are_locked_in_as_well_as_the_host_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert strongest() == (choose("best").level, "")
+    for level in (Bubblewrap, Container, Sandlock, Landlock):
+        monkeypatch.setattr(level, "unavailable", lambda self: f"no {self.level}")
+    level, problem = strongest()
+    assert level == "none"
+    assert problem.startswith(
+        "no sandbox can be had here (bubblewrap: no bubblewrap; container: no container;"
+    )

@@ -9,16 +9,17 @@ import pytest
 
 from in_memory import document_of
 from plasmid.cli.output import Format, Reply
-from plasmid.client.launch import plan_and_run, show_plan
+from plasmid.client.launch import check_project, plan_and_run, show_plan
+from plasmid.client.run import Run
 from plasmid.core.errors import RecipeError, RunFailed, UsageError
 from plasmid.recipes.query import PingDocument, mean_from_bounds, noised
 
 DOCUMENT, DIGEST = document_of(PingDocument(length=4))
-YES = {"accepted": True, "code": "", "sentence": "", "terms": None}
+YES = {"accepted": True, "code": "", "sentence": "", "terms": None, "pending": None}
 
 
 def no(code: str) -> dict[str, Any]:
-    return {"accepted": False, "code": code, "sentence": "It says no.", "terms": None}
+    return {"accepted": False, "code": code, "sentence": "It says no.", "terms": None, "pending": None}
 
 
 def plan(**sites: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class FakeRun:
     """A run that is shown *states*, one after the other, and then has its result."""
 
     id = "run-1"
+    withheld = False
 
     def __init__(self, states: list[str]) -> None:
         self.states, self.stopped = states, False
@@ -83,26 +85,28 @@ def launch(
     own: tuple[str, ...] = (),
     ended: list[dict[str, RunFailed]] | None = None,
     yes: bool = True,
+    isolation: tuple[str, str] = ("landlock", ""),
 ) -> tuple[FakeRun, Notes, list[str]]:
     """Run a plan embedded; return the run, what was said, and the digests that were allowed."""
     run, answer, allowed = FakeRun(["RUNNING"] * 3 + ["SUCCEEDED"]), Notes(), []
     left = list(ended or [])
     embedded: Any = SimpleNamespace(
         sites=sorted(answers["sites"]),
+        project="e" * 64,
+        isolation=isolation,
         has_own_policy=lambda site: site in own,
         allow=lambda document, digest: allowed.append(digest),
         ended=lambda: left.pop(0) if left else {},
     )
     coordinator: Any = SimpleNamespace(plan=lambda *_, **__: answers, start=lambda *_, **__: run)
-    plan_and_run(coordinator, embedded, DOCUMENT, invited=None, yes=yes, answer=answer)
+    plan_and_run(coordinator, embedded, DOCUMENT, invited=None, project=None, yes=yes, answer=answer)
     return run, answer, allowed
 
 
 @pytest.mark.parametrize("code", ["policy.absent", "policy.digest_not_allowed", "data.no_public_size"])
 def test_what_is_written_on_confirmation_is_no_refusal(code: str) -> None:
-    run, answer, allowed = launch(plan(alpha=YES, beta=no(code), gamma=no(code)))
+    _, answer, allowed = launch(plan(alpha=YES, beta=no(code), gamma=no(code)))
     assert allowed == [DIGEST]
-    assert run.rehearsal  # type: ignore[attr-defined]
     assert answer.data["sites"] == ["alpha", "beta"]  # as the result says, not as was planned
     assert any("when you confirm" in line for line in answer.lines)
 
@@ -136,6 +140,32 @@ def test_a_survivor_set_larger_than_min_sites_does_not_refuse_a_smaller_roster()
     assert launch(answers)[2] == [DIGEST]
 
 
+@pytest.mark.parametrize("named", [None, "trial"])
+def test_plan_and_run_are_asked_for_in_one_project(named: str | None) -> None:
+    """Without a name it is looked up once, so that plan and run cannot be in two."""
+    asked: list[Any] = []
+    run, answer = FakeRun(["SUCCEEDED"]), Notes()
+    run.withheld = True  # the result goes to others
+    answers = plan(alpha=YES, beta=YES, gamma=YES)
+    coordinator: Any = SimpleNamespace(
+        project=lambda: asked.append("looked up") or SimpleNamespace(digest="e" * 64),
+        plan=lambda *_, **how: asked.append(how) or answers,
+        start=lambda *_, **how: asked.append(how) or run,
+    )
+    plan_and_run(coordinator, None, DOCUMENT, invited=["alpha"], project=named, yes=True, answer=answer)
+    how = {"sites": ["alpha"], "project": named or "e" * 64}
+    assert asked == [*([] if named else ["looked up"]), how, how]
+    assert answer.data["sites"] == ["alpha", "beta", "gamma"]  # as planned: who took part is not for her
+
+
+def test_a_project_is_named_at_a_deployed_coordinator_alone() -> None:
+    check_project(None, None)
+    check_project("https://localhost", "trial")
+    with pytest.raises(UsageError) as caught:
+        check_project(None, "trial")
+    assert caught.value.code == "usage.project_embedded"
+
+
 def test_without_a_confirmation_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
     with pytest.raises(UsageError) as caught:
@@ -161,6 +191,16 @@ def test_a_coordinator_whose_process_ends_is_the_end() -> None:
     assert caught.value.code == "run.process_died"
 
 
+def test_a_rehearsal_says_how_workers_are_locked_in() -> None:
+    _, answer, _ = launch(plan(alpha=YES, beta=YES, gamma=YES))
+    assert "  every site's worker is kept in a sandbox: landlock" in answer.lines
+    assert answer.data["isolation"] == "landlock"
+    _, answer, _ = launch(plan(alpha=YES, beta=YES, gamma=YES), isolation=("none", "no bwrap here"))
+    assert any("no sandbox" in line and "you may read" in line for line in answer.lines)
+    assert "no sandbox: no bwrap here" in answer.notes
+    assert answer.data["isolation"] == "none"
+
+
 def shown(changes: dict[str, Any], document: dict[str, Any] = DOCUMENT) -> str:
     answer = Notes()
     show_plan(plan(alpha=YES, beta=YES, gamma=YES) | changes, document, rehearsal=False, answer=answer)
@@ -182,3 +222,10 @@ def test_the_plan_says_what_is_promised_over_all_attempts() -> None:
     unit = {"unit": "record", "mechanism": "dp-fedsgd", "epsilon": 1.0, "delta": 1e-6, "attempts": 3}
     told = "for one record: epsilon 1, delta 1e-06 (dp-fedsgd), for 3 attempts at 1 round(s)"
     assert f"differential privacy {told}" in shown(unit, document)
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+def test_every_run_of_an_embedded_coordinator_is_a_rehearsal(rehearsal: bool) -> None:
+    """One that is fetched later, too: card and provenance say so."""
+    coordinator: Any = SimpleNamespace(rehearsal=rehearsal)
+    assert Run(coordinator, "run-1", {}).rehearsal is rehearsal

@@ -1,7 +1,8 @@
 """Row 5. Attack: replay or reorder of a contribution, approval, login, checkpoint.
 
 Must hold: rejected by nonce, round and digest; an empty nonce is a rejection. Here: contributions, the
-statements of an epoch, manifests, and the public state that a manifest names (the run's checkpoint).
+statements of an epoch, manifests, the public state that a manifest names (the run's checkpoint), and requests
+of runs; ``test_05_replayed_logins.py`` has approvals, logins and the checkpoints of logs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, never, refusal
+from attacks import FOUR, never, private, refusal
 from in_memory import Federation
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError
@@ -78,7 +79,8 @@ def test_a_contribution_of_another_run_or_epoch_is_refused(tmp_path: Path) -> No
     with refusal("protocol.ready"):  # the old epoch is over
         federation.gateways["alpha"].relay(federation.relay("contribution", mixed, epoch=1))
 
-    federation.run, federation.number = "run-2", 1
+    federation.new_run("run-2")
+    federation.number = 1
     federation.set_up()
     manifest = federation.manifest(1)
     third = federation.answers(manifest)
@@ -99,6 +101,10 @@ def test_consents_of_an_earlier_slot_open_nothing(tmp_path: Path) -> None:
     for slot, code in ((0, "protocol.slot_used"), (1, "protocol.consents")):
         with refusal(code):
             federation.gateways["alpha"].relay(federation.relay("consent", old, slot=slot))
+    # control: in their own slot they open a sum
+    federation = begun(tmp_path / "control")
+    first = federation.answers(federation.manifest(1))
+    assert len(federation.shares(federation.consents(list(first.values())))) == 4
 
 
 # -- manifests and their order ---------------------------------------------------------------------
@@ -133,6 +139,7 @@ def test_a_round_that_the_run_does_not_have_is_refused(tmp_path: Path, round_: i
     federation = begun(tmp_path)
     with refusal("protocol.manifest"):
         federation.gateways["alpha"].contribute(federation.manifest(1, round=round_), never)
+    a_round(federation, 1, slot=0)  # control
 
 
 # -- the statements of an epoch --------------------------------------------------------------------
@@ -169,6 +176,8 @@ def test_statements_of_an_earlier_epoch_do_not_serve_a_later_one(tmp_path: Path)
         gateway.relay(federation.relay("ready", [ready[0], *old_ready[1:]]))
     with refusal("protocol.manifest"):
         gateway.contribute(federation.manifest(epoch=1), never)
+    federation.key_epoch(epoch=federation.number + 1)  # control: with its own statements an epoch is made
+    a_round(federation, 1, slot=0)
 
 
 # -- the state -------------------------------------------------------------------------------------
@@ -206,13 +215,65 @@ def test_the_state_is_part_of_what_every_site_signs(tmp_path: Path) -> None:
         gateway.contribute(other, never)
 
 
+# -- requests --------------------------------------------------------------------------------------
+
+
+def test_a_request_that_is_sent_again_is_the_run_that_it_was(tmp_path: Path) -> None:
+    """The coordinator keeps a request whose run is over, and starts it once more, after restarts: what was
+    summed is not summed again, and the id under which the sites remember it cannot be another one."""
+    federation = begun(tmp_path)
+    request = federation.admitting()
+    for slot, round_ in enumerate((1, 2, 3)):
+        a_round(federation, round_, slot=slot)
+    for site in FOUR:
+        federation.restart(site)
+        assert federation.gateways[site].answer(request).accepted
+        again = request.model_copy(update={"run": f"{request.run}-again"})
+        assert federation.gateways[site].answer(again).code == "protocol.run"
+    federation.key_epoch(epoch=2)
+    for slot, round_ in enumerate((1, 2, 3)):
+        with refusal("protocol.consented"):
+            federation.gateways["alpha"].contribute(federation.manifest(round_, slot=slot), never)
+    # control: asked for anew it is another run
+    federation.new_run("asked for anew")
+    federation.set_up()
+    a_round(federation, 1, slot=0)
+
+
+def test_a_request_that_is_sent_again_spends_what_it_has_reserved_and_no_more(tmp_path: Path) -> None:
+    federation = private(tmp_path)
+    federation.set_up()
+    gateway = federation.gateways["alpha"]
+    gateway.contribute(federation.manifest(), lambda _: np.zeros(3))
+    for epoch in (2, 3):
+        gateway.forget(federation.run)
+        assert federation.admit("alpha").accepted
+        for site in FOUR[1:]:
+            assert federation.admit(site).accepted
+        federation.key_epoch(epoch=epoch)
+        gateway.contribute(federation.manifest(), lambda _: np.zeros(3))
+    events = [entry["event"] for entry in gateway.ledger.entries()]
+    assert events == ["reserve", "spend", "attempt", "attempt", "attempt"]
+    gateway.forget(federation.run)
+    federation.admit_all()
+    federation.key_epoch(epoch=4)
+    with refusal("policy.attempts"):
+        gateway.contribute(federation.manifest(), never)
+
+
 # -- nonces ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nonce", ["", "0" * 31, "0" * 33, None, "G" * 32])
 def test_a_request_without_a_nonce_is_refused(nonce: str | None) -> None:
     person = Identity.generate("ann")
-    request = RunRequest(document={"computation": "ping"}, digest="d" * 64, nonce="0" * 32)
+    request = RunRequest(
+        document={"computation": "ping"},
+        digest="d" * 64,
+        project="e" * 64,
+        requested="2026-11-25T10:00:00Z",
+        nonce="0" * 32,
+    )
     assert open_signed(sign(person, request), person.public) == request
     with refusal("protocol.malformed"):
         open_signed(sign(person, request.model_copy(update={"nonce": nonce})), person.public)

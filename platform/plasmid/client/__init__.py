@@ -13,12 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plasmid.client.api import Coordinator, Run
+    from plasmid.client.api import Coordinator
+    from plasmid.client.run import Run
     from plasmid.client.table import Table
 
 __all__ = ["Coordinator", "Run", "Table"]
 
-_HOME = {"Coordinator": "api", "Run": "api", "Table": "table"}
+_HOME = {"Coordinator": "api", "Run": "run", "Table": "table"}
 
 
 def __getattr__(name: str) -> Any:

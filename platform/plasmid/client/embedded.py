@@ -5,10 +5,14 @@ Rules
 1. Coordinator and sites are the same processes that ``plasmid coordinator start`` and ``plasmid site
    start`` run, enrolled by the same invitations, speaking over the same TLS. This module makes their
    folders under ``PLASMID_HOME`` and starts and ends them; it is no other path.
-2. The launcher owns all the data, so it confirms every peer (one organisation per site) and, once the
-   plan is confirmed, writes each site's policy for that digest, unless the owner gave one.
-3. Children see their standard input close when the launcher goes, however it goes, and end.
-4. Every child is in a session of its own, so that Ctrl-C reaches the launcher alone, which ends them.
+2. Each party's keys lie encrypted in its folder, under a passphrase that is drawn for it and lies beside
+   them: a rehearsal has one owner, and nobody to hide a key from.
+3. The launcher owns all the data, so it confirms every peer (one organisation per site), has them sign one
+   project, ``rehearsal``, and, once the plan is confirmed, writes each site's policy for that digest, unless
+   the owner gave one.
+4. Children see their standard input close when the launcher goes, however it goes, and end.
+5. Every child is in a session of its own, so that Ctrl-C reaches the launcher alone, which ends them.
+6. Workers are locked in as well as this host can; where it cannot at all, the rehearsal goes on and says so.
 """
 
 from __future__ import annotations
@@ -29,22 +33,37 @@ from typing import Any
 from plasmid.cli.verbs.site import init_site
 from plasmid.client.api import Coordinator
 from plasmid.controller.coordinator import CoordinatorHome
-from plasmid.core.errors import LinkError, PlasmidError, RunFailed, from_dict
+from plasmid.core.errors import LinkError, PlasmidError, RunFailed, SiteFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
 from plasmid.data.csv import read_table
+from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase, draw_passphrase
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.passphrase import drawn_file, from_file
 from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.projects import Projects, sign_project
 from plasmid.privacy.budgets import Population, exact
+from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.enrolment import Role
-from plasmid.protocol.identity import Identity
+from plasmid.protocol.envelope import Envelope
+from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
 from plasmid.recipes.documents import parse_document
-from plasmid.site.enrol import Credential, enrol, fetch_roster, new_identity
+from plasmid.site.enrol import Credential, enrol, fetch_roster
+from plasmid.site.projects import put_project
+from plasmid.training.isolation import choose
 
 START_TIMEOUT_S = 120.0
 END_GRACE_S = 4.0
-_PERSON = "launcher"
+_PERSON, _ORGANISATION = "launcher", "embedded"
+
+
+def drawn(folder: Path) -> Passphrase:
+    """Draw a passphrase for new keys in *folder* and return where it is."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draw_passphrase(drawn_file(folder))
+    return from_file(drawn_file(folder))
 
 
 def public_size(table: Path, document: Mapping[str, Any]) -> int:
@@ -55,6 +74,14 @@ def public_size(table: Path, document: Mapping[str, Any]) -> int:
     units: int = rows.rows if patient is None else len(set(rows.columns[patient]))
     step = int(10 ** max(0, len(str(units)) - 2))
     return max(1, units // step * step)
+
+
+def strongest() -> tuple[IsolationLevel, str]:
+    """Return the strongest isolation that this host has, and why it is ``none`` if it is."""
+    try:
+        return choose("best").level, ""
+    except SiteFailed as error:
+        return "none", error.message
 
 
 class Embedded:
@@ -68,6 +95,13 @@ class Embedded:
         Policies that owners gave, by site; the other sites get theirs from :meth:`allow`.
     port
         The coordinator's port, 0 for any.
+
+    Attributes
+    ----------
+    project
+        Digest of the project that the sites have signed.
+    isolation
+        How every site's workers are locked in, and why it is ``none`` if it is.
     """
 
     def __init__(self, tables: Mapping[str, Path], *, policies: Mapping[str, Path], port: int = 0) -> None:
@@ -77,6 +111,7 @@ class Embedded:
         self._home = CoordinatorHome(home() / "coordinator")
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self.coordinator: Coordinator
+        self.isolation: tuple[IsolationLevel, str] = ("none", "")
 
     def __enter__(self) -> Embedded:
         try:
@@ -149,16 +184,24 @@ class Embedded:
         launcher = Credential(self._home.folder / "launcher")
         key = self._home.identity().public
         if not launcher.enrolled:
-            identity = new_identity(launcher.folder, _PERSON)
-            self._enrol(launcher.folder, url, role="person", organisation="embedded", identity=identity)
-        self.coordinator = Coordinator(url, credential=launcher)
+            shutil.rmtree(launcher.folder, ignore_errors=True)
+            new = drawn(launcher.folder)
+            keys = EncryptedFile.create(launcher.folder / KEYS_FILE, _PERSON, new, cost=DRAWN)
+            self._enrol(launcher.folder, url, role="person", organisation=_ORGANISATION, keys=keys)
+        self.coordinator = Coordinator(
+            url, credential=launcher, passphrase=from_file(drawn_file(launcher.folder)), rehearsal=True
+        )
+        self.isolation = strongest()
         cards = [self._prepare_site(site, url, key) for site in self.sites]
         for site in self.sites:
             others = [card for card in cards if card.name != site]
             write_peers(self._site(site).peers, Peers(coordinator=key, sites=others))
+        self.project = self._rehearsal(cards)
         threads = str(max(1, _cores() // len(cards)))
         for site in self.sites:
-            command = ["site", "start", "--home", str(self._site(site).folder)]
+            folder = self._site(site).folder
+            command = ["site", "start", "--home", str(folder)]
+            command += ["--passphrase-file", str(drawn_file(folder))]
             self._spawn(site, command, {"OMP_NUM_THREADS": threads})
         self._await_sites()
 
@@ -193,20 +236,54 @@ class Embedded:
             shutil.rmtree(site.folder)
         if not credential.enrolled:
             shutil.rmtree(site.folder, ignore_errors=True)
-            init_site(site, name=name, organisation=name, data=self._tables[name])
-            self._enrol(site.folder, url, role="site", organisation=name, identity=site.identity())
+            new = drawn(site.folder)
+            init_site(site, name=name, organisation=name, data=self._tables[name], passphrase=new, cost=DRAWN)
+            keys = EncryptedFile(site.keys, new)
+            self._enrol(site.folder, url, role="site", organisation=name, keys=keys)
         credential.move(url)
-        site.write_config(site.config().model_copy(update={"data": str(self._tables[name].absolute())}))
+        settings = {"data": str(self._tables[name].absolute()), "isolation": self.isolation[0]}
+        site.write_config(site.config().model_copy(update=settings))
         site.policy.unlink(missing_ok=True)
         if name in self._policies:
             write_atomic(site.policy, self._policies[name].read_bytes())
-        return Peer(name=name, organisation=name, key=site.identity().public)
+        return Peer(name=name, organisation=name, key=site.public)
 
-    def _enrol(self, folder: Path, url: str, *, role: Role, organisation: str, identity: Identity) -> None:
-        invitation = self._home.registry().invite(name=identity.name, role=role, organisation=organisation)
+    def _rehearsal(self, cards: list[Peer]) -> str:
+        """Have every site sign the project of this rehearsal, unless it has; return its digest.
+
+        It has no dates of its own, so that the same sites always rehearse in the same project.
+        """
+        launcher = ProjectPerson(
+            name=_PERSON,
+            organisation=_ORGANISATION,
+            key=self.coordinator.public,
+            roles=["launch", "receive"],
+        )
+        project = Project(
+            name="rehearsal",
+            purpose="rehearsal",
+            description="One owner holds the data and the keys of every site.",
+            sites=[ProjectSite.model_validate(card.model_dump()) for card in cards],
+            people=[launcher],
+            first_day="2000-01-01",
+            last_day="9999-12-31",
+        )
+        envelope = Envelope.of(project)
+        for card in cards:
+            site = self._site(card.name)
+            signer = EncryptedFile(site.keys, from_file(drawn_file(site.folder))).identity()
+            projects = Projects(site.projects, name=card.name, key=card.key)
+            if project.digest() in projects.all():
+                envelope = envelope.signed(signer)
+            else:
+                envelope = sign_project(envelope, signer, projects, AuditLog(site.audit, signer))
+        return put_project(self.coordinator.link, envelope)
+
+    def _enrol(self, folder: Path, url: str, *, role: Role, organisation: str, keys: EncryptedFile) -> None:
+        invitation = self._home.registry().invite(name=keys.name, role=role, organisation=organisation)
         enrol(
             folder,
-            identity,
+            keys,
             url=url,
             role=role,
             organisation=organisation,

@@ -11,11 +11,14 @@ from typing import Any
 import typer
 
 from plasmid.cli.output import Reply
-from plasmid.client.api import Coordinator, Run
+from plasmid.client.api import Coordinator
 from plasmid.client.embedded import Embedded
 from plasmid.client.progress import RunProgress
+from plasmid.client.run import Run
 from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
 from plasmid.data.csv import read_table
+from plasmid.gateway.passphrase import from_file
+from plasmid.privacy.statements import IsolationLevel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 
@@ -25,11 +28,18 @@ _DECLARED_ON_CONFIRMATION = {"data.no_public_size"}
 
 @contextmanager
 def federation(
-    url: str | None, tables: Mapping[str, Path], *, sites_dir: Path | None, port: int, answer: Reply
+    url: str | None,
+    tables: Mapping[str, Path],
+    *,
+    sites_dir: Path | None,
+    port: int,
+    answer: Reply,
+    passphrase_file: Path | None = None,
 ) -> Iterator[tuple[Coordinator, Embedded | None]]:
     """Yield the coordinator at *url*, or an embedded one with a site for each of *tables*."""
     if url is not None:
-        coordinator = Coordinator(url)
+        passphrase = from_file(passphrase_file) if passphrase_file else None
+        coordinator = Coordinator(url, passphrase=passphrase)
         try:
             yield coordinator, None
         finally:
@@ -41,6 +51,16 @@ def federation(
     answer.note(f"starting a coordinator and {len(tables)} sites on this host")
     with Embedded(tables, policies=policies, port=port) as embedded:
         yield embedded.coordinator, embedded
+
+
+def check_project(url: str | None, project: str | None) -> None:
+    """Raise UsageError (``usage.project_embedded``) where a *project* is named and there is no *url*."""
+    if project is not None and url is None:
+        raise UsageError(
+            "usage.project_embedded",
+            "--project goes with a deployed coordinator; embedded sites have a project of their own.",
+            "Leave out --project, or give --coordinator.",
+        )
 
 
 def check_tables(tables: Mapping[str, Path], document: dict[str, Any], answer: Reply) -> None:
@@ -64,6 +84,7 @@ def plan_and_run(
     document: dict[str, Any],
     *,
     invited: list[str] | None,
+    project: str | None,
     yes: bool,
     answer: Reply,
 ) -> Run:
@@ -78,26 +99,33 @@ def plan_and_run(
     RunFailed
         The run's own error.
     """
-    plan = coordinator.plan(document, sites=embedded.sites if embedded else invited)
+    if embedded:
+        project, invited = embedded.project, embedded.sites
+    elif project is None:
+        project = coordinator.project().digest
+    plan = coordinator.plan(document, sites=invited, project=project)
     for site, said in plan["sites"].items():
         if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
-            said |= {"accepted": True, "code": "", "sentence": "its policy is written when you confirm"}
+            sentence = "its policy is written when you confirm"
+            said |= {"accepted": True, "code": "", "sentence": sentence, "pending": None}
         elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
             said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
     show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
+    if embedded:
+        show_isolation(*embedded.isolation, answer=answer)
     answer.data |= {
         "trainable_parameters": plan["trainable_parameters"],
         "bytes_up_per_round": plan["bytes_up_per_round"],
         "rounds": plan["rounds"],
         "sites": sorted(plan["sites"]),
     }
-    accepting = [site for site, said in plan["sites"].items() if said["accepted"]]
+    accepting = [site for site, said in plan["sites"].items() if said["accepted"] or said["pending"]]
     least = document["federation"]["min_sites"]
     if len(accepting) < least:
         why = [
             f"\n  {site}: {said['sentence']} [{said['code']}]"
             for site, said in plan["sites"].items()
-            if not said["accepted"]
+            if site not in accepting
         ]
         raise RecipeError(
             "recipe.too_few_sites",
@@ -108,13 +136,15 @@ def plan_and_run(
     digest = recipe_digest(document, str(document["computation"]))
     if embedded:
         embedded.allow(document, digest)
-    run = coordinator.start(document, sites=embedded.sites if embedded else invited)
-    run.rehearsal = embedded is not None
+    run = coordinator.start(document, sites=invited, project=project)
     answer.data["run_id"] = run.id
     ended: set[str] = set()
+    state = ""
     with RunProgress() as progress:
 
         def watch(shown: Mapping[str, Any]) -> None:
+            nonlocal state
+            state = str(shown["state"])
             progress.update(shown)
             if embedded and shown["state"] not in ("SUCCEEDED", "FAILED", "STOPPED"):
                 for name, how in embedded.ended().items():
@@ -127,11 +157,15 @@ def plan_and_run(
         try:
             run.wait(watch)
         except BaseException as error:
+            if state == "AWAITING_APPROVAL" and embedded is None and isinstance(error, KeyboardInterrupt):
+                answer.note(f"{run.id} waits on; 'plasmid runs fetch' gets its result once there is one")
+                raise
             _stop_quietly(run)
             if isinstance(error, PlasmidError):
                 answer.say(f"[bold red]FAILED[/bold red] {run.id}")
             raise
-    answer.data["sites"] = run.result()["participants"]
+    if not run.withheld:
+        answer.data["sites"] = run.result()["participants"]
     return run
 
 
@@ -153,6 +187,18 @@ def _confirm(yes: bool) -> None:
         )
     if not typer.confirm("Run this plan?", err=True):
         raise UsageError("usage.not_confirmed", "the plan was not confirmed; nothing was run.", "")
+
+
+def show_isolation(level: IsolationLevel, problem: str, *, answer: Reply) -> None:
+    """Tell how the workers of an embedded federation are locked in, and why they are not."""
+    answer.data["isolation"] = level
+    if level == "none":
+        answer.say(
+            "  [bold red]no sandbox[/bold red]: the code may read what you may read, and reach the network"
+        )
+        answer.note(f"no sandbox: {problem}")
+    else:
+        answer.say(f"  every site's worker is kept in a sandbox: {level}")
 
 
 def show_plan(
@@ -184,4 +230,6 @@ def show_plan(
         answer.say("  a rehearsal: one owner holds every site's data and confirms every peer")
     for site, reply in said.items():
         mark = "accepts" if reply["accepted"] else "[red]refuses[/red]"
+        if reply["pending"]:
+            mark = f"waits for {reply['pending']['need'] - reply['pending']['have']} approval(s)"
         answer.say(f"  {site}: {mark}{': ' + reply['sentence'] if reply['sentence'] else ''}")

@@ -40,7 +40,7 @@ class RunProgress:
         if self._live is not None:
             self._live.update(Text("\n".join(lines)))
             return
-        now, key = time.monotonic(), (str(shown["state"]), int(shown["rounds_done"]))
+        now, key = time.monotonic(), (state_text(shown), int(shown["rounds_done"]))
         if key != self._last or now - self._last_time > LINE_EVERY_S:
             self._last, self._last_time = key, now
             self._console.print(Text("; ".join(line.strip() for line in lines)))
@@ -56,10 +56,18 @@ class RunProgress:
             self._console.print(Text(text))
 
 
+def state_text(shown: Mapping[str, Any]) -> str:
+    """Return a run's state, with how many approvals are there of how many while it waits for them."""
+    said = shown.get("approvals")
+    if shown["state"] != "AWAITING_APPROVAL" or not said:
+        return str(shown["state"])
+    return f"{shown['state']} ({said['have']} of {said['need']})"
+
+
 def describe(shown: Mapping[str, Any]) -> list[str]:
     """Return the run's state and each site's steps in the current round, one line each."""
     current = min(int(shown["rounds_done"]) + 1, int(shown["rounds"]))
-    head = f"{shown['run_id']}: {shown['state']}"
+    head = f"{shown['run_id']}: {state_text(shown)}"
     if shown["state"] != "RUNNING":
         return [head]
     lines = [f"{head}, round {current} of {shown['rounds']}"]

@@ -56,10 +56,18 @@ def _site(site: str, terms: Mapping[str, Any] | None) -> SiteFacts:
     return SiteFacts(site, terms["public_size"], terms["rate"], terms["noise_multiplier"])
 
 
+def project_line(project: Mapping[str, str], requester: str) -> str:
+    """Return what a card says of the project that a run belonged to, and of the person who asked for it."""
+    return (
+        f"Project `{project['name']}`, for {project['purpose']}, digest `{project['digest']}`. "
+        f"The run was asked for by `{requester}`."
+    )
+
+
 def provenance(
     shown: Mapping[str, Any],
     recipe: Any,
-    base: BaseModel,
+    base: BaseModel | None,
     facts: PrivacyFacts,
     *,
     coordinator: str,
@@ -71,16 +79,20 @@ def provenance(
     ----------
     shown
         The finished run, as the coordinator shows it.
+    base
+        None where no model was trained.
     coordinator
         Its fingerprint.
     """
     result = shown["result"]
     return {
-        "schema": "plasmid.provenance/2",
+        "schema": "plasmid.provenance/3",
         "run": shown["run_id"],
+        "project": dict(shown["project"]),
+        "requester": shown["requester"],
         "rehearsal": facts.rehearsal,
         "recipe": {"name": recipe.name, "digest": shown["digest"]},
-        "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
+        "base": base and {"id": base.id, "revision": base.revision, "digest": base.digest},
         "rounds": shown["rounds_done"],
         "participants": result["participants"],
         "survivors": result["survivors"],

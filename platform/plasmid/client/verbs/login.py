@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from plasmid.cli.confirming import confirm_with
+from plasmid.cli.keys import PassphraseFd, PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
-from plasmid.cli.verbs.site import confirm_with
 from plasmid.client.api import person_credential
+from plasmid.gateway.keystore import KEYS_FILE, EncryptedFile
+from plasmid.gateway.passphrase import find
 from plasmid.protocol.identity import fingerprint
-from plasmid.site.enrol import enrol, new_identity
+from plasmid.site.enrol import enrol
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -24,16 +27,19 @@ def login(
     coordinator_fingerprint: Annotated[
         str | None, typer.Option(help="As its operator reads it out; asked for if left out")
     ] = None,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: PassphraseFd = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Make your keys here and enrol them with an invitation."""
     with reply(format) as answer:
         credential = person_credential()
-        identity = new_identity(credential.folder, name)
+        new = find(name, file=passphrase_file, descriptor=passphrase_fd, twice=True)
+        keys = EncryptedFile.create(credential.folder / KEYS_FILE, name, new)
         try:
             enrol(
                 credential.folder,
-                identity,
+                keys,
                 url=coordinator,
                 role="person",
                 organisation=organisation,
@@ -41,8 +47,18 @@ def login(
                 confirm=confirm_with(coordinator_fingerprint),
             )
         except BaseException:
-            (credential.folder / "identity.key").unlink(missing_ok=True)
+            keys.path.unlink(missing_ok=True)
             raise
         url, key = credential.coordinator()
-        answer.data |= {"coordinator": url, "fingerprint": fingerprint(key), "name": name}
-        answer.say(f"{name} is enrolled at {url}.", "Next: plasmid run RECIPE --coordinator " + url)
+        answer.data |= {
+            "coordinator": url,
+            "fingerprint": fingerprint(key),
+            "name": name,
+            "own_fingerprint": fingerprint(keys.public),
+        }
+        answer.say(
+            f"{name} is enrolled at {url}.",
+            f"Your fingerprint, to read out to the sites' owners: {fingerprint(keys.public)}",
+            "Next: plasmid project new; once its sites have signed it, plasmid run RECIPE --coordinator "
+            + url,
+        )

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.client.verbs.run import ProjectOption
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 
@@ -27,13 +29,15 @@ def mean(
     coordinator: Annotated[
         str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")
     ] = None,
+    project: ProjectOption = None,
+    passphrase_file: PassphraseFile = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Mean, variance and count of one column over all sites, from a secure sum."""
     with reply(format) as answer:
-        from plasmid.client.launch import check_tables, federation, plan_and_run
+        from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.query import mean_from_bounds, mean_from_recipe, noised
         from plasmid.recipes.sites import materialise_sites, sites_in_folder
@@ -44,6 +48,7 @@ def mean(
                 "a query needs either --recipe R, or --sites DIR with --bounds LO,HI.",
                 "For example: plasmid query mean --column age --recipe tcr-covid",
             )
+        check_project(coordinator, project)
         document: Any
         privacy = noised(epsilon, delta)
         if recipe is not None:
@@ -57,8 +62,12 @@ def mean(
             tables = {} if coordinator or sites is None else sites_in_folder(sites, minimum=minimum)
         resolved_document = document.model_dump(mode="json")
         check_tables(tables, resolved_document, answer)
-        with federation(coordinator, tables, sites_dir=sites, port=port, answer=answer) as (at, embedded):
-            done = plan_and_run(at, embedded, resolved_document, invited=None, yes=yes, answer=answer)
+        with federation(
+            coordinator, tables, sites_dir=sites, port=port, answer=answer, passphrase_file=passphrase_file
+        ) as (at, embedded):
+            done = plan_and_run(
+                at, embedded, resolved_document, invited=None, project=project, yes=yes, answer=answer
+            )
             result = done.result()["answer"]
         answer.data["result"] = result
         answer.data["privacy"] = done.privacy()
@@ -86,6 +95,8 @@ def ping(
     coordinator: Annotated[str, typer.Option(help="The coordinator's URL")],
     length: Annotated[int, typer.Option(help="Values in each site's vector", min=1)] = 1_000_000,
     rounds: Annotated[int, typer.Option(help="Rounds", min=1)] = 3,
+    project: ProjectOption = None,
+    passphrase_file: PassphraseFile = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
@@ -97,9 +108,11 @@ def ping(
         from plasmid.recipes.query import PingDocument
 
         document = PingDocument(length=length, rounds=rounds).model_dump(mode="json")
-        with federation(coordinator, {}, sites_dir=None, port=0, answer=answer) as (at, embedded):
+        with federation(
+            coordinator, {}, sites_dir=None, port=0, answer=answer, passphrase_file=passphrase_file
+        ) as (at, embedded):
             started = time.monotonic()
-            plan_and_run(at, embedded, document, invited=None, yes=yes, answer=answer)
+            plan_and_run(at, embedded, document, invited=None, project=project, yes=yes, answer=answer)
             seconds = time.monotonic() - started
         answer.data["result"] = {"seconds": seconds, "rounds": rounds}
         answer.say(f"{rounds} rounds of {length:,} values, set-up included: {seconds:.2f} s")

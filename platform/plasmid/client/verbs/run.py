@@ -1,4 +1,4 @@
-"""Run a recipe: plan, federated fine-tuning, adapter, honest table."""
+"""Run a recipe: plan, federated fine-tuning, adapter, honest table; or the sums of its own Python."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.cli.verbs.recipes import SeedOption, SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 
 app = typer.Typer(add_completion=False, help=__doc__)
+ProjectOption = Annotated[
+    str | None,
+    typer.Option(help="Deployed: name or digest; default: the only project in which you may launch"),
+]
 
 
 @app.command()
@@ -31,13 +36,15 @@ def run(
     site: Annotated[
         list[str] | None, typer.Option(help="Invite only this site of a deployed coordinator")
     ] = None,
+    project: ProjectOption = None,
+    passphrase_file: PassphraseFile = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Run a recipe over its sites and keep the adapter."""
+    """Run a recipe over its sites and keep the adapter, or what its Python computes."""
     with reply(format) as answer:
-        from plasmid.client.launch import check_tables, federation, plan_and_run
+        from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
 
@@ -47,21 +54,35 @@ def run(
                 "--sites goes with an embedded run; deployed sites have their own data.",
                 "Leave out --sites, or --coordinator.",
             )
+        check_project(coordinator, project)
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
-        work = home() / "data" / resolved.recipe.name
+        work = home() / "data" / resolved.parsed.name
+        trains = resolved.parsed.computation == "finetune"
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
-        test = materialise_eval(resolved, work, eval_file)
+        test = materialise_eval(resolved, work, eval_file) if trains else None
         if tables:
             check_tables(tables, resolved.document, answer)
         if test is not None:
             check_tables({"evaluation": test}, resolved.document, answer)
-        with federation(coordinator, tables, sites_dir=sites, port=port, answer=answer) as (at, embedded):
-            done = plan_and_run(at, embedded, resolved.document, invited=site, yes=yes, answer=answer)
+        with federation(
+            coordinator, tables, sites_dir=sites, port=port, answer=answer, passphrase_file=passphrase_file
+        ) as (at, embedded):
+            done = plan_and_run(
+                at, embedded, resolved.document, invited=site, project=project, yes=yes, answer=answer
+            )
+            if done.withheld:
+                answer.say(f"[bold green]SUCCEEDED[/bold green] {done.id}: its result goes to others.")
+                return
+            if not trains:
+                _tell_sums(done, done.save_result(), answer)
+                return
             folder = done.save_adapter()
             answer.data["adapter"] = str(folder)
         # The federation has ended: what follows is the launcher's own, and needs its memory and cores.
         if test is not None:
-            _measure(done, resolved, tables if baselines else {}, test)
+            if baselines and resolved.files:
+                answer.note("no baselines: a recipe's own Python runs in a site's sandbox only")
+            _measure(done, resolved, tables if baselines and not resolved.files else {}, test)
             done.save_adapter()
         answer.data["metrics"] = done.table.as_json()
         _tell(done, folder, test, answer)
@@ -95,6 +116,18 @@ def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> N
         simple_central=found["simple"]["central"],
         simple_local=found["simple"]["local"],
     )
+
+
+def _tell_sums(done: Any, folder: Path, answer: Reply) -> None:
+    result = done.result()
+    answer.data |= {"result": result["answer"], "folder": str(folder), "privacy": done.privacy()}
+    answer.say(
+        f"[bold green]SUCCEEDED[/bold green] {done.id}: {result['rounds']} round(s) over "
+        f"{', '.join(result['participants'])}"
+    )
+    for name, values in result["answer"]["tensors"].items():
+        answer.say(f"{name}: {values}")
+    answer.say(f"Result: {folder}")
 
 
 def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:

@@ -1,14 +1,17 @@
-"""List, show, stop and read the logs of runs."""
+"""List, show, stop, fetch and read the logs of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.client.progress import state_text
 from plasmid.core.errors import RunFailed
 from plasmid.core.files import home
 
@@ -19,20 +22,24 @@ UrlOption = Annotated[
 
 
 @contextmanager
-def _at(url: str | None) -> Iterator[Any]:
+def _at(url: str | None, passphrase_file: Path | None) -> Iterator[Any]:
     """Yield the coordinator at *url*, or the embedded one, or None if that isn't running."""
     from plasmid.client.api import Coordinator, person_credential
     from plasmid.controller.coordinator import CoordinatorHome
+    from plasmid.gateway.passphrase import drawn_file, from_file
     from plasmid.site.enrol import Credential
 
     credential = person_credential()
     embedded = CoordinatorHome(home() / "coordinator")
-    if url is None and (embedded.exists or not credential.enrolled):
+    rehearsal = url is None and (embedded.exists or not credential.enrolled)
+    if rehearsal:
         url, credential = embedded.endpoint(), Credential(embedded.folder / "launcher")
+        passphrase_file = drawn_file(credential.folder)
         if url is None or not credential.enrolled:
             yield None
             return
-    coordinator = Coordinator(url, credential=credential)
+    passphrase = from_file(passphrase_file) if passphrase_file else None
+    coordinator = Coordinator(url, credential=credential, passphrase=passphrase, rehearsal=rehearsal)
     try:
         yield coordinator
     finally:
@@ -69,13 +76,17 @@ class _Unattended:
 
 
 @app.command()
-def ls(url: UrlOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
+def ls(
+    url: UrlOption = None,
+    passphrase_file: PassphraseFile = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
     """List all runs, newest first."""
-    with reply(format) as answer, _at(url) as coordinator:
+    with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         found = coordinator.runs() if coordinator else _Unattended().all()
         answer.data["runs"] = found
         for run in found:
-            answer.say(f"{run['run_id']}  {run['state']}  {run['created']}")
+            answer.say(f"{run['run_id']}  {state_text(run)}  {run['created']}")
         if not found:
             answer.say("No runs yet. Start one: plasmid run tcr-covid")
 
@@ -84,33 +95,43 @@ def ls(url: UrlOption = None, format: FormatOption = Format.text) -> None:  # no
 def show(
     run: Annotated[str, typer.Argument(help="The run's id")],
     url: UrlOption = None,
+    passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Show one run: state, sites, rounds, error."""
-    with reply(format) as answer, _at(url) as coordinator:
+    with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         shown = coordinator.get(run).show() if coordinator else _Unattended().show(run)
         answer.data |= shown
         answer.say(
-            f"{shown['run_id']}  [bold]{shown['state']}[/bold]",
+            f"{shown['run_id']}  [bold]{state_text(shown)}[/bold]",
             f"  digest {shown['digest']}",
-            f"  {shown['rounds_done']} of {shown['rounds']} rounds, asked for by {shown['requester']}",
+            f"  {shown['rounds_done']} of {shown['rounds']} rounds, asked for by {shown['requester']} "
+            f"in {shown['project']['name']}",
         )
         for site, said in shown["sites"].items():
-            answer.say(f"  {site}: {'accepts' if said['accepted'] else 'refuses: ' + said['sentence']}")
+            answer.say(f"  {site}: {_said(said)}")
         if shown["error"]:
             answer.say(
                 f"  {shown['error']['message']} [{shown['error']['code']}]", f"  {shown['error']['hint']}"
             )
 
 
+def _said(said: dict[str, Any]) -> str:
+    approvals = said["approvals"]
+    if said["code"] == "policy.awaiting_approval" and approvals:
+        return f"waits for approvals ({approvals['have']} of {approvals['need']})"
+    return "accepts" if said["accepted"] else f"refuses: {said['sentence'] or said['code']}"
+
+
 @app.command()
 def stop(
     run: Annotated[str, typer.Argument(help="The run's id")],
     url: UrlOption = None,
+    passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Stop a run. Sites end training at their next step."""
-    with reply(format) as answer, _at(url) as coordinator:
+    with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         if coordinator is None:
             shown = _Unattended().show(run)
             raise RunFailed(
@@ -126,11 +147,41 @@ def stop(
 def logs(
     run: Annotated[str, typer.Argument(help="The run's id")],
     url: UrlOption = None,
+    passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Print a run's log."""
-    with reply(format) as answer, _at(url) as coordinator:
+    with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         lines = coordinator.get(run).log() if coordinator else _Unattended().log(run)
         answer.data["lines"] = lines
         for line in lines:
             answer.say(f"{line['time']}  {line['text']}")
+
+
+@app.command()
+def fetch(
+    run: Annotated[str, typer.Argument(help="The id of a run that SUCCEEDED")],
+    url: UrlOption = None,
+    passphrase_file: PassphraseFile = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Fetch what came of a run that you may receive: its adapter, or a query's answer."""
+    with reply(format) as answer, _at(url, passphrase_file) as coordinator:
+        if coordinator is None:
+            shown = _Unattended().show(run)
+            raise RunFailed(
+                "run.not_running",
+                f"the coordinator that held the run {run}, {shown['state']}, is not running.",
+                "Start it again, or give --coordinator.",
+            )
+        found = coordinator.get(run)
+        result = found.result()["answer"]
+        if found.document["computation"] == "bundle":
+            answer.data["folder"] = str(found.save_result())
+            answer.say(f"Result: {answer.data['folder']}")
+        if result is None:
+            answer.data["adapter"] = str(found.save_adapter())
+            answer.say(f"Adapter: {answer.data['adapter']}")
+        else:
+            answer.data["result"] = result
+            answer.say(*(f"{name}: {value}" for name, value in result.items()))

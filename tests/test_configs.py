@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args
 
-from plasmid.cli.verbs.site import PeersFile
+import pytest
+from pydantic import BaseModel
+
+from plasmid.cli.verbs.site_peers import PeersFile
 from plasmid.core.settings import read_settings
-from plasmid.gateway.policy import Policy, Requirements, read_policy
+from plasmid.gateway.policy import Approvers, Policy, Requirements, Rule, read_policy
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def test_the_example_policy_allows_nothing_yet() -> None:
     assert read_policy(CONFIGS / "policy.example.yaml") == Policy(allow=[], require=Requirements())
+
+
+def fields(model: type[BaseModel]) -> set[str]:
+    """Return the names of the fields of *model* and of the models within it."""
+    found = set(model.model_fields)
+    for field in model.model_fields.values():
+        for within in (field.annotation, *get_args(field.annotation)):
+            if isinstance(within, type) and issubclass(within, BaseModel):
+                found |= fields(within)
+    return found
+
+
+KEYS = fields(Policy) | fields(Rule) | fields(Approvers)
+
+
+def with_every_example() -> str:
+    """Return the example policy with its commented lines in force."""
+    text = (CONFIGS / "policy.example.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"^(allow|budgets|notify): (\[\]|\{\})", r"\1:", text, flags=re.MULTILINE)
+    return re.sub(r"^( +)# ", r"\1", text, flags=re.MULTILINE)
+
+
+def test_every_commented_example_of_the_policy_can_be_put_in_force(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(with_every_example())
+    policy = read_policy(path)
+    assert [len(policy.allow), len(policy.budgets)] == [3, 1]
+    assert policy.allow[2].approvers is not None
+    assert policy.allow[2].approvers.needed == {"reviewed": 1, "dp-reviewed": 1, "approved": 2}
+    for part in (policy.require, policy.notify):
+        assert part.model_fields_set == set(type(part).model_fields)
+    given = set().union(*(rule.model_fields_set for rule in policy.allow))
+    assert given | policy.allow[2].approvers.model_fields_set == fields(Rule) | fields(Approvers)
+
+
+@pytest.mark.parametrize("document", ["docs/gateway/policy.md", "docs/cli.md"])
+def test_every_key_of_a_policy_is_documented(document: str) -> None:
+    text = (CONFIGS.parent / document).read_text(encoding="utf-8")
+    assert {key for key in KEYS if not re.search(rf"\b{key}\b", text)} == set()
 
 
 def test_the_example_peers_are_two_sites() -> None:

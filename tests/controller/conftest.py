@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from in_memory import Federation
+from plasmid.controller import run as run_module
 from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, prepare
+from plasmid.controller.run import RunActor
 from plasmid.controller.secure_sum import SecureSum, State
 from plasmid.link.engine import open_engine, sqlite_url
 from plasmid.protocol.body import pack
@@ -55,9 +57,9 @@ class Scene:
         """Return the texts of the run's log."""
         return [line["text"] for line in self.runs.log(self.federation.run)]
 
-    def events(self, site: str, event: str) -> list[dict[str, Any]]:
-        """Return the lines of one kind in a site's journal."""
-        return [line for line in self.federation.journal(site) if line["event"] == event]
+    def events(self, site: str, action: str) -> list[dict[str, Any]]:
+        """Return the entries of one action in a site's log."""
+        return [line for line in self.federation.log(site) if line["action"] == action]
 
 
 @pytest.fixture
@@ -97,10 +99,8 @@ def scene(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Callab
         link = VirtualLink(federation, tmp_path / "coordinator", monkeypatch, compute=raw)
         runs.create(
             federation.run,
-            document=federation.values,
-            digest=federation.digest,
-            requester="ada",
-            nonce="0" * 32,
+            request=federation.signed_request(),
+            project=federation.envelope,
             invited=list(names),
             rounds=document.rounds,
         )
@@ -113,3 +113,32 @@ def scene(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Callab
         return done
 
     return make
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Scene], dict[str, Any]]]:
+    """Return a function that runs a scene's run to its end and returns what the database shows of it."""
+    actors: list[RunActor] = []
+    monkeypatch.setattr(run_module, "log_to", lambda folder: None)
+
+    def go(made: Scene) -> dict[str, Any]:
+        federation, home = made.federation, made.folder / "coordinator"
+        home.mkdir(exist_ok=True)
+        (home / "identity.key").write_bytes(federation.coordinator.to_pem())
+        organisations = {site: federation.organisation(site) for site in federation.sites}
+        actor = RunActor(federation.run, str(home), sqlite_url(made.folder), made.link, organisations)
+        actors.append(actor)
+        end = actor.run()
+        shown = made.runs.show(federation.run)
+        assert end == shown["state"]
+        made.link.pump()
+        # However it ends: the sites are told, the run takes nothing more, no contribution stays.
+        for site, state in made.link._sites.items():
+            assert not state.alive or federation.run not in federation.gateways[site]._runs
+        assert federation.run not in made.link.board._runs
+        assert not (made.link.bodies._folder / "received" / federation.run).exists()
+        return shown
+
+    yield go
+    for actor in actors:
+        actor._context.runs._engine.dispose()

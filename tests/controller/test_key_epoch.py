@@ -28,7 +28,7 @@ def test_all_steps_are_taken_in_order(scene: Make) -> None:
     assert (epoch.roster, epoch.theta, epoch.slots) == (("alpha", "beta", "delta", "epsilon"), 3, 3)
     kinds = [kind for site, kind, *_ in made.link.said if site == "beta"]
     assert kinds == ["advert", "bundles", "blobs", "ready"]
-    sites = [made.federation.gateways[site].run("run-1") for site in epoch.roster]
+    sites = [made.federation.gateways[site].run(made.federation.run) for site in epoch.roster]
     assert {admitted.epoch.rho for admitted in sites if admitted.epoch} == {epoch.rho}
 
 
@@ -39,7 +39,7 @@ def test_who_is_silent_is_named(scene: Make, step: str) -> None:
     with pytest.raises(DroppedOut) as caught:
         go(made)
     assert caught.value.missing == {"beta": "it has been silent for 20 s"}
-    assert not any(line["event"] == "manifest" for line in made.federation.journal("alpha"))
+    assert not any(line["action"] == "manifest" for line in made.federation.log("alpha"))
 
 
 def test_who_fails_is_named_with_its_reason(scene: Make) -> None:

@@ -66,13 +66,13 @@ def test_a_state_is_there_before_its_manifest_and_goes_when_the_next_one_is_reco
 
     made.link.compute = look
     state = rounds_of(made).run()
-    log = made.runs.show("run-1")["round_log"]
+    log = made.runs.show(made.federation.run)["round_log"]
     digests = [sha256_hex(pack("state", np.zeros(6, np.float32))), *[done["state"] for done in log]]
     assert [(round_, digest, held) for round_, digest, held in seen[::3]] == [
         (round_, digests[round_ - 1], [digests[round_ - 1]]) for round_ in (1, 2, 3)
     ]
     assert [path.name for path in published.iterdir()] == [sha256_hex(pack("state", state))]
-    assert [done["manifest"] for done in log] == [e["digest"] for e in made.events("alpha", "manifest")]
+    assert [done["manifest"] for done in log] == [e["object"] for e in made.events("alpha", "manifest")]
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ import pytest
 from controller.conftest import NAMES, TINY_TABLES, Scene
 from plasmid.client.provenance import privacy_facts
 from plasmid.controller import run as run_module
-from plasmid.controller.run import RunActor
-from plasmid.link.engine import sqlite_url
 from plasmid.models.store import BaseModel
 from plasmid.privacy.claims import PrivacyFacts, statement
 from plasmid.recipes.protection import Limits, Protection
@@ -24,35 +22,6 @@ from virtual_link import fails, meanwhile, vanish
 
 Make = Callable[..., Scene]
 Start = Callable[[Scene], dict[str, Any]]
-
-
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Return a function that runs a scene's run to its end and returns what the database shows of it."""
-    actors: list[RunActor] = []
-    monkeypatch.setattr(run_module, "log_to", lambda folder: None)
-
-    def go(made: Scene) -> dict[str, Any]:
-        federation, home = made.federation, made.folder / "coordinator"
-        home.mkdir(exist_ok=True)
-        (home / "identity.key").write_bytes(federation.coordinator.to_pem())
-        organisations = {site: federation.organisation(site) for site in federation.sites}
-        actor = RunActor(federation.run, str(home), sqlite_url(made.folder), made.link, organisations)
-        actors.append(actor)
-        end = actor.run()
-        shown = made.runs.show(federation.run)
-        assert end == shown["state"]
-        made.link.pump()
-        # However it ends: the sites are told, the run takes nothing more, no contribution stays.
-        for site, state in made.link._sites.items():
-            assert not state.alive or federation.run not in federation.gateways[site]._runs
-        assert federation.run not in made.link.board._runs
-        assert not (made.link.bodies._folder / "received" / federation.run).exists()
-        return shown
-
-    yield go
-    for actor in actors:
-        actor._context.runs._engine.dispose()
 
 
 def ping(rounds: int = 3, **limits: Any) -> PingDocument:
@@ -123,6 +92,7 @@ def test_a_site_that_refuses_is_left_out_and_named(scene: Make, start: Start) ->
         "accepted": False,
         "code": "policy.digest_not_allowed",
         "sentence": "The site's policy does not name this digest.",
+        "approvals": None,
     }
 
 
@@ -221,7 +191,7 @@ def test_a_budget_that_is_too_small_refuses_before_anything_is_computed(scene: M
     sentence = "The site's privacy budget has too little left for the run. [policy.budget]"
     assert shown["error"]["message"].count(sentence) == 5
     (refused,) = made.events("alpha", "refused")
-    assert "1.5" in refused["detail"]
+    assert "1.5" in refused["reason"]
     assert made.events("alpha", "manifest") == []
     assert made.federation.gateways["alpha"].ledger.summary() == {}
 
@@ -262,7 +232,7 @@ def test_an_audit_that_fails_is_a_gate_or_a_sentence(
 
 def test_a_run_that_is_stopped(scene: Make, start: Start) -> None:
     made = scene(4, ping(), admitted=False)
-    stop = meanwhile(lambda link: link.board.stop_run("run-1"))
+    stop = meanwhile(lambda link: link.board.stop_run(made.federation.run))
     made.link.on("alpha", "contribution", stop, round=2)
     shown = start(made)
     assert (shown["state"], shown["error"]["code"], shown["rounds_done"]) == ("STOPPED", "run.stopped", 1)

@@ -82,7 +82,8 @@ def test_below_theta_an_attempt_is_void_and_a_smaller_epoch_goes_on(scene: Make)
     assert [epoch["n"] for epoch in made.sums.account.epochs] == [5, 3]
     assert "round 1 is attempted again: 3 of 5 sites contributed, 4 must" in made.log()
     assert (
-        made.runs.show("run-1")["round_log"][0]["manifest"] == made.events("alpha", "manifest")[-1]["digest"]
+        made.runs.show(made.federation.run)["round_log"][0]["manifest"]
+        == made.events("alpha", "manifest")[-1]["object"]
     )
 
 
@@ -106,6 +107,35 @@ def test_the_dead_are_not_waited_for_as_if_they_were_back(scene: Make) -> None:
     began = made.link.now
     made.total(1)
     assert 20 < made.link.now - began < 60
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_site_that_is_revoked_in_any_phase_is_lost_like_any_other_and_not_taken_back(
+    scene: Make, phase: str
+) -> None:
+    made, names = scene(5, ping(rounds=4)), NAMES[:5]
+    made.link.on("beta", phase, meanwhile(lambda link: link.revoke("beta")))
+    made.sums.begin()
+    left = [site for site in names if site != "beta"]
+    began = made.link.now
+    exact(made, made.total(1), *(left if phase == "contribution" else names))
+    assert made.link.now - began < 5, "it is not waited for"
+    exact(made, made.total(2), *left)
+    made.link.kill("eta")  # too few of the epoch are left, so another begins, without the revoked one
+    exact(made, made.total(3), "alpha", "delta", "epsilon")
+    assert [epoch["n"] for epoch in made.sums.account.epochs] == [5, 3]
+    assert any("it was revoked" in line for line in made.log())
+    for site in left[:-1]:
+        assert [entry["name"] for entry in made.events(site, "revoked")] == ["beta"]
+
+
+def test_a_site_that_is_revoked_between_two_epochs_is_not_in_the_next_roster(scene: Make) -> None:
+    """No wait has told the coordinator that it is gone; the others would refuse a roster that names it."""
+    made = scene(5)
+    made.link.revoke("beta")
+    made.sums.begin()
+    assert [epoch["n"] for epoch in made.sums.account.epochs] == [4]
+    assert made.sums.account.epochs[0]["n"] == len(made.events("alpha", "epoch")[-1]["roster"])
 
 
 def test_a_site_that_fails_says_why(scene: Make) -> None:
@@ -164,7 +194,7 @@ def test_a_body_that_is_no_vector_of_the_plan_is_left_out(scene: Make) -> None:
     made = scene(5)
 
     def swap(link: VirtualLink, site: str, signed: Signed) -> Signed:
-        (path,) = link.bodies._folder.glob("received/run-1/beta.*.body")
+        (path,) = link.bodies._folder.glob(f"received/{made.federation.run}/beta.*.body")
         size = path.stat().st_size
         path.write_bytes(pack("other", np.zeros(9, np.uint32)).ljust(size, b"\0")[:size])
         return signed
@@ -213,10 +243,10 @@ def test_words_that_are_not_masked_as_agreed_give_no_sum(scene: Make) -> None:
     made = scene(5)
 
     def spoil(link: VirtualLink, site: str, signed: Signed) -> Signed:
-        (path,) = link.bodies._folder.glob("received/run-1/beta.*.body")
+        (path,) = link.bodies._folder.glob(f"received/{made.federation.run}/beta.*.body")
         body = path.read_bytes()[:-4] + b"\1\2\3\4"
         digest = sha256_hex(body)
-        link.bodies.received("run-1", site, digest).write_bytes(body)
+        link.bodies.received(made.federation.run, site, digest).write_bytes(body)
         return says(body=lambda _: digest)(link, site, signed) or signed
 
     made.link.on("beta", "contribution", spoil)
@@ -305,7 +335,7 @@ def test_a_site_whose_owner_has_changed_their_mind_stays_out(scene: Make) -> Non
 
 def test_a_stopped_run_ends_at_once(scene: Make) -> None:
     made = scene(5)
-    made.link.on("alpha", "contribution", meanwhile(lambda link: link.board.stop_run("run-1")))
+    made.link.on("alpha", "contribution", meanwhile(lambda link: link.board.stop_run(made.federation.run)))
     made.sums.begin()
     with refusal("run.stopped"):
         made.total(1)

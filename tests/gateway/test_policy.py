@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from in_memory import project_of
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.ledger import Budget
-from plasmid.gateway.policy import Policy, read_policy
+from plasmid.gateway.notify import Notify
+from plasmid.gateway.policy import Approvers, Policy, Rule, read_policy
 from plasmid.models.store import BaseModel
+from plasmid.protocol.identity import Identity
 from plasmid.recipes.query import PingDocument
 from tiny_task import tiny_recipe
 
@@ -54,8 +57,9 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
         "budgets:\n  default: {unit: record, epsilon: 8, delta: 1.0e-5}\n"
         "  ward: {unit: patient, epsilon: 4.5, delta: 1.0e-6}\n"
     )
-    assert read_policy(path).model_dump() == {
-        "allow": [DIGEST],
+    read = read_policy(path)
+    assert read.allow == [Rule(recipes=[DIGEST])]
+    assert read.model_dump(include={"require", "budgets"}, exclude_defaults=True) == {
         "require": {
             "protect": "none",
             "min_sites": 4,
@@ -73,16 +77,15 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
 
 
 def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
-    assert Policy().require.model_dump() == {
+    assert Policy().require.model_dump(exclude_none=True) == {
         "protect": "masked",
         "min_sites": 3,
         "min_organisations": 3,
-        "max_update_clip": None,
         "unit": "none",
-        "max_epsilon": None,
-        "max_delta": None,
+        "isolation": "none",
+        "error_detail": "sentence",
     }
-    assert Policy().budgets == {}
+    assert (Policy().allow, Policy().budgets, Policy().notify) == ([], {}, Notify())
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,25 @@ def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
         ("budgets:\n  default: {unit: record, epsilon: 1}\n", 2, "delta"),
         ("budgets:\n  default: {unit: record, epsilon: .inf, delta: 1.0e-5}\n", 2, "finite"),
         ("budgets:\n  default: {unit: record, epsilon: -1, delta: 1.0e-5}\n", 2, "greater than 0"),
+        ("allow:\n  - {projects: [trial]}\n", 2, "a rule names recipes, or approvers, or both"),
+        ("allow:\n  - {recipe: []}\n", 2, "unknown key (did you mean 'recipes'?)"),
+        ("allow:\n  - approvers: {people: [ann]}\n", 2, "quorum: is missing"),
+        ("allow:\n  - approvers: {people: [ann], quorum: 2}\n", 2, "quorum asks for 2 people of 1"),
+        ("allow:\n  - approvers: {people: [ann, ann], quorum: 1}\n", 2, "a person is listed twice"),
+        ("allow:\n  - approvers: {people: [ann], quorum: {}}\n", 2, "quorum asks for no signature"),
+        (
+            "allow:\n  - approvers: {people: [ann], quorum: {seen: 1}}\n",
+            2,
+            "'reviewed', 'dp-reviewed' or 'appr",
+        ),
+        ("require:\n  max_round: 3\n", 2, "unknown key (did you mean 'max_rounds'?)"),
+        ("require:\n  max_rounds: 0\n", 2, "greater than or equal to 1"),
+        ("require:\n  isolation: docker\n", 2, "'bubblewrap', 'container', 'sandlock', 'landlock' or 'none'"),
+        ("require:\n  hours: {opens: '25:00'}\n", 2, "opens"),
+        ("require:\n  hours: {zone: Mars/Olympus}\n", 2, "no time zone 'Mars/Olympus' on this machine"),
+        ("require:\n  error_detail: all\n", 2, "'code' or 'sentence'"),
+        ("notify: {webhook: 'http://chat.test/x'}\n", 1, "a webhook is an https:// address"),
+        ("notify: {mail: {host: relay.test, sender: a@b.test, to: []}}\n", 1, "at least 1 item"),
         ("allow: [\n", 2, ""),
         ("- allow\n", 1, ""),
     ],
@@ -132,7 +154,7 @@ def test_only_a_named_digest_runs() -> None:
 def test_the_stronger_protection_wins() -> None:
     assert refused(policy(), CLEAR).code == "policy.protection"
     assert refused(policy(protect="masked"), CLEAR).message == (
-        "the document says protect: none, the policy accepts protect: masked."
+        "protect: the document says protect: none, the policy accepts protect: masked."
     )
     policy(protect="none").check(CLEAR, DIGEST)
     policy(protect="none").check(MASKED, DIGEST)
@@ -146,7 +168,10 @@ def test_the_larger_smallest_set_wins(asked: int, given: int, accepted: bool) ->
     else:
         error = refused(policy(min_sites=asked), document)
         assert error.code == "policy.min_sites"
-        assert error.message == f"the document says min_sites: {given}, the policy accepts {asked} or more."
+        assert (
+            error.message
+            == f"min_sites: the document says min_sites: {given}, the policy accepts {asked} or more."
+        )
 
 
 @pytest.mark.usefixtures("at_home")
@@ -159,7 +184,10 @@ def test_the_smaller_clip_wins(tiny: dict[str, BaseModel], most: float | None, a
     else:
         error = refused(policy(max_update_clip=most), recipe)
         assert error.code == "policy.clip"
-        assert error.message == "the document says update_clip: 10.0, the policy accepts up to 9.999."
+        assert (
+            error.message
+            == "max_update_clip: the document says update_clip: 10.0, the policy accepts up to 9.999."
+        )
 
 
 def unit_document(unit: str, epsilon: float = 1.0, delta: float = 1e-6) -> PingDocument:
@@ -177,7 +205,9 @@ def test_the_stronger_unit_wins(asked: str, given: str) -> None:
     else:
         error = refused(policy(unit=asked), document)
         assert error.code == "policy.unit"
-        assert error.message == f"the document says unit: {given}, the policy accepts {asked} or stronger."
+        assert (
+            error.message == f"unit: the document says unit: {given}, the policy accepts {asked} or stronger."
+        )
 
 
 @pytest.mark.parametrize(("given", "accepted"), [(0.5, True), (2.0, True), (2.001, False)])
@@ -188,7 +218,7 @@ def test_the_smaller_epsilon_wins(given: float, accepted: bool) -> None:
     else:
         error = refused(policy(max_epsilon=2.0), document)
         assert error.code == "policy.epsilon"
-        assert error.message == "the document says epsilon: 2.001, the policy accepts up to 2.0."
+        assert error.message == "max_epsilon: the document says epsilon: 2.001, the policy accepts up to 2.0."
 
 
 @pytest.mark.parametrize(("given", "accepted"), [(1e-7, True), (1e-6, True), (2e-6, False)])
@@ -199,7 +229,7 @@ def test_the_smaller_delta_wins(given: float, accepted: bool) -> None:
     else:
         error = refused(policy(max_delta=1e-6), document)
         assert error.code == "policy.delta"
-        assert error.message == "the document says delta: 2e-06, the policy accepts up to 1e-06."
+        assert error.message == "max_delta: the document says delta: 2e-06, the policy accepts up to 1e-06."
 
 
 def test_a_limit_on_epsilon_is_none_on_documents_without_a_unit() -> None:
@@ -224,3 +254,102 @@ def test_a_policy_is_read_anew_for_each_decision(tmp_path: Path) -> None:
     read_policy(path).check(MASKED, DIGEST)
     path.write_text(json.dumps({"allow": []}))
     assert refused(read_policy(path), MASKED).code == "policy.digest_not_allowed"
+
+
+# -- rules -----------------------------------------------------------------------------------------
+
+VIEW = "c" * 64
+ADA = Identity.generate("ada")
+SITE = Identity.generate("alpha")
+TRIAL = project_of({"alpha": SITE}, {"alpha": "alpha hospital"}, ADA)
+
+
+def ruled(*rules: Any, **require: Any) -> Policy:
+    return Policy.model_validate({"allow": list(rules), "require": require})
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ({"projects": ["trial"]}, ""),
+        ({"projects": [TRIAL.digest()]}, ""),
+        ({"projects": ["other", "trial"]}, ""),
+        ({"projects": ["other"]}, "policy.project"),
+        ({"projects": []}, "policy.project"),
+        ({"purposes": ["research"]}, ""),
+        ({"purposes": ["marketing"]}, "policy.purpose"),
+        ({"views": [VIEW]}, ""),
+        ({"views": ["d" * 64]}, "policy.view"),
+        ({"projects": ["trial"], "purposes": ["marketing"]}, "policy.purpose"),
+    ],
+)
+def test_a_rule_opens_for_its_projects_purposes_and_views_alone(rule: dict[str, Any], code: str) -> None:
+    given = ruled({"recipes": [DIGEST], **rule})
+    found = [one for one in given.findings(MASKED, DIGEST, project=TRIAL, view=VIEW) if not one.accepted]
+    assert [one.code for one in found] == ([code] if code else [])
+    if code:
+        assert given.accepting(DIGEST, project=TRIAL, view=VIEW) == []
+    else:
+        assert given.check(MASKED, DIGEST, project=TRIAL, view=VIEW) == given.allow
+
+
+def test_a_rule_that_names_a_project_opens_for_no_run_without_one() -> None:
+    for rule in ({"projects": ["trial"]}, {"purposes": ["research"]}):
+        with pytest.raises(PolicyRefused):
+            ruled({"recipes": [DIGEST], **rule}).check(MASKED, DIGEST, view=VIEW)
+
+
+def test_approvals_are_about_a_project() -> None:
+    rule = {"approvers": {"people": ["ann"], "quorum": 1}}
+    assert ruled(rule).check(MASKED, "b" * 64, project=TRIAL, view=VIEW)[0].approvers is not None
+    error = refused(ruled(rule), MASKED, "b" * 64)
+    assert error.code == "policy.project"
+    assert error.message == "projects: the run is of no project, the policy accepts any project."
+
+
+def test_the_refusal_is_that_of_the_rule_that_fits_best() -> None:
+    given = ruled(
+        {"recipes": ["b" * 64]},
+        {"recipes": [DIGEST], "projects": ["x"], "purposes": ["y"]},
+        {"recipes": [DIGEST], "projects": ["x"]},
+    )
+    with pytest.raises(PolicyRefused) as caught:
+        given.check(MASKED, DIGEST, project=TRIAL, view=VIEW)
+    assert (caught.value.code, caught.value.message) == (
+        "policy.project",
+        "projects: the run is of the project trial, the policy accepts x.",
+    )
+
+
+def test_one_rule_that_accepts_is_enough_and_rules_do_not_add_up() -> None:
+    rules = ({"recipes": [DIGEST], "projects": ["x"]}, {"recipes": [DIGEST], "purposes": ["research"]})
+    assert ruled(*rules).check(MASKED, DIGEST, project=TRIAL) == [Rule.model_validate(rules[1])]
+    split = ({"recipes": ["b" * 64], "projects": ["trial"]}, {"recipes": [DIGEST], "projects": ["x"]})
+    with pytest.raises(PolicyRefused):
+        ruled(*split).check(MASKED, DIGEST, project=TRIAL)
+
+
+def test_all_refusals_are_told_at_once_and_the_first_one_gives_the_code() -> None:
+    document = PingDocument.model_validate({"length": 4, "rounds": 9, "privacy": {"protect": "none"}})
+    error = refused(ruled(DIGEST, unit="record", max_rounds=5), document, "b" * 64)
+    assert error.code == "policy.digest_not_allowed"
+    assert error.message.splitlines() == [
+        f"allow: the digest is {'b' * 64}, the policy accepts {DIGEST}.",
+        "protect: the document says protect: none, the policy accepts protect: masked.",
+        "unit: the document says unit: none, the policy accepts record or stronger.",
+        "max_rounds: the document says rounds: 9, the policy accepts up to 5.",
+    ]
+    assert "'allow' in policy.yaml" in error.hint
+
+
+def test_a_long_list_is_shortened_in_a_message() -> None:
+    error = refused(ruled(*("0123456789abcdef"[n] * 64 for n in range(5))), MASKED, DIGEST)
+    assert error.message.endswith("and 2 more.")
+
+
+@pytest.mark.parametrize(
+    ("quorum", "needed"),
+    [(2, {"approved": 2}), ({"approved": 1, "dp-reviewed": 2}, {"approved": 1, "dp-reviewed": 2})],
+)
+def test_a_quorum_counts_people_or_people_for_each_meaning(quorum: Any, needed: dict[str, int]) -> None:
+    assert Approvers.model_validate({"people": ["ann", "bob"], "quorum": quorum}).needed == needed

@@ -3,113 +3,208 @@
 Rules
 -----
 1. No file, or one that does not parse: nothing runs.
-2. A document runs only if ``allow`` names its digest and it meets every line of ``require``.
+2. A document runs only if one rule of ``allow`` accepts it (its digest, or its approvals; project, purpose
+   and view) and it meets every line of ``require``.
 3. A policy never edits a document: it accepts, or refuses with the rule's name and the value that it
-   would accept.
-4. The file is read anew for every decision, so a change holds from the next one on.
+   would accept. All refusals are told at once; the code is that of the first.
+4. The file is read anew for every decision, so a change holds from the next one on, in a run under way too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from plasmid.core.clock import now as utc_now
 from plasmid.core.errors import PolicyRefused, RecipeError
-from plasmid.core.settings import read_settings
+from plasmid.core.settings import parse_settings
 from plasmid.gateway.ledger import Budget
-from plasmid.privacy.statements import Digest
+from plasmid.gateway.notify import Notify
+from plasmid.gateway.requirements import Finding, Requirements
+from plasmid.privacy.statements import Digest, SiteName
+from plasmid.protocol.approval import Meaning
+from plasmid.protocol.project import Project, ProjectName, Purpose
 
-_UNITS = ("none", "record", "patient", "site")
+__all__ = ["Approvers", "Policy", "Requirements", "Rule", "read_policy"]
+
+Count = Annotated[int, Field(ge=1, le=64)]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Requirements(_Part):
-    """What every document must give, whatever its digest.
+class Approvers(_Part):
+    """Who at the owner must sign before a run starts.
 
     Attributes
     ----------
-    protect
-        ``masked``: only masked contributions leave. ``none`` also allows contributions in the clear.
-    min_sites
-        Smallest survivor set of a masked sum, at least 3.
-    min_organisations
-        Organisations, this site's own included, that this owner has confirmed and that must be behind the
-        survivors of every masked sum; at least 3, since each of 2 would subtract itself.
-    max_update_clip
-        Largest L2 bound of a fine-tuning update; None for no limit.
-    unit
-        The weakest privacy unit accepted: ``none`` < ``record`` < ``patient`` < ``site``.
-    max_epsilon, max_delta
-        Largest values of one run; None for no limit beside the budget's.
+    people
+        Names in the site's ``people`` folder (``plasmid approvals person``).
+    quorum
+        How many of them must sign ``approved``, or how many must sign each meaning. A person counts once for
+        each meaning.
+    separation
+        Whether nobody's signature counts for a run that he asked for himself.
+    wait_days
+        How long a run may wait for signatures.
     """
 
-    protect: Literal["masked", "none"] = "masked"
-    min_sites: int = Field(default=3, ge=3)
-    min_organisations: int = Field(default=3, ge=3)
-    max_update_clip: float | None = Field(default=None, gt=0)
-    unit: Literal["none", "record", "patient", "site"] = "none"
-    max_epsilon: float | None = Field(default=None, gt=0)
-    max_delta: float | None = Field(default=None, gt=0, lt=1)
+    people: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
+    quorum: Count | dict[Meaning, Count]
+    separation: bool = False
+    wait_days: int = Field(default=14, ge=1, le=366)
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if len(set(self.people)) != len(self.people):
+            raise ValueError("a person is listed twice")
+        if not self.needed:
+            raise ValueError("quorum asks for no signature")
+        largest = max(self.needed.values())
+        if largest > len(self.people):
+            raise ValueError(f"quorum asks for {largest} people of {len(self.people)}")
+        return self
+
+    @property
+    def needed(self) -> dict[Meaning, int]:
+        """The number of people by meaning."""
+        return {"approved": self.quorum} if isinstance(self.quorum, int) else dict(self.quorum)
+
+
+class Rule(_Part):
+    """One way in. What is left out is not asked for, but ``recipes`` or ``approvers`` must be there.
+
+    Attributes
+    ----------
+    recipes
+        Digests of recipes and queries.
+    approvers
+        The people whose approvals are needed.
+    projects
+        Names or digests of projects that this site has signed.
+    purposes
+        Codes that a project may have as its purpose.
+    views
+        Digests of views.
+    """
+
+    recipes: Annotated[list[Digest], Field(max_length=10_000)] | None = None
+    approvers: Approvers | None = None
+    projects: Annotated[list[Digest | ProjectName], Field(max_length=1000)] | None = None
+    purposes: Annotated[list[Purpose], Field(max_length=1000)] | None = None
+    views: Annotated[list[Digest], Field(max_length=1000)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"recipes": [value]} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.recipes is None and self.approvers is None:
+            raise ValueError("a rule names recipes, or approvers, or both")
+        return self
+
+    def findings(self, digest: str, project: Project | None, view: str) -> Iterator[Finding]:
+        """Yield what the rule says; that approvals are needed is the caller's to follow up."""
+        if self.recipes is not None:
+            named = digest in self.recipes
+            code = "policy.digest_not_allowed"
+            yield Finding(code, "recipes", f"the digest is {digest}", _list(self.recipes), named)
+        needs_project = self.approvers is not None
+        if self.projects is not None or needs_project:
+            names = {project.name, project.digest()} if project else set()
+            said = f"the run is of {f'the project {project.name}' if project else 'no project'}"
+            wanted = "any project" if self.projects is None else _list(self.projects)
+            fits = bool(names) and (self.projects is None or bool(names & set(self.projects)))
+            yield Finding("policy.project", "projects", said, wanted, fits)
+        if self.purposes is not None:
+            purpose = project.purpose if project else "none"
+            wanted = _list(self.purposes)
+            fits = project is not None and purpose in self.purposes
+            yield Finding("policy.purpose", "purposes", f"the purpose is {purpose}", wanted, fits)
+        if self.views is not None:
+            fits = view in self.views
+            yield Finding("policy.view", "views", f"the view's digest is {view}", _list(self.views), fits)
 
 
 class Policy(_Part):
     """The contents of ``policy.yaml``. ``budgets`` is what each population may spend, over all runs ever."""
 
-    allow: list[Digest] = []
+    allow: list[Rule] = []
     require: Requirements = Requirements()
     budgets: dict[str, Budget] = {}
+    notify: Notify = Notify()
 
-    def check(self, document: Any, digest: str) -> None:
-        """Refuse a document that this policy does not accept. Raises PolicyRefused."""
-        if digest not in self.allow:
-            raise PolicyRefused(
-                "policy.digest_not_allowed",
-                f"the policy does not name the digest {digest}.",
-                "Read the recipe, then add its digest under 'allow' in policy.yaml.",
-            )
-        wanted = self.require
-        if wanted.protect == "masked" and document.privacy.protect != "masked":
-            raise PolicyRefused(
-                "policy.protection",
-                f"the document says protect: {document.privacy.protect}, the policy accepts protect: masked.",
-            )
-        if document.privacy.protect == "masked" and document.federation.min_sites < wanted.min_sites:
-            raise PolicyRefused(
-                "policy.min_sites",
-                f"the document says min_sites: {document.federation.min_sites}, "
-                f"the policy accepts {wanted.min_sites} or more.",
-            )
-        self._check_unit(document.privacy)
-        clip = getattr(document.privacy, "update_clip", None)
-        if wanted.max_update_clip is not None and clip is not None and clip > wanted.max_update_clip:
-            raise PolicyRefused(
-                "policy.clip",
-                f"the document says update_clip: {clip}, the policy accepts up to {wanted.max_update_clip}.",
-            )
+    def check(
+        self,
+        document: Any,
+        digest: str,
+        *,
+        project: Project | None = None,
+        view: str = "",
+        now: datetime | None = None,
+    ) -> list[Rule]:
+        """Refuse a document that this policy does not accept; return the rules that accept it.
 
-    def _check_unit(self, privacy: Any) -> None:
-        wanted = self.require
-        if _UNITS.index(privacy.unit) < _UNITS.index(wanted.unit):
-            raise PolicyRefused(
-                "policy.unit",
-                f"the document says unit: {privacy.unit}, the policy accepts {wanted.unit} or stronger.",
-            )
-        if wanted.max_epsilon is not None and (privacy.epsilon or 0.0) > wanted.max_epsilon:
-            raise PolicyRefused(
-                "policy.epsilon",
-                f"the document says epsilon: {privacy.epsilon}, "
-                f"the policy accepts up to {wanted.max_epsilon}.",
-            )
-        if wanted.max_delta is not None and (privacy.delta or 0.0) > wanted.max_delta:
-            raise PolicyRefused(
-                "policy.delta",
-                f"the document says delta: {privacy.delta}, the policy accepts up to {wanted.max_delta}.",
-            )
+        Approvals that a rule asks for are still to be looked for. Parameters are as for :meth:`findings`.
+
+        Raises
+        ------
+        PolicyRefused
+            The first finding's code; the message names every one.
+        """
+        refuse(list(self.findings(document, digest, project=project, view=view, now=now)))
+        return self.accepting(digest, project=project, view=view)
+
+    def findings(
+        self,
+        document: Any,
+        digest: str,
+        *,
+        project: Project | None = None,
+        view: str = "",
+        now: datetime | None = None,
+    ) -> Iterator[Finding]:
+        """Yield what every line says that follows from the document.
+
+        Parameters
+        ----------
+        document, digest
+            The parsed document, and its digest as this site computes it.
+        project
+            The project of the run; None for none.
+        view
+            Digest of the view at this site.
+        now
+            None is the present.
+        """
+        yield from self._allowed(digest, project, view)
+        yield from self.require.findings(document, utc_now() if now is None else now)
+
+    def accepting(self, digest: str, *, project: Project | None, view: str) -> list[Rule]:
+        """Return the rules of ``allow`` that accept the digest, project and view."""
+        return [
+            rule for rule in self.allow if all(one.accepted for one in rule.findings(digest, project, view))
+        ]
+
+    def _allowed(self, digest: str, project: Project | None, view: str) -> Iterator[Finding]:
+        """Yield the findings of the rule that fits best, or that no rule names the digest."""
+        said = [list(rule.findings(digest, project, view)) for rule in self.allow]
+        named = [found for found in said if not any(_refuses_digest(one) for one in found)]
+        if named:
+            yield from min(named, key=lambda found: sum(not one.accepted for one in found))
+        else:
+            digests = [one for rule in self.allow for one in rule.recipes or ()]
+            code = "policy.digest_not_allowed"
+            yield Finding(code, "allow", f"the digest is {digest}", _list(digests), False)
 
     def budget(self, population: str) -> Budget:
         """Return what *population* may spend. Raises PolicyRefused (``policy.no_budget``)."""
@@ -122,19 +217,52 @@ class Policy(_Part):
         return self.budgets[population]
 
 
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raise PolicyRefused with the first refusal's code and every refusal's sentence, if there is one."""
+    refused = [one for one in findings if not one.accepted]
+    if refused:
+        hint = "Read the recipe, then add its digest under 'allow' in policy.yaml." if any(
+            _refuses_digest(one) for one in refused
+        ) else "Ask for a recipe that meets these lines; a policy never changes one."  # fmt: skip
+        raise PolicyRefused(refused[0].code, "\n".join(one.sentence for one in refused), hint)
+
+
 def read_policy(path: Path) -> Policy:
-    """Return the policy in *path*.
+    """Return the policy in *path* as it is now; it is parsed again only when its bytes have changed.
 
     Raises
     ------
     PolicyRefused
         ``policy.absent`` or ``policy.invalid``.
     """
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         raise PolicyRefused(
             "policy.absent", f"there is no policy at {path}, so nothing runs.", "Write one; see docs/cli.md."
-        )
+        ) from None
+    except OSError as error:
+        raise PolicyRefused(
+            "policy.invalid",
+            f"{path}: cannot be read ({error.strerror}).",
+            "Let the site's own user read it.",
+        ) from error
     try:
-        return read_settings(path, Policy)
+        return _parsed(content, path)
     except RecipeError as error:
         raise PolicyRefused("policy.invalid", error.message, error.hint) from error
+
+
+@lru_cache(maxsize=64)
+def _parsed(content: bytes, path: Path) -> Policy:
+    return parse_settings(content, path, Policy)
+
+
+def _refuses_digest(finding: Finding) -> bool:
+    return finding.code == "policy.digest_not_allowed" and not finding.accepted
+
+
+def _list(names: Sequence[str]) -> str:
+    """Return up to three of *names*, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"

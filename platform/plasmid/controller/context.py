@@ -78,6 +78,14 @@ class RunContext:
         """Return which of *sites* are there again; see :class:`plasmid.link.switchboard.Switchboard`."""
         return list(self._ask("readmit", self.run, list(sites)))
 
+    def hear_again(self, kind: str, sites: Sequence[str]) -> list[str]:
+        """Return which of *sites* can be asked anew; see :class:`plasmid.link.switchboard.Switchboard`."""
+        return list(self._ask("hear_again", self.run, kind, list(sites)))
+
+    def expelled(self, sites: Iterable[str]) -> list[str]:
+        """Return which of *sites* are members no more."""
+        return list(self._ask("expelled", list(sites)))
+
     def close(self) -> None:
         """Take nothing more for the run."""
         self._ask("close_run", self.run)

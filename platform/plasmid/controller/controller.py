@@ -1,5 +1,6 @@
 """The controller: a detached Ray actor that plans and creates runs, one run actor each.
 
+A run is shown to, and stopped by, people of its project alone; its result goes to those who may receive it.
 Known errors are returned, not raised: so they cross Ray as themselves.
 """
 
@@ -19,12 +20,16 @@ from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, check_roster, colluders, prepare
 from plasmid.controller.run import RunActor
 from plasmid.controller.states import RunState
-from plasmid.core.errors import LinkError, PlasmidError
+from plasmid.core.clock import now
+from plasmid.core.errors import LinkError, PlasmidError, RunFailed
 from plasmid.link.actors import log_to, start_actor
 from plasmid.link.engine import open_engine
+from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Registry
+from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Ask, RunRequest, sign
+from plasmid.protocol.messages import Ask, RunRequest, Signed, open_signed, run_id, sign
+from plasmid.protocol.project import Project, ProjectPerson, open_project
 
 ASK_TIMEOUT_S = 120.0
 
@@ -52,25 +57,30 @@ class Controller:
         engine: Engine = open_engine(database_url)
         self._runs = Runs(engine)
         self._registry = Registry(engine)
+        self._projects = ProjectRegistry(engine)
         self._link = link
         self._identity = Identity.from_pem("coordinator", (self._home / "identity.key").read_bytes())
         self._actors: dict[str, Any] = {}
         self._ends: dict[str, asyncio.Task[None]] = {}
 
     async def ready(self) -> list[str]:
-        """Mark what an earlier coordinator left unfinished and return those runs' ids."""
-        return self._runs.interrupt_unfinished()
+        """Mark what an earlier coordinator left unfinished, return their ids, and let the waiting wait on."""
+        left = self._runs.interrupt_unfinished()
+        for run, invited in self._runs.awaiting().items():
+            await self._start(run, invited)
+        return left
 
     @_errors_as_values
-    async def plan(self, request: RunRequest) -> dict[str, Any]:
-        """Return what a run would be, and which sites would admit it.
+    async def plan(self, signed: Signed, key: str) -> dict[str, Any]:
+        """Return what a run would be, and which sites would admit it; *key* is the requester's.
 
         The figures are those of the sites that accept; of all that are invited while too few do.
         """
+        request, project, envelope = self._asked(signed, key)
         job = await asyncio.to_thread(prepare, request.document, request.digest)
-        invited = self._invited(request)
-        answers = await self._ask_sites(request, invited)
-        accepting = [site for site, answer in answers.items() if answer["accepted"]]
+        invited = self._invited(request, project)
+        answers = await self._ask_sites(Ask(run=_question(), request=signed, project=envelope), invited)
+        accepting = [site for site, said in answers.items() if said["accepted"] or said["pending"]]
         organisations = self._organisations()
         terms = [answers[site]["terms"] for site in accepting if answers[site]["terms"]]
         roster = accepting if len(accepting) >= job.document.federation.min_sites else invited
@@ -83,30 +93,33 @@ class Controller:
         return {**figures, "sites": answers, "n": len(roster), "c": c}
 
     @_errors_as_values
-    async def create(self, request: RunRequest, requester: str) -> dict[str, Any]:
+    async def create(self, signed: Signed, key: str) -> dict[str, Any]:
         """Create a run and start it; the same request again returns the same run."""
+        request, project, envelope = self._asked(signed, key)
         job: Job = await asyncio.to_thread(prepare, request.document, request.digest)
-        invited = self._invited(request)
+        invited = self._invited(request, project)
         organisations = self._organisations()
         check_roster(job, invited, {}, colluders({s: organisations[s] for s in invited}, 0))
-        name = str(request.document.get("name", request.document["computation"]))[:40]
-        run = self._runs.create(
-            f"{name.replace('_', '-')}-{secrets.token_hex(4)}",
-            document=request.document,
-            digest=job.digest,
-            requester=requester,
-            nonce=request.nonce,
-            invited=invited,
-            rounds=job.document.rounds,
-        )
+        run = run_id(request)
+        self._runs.create(run, request=signed, project=envelope, invited=invited, rounds=job.document.rounds)
+        await self._start(run, invited)
+        return {"run_id": run}
+
+    async def _start(self, run: str, invited: list[str]) -> None:
+        """Start the actor of an unfinished run that has none."""
         await self._link.open_run.remote(run, invited)
-        if run not in self._actors and not RunState(self._runs.show(run)["state"]).final:
+        if run not in self._actors and not self._runs.state(run).final:
             actor = start_actor(
-                RunActor, f"run-{run}", run, str(self._home), self._database_url, self._link, organisations
+                RunActor,
+                f"run-{run}",
+                run,
+                str(self._home),
+                self._database_url,
+                self._link,
+                self._organisations(),
             )
             self._actors[run] = actor
             self._ends[run] = asyncio.create_task(self._watch(run, actor))
-        return {"run_id": run}
 
     async def _watch(self, run: str, actor: Any) -> None:
         try:
@@ -126,14 +139,18 @@ class Controller:
             self._ends.pop(run, None)
 
     @_errors_as_values
-    async def runs(self) -> list[dict[str, Any]]:
-        """Return a summary of every run, newest first."""
-        return self._runs.all()
+    async def runs(self, key: str) -> list[dict[str, Any]]:
+        """Return a summary of every run of the projects of the person with *key*, newest first."""
+        own = {envelope.open(Project).digest() for envelope in self._projects.of(key)}
+        return self._runs.all(own)
 
     @_errors_as_values
-    async def show(self, run: str) -> dict[str, Any]:
-        """Return all that is known of a run, with each site's progress in the current round."""
-        shown = self._runs.show(run)
+    async def show(self, run: str, key: str) -> dict[str, Any]:
+        """Return all that is known of a run, with each site's progress in the current round.
+
+        Who may not receive the result sees neither it nor the names of the states.
+        """
+        shown = _for(self._person(run, key), self._runs.show(run))
         pulses = await self._link.pulses.remote(run)
         return {
             **shown,
@@ -141,37 +158,72 @@ class Controller:
         }
 
     @_errors_as_values
-    async def log(self, run: str, after: int) -> list[dict[str, Any]]:
+    async def log(self, run: str, after: int, key: str) -> list[dict[str, Any]]:
         """Return a run's log lines numbered above *after*."""
+        self._person(run, key)
         return self._runs.log(run, after)
 
     @_errors_as_values
-    async def stop(self, run: str, requester: str) -> dict[str, Any]:
+    async def stop(self, run: str, key: str) -> dict[str, Any]:
         """Stop a run; a finished one stays as it is."""
+        person = self._person(run, key)
         state = RunState(self._runs.show(run)["state"])
         if not state.final:
-            self._runs.say(run, f"{requester} asks to stop")
+            self._runs.say(run, f"{person.name} asks to stop")
             await self._link.stop_run.remote(run)
         return {"run_id": run, "state": state}
+
+    @_errors_as_values
+    async def expel(self, person: str) -> list[str]:
+        """Stop what a person has launched who is a member no more; return those runs."""
+        runs = [run["run_id"] for run in self._runs.all() if run["requester"] == person]
+        open_ = [run for run in runs if not self._runs.state(run).final]
+        for run in open_:
+            self._runs.say(run, f"{person}, who asked for it, is revoked")
+            await self._link.stop_run.remote(run)
+        return open_
 
     def _organisations(self) -> dict[str, str]:
         return {entry.name: entry.organisation for entry in self._registry.sites()}
 
-    def _invited(self, request: RunRequest) -> list[str]:
+    def _asked(self, signed: Signed, key: str) -> tuple[RunRequest, Project, Envelope]:
+        """Return the request of the person with *key* and its project, where that lets it launch now.
+
+        Raises
+        ------
+        ProjectRefused
+            ``project.unknown``, ``project.unsigned``, ``project.dates``, ``project.requester``.
+        """
+        request: RunRequest = open_signed(signed, key)
+        envelope = self._projects.get(request.project, key)
+        project = open_project(envelope)
+        project.check_dates(now())
+        open_signed(signed, project.launcher(signed.signer).key)  # as every gateway will
+        return request, project, envelope
+
+    def _person(self, run: str, key: str) -> ProjectPerson:
+        """Return who has *key* in the project of *run*. Raises RunFailed (``run.unknown``), as for no run."""
+        for person in self._runs.project(run).people:
+            if person.key == key:
+                return person
+        raise RunFailed("run.unknown", f"there is no run {run!r}.", "'plasmid runs ls' lists them.")
+
+    def _invited(self, request: RunRequest, project: Project) -> list[str]:
+        wanted = set(request.sites or [site.name for site in project.sites])
+        project.check_reach(wanted)
         enrolled = sorted(self._organisations())
-        unknown = sorted(set(request.sites or ()) - set(enrolled))
+        unknown = sorted(wanted - set(enrolled))
         if unknown:
             raise LinkError(
                 "link.site_unknown",
                 f"not enrolled here: {', '.join(unknown)}.",
                 f"Enrolled are: {', '.join(enrolled) or 'none'}.",
             )
-        return enrolled if request.sites is None else sorted(set(request.sites))
+        return sorted(wanted)
 
-    async def _ask_sites(self, request: RunRequest, invited: list[str]) -> dict[str, dict[str, Any]]:
-        asked = f"ask-{secrets.token_hex(8)}"
+    async def _ask_sites(self, ask: Ask, invited: list[str]) -> dict[str, dict[str, Any]]:
+        asked, question = ask.run, sign(self._identity, ask)
         online = [site for site in await self._link.online.remote() if site in invited]
-        question = sign(self._identity, Ask(run=asked, document=request.document, digest=request.digest))
         await self._link.open_run.remote(asked, online)
         try:
             await self._link.send.remote([(site, question) for site in online])
@@ -184,8 +236,22 @@ class Controller:
             "code": "link.offline",
             "sentence": "The site is not connected.",
             "terms": None,
+            "pending": None,
         }
         return {
             site: {key: answers[site].payload[key] for key in silent} if site in answers else dict(silent)
             for site in invited
         }
+
+
+def _question() -> str:
+    """Return a name for a question, under which its answers are collected."""
+    return f"ask-{secrets.token_hex(8)}"
+
+
+def _for(person: ProjectPerson, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what *person* may see of a run: without ``receive``, nothing that leads to a result."""
+    if "receive" in person.roles:
+        return {**shown, "withheld": False}
+    rounds = [{**done, "state": None} for done in shown["round_log"]]
+    return {**shown, "result": None, "round_log": rounds, "withheld": True}

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from plasmid.controller.database import Runs
 from plasmid.core.errors import StorageError, UsageError
 from plasmid.core.files import write_atomic
 from plasmid.link.authority import Authority
 from plasmid.link.engine import open_engine, sqlite_url
+from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Registry
 from plasmid.protocol.identity import Identity
 
@@ -65,6 +67,15 @@ class CoordinatorHome:
     def registry(self) -> Registry:
         """Return the registry of members."""
         return Registry(open_engine(self.database_url))
+
+    def check_database(self) -> None:
+        """Make the tables that are not there. Raises StorageError (``storage.other_release``)."""
+        engine = open_engine(self.database_url)
+        try:
+            for part in (Runs, Registry, ProjectRegistry):
+                part(engine)
+        finally:
+            engine.dispose()
 
     def endpoint(self, process: int | None = None) -> str | None:
         """Return the URL of the coordinator that is running from this folder, None if none is.
@@ -132,10 +143,12 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
     LinkError
         ``link.port_taken``, before anything is started.
     StorageError
-        ``storage.in_use``: another coordinator runs from this folder.
+        ``storage.in_use``: another coordinator runs from this folder; ``storage.other_release``: its database
+        was made by another release.
     """
     home.identity()
     with home.lock():
+        home.check_database()
         _secure_ray(home.folder)
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

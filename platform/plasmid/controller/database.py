@@ -3,14 +3,16 @@
 Rules
 -----
 1. A run exists here before anything about it is sent.
-2. A state changes only along :mod:`plasmid.controller.states`; the change and its log line are one
+2. The request that a run comes from, and the project that it belongs to, are kept as they were signed.
+3. A state changes only along :mod:`plasmid.controller.states`; the change and its log line are one
    transaction.
-3. A round's row is written when its manifest is made and completed with the digest of the next state.
+4. A round's row is written when its manifest is made and completed with the digest of the next state.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +21,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from plasmid.controller.states import FINAL, RunState, may_follow
 from plasmid.core.errors import RunFailed
+from plasmid.link.engine import create_tables
+from plasmid.protocol.envelope import Envelope, parse_envelope
+from plasmid.protocol.messages import Admission, Pending, Signed, parse_signed, wire
+from plasmid.protocol.project import Project
 
 
 class _Base(DeclarativeBase):
@@ -31,11 +37,12 @@ class _Run(_Base):
     name: Mapped[str] = mapped_column(String(63))
     computation: Mapped[str] = mapped_column(String(63))
     digest: Mapped[str] = mapped_column(String(64))
-    document: Mapped[str] = mapped_column(Text)
+    request: Mapped[str] = mapped_column(Text)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    envelope: Mapped[str] = mapped_column(Text)
     requester: Mapped[str] = mapped_column(String(63))
-    nonce: Mapped[str] = mapped_column(String(32), unique=True)
     invited: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(32))
     rounds: Mapped[int]
     error: Mapped[str | None] = mapped_column(Text)
     result: Mapped[str | None] = mapped_column(Text)
@@ -50,6 +57,9 @@ class _Participant(_Base):
     accepted: Mapped[bool]
     code: Mapped[str] = mapped_column(String(64))
     sentence: Mapped[str] = mapped_column(Text)
+    have: Mapped[int]
+    need: Mapped[int]
+    expires: Mapped[str | None] = mapped_column(String(32))
 
 
 class _Round(_Base):
@@ -75,24 +85,23 @@ class Runs:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        _Base.metadata.create_all(engine)
+        create_tables(engine, _Base.metadata)
 
     def create(
         self,
         run: str,
         *,
-        document: dict[str, Any],
-        digest: str,
-        requester: str,
-        nonce: str,
+        request: Signed,
+        project: Envelope,
         invited: list[str],
         rounds: int,
-    ) -> str:
-        """Record a new run and return its id; the same nonce again returns the run it made before."""
+    ) -> None:
+        """Record the run *run* of *request*, unless it is there already."""
+        document, digest = request.payload["document"], request.payload["digest"]
+        named = project.open(Project)
         with Session(self._engine) as session, session.begin():
-            known = session.scalars(select(_Run).where(_Run.nonce == nonce)).first()
-            if known is not None:
-                return known.id
+            if session.get(_Run, run) is not None:
+                return
             now = _now()
             session.add(
                 _Run(
@@ -100,9 +109,10 @@ class Runs:
                     name=str(document.get("name", document["computation"])),
                     computation=str(document["computation"]),
                     digest=digest,
-                    document=json.dumps(document),
-                    requester=requester,
-                    nonce=nonce,
+                    request=wire(request).decode(),
+                    project=named.digest(),
+                    envelope=project.wire().decode(),
+                    requester=request.signer,
                     invited=json.dumps(invited),
                     state=RunState.CREATED,
                     rounds=rounds,
@@ -113,8 +123,8 @@ class Runs:
                 )
             )
             session.flush()
-            session.add(_Line(run=run, time=now, text=f"created by {requester}, digest {digest}"))
-        return run
+            text = f"created by {request.signer} in {named.name}, digest {digest}"
+            session.add(_Line(run=run, time=now, text=text))
 
     def move(
         self,
@@ -141,12 +151,58 @@ class Runs:
         with Session(self._engine) as session, session.begin():
             session.add(_Line(run=run, time=_now(), text=text))
 
-    def admit(self, run: str, site: str, *, accepted: bool, code: str, sentence: str) -> None:
+    def admit(self, run: str, site: str, said: Admission) -> None:
         """Record a site's answer."""
+        pending = said.pending
         with Session(self._engine) as session, session.begin():
-            session.merge(_Participant(run=run, site=site, accepted=accepted, code=code, sentence=sentence))
-            what = "accepts" if accepted else f"refuses: {sentence} [{code}]"
+            known = session.get(_Participant, (run, site))
+            need = pending.need if pending else known.need if known else 0
+            session.merge(
+                _Participant(
+                    run=run,
+                    site=site,
+                    accepted=said.accepted,
+                    code=said.code,
+                    sentence=said.sentence,
+                    have=pending.have if pending else need if said.accepted else 0,
+                    need=need,
+                    expires=pending.expires if pending else None,
+                )
+            )
+            what = "accepts" if said.accepted else f"refuses: {said.sentence} [{said.code}]"
+            if pending:
+                what = f"waits for approvals ({pending.have} of {pending.need}) until {pending.expires}"
             session.add(_Line(run=run, time=_now(), text=f"{site} {what}"))
+
+    def state(self, run: str) -> RunState:
+        """Return where a run is. Raises RunFailed (``run.unknown``)."""
+        with Session(self._engine) as session:
+            return RunState(_get(session, run).state)
+
+    def awaited(self, run: str) -> dict[str, Admission]:
+        """Return what the sites of a waiting run last said: those that accept or wait, by name."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(_Participant).where(_Participant.run == run)).all()
+            return {
+                row.site: Admission(
+                    run=run,
+                    site=row.site,
+                    accepted=row.accepted,
+                    code=row.code,
+                    sentence=row.sentence,
+                    pending=Pending(have=row.have, need=row.need, expires=row.expires)
+                    if row.expires
+                    else None,
+                )
+                for row in rows
+                if row.accepted or row.expires
+            }
+
+    def awaiting(self) -> dict[str, list[str]]:
+        """Return the runs that wait for approvals, each with its invited sites."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(_Run).where(_Run.state == RunState.AWAITING_APPROVAL)).all()
+            return {row.id: json.loads(row.invited) for row in rows}
 
     def begin_round(self, run: str, number: int, manifest: str) -> None:
         """Record that a round's manifest was made; that of another attempt takes its place."""
@@ -164,9 +220,13 @@ class Runs:
             row.ended, row.state_digest = _now(), state_digest
 
     def interrupt_unfinished(self) -> list[str]:
-        """Mark every unfinished run INTERRUPTED (a coordinator is starting) and return their ids."""
+        """Mark every unfinished run INTERRUPTED (a coordinator is starting) and return their ids.
+
+        A run that waits for approvals stays as it is: see :meth:`awaiting`.
+        """
         with Session(self._engine) as session:
-            left = session.scalars(select(_Run.id).where(_Run.state.not_in(list(FINAL)))).all()
+            going_on = [*FINAL, RunState.AWAITING_APPROVAL]
+            left = session.scalars(select(_Run.id).where(_Run.state.not_in(going_on))).all()
         for run in left:
             self.move(run, RunState.INTERRUPTED, text="the coordinator ended before the run did")
         return list(left)
@@ -175,13 +235,29 @@ class Runs:
         """Return a run's document, its digest and the invited sites."""
         with Session(self._engine) as session:
             row = _get(session, run)
-            return json.loads(row.document), row.digest, json.loads(row.invited)
+            return _document(row), row.digest, json.loads(row.invited)
 
-    def all(self) -> list[dict[str, Any]]:
-        """Return a summary of every run, newest first."""
+    def asked(self, run: str) -> tuple[Signed, Envelope]:
+        """Return the request that a run comes from, and the project that it belongs to, as signed."""
         with Session(self._engine) as session:
-            rows = session.scalars(select(_Run).order_by(_Run.created.desc())).all()
-            return [_summary(row) for row in rows]
+            row = _get(session, run)
+            return parse_signed(row.request.encode()), parse_envelope(row.envelope.encode())
+
+    def project(self, run: str) -> Project:
+        """Return the project that a run belongs to. Raises RunFailed (``run.unknown``)."""
+        return self.asked(run)[1].open(Project)
+
+    def all(self, projects: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """Return a summary of every run, newest first; with *projects*, of theirs alone (digests)."""
+        wanted = select(_Run).order_by(_Run.created.desc())
+        with Session(self._engine) as session:
+            rows = session.scalars(
+                wanted if projects is None else wanted.where(_Run.project.in_(projects))
+            ).all()
+            asked: dict[str, list[_Participant]] = {}
+            for site in session.scalars(select(_Participant).where(_Participant.need > 0)):
+                asked.setdefault(site.run, []).append(site)
+            return [{**_summary(row), "approvals": _approvals(asked.get(row.id, []))} for row in rows]
 
     def show(self, run: str) -> dict[str, Any]:
         """Return all that is known of a run. Raises RunFailed (``run.unknown``)."""
@@ -191,10 +267,16 @@ class Runs:
             sites = session.scalars(select(_Participant).where(_Participant.run == run)).all()
             return {
                 **_summary(row),
-                "document": json.loads(row.document),
+                "approvals": _approvals(sites),
+                "document": _document(row),
                 "result": json.loads(row.result) if row.result else None,
                 "sites": {
-                    p.site: {"accepted": p.accepted, "code": p.code, "sentence": p.sentence}
+                    p.site: {
+                        "accepted": p.accepted,
+                        "code": p.code,
+                        "sentence": p.sentence,
+                        "approvals": _approvals([p]),
+                    }
                     for p in sorted(sites, key=lambda p: p.site)
                 },
                 "rounds_done": sum(r.ended is not None for r in rounds),
@@ -229,7 +311,20 @@ def _get(session: Session, run: str) -> _Run:
     return row
 
 
+def _document(row: _Run) -> dict[str, Any]:
+    return dict(json.loads(row.request)["payload"]["document"])
+
+
+def _approvals(sites: Iterable[_Participant]) -> dict[str, int] | None:
+    """Return how many approvals are there and needed over *sites*, None where none are needed."""
+    wanted = [site for site in sites if site.need]
+    if not wanted:
+        return None
+    return {"have": sum(site.have for site in wanted), "need": sum(site.need for site in wanted)}
+
+
 def _summary(row: _Run) -> dict[str, Any]:
+    project = parse_envelope(row.envelope.encode()).open(Project)
     return {
         "run_id": row.id,
         "name": row.name,
@@ -238,6 +333,7 @@ def _summary(row: _Run) -> dict[str, Any]:
         "state": row.state,
         "rounds": row.rounds,
         "requester": row.requester,
+        "project": {"name": project.name, "digest": row.project, "purpose": project.purpose},
         "error": json.loads(row.error) if row.error else None,
         "created": f"{row.created.isoformat()}Z",
         "updated": f"{row.updated.isoformat()}Z",

@@ -20,9 +20,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from plasmid.computations import api
+from plasmid.controller.admission import Admissions
 from plasmid.controller.context import RunContext
 from plasmid.controller.database import Runs
-from plasmid.controller.plan import Job, check_roster, colluders, prepare
+from plasmid.controller.plan import Job, prepare
 from plasmid.controller.rounds import Rounds
 from plasmid.controller.secure_sum import SecureSum
 from plasmid.controller.states import RunState
@@ -35,10 +36,9 @@ from plasmid.privacy.audit import Audit
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.body import pack
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admission, Admit, End, UnitTerms
+from plasmid.protocol.messages import End, UnitTerms
 
 log = logging.getLogger(__name__)
-ADMISSION_TIMEOUT_S = 180.0
 
 
 class RunActor:
@@ -86,8 +86,7 @@ class RunActor:
         runs, run = self._context.runs, self._context.run
         document, digest, invited = runs.document(run)
         job = prepare(document, digest)
-        runs.move(run, RunState.ADMITTING, text=f"asking {len(invited)} sites")
-        terms = self._admit(job, document, invited)
+        terms = Admissions(self._context, self._organisations).admit(job, invited)
         sums = SecureSum(self._context, job, terms, self._organisations)
         runs.move(run, RunState.SETTING_UP, text=f"{len(terms)} sites")
         sums.begin()
@@ -97,31 +96,6 @@ class RunActor:
         runs.move(run, RunState.FINISHING)
         audit = self._audit(job, rounds)
         runs.move(run, RunState.SUCCEEDED, result=self._result(job, terms, sums, state, audit))
-
-    def _admit(self, job: Job, document: dict[str, Any], invited: list[str]) -> dict[str, UnitTerms | None]:
-        """Return the sites that take part, with what each made of the document's epsilon."""
-        context = self._context
-        request = Admit(run=context.run, document=document, digest=job.digest)
-        online = [site for site in context.online() if site in invited]
-        context.send((site, request) for site in online)
-        collected = context.collect("admission", online, timeout_s=ADMISSION_TIMEOUT_S)
-        refused = {site: "it is not connected" for site in invited if site not in online}
-        refused |= collected.missing
-        terms: dict[str, UnitTerms | None] = {}
-        for site, signed in collected.got.items():
-            said = Admission.model_validate(signed.payload)
-            context.runs.admit(
-                context.run, site, accepted=said.accepted, code=said.code, sentence=said.sentence
-            )
-            if said.accepted:
-                terms[site] = said.terms
-            else:
-                refused[site] = f"{said.sentence} [{said.code}]"
-        roster = sorted(terms)
-        organisations = {site: self._organisations[site] for site in roster}
-        c = colluders(organisations, job.document.federation.colluding_organisations)
-        check_roster(job, roster, refused, c)
-        return terms
 
     def _audit(self, job: Job, rounds: Rounds) -> Audit | None:
         """Audit the final state where the document asks for it.

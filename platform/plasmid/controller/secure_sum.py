@@ -163,6 +163,8 @@ class SecureSum:
         to_come = self._job.document.rounds + 1 - round_ + 1 + self._left  # one more for an audit
         self._readmit()
         while True:
+            out = self._context.expelled(sorted(set(self._terms) - set(self._gone)))
+            self._drop(dict.fromkeys(out, "it was revoked"), "is a member no more")
             roster = sorted(set(self._terms) - set(self._gone))
             organisations = {site: self._organisations[site] for site in roster}
             self._c = colluders(organisations, self._job.document.federation.colluding_organisations)
@@ -199,8 +201,8 @@ class SecureSum:
         back = context.readmit(sorted(self._gone))
         if not back:
             return
-        document, digest, _ = context.runs.document(context.run)
-        request = Admit(run=context.run, document=document, digest=digest)
+        asked, project = context.runs.asked(context.run)
+        request = Admit(run=context.run, request=asked, project=project)
         context.move_on(0, 0)
         context.send((site, request) for site in back)
         collected = context.collect("admission", back, timeout_s=SETUP_TIMEOUT_S)

@@ -1,8 +1,12 @@
 """The states of a run, and which may follow which.
 
-    CREATED -> ADMITTING -> SETTING_UP -> RUNNING -> FINISHING -> SUCCEEDED
-       |           |            |            |           |
-       +-----------+------------+------------+-----------+--> FAILED | STOPPED | INTERRUPTED
+    CREATED -> ADMITTING -> AWAITING_APPROVAL -> SETTING_UP -> RUNNING -> FINISHING -> SUCCEEDED
+       |           |               |                 |            |           |
+       +-----------+---------------+-----------------+------------+-----------+--> FAILED | STOPPED |
+                                                                                   INTERRUPTED
+
+AWAITING_APPROVAL is left out where no site's people are to approve the run. A coordinator that starts again
+goes on with a run that waits there.
 
 INTERRUPTED is what a run becomes whose coordinator ended before it: written when a coordinator next
 starts, and shown before that by whoever finds an unfinished run that no coordinator holds.
@@ -18,6 +22,7 @@ class RunState(StrEnum):
 
     CREATED = "CREATED"
     ADMITTING = "ADMITTING"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
     SETTING_UP = "SETTING_UP"
     RUNNING = "RUNNING"
     FINISHING = "FINISHING"
@@ -33,12 +38,14 @@ class RunState(StrEnum):
 
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED, RunState.INTERRUPTED})
-_WAY = (RunState.CREATED, RunState.ADMITTING, RunState.SETTING_UP, RunState.RUNNING, RunState.FINISHING,
-        RunState.SUCCEEDED)  # fmt: skip
+_WAY = (RunState.CREATED, RunState.ADMITTING, RunState.AWAITING_APPROVAL, RunState.SETTING_UP,
+        RunState.RUNNING, RunState.FINISHING, RunState.SUCCEEDED)  # fmt: skip
 
 
 def may_follow(old: RunState, new: RunState) -> bool:
     """Return whether *new* may follow *old*."""
     if old.final:
         return False
-    return new in FINAL - {RunState.SUCCEEDED} or (new in _WAY and _WAY.index(new) == _WAY.index(old) + 1)
+    if new in FINAL - {RunState.SUCCEEDED} or (old, new) == (RunState.ADMITTING, RunState.SETTING_UP):
+        return True
+    return new in _WAY and _WAY.index(new) == _WAY.index(old) + 1

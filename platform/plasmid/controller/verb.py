@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
 from plasmid.privacy.statements import SiteName
+from plasmid.protocol.enrolment import Organisation
 from plasmid.protocol.identity import fingerprint
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -83,9 +84,12 @@ def invite(
             raise UsageError("usage.role", f"{role!r} is not a role.", "Use --role site or --role person.")
         try:
             TypeAdapter(SiteName).validate_python(name)
+            TypeAdapter(Organisation).validate_python(organisation)
         except ValidationError as error:
             raise UsageError(
-                "usage.name", f"{name!r} cannot be a name.", "Use lower-case letters, digits, - and _."
+                "usage.name",
+                f"{name!r} of {organisation!r} cannot be a name and an organisation.",
+                "Letters, digits, - and _ for the name; 1 to 100 visible characters for the organisation.",
             ) from error
         coordinator = _coordinator(home)
         shown = fingerprint(coordinator.identity().public)
@@ -95,17 +99,74 @@ def invite(
 
 
 @app.command()
+def invitations(home: HomeOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
+    """List the invitations: open, used, expired."""
+    with reply(format) as answer:
+        coordinator = _coordinator(home)
+        coordinator.identity()
+        found = coordinator.registry().invitations()
+        answer.data["invitations"] = [asdict(known) for known in found]
+        for known in found:
+            answer.say(
+                f"  {known.id}  {known.state}  {known.role} {known.name} ({plain(known.organisation)}), "
+                f"until {known.expires}"
+            )
+        if not found:
+            answer.say("There are no invitations.")
+
+
+@app.command("revoke-invitation")
+def revoke_invitation(
+    invitation: Annotated[str, typer.Argument(help="Its id ('invitations' lists them), or its name")],
+    home: HomeOption = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Take back an invitation that was not used."""
+    with reply(format) as answer:
+        coordinator = _coordinator(home)
+        coordinator.identity()
+        known = coordinator.registry().take_back(invitation)
+        answer.data["invitation"] = asdict(known)
+        answer.say(f"The invitation {known.id} for {known.role} {known.name} enrols nobody any more.")
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The member's name")],
+    reason: Annotated[str, typer.Option(help="Why; every site is told")],
+    home: HomeOption = None,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """Put a site or person out, for good and at once: nothing is open to it, and every site is told."""
+    with reply(format) as answer:
+        coordinator = _coordinator(home)
+        identity = coordinator.identity()
+        try:
+            said = coordinator.registry().revoke(name, reason=reason, by=identity)
+        except ValidationError as error:
+            raise UsageError(
+                "usage.reason", "--reason is one line of 1 to 300 characters.", "Say why in a few words."
+            ) from error
+        answer.data["revocation"] = said.model_dump()
+        answer.say(f"{said.role} {said.name} ({fingerprint(said.key)}) is out since {said.revoked}.")
+
+
+@app.command()
 def show(home: HomeOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
     """Show the coordinator's fingerprint, its address and who is enrolled, with fingerprints."""
     with reply(format) as answer:
         coordinator = _coordinator(home)
         shown = fingerprint(coordinator.identity().public)
-        members = coordinator.registry().members()
+        registry = coordinator.registry()
+        members, intercepted = registry.members(), registry.intercepted()
         answer.data |= {
             "fingerprint": shown,
             "url": coordinator.endpoint(),
             "members": [{**asdict(member), "fingerprint": fingerprint(member.key)} for member in members],
+            "intercepted": intercepted,
         }
         answer.say(f"Fingerprint: {shown}", f"Running at: {coordinator.endpoint() or 'not running'}")
         for member in members:
-            answer.say(f"  {member.role} {member.name} ({member.organisation}): {fingerprint(member.key)}")
+            proxied = "; its TLS ends at a proxy" if member.name in intercepted else ""
+            shown = fingerprint(member.key)
+            answer.say(f"  {member.role} {member.name} ({plain(member.organisation)}): {shown}{proxied}")

@@ -1,0 +1,229 @@
+"""What people approve, in plain words: what runs, on which rows, what will leave, what it costs, who gets it.
+
+Rules
+-----
+1. Everything is computed from the document, the project and this site's own figures; a recipe's own prose
+   (title, descriptions, release texts) is never repeated as if it were a fact.
+2. Every value that differs from the last approved version is named, also where no sentence speaks of it; a
+   bundle's Python is shown as a diff, line by line.
+3. Text from a document is shown with its control and direction characters made visible.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from plasmid.computations import api
+from plasmid.core.errors import PlasmidError
+from plasmid.data.csv import read_table
+from plasmid.gateway.home import SiteHome
+from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.policy import Policy
+from plasmid.gateway.requirements import cohort, most_bytes
+from plasmid.gateway.views import view_of
+from plasmid.models.store import ensure_model
+from plasmid.privacy.budgets import Population
+from plasmid.protocol.plan import attempts
+from plasmid.protocol.project import Project
+
+Section = Literal["what runs", "on which rows", "what will leave", "what it costs", "who receives"]
+_PROSE = ("title", "task.description", "release.")
+_LONGEST = 200
+_COMPUTATIONS = {
+    "mean": "mean: the count, mean and variance of one column, over all sites",
+    "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
+    "bundle": "bundle: the recipe's own Python computes a vector from the rows",
+    "ping": "ping: a vector of constants, to time the network",
+}
+"""What runs, in words that are this release's own."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the explanation."""
+
+    section: Section
+    name: str
+    value: str
+
+
+def explain(home: SiteHome, policy: Policy | None, document: Any, project: Project) -> list[Fact]:
+    """Return the facts about a parsed *document* at this site; without a *policy* no budget is known."""
+    return [
+        *_runs(document),
+        *_rows(home, document),
+        *_leaves(document),
+        *_costs(home, policy, document),
+        *_receives(project),
+    ]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return every value in which two documents differ, a line each; Python files as unified diffs."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    lines = []
+    for path in sorted(before.keys() | after.keys()):
+        was, now = before.get(path), after.get(path)
+        if was == now:
+            continue
+        if path.startswith("bundle.files."):
+            lines += _diff(path.removeprefix("bundle.files."), str(was or ""), str(now or ""))
+        elif path.startswith(_PROSE):
+            lines.append(f"{path}: the text was changed")
+        else:
+            lines.append(f"{path}: {_value(was)} -> {_value(now)}")
+    return lines
+
+
+def changed(old: list[Fact], new: list[Fact]) -> list[str]:
+    """Return what differs between two explanations, in sentences."""
+    before = {(fact.section, fact.name): fact.value for fact in old}
+    after = {(fact.section, fact.name): fact.value for fact in new}
+    lines = []
+    for key in [*after, *(key for key in before if key not in after)]:
+        was, now = before.get(key, "nothing"), after.get(key, "nothing")
+        if was != now:
+            lines.append(f"{key[1]}: {now} (last approved: {was})")
+    return lines
+
+
+def visible(text: str) -> str:
+    """Return *text* with every character that is not printed written as its escape."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _runs(document: Any) -> Iterator[Fact]:
+    section: Section = "what runs"
+    yield Fact(section, "computation", _COMPUTATIONS.get(document.computation, document.computation))
+    model, training = getattr(document, "model", None), getattr(document, "training", None)
+    if model is not None:
+        yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}")
+    adapter = getattr(document, "adapter", None)
+    if adapter is not None:
+        lora = adapter.lora
+        layers = "all layers" if lora.layers is None else f"the top {lora.layers} layers"
+        targets = ", ".join(visible(target) for target in lora.targets)
+        yield Fact(section, "adapter", f"LoRA of rank {lora.rank} on {targets} in {layers}")
+    if training is not None:
+        yield Fact(section, "training", f"{training.steps} steps on {training.batch} rows in each round")
+    yield Fact(
+        section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"
+    )
+    column = getattr(document, "column", None)
+    if column is not None:
+        low, high = document.bounds
+        yield Fact(section, "column", f"{visible(column)}, within {low:g} to {high:g}")
+    bundle = getattr(document, "bundle", None)
+    if bundle is not None:
+        sizes = ", ".join(f"{name} ({len(text.encode()):,} bytes)" for name, text in bundle.files.items())
+        yield Fact(section, "Python of its own", f"{sizes}; it runs in the sandbox")
+
+
+def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:
+    section: Section = "on which rows"
+    contract = getattr(document, "contract", None)
+    if contract is None:
+        yield Fact(section, "data", "none: it reads no row")
+        return
+    view = view_of(home, document)
+    yield Fact(section, "population", view.population)
+    yield Fact(section, "file", view.source or "none: no data file of this site fits")
+    columns = ", ".join(f"{visible(name)} ({column['type']})" for name, column in view.columns.items())
+    yield Fact(section, "columns", f"{columns}; every other column stays unread")
+    if view.patient is not None:
+        yield Fact(section, "rows of one patient", f"those with equal {visible(view.patient)}")
+    try:
+        table = read_table(home.view(document.name), contract)
+    except PlasmidError as error:
+        yield Fact(section, "number", f"unknown: the data do not meet the contract ({error.code})")
+        return
+    number, what = cohort(document, table)
+    patients = f" of {number:,} patients" if what == "patients" else ""
+    yield Fact(section, "number", f"{table.rows:,} {'row' if table.rows == 1 else 'rows'}{patients}")
+
+
+def _leaves(document: Any) -> Iterator[Fact]:
+    section: Section = "what will leave"
+    privacy = document.privacy
+    try:
+        model = getattr(document, "model", None)
+        base = None if model is None else ensure_model(
+            model.base, revision=model.revision, digest=model.digest
+        )  # fmt: skip
+        shape = api.load(document.computation).shape(document, base)
+    except PlasmidError as error:
+        yield Fact(section, "vector", f"unknown here ({error.code})")
+    else:
+        length = f"{shape.schema.size:,} numbers" if shape.schema.size != 1 else "one number"
+        yield Fact(
+            section, "vector", f"one of {length} in each attempt, {attempts(document)} attempts at most"
+        )
+        yield Fact(section, "size", f"at most {most_bytes(document, shape):,} bytes in the whole run")
+    clip, record = getattr(privacy, "update_clip", None), privacy.record_clip
+    bounds = [f"each {privacy.unit} cut to length {record:g}"] if record is not None else []
+    bounds += [f"the update cut to length {clip:g}"] if clip is not None else []
+    yield Fact(section, "bound", " and ".join(bounds) or "each number within the computation's public bound")
+    hidden = f"in a sum over {document.federation.min_sites} sites or more; nobody sees this site's own"
+    clear = "in the clear: the coordinator sees this site's own vector"
+    yield Fact(section, "protection", hidden if privacy.protect == "masked" else clear)
+    noise = {
+        None: "none",
+        "dp-sgd": "in every step, at this site",
+        "dp-fedsgd": "this site's share, inside the sum",
+        "output": "this site's share, inside the sum, for the vector's whole bound",
+    }[privacy.mechanism]
+    yield Fact(section, "noise", noise)
+
+
+def _costs(home: SiteHome, policy: Policy | None, document: Any) -> Iterator[Fact]:
+    section: Section = "what it costs"
+    privacy, population = document.privacy, home.config().population
+    if privacy.unit == "none":
+        yield Fact(section, "privacy budget", "nothing: it promises no differential privacy")
+        return
+    cost = f"epsilon {privacy.epsilon:g}, delta {privacy.delta:g} for one {privacy.unit}"
+    yield Fact(section, "privacy budget", cost)
+    budget = policy.budgets.get(population) if policy else None
+    if budget is None:
+        yield Fact(section, "left at present", f"the policy gives the population {population} no budget")
+        return
+    epsilon, delta = Ledger(home.ledger).summary().get(population, Population()).left(budget)
+    left = f"epsilon {epsilon:g} of {budget.epsilon:g}, delta {delta:g} of {budget.delta:g}"
+    yield Fact(section, "left at present", f"{left}, for one {budget.unit}")
+
+
+def _receives(project: Project) -> Iterator[Fact]:
+    section: Section = "who receives"
+    yield Fact(section, "project", f"{project.name}, for {project.purpose}, until {project.last_day}")
+    people = [
+        f"{person.name} ({visible(person.organisation)})"
+        for person in project.people
+        if "receive" in person.roles
+    ]
+    yield Fact(section, "results go to", ", ".join(people) or "nobody")
+    sites = ", ".join(f"{site.name} ({visible(site.organisation)})" for site in project.sites)
+    yield Fact(section, "sites", sites)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a document with their dotted paths; a list of leaves is one leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _flat(below, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _value(value: Any) -> str:
+    text = visible(str(value)) if value is not None else "nothing"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text):,} characters)"
+
+
+def _diff(name: str, old: str, new: str) -> list[str]:
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), f"approved/{name}", f"asked for/{name}", lineterm="", n=3
+    )
+    return [visible(line) for line in lines]

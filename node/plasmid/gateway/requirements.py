@@ -1,0 +1,224 @@
+"""What a site asks of every document, whatever its digest: the ``require`` section of its policy.
+
+Rules
+-----
+1. A line of ``require`` accepts or refuses; it never changes a document.
+2. Every line is looked at, and each refusal names the value that would be accepted, so that all of them can
+   be told at once.
+3. What follows from the document alone is checked before any data or base model is touched
+   (:meth:`Requirements.findings`); what needs the site's own figures, afterwards (:meth:`Requirements.here`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from plasmid.computations.api import Shape
+from plasmid.core.clock import stamp
+from plasmid.data.table import Table
+from plasmid.gateway.hours import Hours
+from plasmid.privacy.ring import TAIL
+from plasmid.privacy.rotation import padded_length
+from plasmid.protocol.body import body_bytes
+from plasmid.protocol.plan import AUDIT_LENGTH, attempts
+
+UNITS = ("none", "record", "patient", "site")
+"""From the weakest privacy unit to the strongest."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule says about one document.
+
+    Attributes
+    ----------
+    code
+        Of the refusal.
+    rule
+        The rule's name, as the policy file spells it.
+    given, accepts
+        The document's value, and what the policy would accept.
+    """
+
+    code: str
+    rule: str
+    given: str
+    accepts: str
+    accepted: bool
+
+    @property
+    def sentence(self) -> str:
+        """The rule's name and the two values in a sentence."""
+        return f"{self.rule}: {self.given}, the policy accepts {self.accepts}."
+
+
+class Requirements(BaseModel):
+    """What every document must give.
+
+    Attributes
+    ----------
+    protect
+        ``masked``: only masked contributions leave. ``none`` also allows contributions in the clear.
+    min_sites
+        Smallest survivor set of a masked sum, at least 3.
+    min_organisations
+        Organisations, this site's own included, that this owner has confirmed and that must be behind the
+        survivors of every masked sum; at least 3, since each of 2 would subtract itself.
+    max_update_clip
+        Largest L2 bound of a fine-tuning update; None for no limit.
+    unit
+        The weakest privacy unit accepted: ``none`` < ``record`` < ``patient`` < ``site``.
+    max_epsilon, max_delta
+        Largest values of one run; None for no limit beside the budget's.
+    max_rounds, max_steps, max_rank
+        Most rounds, most optimiser steps in one round, largest rank of LoRA factors; None for no limit.
+    max_bytes_out
+        Largest size of all vectors that may leave in one run, spare attempts included; None for no limit.
+    min_cohort
+        Fewest people in the view at this site: patients where the document names their column, else rows;
+        None for no limit. A refusal tells one bit about the true number.
+    max_share
+        Largest share of one row in the sum of a query's column at this site, by absolute values, where no
+        privacy unit hides it; None for no limit. A refusal tells one bit, too.
+    isolation
+        The weakest isolation of the worker that is accepted.
+    hours
+        When this site takes part; None for always.
+    error_detail
+        What leaves when something goes wrong: a ``code`` alone, or with its constant ``sentence``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    protect: Literal["masked", "none"] = "masked"
+    min_sites: int = Field(default=3, ge=3)
+    min_organisations: int = Field(default=3, ge=3)
+    max_update_clip: float | None = Field(default=None, gt=0)
+    unit: Literal["none", "record", "patient", "site"] = "none"
+    max_epsilon: float | None = Field(default=None, gt=0)
+    max_delta: float | None = Field(default=None, gt=0, lt=1)
+    max_rounds: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_rank: int | None = Field(default=None, ge=1)
+    max_bytes_out: int | None = Field(default=None, ge=1)
+    min_cohort: int | None = Field(default=None, ge=1)
+    max_share: float | None = Field(default=None, gt=0, lt=1)
+    isolation: Literal["bubblewrap", "container", "sandlock", "landlock", "none"] = "none"
+    hours: Hours | None = None
+    error_detail: Literal["code", "sentence"] = "sentence"
+
+    def findings(self, document: Any, now: datetime) -> Iterator[Finding]:
+        """Yield what each line says about *document*, in the order of the file."""
+        privacy = document.privacy
+        if self.protect == "masked" or privacy.protect == "none":
+            yield Finding(
+                "policy.protection",
+                "protect",
+                f"the document says protect: {privacy.protect}",
+                "protect: masked" if self.protect == "masked" else "any",
+                privacy.protect == "masked" or self.protect == "none",
+            )
+        if privacy.protect == "masked":
+            given = document.federation.min_sites
+            yield _least("policy.min_sites", "min_sites", given, self.min_sites)
+        yield Finding(
+            "policy.unit",
+            "unit",
+            f"the document says unit: {privacy.unit}",
+            f"{self.unit} or stronger",
+            UNITS.index(privacy.unit) >= UNITS.index(self.unit),
+        )
+        training, adapter = getattr(document, "training", None), getattr(document, "adapter", None)
+        yield from _most("policy.epsilon", "epsilon", privacy.epsilon, self.max_epsilon)
+        yield from _most("policy.delta", "delta", privacy.delta, self.max_delta)
+        clip = getattr(privacy, "update_clip", None)
+        yield from _most("policy.clip", "update_clip", clip, self.max_update_clip)
+        yield from _most("policy.rounds", "rounds", document.rounds, self.max_rounds)
+        yield from _most("policy.steps", "steps", training and training.steps, self.max_steps)
+        yield from _most("policy.rank", "rank", adapter and adapter.lora.rank, self.max_rank)
+        if self.hours is not None:
+            open_now = self.hours.open_at(now)
+            following = "" if open_now else f", and opens next at {stamp(self.hours.next_opening(now))}"
+            yield Finding(
+                "policy.hours", "hours", f"it is {stamp(now)}", f"{self.hours}{following}", open_now
+            )
+
+    def here(self, document: Any, shape: Shape, table: Table | None) -> Iterator[Finding]:
+        """Yield what the lines say that need the vector's *shape* and this site's *table*."""
+        if self.max_bytes_out is not None:
+            most = most_bytes(document, shape)
+            yield Finding(
+                "policy.bytes_out",
+                "max_bytes_out",
+                f"the run may send {most:,} bytes",
+                f"up to {self.max_bytes_out:,}",
+                most <= self.max_bytes_out,
+            )
+        if self.min_cohort is not None and table is not None:
+            number, what = cohort(document, table)
+            yield Finding(
+                "policy.cohort",
+                "min_cohort",
+                f"the view has {number:,} {what} here",
+                f"{self.min_cohort:,} or more",
+                number >= self.min_cohort,
+            )
+        if self.max_share is not None and table is not None and document.privacy.unit == "none":
+            share = largest_share(document, table)
+            yield Finding(
+                "policy.dominance",
+                "max_share",
+                f"one row has {share:.1%} of a column's sum here",
+                f"up to {self.max_share:.1%}",
+                share <= self.max_share,
+            )
+
+
+def most_bytes(document: Any, shape: Shape) -> int:
+    """Return the most bytes of vectors that a site sends in one run, whatever the roster.
+
+    The width of a word follows from the roster where noise is shared; the wider one counts.
+    """
+    privacy = document.privacy
+    length = padded_length(shape.schema.size) if privacy.rotation == "hadamard" else shape.schema.size
+    shared = privacy.shares_noise and privacy.unit != "none"
+    dtype = np.dtype("<u8" if shared or shape.bits == 64 else "<u4")
+    audit = getattr(privacy, "audit", None)
+    extra = 0 if audit is None else body_bytes("words", AUDIT_LENGTH + TAIL, np.dtype("<u8"))
+    return attempts(document) * body_bytes("words", length + TAIL, dtype) + extra
+
+
+def cohort(document: Any, table: Table) -> tuple[int, str]:
+    """Return how many people a table shows, and what was counted: patients, or else rows."""
+    patient = getattr(getattr(document, "data", None), "patient", None)
+    if patient is None:
+        return table.rows, "rows"
+    return len(table.groups(patient)), "patients"
+
+
+def largest_share(document: Any, table: Table) -> float:
+    """Return the largest part of one row in the sum that a query asks for, 0 to 1; 0 for other documents."""
+    if document.computation != "mean":
+        return 0.0
+    sizes = [abs(float(cell)) for cell in table.columns[document.column] if cell is not None]
+    total = math.fsum(sizes)
+    return max(sizes) / total if total else 1.0 / max(1, len(sizes))
+
+
+def _least(code: str, name: str, given: int, least: int) -> Finding:
+    said = f"the document says {name}: {given}"
+    return Finding(code, name, said, f"{least} or more", given >= least)
+
+
+def _most(code: str, name: str, given: float | None, most: float | None) -> Iterator[Finding]:
+    """Yield whether *given* is at most *most*; nothing where the document or the policy has no such value."""
+    if given is not None and most is not None:
+        said = f"the document says {name}: {given}"
+        yield Finding(code, f"max_{name}", said, f"up to {most}", given <= most)

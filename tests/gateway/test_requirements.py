@@ -1,0 +1,168 @@
+"""The lines of ``require``: each accepts or refuses one value, and says which it would accept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attacks import count_document
+from in_memory import document_of
+from plasmid.computations import api
+from plasmid.core.clock import parse
+from plasmid.data.table import Table
+from plasmid.gateway.requirements import Finding, Requirements, cohort, largest_share, most_bytes
+from plasmid.models.store import BaseModel
+from plasmid.privacy.ring import TAIL
+from plasmid.protocol.body import body_bytes
+from plasmid.protocol.messages import Planned
+from plasmid.protocol.plan import attempt_plan, attempts
+from plasmid.recipes.query import PingDocument, QueryDocument
+from tiny_task import tiny_recipe
+
+NOON = parse("2026-11-25T12:00:00Z")
+PING = PingDocument(length=6, rounds=4)
+
+
+def one(document: Any, **require: Any) -> Finding:
+    """Return the one finding about the line that is given, beside those that are always there."""
+    always = {"protect", "min_sites", "unit"}
+    found = Requirements.model_validate(require).findings(document, NOON)
+    (only,) = [finding for finding in found if finding.rule not in always]
+    return only
+
+
+@pytest.mark.parametrize(("most", "accepted"), [(4, True), (5, True), (3, False)])
+def test_the_smaller_number_of_rounds_wins(most: int, accepted: bool) -> None:
+    found = one(PING, max_rounds=most)
+    assert (found.code, found.rule, found.accepted) == ("policy.rounds", "max_rounds", accepted)
+    assert found.sentence == f"max_rounds: the document says rounds: 4, the policy accepts up to {most}."
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("add", [0, -1])
+def test_the_smaller_number_of_steps_and_the_smaller_rank_win(tiny: dict[str, BaseModel], add: int) -> None:
+    recipe = tiny_recipe(tiny["esm"])
+    steps, rank = recipe.training.steps, recipe.adapter.lora.rank
+    for name, given in (("steps", steps), ("rank", rank)):
+        if given + add < 1:
+            continue
+        found = one(recipe, **{f"max_{name}": given + add})
+        assert (found.code, found.accepted) == (f"policy.{name}", add == 0)
+        assert found.sentence == (
+            f"max_{name}: the document says {name}: {given}, the policy accepts up to {given + add}."
+        )
+
+
+def test_a_limit_that_a_document_has_no_value_for_says_nothing() -> None:
+    limits = Requirements(max_steps=1, max_rank=1, max_update_clip=0.1, max_epsilon=0.1)
+    rules = [finding.rule for finding in limits.findings(PING, NOON)]
+    assert rules == ["protect", "min_sites", "unit"]
+
+
+def test_outside_the_hours_the_next_opening_is_told() -> None:
+    hours = {"zone": "UTC", "days": ["mon", "wed"], "opens": "08:00", "closes": "12:00"}
+    found = one(PING, hours=hours)
+    assert (found.code, found.accepted) == ("policy.hours", False)
+    assert found.sentence == (
+        "hours: it is 2026-11-25T12:00:00Z, the policy accepts mon, wed from 08:00 to 12:00 (UTC), "
+        "and opens next at 2026-11-30T08:00:00Z."
+    )
+    assert one(PING, hours=hours | {"closes": "12:01"}).accepted
+
+
+def shape_of(document: Any) -> api.Shape:
+    return api.load(document.computation).shape(document, None)
+
+
+COUNT = count_document()
+ROTATED = COUNT.model_copy(update={"privacy": COUNT.privacy.model_copy(update={"rotation": "hadamard"})})
+
+
+@pytest.mark.parametrize("document", [PING, COUNT, ROTATED])
+def test_the_bytes_of_a_run_are_those_that_it_plans_or_more(document: Any) -> None:
+    shape = shape_of(document)
+    rate = 1.0 if document.privacy.shares_noise else 0.0
+    planned_for = Planned(sites=4, c=1, noise_rate=rate)
+    plan = attempt_plan(document, shape, sites=4, c=1, planned=planned_for)
+    planned = attempts(document) * body_bytes("words", plan.encoding.length + TAIL, plan.encoding.dtype)
+    assert planned <= most_bytes(document, shape) <= 2 * planned + 100
+    if not document.privacy.shares_noise:
+        assert planned == most_bytes(document, shape)
+
+
+def test_more_bytes_than_the_policy_lets_out_are_refused() -> None:
+    shape = shape_of(PING)
+    most = most_bytes(PING, shape)
+    for limit, accepted in ((most, True), (most - 1, False)):
+        (found,) = Requirements(max_bytes_out=limit).here(PING, shape, None)
+        assert (found.code, found.accepted) == ("policy.bytes_out", accepted)
+        assert (
+            found.sentence
+            == f"max_bytes_out: the run may send {most:,} bytes, the policy accepts up to {limit:,}."
+        )
+
+
+def patients(*cells: str | None) -> Table:
+    return Table({"who": list(cells)}, len(cells))
+
+
+class WithPatients:
+    """What of a document the count of people reads."""
+
+    class data:
+        patient = "who"
+
+
+def test_a_cohort_is_counted_in_patients_where_there_are_any() -> None:
+    assert cohort(WithPatients, patients("a", "a", "b", None)) == (3, "patients")
+    assert cohort(PING, patients("a", "a", "b", None)) == (4, "rows")
+
+
+@pytest.mark.parametrize(("least", "accepted"), [(2, True), (3, True), (4, False)])
+def test_a_small_cohort_is_refused(least: int, accepted: bool) -> None:
+    document = count_document()
+    table = Table({"age": [1.0, 2.0, 3.0]}, 3)
+    (found,) = Requirements(min_cohort=least).here(document, shape_of(document), table)
+    assert (found.code, found.accepted) == ("policy.cohort", accepted)
+    assert found.sentence == f"min_cohort: the view has 3 rows here, the policy accepts {least} or more."
+
+
+MEAN = QueryDocument(name="ages", column="age", bounds=(-120.0, 120.0), max_rows=100)
+
+
+@pytest.mark.parametrize(
+    ("cells", "share"),
+    [
+        ((3.0, -1.0, None), 0.75),
+        ((-60.0, 60.0), 0.5),
+        ((0.0, 0.0, 0.0, 0.0), 0.25),
+        ((5.0,), 1.0),
+        ((0.0,), 1.0),
+        ((), 1.0),
+    ],
+)
+def test_the_largest_share_is_by_absolute_values(cells: tuple[float | None, ...], share: float) -> None:
+    table = Table({"age": list(cells)}, len(cells))
+    assert largest_share(MEAN, table) == share
+    assert largest_share(PING, table) == 0.0
+    (found,) = Requirements(max_share=0.6).here(MEAN, shape_of(MEAN), table)
+    assert (found.code, found.accepted) == ("policy.dominance", share <= 0.6)
+    assert found.sentence == (
+        f"max_share: one row has {share:.1%} of a column's sum here, the policy accepts up to 60.0%."
+    )
+
+
+def test_under_a_unit_no_share_is_looked_at() -> None:
+    table = Table({"age": [5.0]}, 1)
+    assert list(Requirements(max_share=0.1).here(count_document(), shape_of(count_document()), table)) == []
+
+
+def test_a_document_without_data_has_no_cohort() -> None:
+    assert list(Requirements(min_cohort=100).here(PING, shape_of(PING), None)) == []
+
+
+def test_a_policy_changes_no_document() -> None:
+    before = document_of(PING)
+    list(Requirements(max_rounds=1, min_sites=5).findings(PING, NOON))
+    assert document_of(PING) == before

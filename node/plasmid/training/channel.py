@@ -17,11 +17,24 @@ import struct
 import threading
 from typing import Any
 
+from plasmid.core.bounds import check_json
 from plasmid.core.errors import ProtocolError
 from plasmid.protocol.body import MAX_BODY_BYTES, Body
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")
+
+
+def parse_header(text: bytes) -> dict[str, Any]:
+    """Return a frame's header. Raises ProtocolError (``protocol.frame``): it is no JSON object."""
+    try:
+        check_json(text)
+        header = json.loads(text)
+        if not isinstance(header, dict):
+            raise ValueError
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("protocol.frame", "a frame's header is not a JSON object.") from error
+    return header
 
 
 class ChannelClosed(Exception):
@@ -45,15 +58,21 @@ class Channel:
         except OSError as error:
             raise ChannelClosed from error
 
-    def receive(self) -> tuple[dict[str, Any], Body]:
-        """Return the next frame. Raises ChannelClosed; ProtocolError for a frame over the caps."""
+    def receive(self, *, most_bytes: int = MAX_BODY_BYTES) -> tuple[dict[str, Any], Body]:
+        """Return the next frame.
+
+        Raises
+        ------
+        ChannelClosed
+        ProtocolError
+            ``protocol.frame``: a body over *most_bytes*, or as :func:`parse_header`.
+        """
         header_bytes, body_bytes = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
-        if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        if header_bytes > MAX_HEADER_BYTES or body_bytes > most_bytes:
             raise ProtocolError(
                 "protocol.frame", f"a frame of {header_bytes} + {body_bytes} bytes is too large."
             )
-        header: dict[str, Any] = json.loads(self._exactly(header_bytes))
-        return header, self._exactly(body_bytes)
+        return parse_header(bytes(self._exactly(header_bytes))), self._exactly(body_bytes)
 
     def close(self) -> None:
         """Close this end, also for a thread that is blocked in it."""

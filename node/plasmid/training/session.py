@@ -1,35 +1,43 @@
-"""The gateway's side of one run's worker: start, open, compute, stop. Imports no torch."""
+"""The gateway's side of one run's worker: start, open, compute, stop. Imports no torch.
+
+A worker that runs a document's own Python may say anything. Of what it says, only the vector goes on as it
+is, to be bounded and noised: steps, which others would see, are not passed on, and an error is one of a few
+codes with a constant sentence.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plasmid.core.errors import SiteFailed, from_dict
+from plasmid.core.errors import PlasmidError, from_dict
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
-from plasmid.protocol.body import Body, pack, unpack
+from plasmid.protocol.body import Body, body_bytes, pack, unpack
 from plasmid.training.channel import Channel, ChannelClosed
+from plasmid.training.isolation.guard import Notice
 from plasmid.training.launcher import Launcher
 
 Progress = Callable[[int, int], None]
+_FOREIGN_CODES = ("run.stopped", "run.not_finite", "run.dead_tensor", "site.sandbox")
 
 
 class WorkerSession:
-    """A warm worker for one run."""
+    """A warm worker for one run; see :class:`plasmid.training.launcher.Launcher` for what it is given."""
 
-    def __init__(self, launcher: Launcher, log: Path) -> None:
-        self._worker = launcher.launch(log)
-        self._opened = False
+    def __init__(self, launcher: Launcher, log: Path, *, read: Sequence[Path] = (), notice: Notice) -> None:
+        self._worker = launcher.launch(log, read=read, notice=notice)
+        self._opened = self._foreign = False
         self._ending = threading.Lock()
 
     def open(self, document: dict[str, Any], base: BaseModel | None, table: Table | None) -> None:
         """Send what the run needs; the worker warms up while the caller goes on."""
+        self._foreign = document.get("bundle") is not None
         named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
         self._send({"type": "open", "document": document, "base": named}, table.to_bytes() if table else b"")
 
@@ -52,15 +60,16 @@ class WorkerSession:
         Raises
         ------
         SiteFailed
-            ``site.worker_died``.
+            ``site.worker_died``; ``site.sandbox``: its sandbox ended it.
         PlasmidError
             What the worker itself reported.
         """
+        most = body_bytes("vector", length, dtype)
         while not self._opened:
-            self._opened = self._receive(progress)[0]["type"] == "opened"
+            self._opened = self._receive(progress, most)[0]["type"] == "opened"
         self._send({"type": "compute", **order}, pack("state", state))
         while True:
-            header, body = self._receive(progress)
+            header, body = self._receive(progress, most)
             if header["type"] == "result":
                 return unpack(body, "vector", length=length, dtype=dtype)
 
@@ -82,22 +91,26 @@ class WorkerSession:
         try:
             self.channel.send(header, body)
         except ChannelClosed as error:
-            raise _died() from error
+            raise self._worker.why() from error
 
-    def _receive(self, progress: Progress) -> tuple[dict[str, Any], Body]:
+    def _receive(self, progress: Progress, most_bytes: int) -> tuple[dict[str, Any], Body]:
         while True:
             try:
-                header, body = self.channel.receive()
+                header, body = self.channel.receive(most_bytes=most_bytes)
             except ChannelClosed as error:
-                raise _died() from error
+                raise self._worker.why() from error
             if header["type"] == "error":
-                raise from_dict(header)
+                raise _constant(header) if self._foreign else from_dict(header)
             if header["type"] != "progress":
                 return header, body
-            progress(int(header["step"]), int(header["steps"]))
+            if not self._foreign:
+                progress(int(header["step"]), int(header["steps"]))
 
 
-def _died() -> SiteFailed:
-    return SiteFailed(
-        "site.worker_died", "The worker ended unexpectedly.", "See worker.log in the site's folder."
+def _constant(header: Mapping[str, Any]) -> PlasmidError:
+    """Return the error of a worker whose own words are not to be trusted."""
+    code = header.get("code") if header.get("code") in _FOREIGN_CODES else "run.bundle"
+    what = "The worker ended the computation of a recipe's own Python."
+    return from_dict(
+        {"code": str(code), "message": what, "hint": "worker.log in the site's folder says where."}
     )

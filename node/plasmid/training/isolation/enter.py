@@ -1,0 +1,158 @@
+"""The door: what runs inside before the worker does, shuts everything behind itself, and becomes the worker.
+
+Rules
+-----
+1. Standard library alone, run by its path (``python -I -S enter.py``): nothing of the site or of the recipe
+   is imported before the door is shut. At the level ``sandlock`` that one package is.
+2. Orders come as one line of JSON over standard output, a socket to the guard; the same way go back ``{}``
+   with the filter's listener, or what failed. Only then does the worker start. Two arguments name descriptors
+   that take the place of standard input and output.
+3. In this order: die with the parent, adopt orphans, drop capabilities, no new privileges, limits, Landlock,
+   filter. What cannot be done is an error, never left out.
+4. As process 1 of a namespace it stays, and no other process may look into it or write to it: it waits for
+   every process that ends, and ends with the worker, or when the guard has gone; the kernel then ends all
+   others.
+
+landlock(7), seccomp(2), prctl(2), capabilities(7), getrlimit(2).
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _SUBREAPER, _NO_NEW_PRIVS = 1, 4, 24, 36, 38
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_PATH_BENEATH = 1
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def _syscall(number: int, *arguments: Any) -> int:
+    return _checked(_libc.syscall(ctypes.c_long(number), *arguments))
+
+
+def _prctl(option: int, value: int) -> int:
+    return _checked(_libc.prctl(option, *(ctypes.c_ulong(given) for given in (value, 0, 0, 0))))
+
+
+def _drop_capabilities() -> None:
+    for capability in range(64):
+        try:
+            _prctl(_CAPBSET_DROP, capability)
+        except OSError:
+            break  # none left to drop, or none that may be dropped: then there are none to gain either
+    header, none = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+    _checked(_libc.capset(header, none))
+
+
+def _landlock(rules: dict[str, Any]) -> None:
+    attributes = bytes.fromhex(rules["attributes"])
+    ruleset = _syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    for path, access in rules["paths"]:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        beneath = struct.pack("=Qi", access, opened)
+        _syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), beneath, ctypes.c_uint(0))
+        os.close(opened)
+    _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
+    os.close(ruleset)
+
+
+def _sandlock(rules: dict[str, Any]) -> None:
+    sys.path.append(rules["package"])
+    import sandlock
+
+    sandlock.confine(sandlock.Sandbox(fs_readable=rules["readable"], fs_writable=rules["writable"]))
+
+
+def _filter(number: int, code: bytes) -> int:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    given = struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions))
+    return _syscall(number, ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(_NEW_LISTENER), given)
+
+
+def _shut(orders: dict[str, Any]) -> int:
+    """Shut every door that *orders* name; return the filter's listener."""
+    if orders["parent"] is not None:
+        _prctl(_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != orders["parent"]:
+            sys.exit("the gateway has gone")
+        _prctl(_SUBREAPER, 1)
+    _drop_capabilities()
+    _prctl(_NO_NEW_PRIVS, 1)
+    if "sandlock" in orders:
+        _sandlock(orders["sandlock"])
+    for name, value in orders["limits"].items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+    if orders["landlock"] is not None:
+        _landlock(orders["landlock"])
+    return _filter(orders["seccomp"], bytes.fromhex(orders["filter"]))
+
+
+def _stay(guard: socket.socket, worker: int) -> None:
+    """Be process 1 until *worker* has ended or *guard* has gone."""
+
+    def reap(*_: object) -> None:
+        while True:
+            try:
+                process, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if process == worker:
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
+            if process == 0:
+                return
+
+    signal.signal(signal.SIGCHLD, reap)
+    reap()
+    guard.recv(1)  # nothing is sent: it returns when the other end has been closed
+    os._exit(1)
+
+
+def main() -> None:
+    """Do as the guard orders, then become the worker."""
+    for wanted, given in enumerate(map(int, sys.argv[1:])):
+        os.dup2(given, wanted)
+        os.close(given)
+    with socket.socket(fileno=os.dup(1)) as guard, guard.makefile("rb") as lines:
+        orders = json.loads(lines.readline())
+        if orders["first"]:
+            _prctl(_DUMPABLE, 0)  # of this process and, until it becomes the worker, of its child
+        if orders["first"] and (worker := os.fork()) != 0:
+            os.close(0)
+            os.close(1)
+            _stay(guard, worker)
+        try:
+            listener = _shut(orders)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the guard must know
+            guard.sendall(json.dumps({"error": str(error)}).encode())
+            sys.exit(1)
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))]
+        guard.sendmsg([b"{}"], passed)
+        os.close(listener)
+    os.dup2(2, 1)
+    os.execv(orders["command"][0], orders["command"])  # noqa: S606 - our own command
+
+
+if __name__ == "__main__":
+    main()

@@ -73,3 +73,52 @@ def test_validate_checks_the_callers_tables(tmp_path: Path) -> None:
     status, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path))
     assert (status, answer["error"]["code"]) == (1, "data.residue_invalid")
     assert "CANARY" not in json.dumps(answer)
+
+
+# -- recipes with Python ---------------------------------------------------------------------------
+
+
+def test_new_makes_a_folder_that_shows_and_validates(tmp_path: Path) -> None:
+    for half, module in (("per_record", "histogram.py"), ("vector", "line.py"), ("loss", "focal.py")):
+        status, answer = ask("new", f"my-{half}", "--bundle", half, "--to", str(tmp_path))
+        assert status == 0
+        folder = tmp_path / f"my-{half}"
+        assert answer["data"]["path"] == str(folder / "recipe.yaml")
+        assert answer["data"]["bundle"] == [module]
+        assert (answer["data"]["base"] is None) == (half != "loss")
+        _, shown = ask("show", str(folder))
+        assert shown["data"]["document"]["bundle"]["files"].keys() == {module}
+        assert shown["data"]["digest"] == answer["data"]["digest"]
+        text = CliRunner().invoke(app, ["show", str(folder)]).stdout
+        assert f"def {half}(" in text
+    status, answer = ask("new", "my-loss", "--to", str(tmp_path))
+    assert (status, answer["error"]["code"]) == (1, "usage.exists")
+
+
+def test_validate_says_what_is_not_installed_and_checks_the_tables(tmp_path: Path) -> None:
+    ask("new", "ages", "--to", str(tmp_path))
+    folder = tmp_path / "ages"
+    module = folder / "bundle" / "histogram.py"
+    module.write_text("import no_such_module_at_all\n" + module.read_text())
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for name in ("a", "b", "c"):
+        (tables / f"{name}.csv").write_text("age,secret\n30,x\n,y\n")
+    status, answer = ask("validate", str(folder), "--sites", str(tables))
+    assert status == 0
+    assert answer["data"]["sites"] == {"a": 2, "b": 2, "c": 2}
+    notice = "the bundle imports no_such_module_at_all, which is not installed here; every site needs it"
+    assert answer["data"]["notices"] == [notice]
+    (tables / "c.csv").write_text("age\n300\n")
+    assert (
+        ask("validate", str(folder), "--sites", str(tables))[1]["error"]["code"]
+        == "data.number_out_of_bounds"
+    )
+
+
+def test_validate_runs_none_of_the_python(tmp_path: Path) -> None:
+    ask("new", "ages", "--to", str(tmp_path))
+    module = tmp_path / "ages" / "bundle" / "histogram.py"
+    module.write_text(module.read_text() + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert ask("validate", str(tmp_path / "ages"))[0] == ask("show", str(tmp_path / "ages"))[0] == 0
+    assert not (tmp_path / "ran").exists()

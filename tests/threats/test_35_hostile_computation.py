@@ -73,7 +73,7 @@ def test_a_finished_vector_is_bounded_noised_and_charged(
     )
     federation.set_up()
     manifest, draws = federation.manifest(), Draws(monkeypatch)
-    one_hot = np.zeros(federation.gateways["alpha"].run("run-1").shape.schema.size, np.float32)
+    one_hot = np.zeros(federation.gateways["alpha"].run(federation.run).shape.schema.size, np.float32)
     one_hot[7] = size
     answers = federation.answers(
         manifest, {site: one_hot if site == "alpha" else 0 * one_hot for site in FOUR}
@@ -143,8 +143,8 @@ def test_a_computation_that_nobody_can_look_into_gets_no_claim_about_a_record(tm
     answer = federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "recipe.opaque")
     assert federation.gateways["alpha"].ledger.entries() == []
-    (line,) = [line for line in federation.journal("alpha") if line["event"] == "refused"]
-    assert line["detail"] == (
+    (line,) = [line for line in federation.log("alpha") if line["action"] == "refused"]
+    assert line["reason"] == (
         "mechanism: dp-fedsgd clips every record; ping returns a finished vector, in which nobody can."
     )
 
@@ -253,7 +253,7 @@ def test_a_bound_that_the_computation_changes_on_the_way_is_refused(
     federation = private(tmp_path)
     federation.admit_all()
     original = mean.shape
-    admitted = federation.gateways["alpha"].run("run-1")
+    admitted = federation.gateways["alpha"].run(federation.run)
 
     def lying(document: Any, base: Any) -> Any:
         shape = original(document, base)

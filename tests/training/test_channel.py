@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -85,8 +84,9 @@ def test_the_end_of_the_other_side_is_seen_within_a_frame(
 
 def test_a_frame_that_is_not_json_is_refused(raw: tuple[socket.socket, Channel]) -> None:
     raw[0].sendall(_LENGTHS.pack(3, 0) + b"{x}")
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ProtocolError) as caught:
         raw[1].receive()
+    assert caught.value.code == "protocol.frame"
 
 
 def test_a_header_that_is_not_json_is_not_sent(ends: tuple[Channel, Channel]) -> None:

@@ -41,7 +41,13 @@ def trained(tiny: dict[str, BaseModel], tmp_path: Path) -> tuple[Path, Engine, n
     engine = Engine(recipe, base, tiny_table(), device="cpu")
     state = engine.train(initial_state(engine.schema, 0), steps=30, seed=0)
     write_release(
-        tmp_path / "adapter", recipe, base, state, provenance={"rounds": 1}, results={"federated": 0.9}
+        tmp_path / "adapter",
+        recipe,
+        base,
+        state,
+        provenance={"rounds": 1},
+        results={"federated": 0.9},
+        project="Project `trial`, for research.",
     )
     return tmp_path / "adapter", engine, state
 
@@ -59,6 +65,7 @@ def test_the_folder_scores_like_the_engine(trained: tuple[Path, Engine, np.ndarr
     assert (found.metric, found.rows) == ("auc", 60)
     assert found.value == pytest.approx(score("auc", expected, truth), abs=2e-3)
     assert found.value > 0.7
+    assert "## Project\n\nProject `trial`, for research.\n" in (folder / "README.md").read_text()
 
 
 def test_the_verbs(trained: tuple[Path, Engine, np.ndarray], tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from plasmid.privacy.audit import planned_guesses
 from plasmid.protocol.body import pack
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.training.isolation import choose
+from plasmid.training.isolation.tree import descendants
 from plasmid.training.launcher import _PASSED_ON, LocalLauncher
 from plasmid.training.session import WorkerSession
 from tiny_task import tiny_recipe, tiny_table
@@ -37,22 +39,31 @@ def refusal(code: str) -> pytest.RaisesExc[PlasmidError]:
     return pytest.RaisesExc(PlasmidError, check=lambda error: error.code == code)
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Callable[[], WorkerSession]]:
-    """Yield a function that starts workers; they end with the test."""
+@pytest.fixture(params=("best", "none"))
+def worker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[], WorkerSession]]:
+    """Yield a function that starts workers, locked in and not; they end with the test."""
     sessions: list[WorkerSession] = []
 
     def start() -> WorkerSession:
-        sessions.append(WorkerSession(LocalLauncher(), tmp_path / "worker.log"))
+        launcher = LocalLauncher(choose(request.param))
+        sessions.append(WorkerSession(launcher, tmp_path / "worker.log", notice=said.append))
         return sessions[-1]
+
+    said: list[str] = []
 
     yield start
     for session in sessions:
         session.end()
         assert session._worker.process.returncode is not None
+    assert said == [], "an honest worker asks for nothing that is refused"
 
 
 Start = Callable[[], WorkerSession]
+
+
+def innermost(session: WorkerSession) -> int:
+    """Return the number of the worker itself, below whatever wraps it."""
+    return descendants(session._worker.process.pid)[-1]
 
 
 def compute(
@@ -164,7 +175,7 @@ def test_a_worker_that_dies_is_noticed(worker: Start, number: int) -> None:
     session = worker()
     session.open(AGES.model_dump(mode="json"), None, ages(50.0))
     assert compute(session, np.zeros(3))[2] == 1.0
-    session._worker.process.send_signal(number)
+    os.kill(innermost(session), number)
     with refusal("site.worker_died") as caught:
         compute(session, np.zeros(3))
     assert "ended unexpectedly" in caught.value.message
@@ -173,7 +184,7 @@ def test_a_worker_that_dies_is_noticed(worker: Start, number: int) -> None:
 def test_a_worker_that_dies_while_it_computes_is_noticed(worker: Start) -> None:
     session = worker()
     session.open(AGES.model_dump(mode="json"), None, ages(*[50.0] * 300_000))
-    threading.Timer(0.3, session._worker.process.kill).start()
+    threading.Timer(0.3, os.kill, (innermost(session), signal.SIGKILL)).start()
     with refusal("site.worker_died"):
         while True:
             compute(session, np.zeros(3))
@@ -190,12 +201,15 @@ def test_the_child_ends_when_the_channel_closes(worker: Start) -> None:
         assert session._worker.process.wait(30) == 0
 
 
-def test_the_child_ends_when_its_gateway_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["best", "landlock", "none"])
+def test_the_child_ends_when_its_gateway_is_killed(tmp_path: Path, level: str) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
+        "from plasmid.training.isolation import choose\n"
         "from plasmid.training.launcher import LocalLauncher\n"
-        f"worker = LocalLauncher().launch(Path({str(tmp_path / 'worker.log')!r}))\n"
+        f"launcher, log = LocalLauncher(choose({level!r})), Path({str(tmp_path / 'worker.log')!r})\n"
+        "worker = launcher.launch(log, read=[], notice=print)\n"
         "print(worker.process.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -231,18 +245,19 @@ def test_the_child_gets_the_listed_environment_and_no_file(
         session = worker()
         session.open(PING.model_dump(mode="json"), None, None)
         compute(session, np.zeros(1000, np.float32))
-        process = Path("/proc") / str(session._worker.process.pid)
+        process = Path("/proc") / str(innermost(session))
         pairs = (process / "environ").read_bytes().rstrip(b"\0").split(b"\0")
         environment: dict[str, Any] = dict(pair.decode().split("=", 1) for pair in pairs)
         files = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
         command = (process / "cmdline").read_text()
     ours = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    assert set(environment) <= set(_PASSED_ON) | set(ours)
+    given_by_the_sandbox = {"USER", "LOGNAME", "PWD"}
+    assert set(environment) <= set(_PASSED_ON) | set(ours) | given_by_the_sandbox
     assert ours.items() <= environment.items()
     assert environment["PLASMID_HOME"] == str(tmp_path)
     assert CANARY not in "".join(environment.values()) + command
     assert str(secret) not in files
-    assert not [name for name in files if "journal" in name or name.endswith((".key", ".pem"))]
+    assert not [name for name in files if "audit" in name or name.endswith((".key", ".pem"))]
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------
@@ -260,12 +275,18 @@ def warm(
     model_home: Path, tiny: dict[str, BaseModel], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Start]:
     """Yield a function that opens sessions in one worker, which has loaded torch already."""
+    said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLASMID_HOME", str(model_home))
-        process = LocalLauncher().launch(tmp_path_factory.mktemp("warm") / "worker.log")
-    again = SimpleNamespace(launch=lambda _: process)
-    yield lambda: WorkerSession(again, Path("unused"))
+        process = LocalLauncher(choose("best")).launch(
+            tmp_path_factory.mktemp("warm") / "worker.log",
+            read=[base.path for base in tiny.values()],
+            notice=said.append,
+        )
+    again = SimpleNamespace(launch=lambda _, **given: process)
+    yield lambda: WorkerSession(again, Path("unused"), notice=said.append)
     process.end()
+    assert said == []
 
 
 def at_work(warm: Start, document: Recipe, base: BaseModel, rows: int = 32) -> tuple[WorkerSession, Any]:

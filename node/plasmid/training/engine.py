@@ -9,7 +9,8 @@ Rules
    once a row.
 3. Batches come from seeded permutations (:mod:`plasmid.training.order`). Under a privacy unit they are
    Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
-4. The computation says what is minimised (the mean of its ``losses``), and nothing else.
+4. The computation, or the document's own Python, says what is minimised (the mean of its losses by row), and
+   nothing else.
 5. With LoRA on the top layers only, the activations below are computed once and kept, up to
    :data:`MAX_CACHE_BYTES`.
 6. A result that isn't finite never leaves. Nothing from a row is logged or put into an error.
@@ -28,7 +29,7 @@ from plasmid.computations import finetune
 from plasmid.core.errors import DataError, RunFailed
 from plasmid.data.table import Table
 from plasmid.models.adapter import AdapterSchema, Vector
-from plasmid.models.batches import Rows
+from plasmid.models.batches import Batch, Rows
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel
@@ -59,6 +60,8 @@ class Engine:
         Called after each step with (steps done, steps in all).
     should_stop
         Asked before each step and each batch of the cache; True ends the call.
+    loss
+        ``loss(model, batch)`` returns the loss of each row, [n]; None is that of the computation.
     checkpointing
         Keep no activations inside the transformer layers: less memory, one more forward pass a step.
 
@@ -84,11 +87,13 @@ class Engine:
         device: str = "auto",
         progress: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        loss: Callable[[AdaptedModel, Batch], torch.Tensor] | None = None,
         checkpointing: bool = False,
     ) -> None:
         self._recipe = recipe
         self._progress = progress
         self._should_stop = should_stop
+        self._loss = loss
         # Precision is the engine's own autocast: Accelerate keeps its precision for a whole process.
         self._accelerator = Accelerator(cpu=device == "cpu")
         self._model = AdaptedModel.load(
@@ -239,7 +244,7 @@ class Engine:
     def _losses(self, rows: Rows, chosen: Indices) -> torch.Tensor:
         batch = rows.batch(chosen).to(self._accelerator.device)
         with torch.autocast(self._accelerator.device.type, self._dtype, enabled=self.precision == "bf16"):
-            return finetune.losses(self._model, batch)
+            return (self._loss or finetune.losses)(self._model, batch)
 
     def predict(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Vector:
         """Return probabilities, float32 [rows, labels], computed in float32.

@@ -74,6 +74,7 @@ def write_release(
     provenance: Mapping[str, Any],
     results: Mapping[str, float] | None = None,
     privacy: str = "",
+    project: str = "",
 ) -> None:
     """Write what *recipe* trained to *folder*.
 
@@ -85,8 +86,8 @@ def write_release(
         JSON values: recipe and base digests, rounds, participants, code version, metrics.
     results
         Lines of the card's table: the recipe's metric on unseen data by model.
-    privacy
-        A paragraph for the card.
+    privacy, project
+        Paragraphs for the card.
 
     Raises
     ------
@@ -114,6 +115,7 @@ def write_release(
             intended_use=recipe.release.intended_use,
             limitations=recipe.release.limitations,
             privacy=privacy,
+            project=project,
             results=dict(results or {}),
         ),
         provenance=provenance,

@@ -5,10 +5,12 @@ Rules
 1. It knows what the gateway sends over the channel (document, rows, base model path, states) and
    nothing else of the site.
 2. ``loss``: the node trains (:mod:`plasmid.training.engine`), or sums one sample's clipped gradients.
-   ``per_record``: the node clips every record to [-1, 1] per coordinate, in L2 under a privacy unit, and
+   ``per_record``: the node clips every record to its bound per coordinate, in L2 under a privacy unit, and
    sums. ``vector``: finished. What is sampled, clipped and noised is the gateway's word, not the
    computation's. Where the document asks for an audit, canaries (:mod:`plasmid.training.canaries`) join the
-   table, and the phase ``audit`` returns [guesses, right] instead.
+   table, and the phase ``audit`` returns [guesses, right] instead. A document's own Python takes the half's
+   place (:mod:`plasmid.training.halves`); under a privacy unit its failure is a vector of zeros, since on
+   whose row it fails is nobody's to know.
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
 4. Frames in: ``open`` (document, base; body: table), ``compute`` (phase, seed, and sampling: the fields of
@@ -24,6 +26,7 @@ import queue
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.core.errors import PlasmidError, RunFailed, place
+from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
+from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
+from plasmid.training.halves import BundleHalf
 
 Frame = tuple[dict[str, Any], Body]
+
+_OUT_OF_MEMORY = SiteFailed(
+    "site.sandbox",
+    "the worker needs more memory than it may use.",
+    "'limits: memory_mib' in site.yaml says how much that is.",
+)
 
 
 class Session:
@@ -61,7 +72,9 @@ class Session:
         self._engine: Any = None
         self._canaries: Any = None
         self._first: NDArray[Any] | None = None
-        if self.computation.SITE_HALF == "loss":
+        self._half = api.site_half(self.computation, self.document)
+        self._bundle = BundleHalf(self.document) if getattr(self.document, "bundle", None) else None
+        if self._half == "loss":
             from plasmid.training.engine import Engine
 
             assert base is not None, "a document with a loss names a base model"
@@ -77,22 +90,46 @@ class Session:
                 document,
                 base,
                 table,
+                loss=self._bundle.loss if self._bundle else None,
                 checkpointing=document.training.checkpointing,
                 progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
                 should_stop=stop.is_set,
             )
 
+    def close(self) -> None:
+        """End what runs beside this process."""
+        if self._bundle is not None:
+            self._bundle.close()
+
     def compute(self, frame: Frame) -> NDArray[Any]:
         """Return this site's raw vector for the state in *frame*."""
         header, body = frame
         state = unpack(body, "state", length=self.shape.schema.size, dtype=self.dtype)
-        match self.computation.SITE_HALF:
+        if self._bundle is None:
+            return self._computed(state, header)
+        try:
+            return self._computed(state, header)
+        except RunFailed as error:
+            problem = error
+        except Exception as error:  # noqa: BLE001 - it may come from the bundle's part of a gradient
+            print(f"bundle: {bundle.place(error)}", file=sys.stderr, flush=True)  # noqa: T201 - worker.log
+            problem = bundle.failure()
+        if self.document.privacy.unit == "none" or problem.code == "run.stopped":
+            raise problem
+        print("bundle: this round's vector is zero", file=sys.stderr, flush=True)  # noqa: T201 - worker.log
+        return np.zeros(self.shape.schema.size, self.dtype)
+
+    def _computed(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
+        match self._half:
             case "loss" if header["phase"] == "audit":
                 return self._audited(state)
             case "loss":
                 return self._trained(state, header)
             case "per_record":
                 return self._sum_of_records(state, header["sampling"])
+            case _ if self._bundle is not None:
+                assert self.table is not None, "a document with a bundle has a contract"
+                return self._bundle.vector(state, self.table)
             case _:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
@@ -116,18 +153,29 @@ class Session:
 
     def _sum_of_records(self, state: NDArray[Any], sampling: dict[str, Any] | None) -> NDArray[np.float64]:
         clip = math.inf if sampling is None else float(sampling["clip"])
-        assert self.table is not None
+        bound = self.shape.record_bound
         total = np.zeros(self.shape.schema.size)
+        for record in self._vectors(state):
+            bounded = np.clip(np.nan_to_num(record, nan=0.0), -bound, bound)
+            norm = float(np.linalg.norm(bounded))
+            total += bounded if norm <= clip else bounded * (clip / norm)
+        return total
+
+    def _vectors(self, state: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+        assert self.table is not None, "a document with records has a contract"
+        if self._bundle is not None:
+            yield from self._bundle.vectors(state, self.table, self._stop_if_asked)
+            return
         for index in range(self.table.rows):
-            if self._stop.is_set():
-                raise RunFailed("run.stopped", "The run was stopped.")
+            self._stop_if_asked()
             row = {name: values[index] for name, values in self.table.columns.items()}
             record = self.computation.per_record(self.document, state, row)
             if record is not None:
-                bounded = np.clip(np.nan_to_num(record, nan=0.0), -1.0, 1.0)
-                norm = float(np.linalg.norm(bounded))
-                total += bounded if norm <= clip else bounded * (clip / norm)
-        return total
+                yield record
+
+    def _stop_if_asked(self) -> None:
+        if self._stop.is_set():
+            raise RunFailed("run.stopped", "The run was stopped.")
 
 
 def serve(channel: Channel) -> None:
@@ -152,6 +200,8 @@ def serve(channel: Channel) -> None:
         frame = frames.get()
         try:
             if frame[0]["type"] == "open":
+                if session is not None:
+                    session.close()
                 session = Session(channel, stop, frame)
                 channel.send({"type": "opened"})
             elif session is not None:
@@ -160,6 +210,8 @@ def serve(channel: Channel) -> None:
             channel.send({"type": "error", **error.as_dict()})
         except ChannelClosed:
             os._exit(0)
+        except MemoryError:
+            channel.send({"type": "error", **_OUT_OF_MEMORY.as_dict()})
         except Exception as error:  # noqa: BLE001 - a defect; where it is stays in the site's own worker log
             sys.stderr.write(place(error) + "\n")
             sys.stderr.flush()

@@ -8,7 +8,8 @@ Rules
 2. :meth:`Computation.shape` says what one site sends in a round and how far it may reach. The site
    and the coordinator each compute it from their own copy and compare.
 3. The site half is exactly one of ``loss`` (the node trains), ``per_record`` (the node clips every
-   record and sums) or ``vector`` (finished and opaque; the node clips it as a whole).
+   record and sums) or ``vector`` (finished and opaque; the node clips it as a whole). A document may carry
+   that half itself, as a bundle; its computation is then the public half alone.
 4. :meth:`Computation.advance` is pure and sees the decoded sum only.
 5. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
 """
@@ -29,7 +30,7 @@ from plasmid.models.adapter import AdapterSchema
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
 
-API_VERSION = "2"
+API_VERSION = "3"
 
 SiteHalf = Literal["loss", "per_record", "vector"]
 State = NDArray[np.floating[Any]]
@@ -50,12 +51,15 @@ class Shape:
         coordinates are bounded.
     bits
         Width of the ring that the computation needs.
+    record_bound
+        Largest absolute value of a coordinate of one record's vector (``per_record``).
     """
 
     schema: AdapterSchema
     bound: float
     norm: float | None
     bits: Literal[32, 64]
+    record_bound: float = 1.0
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -76,6 +80,13 @@ class Computation(Protocol):
 
     def advance(self, document: Any, shape: Shape, state: State, total: State, sites: int) -> State:
         """Return the next public state from the decoded sum of *sites* contributions."""
+
+
+def site_half(computation: Computation, document: Any) -> SiteHalf:
+    """Return which half *document* has computed at the sites: its bundle's, or the computation's own."""
+    bundle = getattr(document, "bundle", None)
+    half: SiteHalf = computation.SITE_HALF if bundle is None else bundle.half
+    return half
 
 
 def load(name: str) -> Computation:

@@ -5,7 +5,8 @@ Rules
 1. Defaults of the schema < the file < ``--set path=value`` < ``--seed``.
 2. Every problem is collected and told with file, line and path; then one error is raised.
 3. The base model's revision and digest are filled in from the catalogue of models, a vocabulary given
-   as ``{file: genes.txt}`` is read in: the resolved document needs no other file to be understood.
+   as ``{file: genes.txt}`` and the Python of a bundle are read in, each file once: the resolved document
+   needs no other file to be understood, or run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,11 +22,14 @@ from plasmid.core.errors import ModelError, RecipeError
 from plasmid.core.problems import describe, did_you_mean, plain_path, without_echoes
 from plasmid.core.yaml12 import Lines, Yaml12Error, parse_yaml
 from plasmid.models import catalogue as models
-from plasmid.recipes import catalogue
+from plasmid.recipes import catalogue, source
+from plasmid.recipes.bundle import BundleRecipe, bundle_contradictions
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.schema import Recipe, contradictions
 
 Location = tuple[str | int, ...]
+Parsed = Recipe | BundleRecipe
+Kind = TypeVar("Kind", Recipe, BundleRecipe)
 _MAX_VOCABULARY_BYTES = 1_000_000
 
 
@@ -35,14 +39,25 @@ class ResolvedRecipe:
 
     Attributes
     ----------
-    recipe
-        The recipe.
+    parsed
+        The recipe, of whatever computation.
     path
         The file that it was read from.
     """
 
-    recipe: Recipe
+    parsed: Parsed
     path: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, if it fine-tunes a model. Raises RecipeError (``recipe.no_model``)."""
+        if isinstance(self.parsed, Recipe):
+            return self.parsed
+        raise RecipeError(
+            "recipe.no_model",
+            f"the recipe {self.parsed.name} computes a sum and trains no model.",
+            "Run it with plasmid run, or name a recipe that fine-tunes one.",
+        )
 
     @property
     def folder(self) -> Path:
@@ -50,14 +65,19 @@ class ResolvedRecipe:
         return self.path.parent
 
     @property
+    def files(self) -> dict[str, str]:
+        """The text of its Python by file name; empty without a bundle."""
+        return dict(self.parsed.bundle.files) if self.parsed.bundle else {}
+
+    @property
     def document(self) -> dict[str, Any]:
         """The resolved document, JSON values only."""
-        return self.recipe.model_dump(mode="json")
+        return self.parsed.model_dump(mode="json")
 
     @property
     def digest(self) -> str:
         """The digest that sites approve."""
-        return recipe_digest(self.document, self.recipe.computation)
+        return recipe_digest(self.document, self.parsed.computation)
 
 
 class _Problems:
@@ -123,10 +143,14 @@ def load_recipe(
         document["seed"] = seed
         problems.flags[("seed",)] = "--seed"
     _inline_vocabularies(document, path.parent, problems)
-    recipe = _validate(document, problems)
-    recipe = _fill_model(recipe, problems)
+    _inline_code(document, path.parent, problems)
+    parsed: Parsed = (
+        _validate(BundleRecipe, document, problems)
+        if document.get("computation") == "bundle"
+        else _fill_model(_validate(Recipe, document, problems), problems)
+    )
     problems.raise_if_any()
-    return ResolvedRecipe(recipe, path)
+    return ResolvedRecipe(parsed, path)
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -216,26 +240,40 @@ def _vocabulary(folder: Path, name: str, path: Location, problems: _Problems) ->
     return ["(unread)"]
 
 
-def _validate(document: dict[str, Any], problems: _Problems) -> Recipe:
+def _inline_code(document: dict[str, Any], folder: Path, problems: _Problems) -> None:
+    bundle = document.get("bundle")
+    if not isinstance(bundle, dict):
+        return
+    if "files" in bundle:
+        problems.add(("bundle", "files"), f"is read from the folder {source.FOLDER}, and not written here")
+    files, found = source.read_bundle(folder)
+    entry, half = bundle.get("entry"), bundle.get("half")
+    found += [f"{folder / source.FOLDER}/{what}" for what in source.code_problems(files, entry, half)]
+    problems.found += found
+    bundle["files"] = files or {f"{entry}.py": "(unread)"}
+
+
+def _validate(kind: type[Kind], document: dict[str, Any], problems: _Problems) -> Kind:
     try:
-        return Recipe.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as invalid:
         errors = without_echoes(invalid.errors(include_url=False))
     for error in errors:
-        for place, what in describe(Recipe, error):
+        for place, what in describe(kind, error):
             problems.add(place, what)
-    unknown = [plain_path(Recipe, error["loc"]) for error in errors if error["type"] == "extra_forbidden"]
-    for place, what in contradictions(_sound_sections(document, unknown)):
+    unknown = [plain_path(kind, error["loc"]) for error in errors if error["type"] == "extra_forbidden"]
+    check = contradictions if kind is Recipe else bundle_contradictions
+    for place, what in check(_sound_sections(kind, document, unknown)):
         problems.add(place, what)
     _check_base(document, problems)
     problems.raise_if_any()
     raise AssertionError
 
 
-def _sound_sections(document: dict[str, Any], unknown: list[Location]) -> dict[str, Any]:
+def _sound_sections(kind: type[Parsed], document: dict[str, Any], unknown: list[Location]) -> dict[str, Any]:
     """Return the sections of *document* that are valid once the keys at *unknown* are left out."""
     sections: dict[str, Any] = {}
-    for name, field in Recipe.model_fields.items():
+    for name, field in kind.model_fields.items():
         if name in document:
             kept = _without(document[name], [path[1:] for path in unknown if path[:1] == (name,)])
             try:

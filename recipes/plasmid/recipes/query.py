@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from plasmid.core.errors import RecipeError, UsageError
+from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
     Bounds,
@@ -174,16 +175,17 @@ def _query_name(recipe_name: str) -> str:
     return f"mean-{recipe_name}"[:63]
 
 
-Document = Recipe | QueryDocument | PingDocument
+Document = Recipe | BundleRecipe | QueryDocument | PingDocument
 
-_KINDS: dict[str, type[Recipe] | type[QueryDocument] | type[PingDocument]] = {
+_KINDS: dict[str, type[Document]] = {
+    "bundle": BundleRecipe,
     "finetune": Recipe,
     "mean": QueryDocument,
     "ping": PingDocument,
 }
 
 
-def document_type(computation: object) -> type[Recipe] | type[QueryDocument] | type[PingDocument]:
+def document_type(computation: object) -> type[Document]:
     """Return the schema of documents for *computation*.
 
     Raises

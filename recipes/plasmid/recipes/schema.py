@@ -3,7 +3,8 @@
 Rules
 -----
 1. A recipe names everything that decides a result: model, task, data contract, adapter, training,
-   federation, privacy, release, seed. Data files are not part of it.
+   federation, privacy, release, seed, and the Python of a loss of its own if it has one. Data files are not
+   part of it.
 2. An unknown key, a value of another type and a contradiction between sections are errors. Sections
    are checked against each other by :func:`contradictions`, which also works on the sections that
    are sound when others aren't, so that all problems can be told at once.
@@ -44,6 +45,7 @@ from plasmid.recipes.protection import (
     masked_limits,
     unit_limits,
 )
+from plasmid.recipes.python import LossBundle, loss_contradictions
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Sentence = Annotated[str, StringConstraints(max_length=4000)]
@@ -182,6 +184,7 @@ class Recipe(Strict):
     federation: Federation
     privacy: Privacy
     release: Release
+    bundle: LossBundle | None = None
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -249,6 +252,8 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
         yield from audit_limits(privacy)
     if privacy and data and privacy.unit == "patient" and data.patient is None:
         yield ("data", "patient"), "unit: patient needs the name of an identifier column"
+    if privacy:
+        yield from loss_contradictions(sections.get("bundle"), privacy)
     training = sections.get("training")
     if privacy and training and privacy.mechanism == "dp-fedsgd" and training.steps != 1:
         yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"

@@ -49,7 +49,7 @@ def materialise_sites(
     StorageError
         The disk is full or *target* cannot be written.
     """
-    recipe = resolved.recipe
+    recipe = resolved.parsed
     if sites_dir is not None:
         return sites_in_folder(sites_dir, minimum=recipe.federation.min_sites)
     split = recipe.data.split
@@ -92,7 +92,7 @@ def materialise_eval(resolved: ResolvedRecipe, target: Path, eval_file: Path | N
     if eval_file is not None:
         with open_csv(eval_file):
             return eval_file
-    split = resolved.recipe.data.split
+    split = resolved.parsed.data.split
     if split is None:
         return None
     if isinstance(split, FilesSplit):
@@ -157,7 +157,7 @@ def _inside(resolved: ResolvedRecipe, name: str) -> Path:
     if not path.is_relative_to(resolved.folder.resolve()) or not path.is_file():
         raise DataError(
             "data.unreadable",
-            f"the recipe {resolved.recipe.name} names {name}, which is no file in its folder.",
+            f"the recipe {resolved.parsed.name} names {name}, which is no file in its folder.",
             "Correct data.split, or give --sites DIR and --eval FILE.",
         )
     return path

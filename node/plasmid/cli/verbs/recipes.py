@@ -1,4 +1,4 @@
-"""List, show and check recipes, and check tables against a recipe's contract."""
+"""List, show, check and begin recipes, and check tables against a recipe's contract."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.core.errors import UsageError
 from plasmid.data.csv import read_table
 from plasmid.data.table import Table
-from plasmid.recipes import catalogue
+from plasmid.recipes import catalogue, templates
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
+from plasmid.recipes.source import FOLDER, not_installed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -56,9 +58,9 @@ def list_recipes(
     with reply(form) as answer:
         found = [load_recipe(name) for name in catalogue.ls()]
         answer.data["recipes"] = [_summary(resolved) for resolved in found]
-        width = max((len(resolved.recipe.name) for resolved in found), default=0)
+        width = max((len(resolved.parsed.name) for resolved in found), default=0)
         for resolved in found:
-            answer.say(_plain(f"{resolved.recipe.name:<{width}}  {resolved.recipe.title}"))
+            answer.say(_plain(f"{resolved.parsed.name:<{width}}  {resolved.parsed.title}"))
         answer.say(_plain("\nNext: plasmid recipes show NAME, or plasmid run NAME."))
 
 
@@ -73,13 +75,16 @@ def show(
     with reply(form) as answer:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), path=str(resolved.path), document=resolved.document)
+        answer.say(_plain(f"# {resolved.path}"))
+        if isinstance(resolved.parsed, Recipe):
+            answer.say(_plain(f"# base {resolved.parsed.model.base} {resolved.parsed.model.revision}"))
         answer.say(
-            _plain(f"# {resolved.path}"),
-            _plain(f"# base {resolved.recipe.model.base} {resolved.recipe.model.revision}"),
             _plain(f"# digest {resolved.digest}" + (" (with --set and --seed)" if overrides or seed else "")),
             "",
             _plain(resolved.path.read_text(encoding="utf-8-sig").rstrip("\n")),
         )
+        for name, text in sorted(resolved.files.items()):
+            answer.say("", _plain(f"# {FOLDER}/{name}"), _plain(text.rstrip("\n")))
 
 
 @app.command()
@@ -95,18 +100,41 @@ def validate(
     with reply(form) as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])
-        answer.say(_plain(f"{resolved.recipe.name}: the recipe is sound, digest {resolved.digest}"))
-        if resolved.recipe.data.split is None and sites is None and evaluation is None:
+        answer.say(_plain(f"{resolved.parsed.name}: the recipe is sound, digest {resolved.digest}"))
+        for module in not_installed(resolved.files):
+            notice = f"the bundle imports {module}, which is not installed here; every site needs it"
+            answer.data["notices"].append(notice)
+            answer.note(_plain(notice))
+        if resolved.parsed.data.split is None and sites is None and evaluation is None:
             answer.say(_plain("It ships no data; give --sites DIR to check yours."))
             return
-        if resolved.recipe.data.split is not None or sites is not None:
+        contract = resolved.parsed.contract
+        if resolved.parsed.data.split is not None or sites is not None:
             for name, path in materialise_sites(resolved, Path(folder), sites).items():
-                answer.data["sites"][name] = _checked(
-                    answer, name, read_table(path, resolved.recipe.contract)
-                )
+                answer.data["sites"][name] = _checked(answer, name, read_table(path, contract))
         test = materialise_eval(resolved, Path(folder), evaluation)
         if test is not None:
-            answer.data["eval_rows"] = _checked(answer, "test", read_table(test, resolved.recipe.contract))
+            answer.data["eval_rows"] = _checked(answer, "test", read_table(test, contract))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The recipe's name, and its folder's")],
+    bundle: Annotated[
+        templates.Half, typer.Option("--bundle", help="What its Python computes; see docs/bundles.md")
+    ] = templates.Half.per_record,
+    to: Annotated[Path, typer.Option("--to", help="Where to make the folder")] = Path(),
+    form: FormatOption = Format.text,
+) -> None:
+    """Make the folder of a recipe that carries Python: a working example to change."""
+    with reply(form) as answer:
+        folder = templates.write(name, bundle, to)
+        resolved = load_recipe(folder)
+        answer.data.update(_summary(resolved), path=str(resolved.path))
+        answer.say(
+            _plain(f"{folder}: recipe.yaml, and its Python in {FOLDER}"),
+            _plain(f"Next: change it, then plasmid recipes validate {folder}"),
+        )
 
 
 def _checked(answer: Reply, name: str, table: Table) -> int:
@@ -118,12 +146,13 @@ def _checked(answer: Reply, name: str, table: Table) -> int:
 
 
 def _summary(resolved: ResolvedRecipe) -> dict[str, Any]:
-    recipe = resolved.recipe
+    recipe = resolved.parsed
     return {
         "name": recipe.name,
         "title": recipe.title,
-        "base": recipe.model.base,
-        "metric": recipe.task.metric,
+        "base": recipe.model.base if isinstance(recipe, Recipe) else None,
+        "metric": recipe.task.metric if isinstance(recipe, Recipe) else None,
+        "bundle": sorted(resolved.files),
         "digest": resolved.digest,
     }
 

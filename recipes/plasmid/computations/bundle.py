@@ -1,0 +1,64 @@
+"""The public half of recipes that carry Python: everything here follows from what the document declares.
+
+The state is the declared tensors, zero at first. A site sends one vector of them: the sum of its records'
+vectors, each coordinate of which is within ``bound``, or one finished vector within it. After the sum the
+next state is the total, the mean over the sites, or the state plus that mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plasmid.computations.api import Shape, State
+from plasmid.models.adapter import AdapterSchema, TensorSpec
+
+if TYPE_CHECKING:
+    from plasmid.models.store import BaseModel
+    from plasmid.recipes.bundle import BundleRecipe
+
+MAX_SHOWN = 4096
+"""A result of more values is not written out; its state can be fetched."""
+
+
+def shape(document: BundleRecipe, base: BaseModel | None) -> Shape:  # noqa: ARG001
+    """Return the declared tensors, by name; a sum over records is bounded by their public number."""
+    bundle = document.bundle
+    tensors = tuple(TensorSpec(name, tuple(size)) for name, size in sorted(bundle.tensors.items()))
+    rows = document.data.max_rows if bundle.half == "per_record" else 1
+    return Shape(
+        schema=AdapterSchema(tensors),
+        bound=bundle.bound * rows,
+        norm=document.privacy.update_clip,
+        bits=64,
+        record_bound=bundle.bound,
+    )
+
+
+def initial(document: BundleRecipe, shape: Shape) -> State:  # noqa: ARG001
+    """Return zeros, float64 [size]."""
+    return np.zeros(shape.schema.size, dtype=np.float64)
+
+
+def advance(document: BundleRecipe, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+    """Return the total, the mean, or the state plus the mean, as ``bundle.advance`` says."""
+    match document.bundle.advance:
+        case "total":
+            return np.asarray(total, dtype=np.float64)
+        case "mean":
+            return np.asarray(total / sites, dtype=np.float64)
+        case _:
+            return np.asarray(state + total / sites, dtype=np.float64)
+
+
+def result(document: BundleRecipe, state: State, sites: int) -> dict[str, Any]:
+    """Return ``{"tensors": {name: nested lists}, "sites"}``; no tensors of more than 4,096 values in all."""
+    tensors: dict[str, Any] = {}
+    start = 0
+    for name, size in sorted(document.bundle.tensors.items()) if state.size <= MAX_SHOWN else ():
+        count = math.prod(size)
+        tensors[name] = state[start : start + count].reshape(size).tolist()
+        start += count
+    return {"tensors": tensors, "sites": sites}

@@ -1,0 +1,86 @@
+"""What the gateway asks of a site half before it admits a run."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from approving import add_people, allow_approved, sign
+from attacks import BUDGET, FOUR, refusal
+from bundle_recipes import RECORD, bundle_recipe
+from in_memory import Federation
+from plasmid.computations import api
+from plasmid.gateway import bundles
+from plasmid.gateway.bundles import check_half
+from plasmid.recipes.query import PingDocument, QueryDocument
+
+CODE = "def per_record(state, row, settings): return [1.0, 0.0, 0.0]"
+PRIVATE = bundle_recipe(CODE, privacy=RECORD)
+
+
+def admitted(root: Path) -> tuple[bool, str]:
+    """Return what a site answers to a run of :data:`PRIVATE`."""
+    federation = Federation(
+        root,
+        document=PRIVATE,
+        sites=FOUR,
+        tables=dict.fromkeys(FOUR, "age\n30\n"),
+        public_size=1000,
+        budgets={"default": BUDGET},
+    )
+    answer = federation.admit("alpha")
+    return answer.accepted, answer.code
+
+
+def test_a_host_that_cannot_keep_records_apart_takes_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert admitted(tmp_path / "linux") == (True, "")
+    monkeypatch.setattr(bundles, "lacking", lambda: "there is no lock for darwin on arm64")
+    assert admitted(tmp_path / "darwin") == (False, "site.no_lock")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        bundle_recipe(CODE),
+        QueryDocument(name="ages", column="age", bounds=(0.0, 1.0)),
+        PingDocument(length=3),
+    ],
+)
+def test_nothing_else_needs_the_lock(document: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "lacking", lambda: "there is none")
+    computation = api.load(document.computation)  # type: ignore[attr-defined]
+    check_half(computation, document)
+    with refusal("site.no_lock"):
+        check_half(api.load("bundle"), PRIVATE)
+
+
+def test_a_patch_release_of_the_node_leaves_approvals_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same folder, approved by people under one release, opened by the next; another API is not it."""
+    federation = Federation(
+        tmp_path,
+        document=PRIVATE,
+        sites=FOUR,
+        tables=dict.fromkeys(FOUR, "age\n30\n"),
+        public_size=1000,
+        budgets={"default": BUDGET},
+    )
+    allow_approved(federation)
+    approvals = add_people(federation)
+    assert federation.admit("alpha").code == "policy.awaiting_approval"
+    (case,) = approvals.files.cases()
+    for name in ("ann", "bob"):
+        sign(approvals, case, name)
+    assert federation.admit("alpha").accepted
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1.99" if name == "plasmid" else version(name))
+    assert federation.restart("alpha").answer(federation.admitting()).accepted
+    federation.new_run("another run of it")
+    assert federation.admit("alpha").accepted
+    monkeypatch.setattr("plasmid.recipes.digest.API_VERSION", "99")
+    assert federation.admit("alpha").code == "protocol.digest"

@@ -18,20 +18,25 @@ import httpx
 import pytest
 
 from plasmid.controller.coordinator import CoordinatorHome
+from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
 from plasmid.link import server
 from plasmid.link.engine import sqlite_url
+from plasmid.link.guard import Limits
 from plasmid.link.registry import Registry
 from plasmid.link.server import LinkServer
-from plasmid.protocol.identity import Identity, fingerprint
-from plasmid.site.enrol import Credential, enrol, new_identity
+from plasmid.protocol.identity import fingerprint
+from plasmid.site.enrol import Credential, enrol
 from plasmid.site.link import LinkClient
+
+PASSPHRASE = "one for all members"
 
 
 class LiveLink:
     """A context manager; :meth:`member` enrols whoever a test needs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limits: Limits | None = None) -> None:
         self.folder = folder
+        self.limits = limits
         self.home = CoordinatorHome(folder / "coordinator")
         self.home.create(["localhost", "127.0.0.1"])
         self.identity = self.home.identity()
@@ -48,7 +53,7 @@ class LiveLink:
         self._patch.setattr(server, "_ask_controller", ask)
         self._patch.setattr(server, "log_to", lambda folder: None)
         self._thread.start()
-        self.server = LinkServer(str(self.home.folder), sqlite_url(self.home.folder))
+        self.server = LinkServer(str(self.home.folder), sqlite_url(self.home.folder), self.limits)
         self.url = f"https://localhost:{self.run(self.server.start('127.0.0.1', 0))}"
         return self
 
@@ -85,30 +90,38 @@ class LiveLink:
         assert self.server._server is not None
         return self.server._server.config.app
 
-    def member(self, name: str, role: Any = "site", organisation: str = "") -> tuple[Credential, Identity]:
-        """Enrol a member over the wire, as its owner would, and return its credential and identity."""
+    def member(
+        self, name: str, role: Any = "site", organisation: str = ""
+    ) -> tuple[Credential, EncryptedFile]:
+        """Enrol a member over the wire, as its owner would, and return its credential and keys."""
         organisation = organisation or f"{name}-org"
         folder = self.folder / name
-        identity = new_identity(folder, name)
+        keys = EncryptedFile.create(folder / KEYS_FILE, name, lambda: PASSPHRASE, cost=Cost(n=2))
         shown = fingerprint(self.identity.public)
         enrol(
             folder,
-            identity,
+            keys,
             url=self.url,
             role=role,
             organisation=organisation,
             invitation=self.registry.invite(name=name, role=role, organisation=organisation),
             confirm=lambda what, found: found == shown,
         )
-        return Credential(folder), identity
+        return Credential(folder), keys
+
+    def keys(self, credential: Credential) -> EncryptedFile:
+        """Return the keys of a member that :meth:`member` has enrolled."""
+        return credential.keys(lambda: PASSPHRASE)
 
     def client(self, credential: Credential, *, patience_s: float = 0.0) -> LinkClient:
         """Return a client with *credential*; its caller closes it."""
-        return credential.connect(patience_s=patience_s)
+        return credential.connect(self.keys(credential), patience_s=patience_s)
 
-    def http(self, certificate: Path | None = None, key: Path | None = None) -> httpx.Client:
+    def http(
+        self, certificate: Path | None = None, key: Path | None = None, password: bytes | None = None
+    ) -> httpx.Client:
         """Return a bare client that trusts this coordinator's CA and shows *certificate*, if any."""
         context = ssl.create_default_context(cafile=str(self.home.folder / "ca.pem"))
         if certificate is not None:
-            context.load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key, password)
         return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=30.0)

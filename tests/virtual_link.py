@@ -20,12 +20,14 @@ from in_memory import Federation
 from plasmid.controller import context as context_module
 from plasmid.controller.context import RunContext
 from plasmid.controller.database import Runs
-from plasmid.core.errors import PlasmidError, ProtocolError
+from plasmid.core.clock import now, stamp
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError
 from plasmid.gateway.disclosure import public
 from plasmid.link import switchboard as switchboard_module
 from plasmid.link.bodies import Bodies
 from plasmid.link.server import LinkServer
 from plasmid.link.switchboard import Switchboard
+from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.messages import (
     Admit,
     Ask,
@@ -34,11 +36,13 @@ from plasmid.protocol.messages import (
     Failed,
     Heartbeat,
     Manifest,
+    Revoked,
     Signed,
     UnitTerms,
     open_signed,
     sign,
 )
+from plasmid.protocol.revocation import Revocation
 
 POLL_S = 20.0
 Interception = Callable[["VirtualLink", str, Signed], Signed | None]
@@ -131,6 +135,19 @@ class VirtualLink:
         """Let *do* have what *site* is about to say of *kind* at *place* (``epoch``, ``slot``, ``round``)."""
         self._rules.append(_Rule(site, kind, place, do, times))
 
+    def revoke(self, site: str) -> None:
+        """Have the coordinator put a site out, as its operator's statement makes it do."""
+        said = Revocation(
+            name=site,
+            role="site",
+            key=self.federation.identities[site].public,
+            revoked=stamp(now()),
+            reason="its disk was stolen",
+        )
+        statement = Envelope.of(said).signed(self.federation.coordinator)
+        self.board.expel(site)
+        self.board.announce(sign(self.federation.coordinator, Revoked(statement=statement)))
+
     def kill(self, site: str) -> None:
         """End a site's process."""
         self._sites[site].alive = False
@@ -176,7 +193,11 @@ class VirtualLink:
         waiting = any(seq > state.after for seq, _ in self.board._mailboxes[site].waiting)
         if not state.alive or not (waiting or self.now >= state.polls_until or not state.boot):
             return
-        got = _finish(self.board.receive(site, state.boot, state.after if state.boot else 0, 0.0))
+        try:
+            got = _finish(self.board.receive(site, state.boot, state.after if state.boot else 0, 0.0))
+        except LinkError:
+            state.alive = False  # it was revoked
+            return
         state.boot, state.polls_until = self.board.boot, self.now + POLL_S
         self.board._polls[site].until = state.polls_until  # it goes on waiting, were it killed or not
         for seq, signed in got:
@@ -201,6 +222,8 @@ class VirtualLink:
                     said = answer.contribution
                 case End():
                     gateway.forget(message.run)
+                case Revoked():
+                    gateway.revoke(message.statement)
                 case _:
                     said = gateway.relay(message)
         except PlasmidError as error:

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 
 from plasmid.core.errors import PlasmidError
@@ -18,6 +19,7 @@ from plasmid.link.authority import Authority
 from plasmid.link.registry import Member, Registry
 from plasmid.protocol.enrolment import RosterEntry, new_tls_key, signed_request
 from plasmid.protocol.identity import Identity
+from plasmid.protocol.revocation import open_revocation
 
 
 def refusal(code: str) -> pytest.RaisesExc[PlasmidError]:
@@ -37,13 +39,18 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 ALPHA = Identity.generate("alpha")
+BETA = Identity.generate("beta")
 INVITED = {"name": "alpha", "role": "site", "organisation": "A"}
+
+
+def new_csr() -> str:
+    return new_tls_key("alpha", b"password")[1]
 
 
 def enrol(
     registry: Registry, authority: Authority, invitation: str, identity: Identity = ALPHA, **changes: Any
 ) -> str:
-    values: dict[str, Any] = {"role": "site", "organisation": "A", "csr": new_tls_key("alpha")[1]} | changes
+    values: dict[str, Any] = {"role": "site", "organisation": "A", "csr": new_csr()} | changes
     return registry.enrol(signed_request(identity, invitation=invitation, **values), authority)
 
 
@@ -129,10 +136,8 @@ def test_the_secret_of_an_invitation_is_not_kept(registry: Registry, tmp_path: P
 
 def test_a_request_that_was_changed_is_refused(registry: Registry, authority: Authority) -> None:
     invitation = registry.invite(**INVITED)
-    request = signed_request(
-        ALPHA, invitation=invitation, role="site", organisation="A", csr=new_tls_key("alpha")[1]
-    )
-    for change in ({"csr": new_tls_key("alpha")[1]}, {"key": Identity.generate("alpha").public}):
+    request = signed_request(ALPHA, invitation=invitation, role="site", organisation="A", csr=new_csr())
+    for change in ({"csr": new_csr()}, {"key": Identity.generate("alpha").public}):
         with refusal("protocol.signature"):
             registry.enrol(request.model_copy(update=change), authority)
     registry.enrol(request, authority)
@@ -141,7 +146,7 @@ def test_a_request_that_was_changed_is_refused(registry: Registry, authority: Au
 def test_a_tls_key_of_another_kind_is_refused(registry: Registry, authority: Authority) -> None:
     key = generate_private_key(public_exponent=65537, key_size=2048)
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256())
-    with refusal("link.invitation"):
+    with refusal("link.tls_key"):
         enrol(registry, authority, registry.invite(**INVITED), csr=csr.public_bytes(Encoding.PEM).decode())
 
 
@@ -163,3 +168,76 @@ def test_members_survive_a_restart(registry: Registry, authority: Authority) -> 
     member = again.by_certificate(der)
     assert member is not None
     assert member.name == "alpha"
+
+
+# -- invitations -----------------------------------------------------------------------------------
+
+
+def test_invitations_are_listed_without_their_secrets(registry: Registry, authority: Authority) -> None:
+    used = registry.invite(**INVITED)
+    enrol(registry, authority, used)
+    registry.invite(name="late", role="site", organisation="A", hours=-1)
+    open_ = registry.invite(name="ada", role="person", organisation="B")
+    found = {known.name: known for known in registry.invitations()}
+    assert {name: known.state for name, known in found.items()} == {
+        "alpha": "used",
+        "late": "expired",
+        "ada": "open",
+    }
+    assert (found["ada"].role, found["ada"].organisation) == ("person", "B")
+    assert not [secret for secret in (used, open_) if secret in str(found)]
+
+
+@pytest.mark.parametrize("by", ["name", "id"])
+def test_an_invitation_that_was_taken_back_enrols_nobody(
+    registry: Registry, authority: Authority, by: str
+) -> None:
+    invitation = registry.invite(**INVITED)
+    (known,) = registry.invitations()
+    assert registry.take_back(getattr(known, by)) == known
+    assert registry.invitations() == []
+    with refusal("link.invitation"):
+        enrol(registry, authority, invitation)
+    with refusal("link.no_invitation"):
+        registry.take_back(known.id)
+
+
+def test_only_open_invitations_are_taken_back_and_one_at_a_time(
+    registry: Registry, authority: Authority
+) -> None:
+    first = registry.invite(**INVITED)
+    registry.invite(**INVITED)
+    with refusal("link.no_invitation"):
+        registry.take_back("alpha")  # which of the two?
+    enrol(registry, authority, first)
+    spent = next(known for known in registry.invitations() if known.state == "used")
+    with refusal("link.no_invitation"):
+        registry.take_back(spent.id)
+    assert registry.take_back("alpha").state == "open"
+    assert [known.state for known in registry.invitations()] == ["used"]
+
+
+# -- revocations -----------------------------------------------------------------------------------
+
+
+def test_a_revocation_is_the_coordinator_s_signed_statement(registry: Registry, authority: Authority) -> None:
+    pem = enrol(registry, authority, registry.invite(**INVITED))
+    der = x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
+    assert registry.by_certificate(der) == registry.by_key(ALPHA.public)
+    said = registry.revoke("alpha", reason="its disk was stolen", by=BETA)
+    (found,) = registry.revocations()
+    assert (found.number, found.said) == (1, said)
+    assert open_revocation(found.statement, BETA.public) == said
+    assert (said.name, said.role, said.key) == ("alpha", "site", ALPHA.public)
+    assert (registry.by_certificate(der), registry.by_key(ALPHA.public)) == (None, None)
+    assert (registry.members(), registry.sites()) == ([], [])
+    assert registry.revocations(after=1) == []
+
+
+@pytest.mark.parametrize("reason", ["", "two\nlines", "x" * 301])
+def test_a_reason_is_one_line(registry: Registry, authority: Authority, reason: str) -> None:
+    enrol(registry, authority, registry.invite(**INVITED))
+    with pytest.raises(ValidationError):
+        registry.revoke("alpha", reason=reason, by=BETA)
+    assert registry.revocations() == []
+    assert len(registry.members()) == 1

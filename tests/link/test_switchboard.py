@@ -54,6 +54,7 @@ def contribution(site: str, *, epoch: int = 1, slot: int = 3, body: str = D) -> 
         body_bytes=1,
         ledger_counter=0,
         ledger_head=D,
+        isolation="none",
     )
 
 
@@ -379,3 +380,60 @@ def test_a_site_that_does_not_poll_is_not_there(board: Switchboard, clock: Simpl
     clock.now += 5.1
     assert board.online() == []
     assert board.readmit("run-1", ["alpha"]) == []
+
+
+# -- who is expelled, and what stands --------------------------------------------------------------
+
+
+def test_who_is_expelled_is_gone_from_every_wait_at_once(board: Switchboard) -> None:
+    async def scene() -> Collected:
+        say(board, "beta", contribution("beta"))
+        waiting = asyncio.create_task(collect(board))
+        await asyncio.sleep(0)
+        board.expel("alpha")
+        return await waiting
+
+    collected = go(scene())
+    assert set(collected.got) == {"beta"}
+    assert collected.missing == {"alpha": "it was revoked [link.revoked]"}
+    assert collected.gone == {"alpha"}
+    assert board.expelled(SITES) == ["alpha"]
+
+
+def test_what_it_said_before_does_not_count_either(board: Switchboard) -> None:
+    for site in SITES:
+        say(board, site, contribution(site))
+    assert set(go(collect(board)).got) == set(SITES), "the control"
+    board.expel("alpha")
+    assert set(go(collect(board)).got) == {"beta"}
+
+
+def test_its_poll_ends_and_it_is_never_there_again(board: Switchboard) -> None:
+    async def scene() -> None:
+        poll = asyncio.create_task(board.receive("alpha", board.boot, 0, 15.0))
+        await asyncio.sleep(0)
+        assert board.online() == ["alpha"]
+        board.expel("alpha")
+        with refusal("link.revoked"):
+            await poll
+        assert board.online() == []
+        with refusal("link.revoked"):
+            await board.receive("alpha", "", 0, 15.0)
+        assert board.readmit("run-1", ["alpha"]) == []
+
+    go(scene())
+
+
+def test_a_notice_reaches_who_is_there_and_who_comes_later_once(board: Switchboard) -> None:
+    notice = letter(7)
+
+    async def scene() -> list[list[str]]:
+        await board.receive("alpha", board.boot, 0, 0.0)
+        board.announce(notice)
+        there = await board.receive("alpha", board.boot, 0, 0.0)
+        later = await board.receive("beta", "", 0, 0.0)
+        again = await board.receive("beta", "", 0, 0.0)
+        restarted = await board.receive("beta", "", max(seq for seq, _ in again), 0.0)
+        return [[signed.payload["state"] for _, signed in got] for got in (there, later, again, restarted)]
+
+    assert go(scene()) == [["7"], ["7"], ["7"], ["7"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +11,28 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from live_link import LiveLink
+from live_link import PASSPHRASE, LiveLink
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, UsageError
+from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
 from plasmid.link.authority import Authority
 from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
+from plasmid.protocol.enrolment import new_tls_key, signed_card
 from plasmid.protocol.identity import Identity, fingerprint
 from plasmid.protocol.messages import Heartbeat, StopRequest, sign
-from plasmid.site.enrol import Credential, enrol, fetch_card, fetch_roster, new_identity
-from plasmid.site.link import LinkClient
+from plasmid.site import enrol as enrol_module
+from plasmid.site.enrol import Credential, enrol, fetch_card, fetch_roster, keep_certificate
+from plasmid.site.link import LinkClient, issued_by
 
 BODY = np.random.default_rng(0).bytes(2 * CHUNK_BYTES + 12_345)
 DIGEST = sha256_hex(BODY)
+
+
+def new_keys(folder: Path, name: str) -> EncryptedFile:
+    return EncryptedFile.create(folder / KEYS_FILE, name, lambda: PASSPHRASE, cost=Cost(n=2))
 
 
 def refusal(code: str) -> pytest.RaisesExc[PlasmidError]:
@@ -31,7 +41,8 @@ def refusal(code: str) -> pytest.RaisesExc[PlasmidError]:
 
 @pytest.fixture(scope="module")
 def alpha(live: LiveLink) -> tuple[Credential, Identity]:
-    return live.member("alpha")
+    credential, keys = live.member("alpha")
+    return credential, keys.identity()
 
 
 @pytest.fixture
@@ -204,8 +215,8 @@ def test_nobody_there_is_said(live: LiveLink, alpha: tuple[Credential, Identity]
     lonely = LinkClient(
         "https://localhost:9",
         ca=alpha[0].folder / "ca.pem",
-        certificate=alpha[0].folder / "tls.pem",
-        key=alpha[0].folder / "tls.key",
+        certificate=alpha[0].certificate,
+        password=live.keys(alpha[0]).tls_password(),
         patience_s=0.0,
     )
     with pytest.raises(LinkError, match=r"https://localhost:9 cannot be reached \(ConnectError\)") as caught:
@@ -220,12 +231,11 @@ def test_a_server_of_another_ca_is_refused_at_once(
 ) -> None:
     """Trying again would not help: it is somebody else, however long one waits."""
     Authority.create(tmp_path)
-    folder = alpha[0].folder
     deceived = LinkClient(
         live.url,
         ca=tmp_path / "ca.pem",
-        certificate=folder / "tls.pem",
-        key=folder / "tls.key",
+        certificate=alpha[0].certificate,
+        password=live.keys(alpha[0]).tls_password(),
         patience_s=60.0,
     )
     begun = time.monotonic()
@@ -251,13 +261,13 @@ def test_a_proxy_in_the_environment_is_not_used(
 def test_a_credential_is_what_enrolment_left(live: LiveLink, alpha: tuple[Credential, Identity]) -> None:
     credential, identity = alpha
     assert credential.coordinator() == (live.url, live.identity.public)
-    assert credential.identity().public == identity.public
-    assert credential.identity().name == "alpha"
-    for name in ("identity.key", "tls.key"):
-        assert (credential.folder / name).stat().st_mode & 0o777 == 0o600
-    with pytest.raises(UsageError) as caught:
-        new_identity(credential.folder, "alpha")
-    assert caught.value.code == "usage.exists"
+    assert credential.name == "alpha"
+    again = live.keys(credential).identity()
+    assert (again.public, again.name) == (identity.public, "alpha")
+    found = {path.name: path.stat().st_mode & 0o777 for path in credential.folder.iterdir()}
+    assert set(found) == {"keys.json", "tls.pem", "ca.pem", "coordinator.json"}
+    assert found["keys.json"] == found["tls.pem"] == 0o600
+    assert b"ENCRYPTED PRIVATE KEY" in credential.certificate.read_bytes()
 
 
 def test_the_roster_says_who_is_connected(live: LiveLink, client: LinkClient) -> None:
@@ -275,12 +285,12 @@ def test_a_fingerprint_that_the_owner_does_not_confirm_ends_it(live: LiveLink, t
         shown.append((what, found))
         return False
 
-    identity = new_identity(tmp_path / "beta", "beta")
+    keys = new_keys(tmp_path / "beta", "beta")
     invitation = live.registry.invite(name="beta", role="site", organisation="B")
     with refusal("protocol.fingerprint"):
         enrol(
             tmp_path / "beta",
-            identity,
+            keys,
             url=f"{live.url}/",
             role="site",
             organisation="B",
@@ -289,15 +299,15 @@ def test_a_fingerprint_that_the_owner_does_not_confirm_ends_it(live: LiveLink, t
         )
     assert shown == [(f"the coordinator at {live.url}", fingerprint(live.identity.public))]
     assert not Credential(tmp_path / "beta").enrolled
-    assert [path.name for path in (tmp_path / "beta").iterdir()] == ["identity.key"]
+    assert [path.name for path in (tmp_path / "beta").iterdir()] == ["keys.json"]
 
 
 def test_an_invitation_that_is_refused_leaves_no_credential(live: LiveLink, tmp_path: Path) -> None:
-    identity = new_identity(tmp_path / "gamma", "gamma")
+    keys = new_keys(tmp_path / "gamma", "gamma")
     with refusal("link.invitation"):
         enrol(
             tmp_path / "gamma",
-            identity,
+            keys,
             url=live.url,
             role="site",
             organisation="C",
@@ -307,8 +317,47 @@ def test_an_invitation_that_is_refused_leaves_no_credential(live: LiveLink, tmp_
     credential = Credential(tmp_path / "gamma")
     assert not credential.enrolled
     with pytest.raises(UsageError) as caught:
-        credential.connect()
+        credential.connect(keys)
     assert caught.value.code == "usage.not_enrolled"
+
+
+@pytest.mark.parametrize("ca", ["", "pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_coordinator_without_a_ca_is_refused(
+    live: LiveLink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca: str
+) -> None:
+    """Its card is signed by itself, so that nothing says that a certificate is in it."""
+    monkeypatch.setattr(enrol_module, "fetch_card", lambda *_, **__: signed_card(live.identity, ca))
+    with pytest.raises(LinkError, match="holds no certificate") as caught:
+        enrol(
+            tmp_path / "delta",
+            new_keys(tmp_path / "delta", "delta"),
+            url=live.url,
+            role="site",
+            organisation="D",
+            invitation="none",
+            confirm=lambda what, found: True,
+        )
+    assert caught.value.code == "link.refused"
+
+
+@pytest.mark.parametrize(
+    ("at", "change"), [(b"\x2b\x65\x70", b"\x2b\x69\x70"), (b"\x02\x01\x02", b"\x02\x01\x07")]
+)
+def test_a_certificate_that_cannot_be_read_is_nobody_s(
+    live: LiveLink, alpha: tuple[Credential, Identity], tmp_path: Path, at: bytes, change: bytes
+) -> None:
+    """A key of an unknown kind, a version that does not exist: found by the fuzzer."""
+    ca = x509.load_pem_x509_certificate((alpha[0].folder / "ca.pem").read_bytes())
+    leaf = x509.load_pem_x509_certificate(alpha[0].certificate.read_bytes()).public_bytes(Encoding.DER)
+    assert issued_by(leaf, ca)
+    broken = leaf.replace(at, change)
+    assert broken != leaf
+    assert not issued_by(broken, ca)
+    text = base64.encodebytes(broken).decode()
+    pem = f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n"
+    key, csr = new_tls_key("alpha", b"password")
+    with refusal("link.refused"):
+        keep_certificate(tmp_path, {"certificate": pem}, key, csr)
 
 
 def test_what_is_not_a_coordinator_has_no_card(live: LiveLink) -> None:

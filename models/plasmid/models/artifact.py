@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict, Field, ValidationError
 
+from plasmid.core.bounds import check_json
 from plasmid.core.errors import ModelError
 from plasmid.core.files import folder_atomic
 from plasmid.models.adapter import (
@@ -273,7 +274,9 @@ def _tensors(folder: Path, head: HeadSpec) -> dict[str, Vector]:
 
 def _read(path: Path, limit_bytes: int) -> bytes:
     _size_ok(path, limit_bytes)
-    return path.read_bytes()
+    text = path.read_bytes()
+    check_json(text)
+    return text
 
 
 def _size_ok(path: Path, limit_bytes: int) -> None:

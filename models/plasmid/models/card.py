@@ -44,6 +44,7 @@ class CardFacts(BaseModel):
     intended_use: str = ""
     limitations: str = ""
     privacy: str = ""
+    project: str = ""
     results: Annotated[dict[str, float], Field(default_factory=dict)]
 
 
@@ -83,6 +84,7 @@ A LoRA adapter of {parameters:,} parameters (head included) for the base model `
         ("Intended use", facts.intended_use),
         ("Limitations", facts.limitations),
         ("Privacy", facts.privacy),
+        ("Project", facts.project),
     ):
         if text:
             sections.append(f"## {title}\n\n{text.strip()}\n")

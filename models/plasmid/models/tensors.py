@@ -25,11 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from plasmid.core.bounds import check_json
 from plasmid.core.errors import ModelError
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
+MAX_TENSOR_BYTES = 2**40
+MAX_HEADER_VALUES = 20 * MAX_TENSORS
 _NAME = re.compile(r"(\w+|\*)(\.(\w+|\*))*", re.ASCII)  # transformers writes "layer.*" for what layers share
 _WIDTH_BYTES = {
     "F64": 8,
@@ -84,7 +87,9 @@ def read_header(path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> dict
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(max_header_bytes, size - 8):
                 raise _strange(path, f"header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
+            text = file.read(length)
+            check_json(text, max_values=MAX_HEADER_VALUES)
+            header = json.loads(text)
     except OSError as error:
         raise ModelError(
             "model.file_missing", f"cannot read {path.name}: {error.strerror}.", "Import or fetch it again."
@@ -114,10 +119,11 @@ def _info(path: Path, name: str, entry: Any, base: int) -> TensorInfo:
         raise _strange(path, "a tensor's name is not dotted words")
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
-            whole = all(type(side) is int and 0 <= side < 2**40 for side in shape)
             if dtype not in _WIDTH_BYTES:
                 raise _strange(path, f"{name} is of an unknown type")
-            if len(shape) > MAX_DIMENSIONS or not whole:
+            whole = len(shape) <= MAX_DIMENSIONS and all(type(side) is int and side >= 0 for side in shape)
+            # A side of 0 hides what the others are; numpy multiplies those all the same.
+            if not whole or prod(side or 1 for side in shape) * _WIDTH_BYTES[dtype] > MAX_TENSOR_BYTES:
                 raise _strange(path, f"{name} has no sound shape")
             if start < 0 or end - start != prod(shape) * _WIDTH_BYTES[dtype]:
                 raise _strange(path, f"{name} does not fill its bytes")

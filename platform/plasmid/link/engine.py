@@ -1,11 +1,16 @@
-"""The coordinator's database connection: SQLite in its folder, or any SQLAlchemy URL."""
+"""The coordinator's database: SQLite in its folder, or any SQLAlchemy URL.
+
+There are no migrations: a database whose tables another release made is refused, not changed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, MetaData, create_engine, event, inspect
+
+from plasmid.core.errors import StorageError
 
 
 def open_engine(url: str) -> Engine:
@@ -25,3 +30,36 @@ def open_engine(url: str) -> Engine:
 def sqlite_url(folder: Path) -> str:
     """Return the URL of the embedded database in *folder*."""
     return f"sqlite:///{folder / 'state.db'}"
+
+
+def create_tables(engine: Engine, metadata: MetaData) -> None:
+    """Make the tables of *metadata* that are not there.
+
+    Raises
+    ------
+    StorageError
+        ``storage.other_release``: one that is there has other columns.
+    """
+    found = inspect(engine)
+    there = set(found.get_table_names())
+    other = sorted(
+        name
+        for name, table in metadata.tables.items()
+        if name in there
+        and {column["name"] for column in found.get_columns(name)} != set(table.columns.keys())
+    )
+    if other:
+        raise StorageError(
+            "storage.other_release",
+            f"the database {engine.url.render_as_string(hide_password=True)} was made by another release of "
+            f"Plasmid (tables {', '.join(other)}); this one cannot use it, and has changed nothing.",
+            "Read it with the release that made it. For this one make a new coordinator, under another "
+            "PLASMID_HOME or PLASMID_DATABASE_URL, and enrol everybody there.",
+        )
+    if there.issuperset(metadata.tables):
+        return
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # another process may be about to make them, too
+        metadata.create_all(connection)
+        connection.commit()

@@ -1,10 +1,11 @@
-"""Who is enrolled: members and invitations, in the coordinator's database.
+"""Who is enrolled: members, invitations and revocations, in the coordinator's database.
 
 Rules
 -----
-1. A name belongs to one identity key for good, and a key to one name.
+1. A name belongs to one identity key for good, and a key to one name; revoked ones stay taken.
 2. An invitation is stored as its SHA-256, works once, for one name, role and organisation, and expires.
-3. A certificate opens a connection only while the member it names is enrolled with that very certificate.
+3. A certificate opens a connection only while the member that it was issued to is enrolled and it has not
+   retired (:mod:`plasmid.link.certificates`). Every request asks the database, where other processes revoke.
 """
 
 from __future__ import annotations
@@ -12,43 +13,26 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Engine, String, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.orm import Session
 
 from plasmid.core.canonical import sha256_hex
+from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import LinkError
 from plasmid.link.authority import Authority
-from plasmid.protocol.enrolment import EnrolRequest, RosterEntry, check_csr
+from plasmid.link.certificates import Certificates, tls_request
+from plasmid.link.engine import create_tables
+from plasmid.link.tables import Base, ConnectionRow, InvitationRow, MemberRow, RevocationRow
+from plasmid.protocol.enrolment import EnrolRequest, RosterEntry
+from plasmid.protocol.envelope import Envelope, parse_envelope
+from plasmid.protocol.identity import Signer
+from plasmid.protocol.revocation import Revocation
 
 INVITATION_HOURS = 72
-
-
-class _Base(DeclarativeBase):
-    pass
-
-
-class _Member(_Base):
-    __tablename__ = "members"
-    name: Mapped[str] = mapped_column(String(63), primary_key=True)
-    role: Mapped[str] = mapped_column(String(16))
-    organisation: Mapped[str] = mapped_column(String(100))
-    key: Mapped[str] = mapped_column(String(64), unique=True)
-    certificate: Mapped[str] = mapped_column(String(64), unique=True)
-    enrolled: Mapped[datetime]
-
-
-class _Invitation(_Base):
-    __tablename__ = "invitations"
-    secret: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(63))
-    role: Mapped[str] = mapped_column(String(16))
-    organisation: Mapped[str] = mapped_column(String(100))
-    expires: Mapped[datetime]
-    used: Mapped[datetime | None]
+_SHOWN_CHARACTERS = 12
 
 
 @dataclass(frozen=True)
@@ -61,31 +45,100 @@ class Member:
     key: str
 
 
+@dataclass(frozen=True)
+class Invitation:
+    """An invitation as its issuer sees it; ``id`` is the beginning of its secret's SHA-256."""
+
+    id: str
+    name: str
+    role: str
+    organisation: str
+    expires: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A revocation; later ones have larger numbers."""
+
+    number: int
+    said: Revocation
+    statement: Envelope
+
+
 class Registry:
     """The members of one coordinator."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        _Base.metadata.create_all(engine)
-        self._by_certificate: dict[str, Member] = {}
+    def __init__(self, engine: Engine, *, clock: Clock = now) -> None:
+        self._engine, self._clock = engine, clock
+        create_tables(engine, Base.metadata)
+        self._certificates = Certificates(engine, clock=clock)
+        self._end_to_end: dict[str, bool] = {}
+
+    # -- invitations -------------------------------------------------------------------------------
 
     def invite(self, *, name: str, role: str, organisation: str, hours: float = INVITATION_HOURS) -> str:
-        """Return a new invitation. Raises LinkError (``link.name_taken``) if *name* is enrolled."""
+        """Return a new invitation. Raises LinkError (``link.name_taken``) if *name* was ever enrolled."""
         secret = secrets.token_urlsafe(32)
         with Session(self._engine) as session, session.begin():
-            if session.get(_Member, name) is not None:
+            if session.get(MemberRow, name) is not None:
                 raise LinkError("link.name_taken", f"{name} is enrolled already.", "Choose another name.")
             session.add(
-                _Invitation(
+                InvitationRow(
                     secret=sha256_hex(secret.encode()),
                     name=name,
                     role=role,
                     organisation=organisation,
-                    expires=_now() + timedelta(hours=hours),
+                    expires=self._now() + timedelta(hours=hours),
                     used=None,
                 )
             )
         return secret
+
+    def invitations(self) -> list[Invitation]:
+        """Return all invitations, those that expire first before the others; ``state`` is in words."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(InvitationRow).order_by(InvitationRow.expires)).all()
+        return [
+            Invitation(
+                id=row.secret[:_SHOWN_CHARACTERS],
+                name=row.name,
+                role=row.role,
+                organisation=row.organisation,
+                expires=stamp(row.expires.replace(tzinfo=UTC)),
+                state="used" if row.used else "open" if row.expires > self._now() else "expired",
+            )
+            for row in rows
+        ]
+
+    def take_back(self, invitation: str) -> Invitation:
+        """Forget the open invitation whose id or name is *invitation*, and return what it was.
+
+        Raises
+        ------
+        LinkError
+            ``link.no_invitation``: not exactly one is open under that id or name.
+        """
+        found = [
+            known
+            for known in self.invitations()
+            if known.state == "open" and invitation in (known.id, known.name)
+        ]
+        if len(found) != 1:
+            raise LinkError(
+                "link.no_invitation",
+                f"{len(found)} open invitations are called {invitation!r}.",
+                "'plasmid coordinator invitations' lists their ids.",
+            )
+        with Session(self._engine) as session, session.begin():
+            session.execute(
+                delete(InvitationRow).where(
+                    InvitationRow.secret.startswith(found[0].id), InvitationRow.used.is_(None)
+                )
+            )
+        return found[0]
+
+    # -- enrolment ---------------------------------------------------------------------------------
 
     def enrol(self, request: EnrolRequest, authority: Authority) -> str:
         """Enrol the newcomer and return its certificate in PEM.
@@ -96,69 +149,89 @@ class Registry:
             The request or its certificate request is not signed by its own key.
         LinkError
             ``link.invitation``: unknown, used, expired, or for somebody else; ``link.name_taken``: the
-            name or the key is enrolled already.
+            name or the key is enrolled already; ``link.tls_key``: the TLS key is of another kind.
         """
         request.check()
-        csr = check_csr(request.csr)
-        if not isinstance(csr.public_key(), Ed25519PublicKey):
-            raise LinkError(
-                "link.invitation", "the TLS key is not an Ed25519 key.", "Let this release make it."
-            )
-        certificate = authority.issue_client(
-            csr, name=request.name, role=request.role, organisation=request.organisation
-        )
+        csr = tls_request(request.csr)
+        member = Member(request.name, request.role, request.organisation, request.key)
         with Session(self._engine) as session, session.begin():
-            claimed = session.execute(
-                update(_Invitation)
+            claimed: Any = session.execute(
+                update(InvitationRow)
                 .where(
-                    _Invitation.secret == sha256_hex(request.invitation.encode()),
-                    _Invitation.name == request.name,
-                    _Invitation.role == request.role,
-                    _Invitation.organisation == request.organisation,
-                    _Invitation.used.is_(None),
-                    _Invitation.expires > _now(),
+                    InvitationRow.secret == sha256_hex(request.invitation.encode()),
+                    InvitationRow.name == request.name,
+                    InvitationRow.role == request.role,
+                    InvitationRow.organisation == request.organisation,
+                    InvitationRow.used.is_(None),
+                    InvitationRow.expires > self._now(),
                 )
-                .values(used=_now())
+                .values(used=self._now())
             )
-            if claimed.rowcount != 1:  # type: ignore[attr-defined]
+            if claimed.rowcount != 1:
                 raise LinkError(
                     "link.invitation",
                     f"the invitation for {request.name} is unknown, used, expired, or for somebody else.",
                     "Ask the coordinator's operator for a new one ('plasmid coordinator invite').",
                 )
             taken = session.scalars(
-                select(_Member).where((_Member.name == request.name) | (_Member.key == request.key))
+                select(MemberRow).where((MemberRow.name == request.name) | (MemberRow.key == request.key))
             ).first()
             if taken is not None:
                 raise LinkError("link.name_taken", f"{request.name} or its key is enrolled already.")
             session.add(
-                _Member(
+                MemberRow(
                     name=request.name,
                     role=request.role,
                     organisation=request.organisation,
                     key=request.key,
-                    certificate=_digest(certificate),
-                    enrolled=_now(),
+                    enrolled=self._now(),
                 )
             )
+            session.flush()
+            certificate = authority.issue_client(
+                csr, name=member.name, role=member.role, organisation=member.organisation
+            )
+            self._certificates.add(session, member.name, request.csr, certificate)
         return certificate.public_bytes(Encoding.PEM).decode()
 
+    def renew(self, member: Member, csr: str, authority: Authority) -> str:
+        """Return a certificate in PEM for the member's new TLS key; the same request again gets the same.
+
+        Raises
+        ------
+        ProtocolError
+            The certificate request is not signed by its own key.
+        LinkError
+            ``link.tls_key``.
+        """
+        return self._certificates.renew(
+            member.name, csr, authority, role=member.role, organisation=member.organisation
+        )
+
+    # -- who is a member ---------------------------------------------------------------------------
+
     def by_certificate(self, der: bytes) -> Member | None:
-        """Return the member that enrolled with this certificate, or None."""
-        digest = sha256_hex(der)
-        if digest not in self._by_certificate:
-            with Session(self._engine) as session:
-                row = session.scalars(select(_Member).where(_Member.certificate == digest)).first()
-            if row is None:
-                return None
-            self._by_certificate[digest] = Member(row.name, row.role, row.organisation, row.key)
-        return self._by_certificate[digest]
+        """Return the member whom this certificate stands for, None if it stands for nobody (any more)."""
+        name = self._certificates.holder(der)
+        return None if name is None else self._one(MemberRow.name == name)
+
+    def by_key(self, key: str) -> Member | None:
+        """Return the member whose identity key is *key*, or None."""
+        return self._one(MemberRow.key == key)
+
+    def _one(self, condition: Any) -> Member | None:
+        return next(iter(self._members(condition)), None)
 
     def members(self) -> list[Member]:
-        """Return everyone who is enrolled, by name."""
-        with Session(self._engine) as session:
-            rows = session.scalars(select(_Member).order_by(_Member.name)).all()
-        return [Member(row.name, row.role, row.organisation, row.key) for row in rows]
+        """Return everyone who is enrolled and not revoked, by name."""
+        return self._members(MemberRow.name.is_not(None))
+
+    def _members(self, condition: Any) -> list[Member]:
+        columns = (MemberRow.name, MemberRow.role, MemberRow.organisation, MemberRow.key)
+        out = select(RevocationRow.member).where(RevocationRow.member == MemberRow.name).exists()
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(*columns).where(condition, ~out).order_by(MemberRow.name))
+            return [Member(*row) for row in rows]
 
     def sites(self) -> list[RosterEntry]:
         """Return the enrolled sites, by name."""
@@ -168,10 +241,60 @@ class Registry:
             if member.role == "site"
         ]
 
+    # -- revocations -------------------------------------------------------------------------------
 
-def _digest(certificate: x509.Certificate) -> str:
-    return sha256_hex(certificate.public_bytes(Encoding.DER))
+    def revoke(self, name: str, *, reason: str, by: Signer) -> Revocation:
+        """Put a member out, for good, with a statement that *by*, the coordinator, signs.
 
+        Raises
+        ------
+        LinkError
+            ``link.no_member``: nobody of that name is enrolled, or not any more.
+        ValidationError
+            *reason* is empty, too long or not one line.
+        """
+        member = self._one(MemberRow.name == name)
+        if member is None:
+            raise LinkError("link.no_member", f"nobody called {name!r} is enrolled here.")
+        said = Revocation.model_validate(
+            {
+                "name": member.name,
+                "role": member.role,
+                "key": member.key,
+                "revoked": stamp(self._clock()),
+                "reason": reason,
+            }
+        )
+        statement = Envelope.of(said).signed(by)
+        with Session(self._engine) as session, session.begin():
+            session.add(RevocationRow(member=name, statement=statement.wire().decode()))
+        return said
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
+    def revocations(self, after: int = 0) -> list[Revoked]:
+        """Return the revocations with numbers above *after*, in the order in which they were made."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                select(RevocationRow.number, RevocationRow.statement)
+                .where(RevocationRow.number > after)
+                .order_by(RevocationRow.number)
+            ).all()
+        found = [(number, parse_envelope(text.encode())) for number, text in rows]
+        return [Revoked(number, statement.open(Revocation), statement) for number, statement in found]
+
+    # -- connections -------------------------------------------------------------------------------
+
+    def note_connection(self, name: str, *, end_to_end: bool) -> None:
+        """Keep where the TLS of the member's last request ended; written only when it changes."""
+        if self._end_to_end.get(name) != end_to_end:
+            with Session(self._engine) as session, session.begin():
+                session.merge(ConnectionRow(name=name, end_to_end=end_to_end))
+            self._end_to_end[name] = end_to_end
+
+    def intercepted(self) -> list[str]:
+        """Return the members whose last request came through a proxy that terminates TLS, by name."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(ConnectionRow).where(ConnectionRow.end_to_end.is_(False)))
+            return sorted(row.name for row in rows)
+
+    def _now(self) -> datetime:
+        return self._clock().astimezone(UTC).replace(tzinfo=None)

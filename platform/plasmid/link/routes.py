@@ -2,46 +2,70 @@
 
 Rules
 -----
-1. ``/v1/card`` and ``/v1/enrol`` are open to everyone; every other route needs the certificate of an
-   enrolled member of the right role. Roles are checked by the router, not by the handlers.
-2. A body is read up to the route's cap and no further.
+1. ``/v1/card`` and ``/v1/enrol`` are open to everyone; every other route needs an enrolled member of the
+   right role (:mod:`plasmid.link.callers`). Roles are checked by the router, not by the handlers.
+2. A body is read up to the route's cap and no further; that of a signed request has the signed digest.
 3. Only known errors are answered, as ``{"error": {"code", "message", "hint"}}``.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
 
+from plasmid.core.bounds import MAX_JSON_VALUES, count_json
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
+from plasmid.link.callers import Callers, Held, SignedAnswers, is_signed
+from plasmid.link.membership import Membership
+from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
 from plasmid.privacy.statements import Advert, Consent, Contribution, Ready, Shares
 from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
-from plasmid.protocol.enrolment import CoordinatorCard, EnrolRequest
+from plasmid.protocol.enrolment import CoordinatorCard, parse_enrol_request
+from plasmid.protocol.envelope import parse_envelope
+from plasmid.protocol.http_signatures import content_digest
+from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
     Admission,
     Blobs,
     Bundles,
     Failed,
     Heartbeat,
+    LogCheckpoint,
+    LogCosignature,
     RunRequest,
+    Signed,
     StopRequest,
+    ToSites,
     open_signed,
     parse_signed,
 )
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_ENROL_BYTES = 64 * 1024
+MAX_PROJECT_BYTES = 512 * 1024
 MAX_WAIT_S = 30.0
-_FROM_SITE = (Admission, Advert, Bundles, Blobs, Ready, Contribution, Consent, Shares, Heartbeat, Failed)
-_STATUS = {"link.not_enrolled": 401, "link.wrong_role": 403, "link.no_body": 404, "run.unknown": 404,
-           "link.too_large": 413}  # fmt: skip
+_FROM_SITE = (
+    *(Admission, Advert, Bundles, Blobs, Ready, Contribution, Consent, Shares, Heartbeat, Failed),
+    *(LogCheckpoint, LogCosignature),
+)
+_STATUS = {
+    "link.not_enrolled": 401,
+    "link.signature": 401,
+    "link.clock": 401,
+    "link.revoked": 401,
+    "link.busy": 429,
+    "link.wrong_role": 403,
+    "link.no_body": 404,
+    "run.unknown": 404,
+    "link.too_large": 413,
+    "project.unknown": 404,
+}
 
 Offset = Annotated[int, Query(ge=0, le=MAX_BODY_BYTES)]
 Ask = Callable[..., Awaitable[Any]]
@@ -49,39 +73,71 @@ Ask = Callable[..., Awaitable[Any]]
 
 
 async def read_body(request: Request, cap: int) -> bytes:
-    """Return the request's body. Raises LinkError (``link.too_large``) at more than *cap* bytes."""
-    parts, size = [], int(request.headers.get("content-length") or 0)
-    if size <= cap:
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > cap:
-                break
-            parts.append(part)
+    """Return the request's body.
+
+    Raises
+    ------
+    LinkError
+        ``link.too_large``: more than *cap* bytes; ``link.signature``: not what was signed; ``link.busy``.
+    ProtocolError
+        ``protocol.malformed``: a length that is no number. (The server in front of it lets none through.)
+    """
+    parts, size = [], _announced(request)
+    held: Held = getattr(request.state, "held", None) or Held()
+    taken = 0
+    try:
+        if size <= cap:
+            size = 0
+            async for part in request.stream():
+                size += len(part)
+                if size > cap:
+                    break
+                held.take(len(part))
+                taken += len(part)
+                parts.append(part)
+    finally:
+        held.give_back(taken)
     if size > cap:
         raise LinkError("link.too_large", f"a request of more than {cap} bytes is not taken.")
-    return b"".join(parts)
+    body = b"".join(parts)
+    signed = getattr(request.state, "content_digest", None)
+    if signed is not None and content_digest(body) != signed:
+        raise LinkError("link.signature", "a body is not the one that its request signed.", "Send it again.")
+    return body
 
 
-def member_of_role(registry: Registry, *roles: str) -> Callable[[Request], Awaitable[Member]]:
-    """Return a dependency that yields the calling member, or refuses."""
+def _announced(request: Request) -> int:
+    """Return how many bytes the body will have, 0 if that is not said."""
+    said = request.headers.get("content-length") or "0"
+    if not (said.isascii() and said.isdecimal() and len(said) < 20):
+        raise ProtocolError("protocol.malformed", "the length of a body is not a number.")
+    return int(said)
 
-    async def check(request: Request) -> Member:  # async, or each request would hop to a thread and back
-        certificate = getattr(request.state, "peer_certificate", None)
-        member = registry.by_certificate(certificate) if certificate else None
-        if member is None:
-            raise LinkError("link.not_enrolled", "this route needs the certificate of an enrolled member.")
-        if member.role not in roles:
+
+class MemberOfRole:
+    """A dependency that yields the calling member, or refuses."""
+
+    def __init__(self, *roles: str) -> None:
+        self.roles = frozenset(roles)
+
+    async def __call__(
+        self, request: Request
+    ) -> Member:  # async, or each request would hop to a thread and back
+        """Return who calls. Raises LinkError as :meth:`Callers.identify`, and ``link.wrong_role``."""
+        callers: Callers = request.app.state.callers
+        member = callers.identify(request)
+        if member.role not in self.roles:
             raise LinkError("link.wrong_role", f"this route is not for a {member.role}.")
         return member
-
-    return check
 
 
 def build_app(
     *,
+    identity: Identity,
+    membership: Membership,
     card: CoordinatorCard,
     registry: Registry,
+    projects: ProjectRegistry,
     authority: Authority,
     switchboard: Switchboard,
     bodies: Bodies,
@@ -89,6 +145,8 @@ def build_app(
 ) -> FastAPI:
     """Return the coordinator's application."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.callers = Callers(registry, identity.public)
+    app.add_middleware(SignedAnswers, identity=identity)
 
     @app.exception_handler(PlasmidError)
     async def _known(_: Request, error: PlasmidError) -> JSONResponse:
@@ -100,8 +158,10 @@ def build_app(
 
     app.include_router(_open_routes(card, registry, authority))
     app.include_router(_member_routes(registry, switchboard, bodies))
-    app.include_router(_site_routes(registry, switchboard, bodies))
-    app.include_router(_person_routes(registry, ask))
+    app.include_router(_project_routes(registry, projects))
+    app.include_router(_membership_routes(membership))
+    app.include_router(_site_routes(switchboard, bodies))
+    app.include_router(_person_routes(ask))
     return app
 
 
@@ -114,19 +174,14 @@ def _open_routes(card: CoordinatorCard, registry: Registry, authority: Authority
 
     @router.post("/enrol")
     async def enrol(request: Request) -> dict[str, str]:
-        try:
-            wanted = EnrolRequest.model_validate_json(await read_body(request, MAX_ENROL_BYTES))
-        except ValidationError as error:
-            raise ProtocolError(
-                "protocol.malformed", "the enrolment request does not have its form."
-            ) from error
+        wanted = parse_enrol_request(await read_body(request, MAX_ENROL_BYTES))
         return {"certificate": registry.enrol(wanted, authority)}
 
     return router
 
 
 def _member_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -> APIRouter:
-    router = APIRouter(prefix="/v1", dependencies=[Depends(member_of_role(registry, "site", "person"))])
+    router = APIRouter(prefix="/v1", dependencies=[Depends(MemberOfRole("site", "person"))])
 
     @router.get("/roster")
     async def roster() -> dict[str, Any]:
@@ -140,20 +195,70 @@ def _member_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies)
     return router
 
 
-def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -> APIRouter:
-    site = member_of_role(registry, "site")
+def _project_routes(registry: Registry, projects: ProjectRegistry) -> APIRouter:
+    member = MemberOfRole("site", "person")
+    router = APIRouter(prefix="/v1", dependencies=[Depends(member)])
+    caller_type = Annotated[Member, Depends(member)]
+
+    @router.get("/members/{name}")
+    async def show_member(name: str) -> dict[str, str]:
+        for known in registry.members():
+            if known.name == name:
+                return {
+                    "name": name,
+                    "role": known.role,
+                    "organisation": known.organisation,
+                    "key": known.key,
+                }
+        raise LinkError("link.no_member", f"nobody called {name!r} is enrolled here.")
+
+    @router.post("/projects")
+    async def propose(request: Request, caller: caller_type) -> dict[str, str]:
+        envelope = parse_envelope(await read_body(request, MAX_PROJECT_BYTES))
+        return {"digest": projects.put(envelope, caller, registry.members())}
+
+    @router.get("/projects")
+    async def own(caller: caller_type) -> dict[str, Any]:
+        return {"projects": [envelope.model_dump(mode="json") for envelope in projects.of(caller.key)]}
+
+    @router.get("/projects/{digest}")
+    async def show_project(caller: caller_type, digest: str) -> dict[str, Any]:
+        return projects.get(digest, caller.key).model_dump(mode="json")
+
+    return router
+
+
+def _membership_routes(membership: Membership) -> APIRouter:
+    member = MemberOfRole("site", "person")
+    router = APIRouter(prefix="/v1", dependencies=[Depends(member)])
+    caller_type = Annotated[Member, Depends(member)]
+
+    @router.post("/renew")
+    async def renew(request: Request, caller: caller_type) -> dict[str, str]:
+        csr = (await read_body(request, MAX_ENROL_BYTES)).decode("ascii", "replace")
+        return {"certificate": membership.renew(caller, csr, signed=is_signed(request))}
+
+    @router.post("/leave")
+    async def leave(request: Request, caller: caller_type) -> dict[str, str]:
+        if await read_body(request, MAX_ENROL_BYTES) != f"{caller.name} leaves".encode():
+            raise ProtocolError("protocol.malformed", "the request to leave does not have its form.")
+        await membership.leave(caller, signed=is_signed(request))
+        return {"left": caller.name}
+
+    return router
+
+
+def _site_routes(switchboard: Switchboard, bodies: Bodies) -> APIRouter:
+    site = MemberOfRole("site")
     router = APIRouter(prefix="/v1/site", dependencies=[Depends(site)])
     caller_type = Annotated[Member, Depends(site)]
 
     @router.get("/messages")
     async def messages(
         caller: caller_type, boot: str = "", after: Annotated[int, Query(ge=0)] = 0, wait_s: float = 0.0
-    ) -> dict[str, Any]:
+    ) -> Response:
         waiting = await switchboard.receive(caller.name, boot, after, min(MAX_WAIT_S, max(0.0, wait_s)))
-        return {
-            "boot": switchboard.boot,
-            "messages": [{"seq": seq, "signed": signed.model_dump(mode="json")} for seq, signed in waiting],
-        }
+        return Response(_messages(switchboard.boot, waiting), media_type="application/json")
 
     @router.post("/messages", status_code=204)
     async def say(request: Request, caller: caller_type) -> None:
@@ -161,7 +266,10 @@ def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -
         message = open_signed(signed, caller.key)
         if signed.signer != caller.name or not isinstance(message, _FROM_SITE) or message.site != caller.name:
             raise ProtocolError("protocol.signature", f"this is not a message that {caller.name} may send.")
-        switchboard.take(caller.name, message, signed)
+        if isinstance(message, ToSites):
+            switchboard.pass_on(caller.name, message.receiver, signed)
+        else:
+            switchboard.take(caller.name, message, signed)
 
     @router.put("/bodies/{digest}")
     async def upload(
@@ -180,42 +288,60 @@ def _site_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies) -
     return router
 
 
-def _person_routes(registry: Registry, ask: Ask) -> APIRouter:
-    person = member_of_role(registry, "person")
+def _messages(boot: str, waiting: Sequence[tuple[int, Signed]]) -> str:
+    """Return as many messages as a site reads at once, at least one; the others it asks for next."""
+    parts: list[str] = []
+    size = values = 0
+    for seq, signed in waiting:
+        part = f'{{"seq":{seq},"signed":{signed.model_dump_json()}}}'
+        size, values = size + len(part), values + count_json(part)
+        if parts and (size > MAX_MESSAGE_BYTES or values > MAX_JSON_VALUES - 10):
+            break
+        parts.append(part)
+    return f'{{"boot":"{boot}","messages":[{",".join(parts)}]}}'
+
+
+def _person_routes(ask: Ask) -> APIRouter:
+    person = MemberOfRole("person")
     router = APIRouter(prefix="/v1", dependencies=[Depends(person)])
     caller_type = Annotated[Member, Depends(person)]
 
-    async def opened(request: Request, caller: Member, kind: type[Any]) -> Any:
-        message = open_signed(parse_signed(await read_body(request, MAX_MESSAGE_BYTES)), caller.key)
+    async def opened(request: Request, caller: Member, kind: type[Any]) -> tuple[Any, Signed]:
+        signed = parse_signed(await read_body(request, MAX_MESSAGE_BYTES))
+        message = open_signed(signed, caller.key)
+        if signed.signer != caller.name:
+            raise ProtocolError("protocol.signature", f"this is not a message of {caller.name}.")
         if not isinstance(message, kind):
             raise ProtocolError("protocol.malformed", f"this route takes a {kind.__name__}.")
-        return message
+        return message, signed
 
     @router.post("/plan")
     async def plan(request: Request, caller: caller_type) -> Any:
-        return await ask("plan", await opened(request, caller, RunRequest))
+        _, signed = await opened(request, caller, RunRequest)
+        return await ask("plan", signed, caller.key)
 
     @router.post("/runs")
     async def create(request: Request, caller: caller_type) -> Any:
-        return await ask("create", await opened(request, caller, RunRequest), caller.name)
+        _, signed = await opened(request, caller, RunRequest)
+        return await ask("create", signed, caller.key)
 
     @router.get("/runs")
-    async def runs() -> Any:
-        return {"runs": await ask("runs")}
+    async def runs(caller: caller_type) -> Any:
+        return {"runs": await ask("runs", caller.key)}
 
     @router.get("/runs/{run}")
-    async def show(run: str) -> Any:
-        return await ask("show", run)
+    async def show(caller: caller_type, run: str) -> Any:
+        return await ask("show", run, caller.key)
 
     @router.get("/runs/{run}/log")
-    async def log(run: str, after: Annotated[int, Query(ge=0)] = 0) -> Any:
-        return {"lines": await ask("log", run, after)}
+    async def log(caller: caller_type, run: str, after: Annotated[int, Query(ge=0)] = 0) -> Any:
+        return {"lines": await ask("log", run, after, caller.key)}
 
     @router.post("/runs/{run}/stop")
     async def stop(request: Request, caller: caller_type, run: str) -> Any:
-        message = await opened(request, caller, StopRequest)
+        message, _ = await opened(request, caller, StopRequest)
         if message.run != run:
             raise ProtocolError("protocol.malformed", "the request names another run.")
-        return await ask("stop", run, caller.name)
+        return await ask("stop", run, caller.key)
 
     return router

@@ -19,13 +19,15 @@ from typing import Any
 
 import ray
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from plasmid.core.errors import LinkError, PlasmidError
 from plasmid.link.actors import log_to
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.engine import open_engine
+from plasmid.link.guard import GuardedServer, Limits, guarded
+from plasmid.link.membership import Membership
+from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Registry
 from plasmid.link.routes import build_app
 from plasmid.link.switchboard import Collected, Switchboard
@@ -34,16 +36,6 @@ from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Signed
 
 CONTROLLER = "controller"
-
-
-class _PeerCertificateProtocol(HttpToolsProtocol):
-    """Adds the client's certificate (DER) to the state of every request of a connection."""
-
-    def connection_made(self, transport: Any) -> None:
-        tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(True) if tls is not None else None
-        self.app_state = {**self.app_state, "peer_certificate": certificate}
-        super().connection_made(transport)
 
 
 def free_port(host: str, port: int) -> int:
@@ -70,23 +62,35 @@ def _bind(host: str, port: int) -> socket.socket:
 class LinkServer:
     """See the module's rules. Methods are called by the controller and by run actors."""
 
-    def __init__(self, home: str, database_url: str) -> None:
+    def __init__(self, home: str, database_url: str, limits: Limits | None = None) -> None:
         folder = Path(home)
         log_to(folder)
         self._folder = folder
-        self._registry = Registry(open_engine(database_url))
+        engine = open_engine(database_url)
+        self._registry = Registry(engine)
+        self._projects = ProjectRegistry(engine)
         self._bodies = Bodies(folder / "bodies")
         self._switchboard = Switchboard()
+        self._limits = limits or Limits()
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Serve on *host*:*port* and return the port."""
         identity = Identity.from_pem("coordinator", (self._folder / "identity.key").read_bytes())
         authority = Authority(self._folder)
+        membership = Membership(
+            self._registry, authority, self._switchboard, identity, lambda *call: _ask_controller(*call)
+        )
+        await membership.catch_up()
+        self._watching = asyncio.create_task(membership.watch())
         app = build_app(
+            identity=identity,
+            membership=membership,
             card=signed_card(identity, authority.pem),
             registry=self._registry,
+            projects=self._projects,
             authority=authority,
             switchboard=self._switchboard,
             bodies=self._bodies,
@@ -94,7 +98,7 @@ class LinkServer:
         )
         config = uvicorn.Config(
             app,
-            http=_PeerCertificateProtocol,
+            http=guarded(self._limits),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -111,7 +115,7 @@ class LinkServer:
         assert config.ssl is not None
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
         bound = _bind(host, port)
-        self._server = uvicorn.Server(config)
+        self._server = GuardedServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
         while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
@@ -119,6 +123,8 @@ class LinkServer:
 
     async def close(self) -> None:
         """Stop serving."""
+        if self._watching is not None:
+            self._watching.cancel()
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
@@ -134,6 +140,14 @@ class LinkServer:
     async def readmit(self, run: str, sites: Sequence[str]) -> list[str]:
         """See :class:`Switchboard`."""
         return self._switchboard.readmit(run, sites)
+
+    async def hear_again(self, run: str, kind: str, sites: Sequence[str]) -> list[str]:
+        """See :class:`Switchboard`."""
+        return self._switchboard.hear_again(run, kind, sites)
+
+    async def expelled(self, sites: Sequence[str]) -> list[str]:
+        """See :class:`Switchboard`."""
+        return self._switchboard.expelled(sites)
 
     async def close_run(self, run: str) -> None:
         """Forget *run* and delete what was received for it."""

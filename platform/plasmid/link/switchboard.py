@@ -6,16 +6,21 @@ Rules
    later ones; a new ``boot`` name tells it that numbering starts again.
 2. From a site of the run: a message is kept under (type, epoch, slot, site), for the *place* (epoch, slot)
    where the run is. The same bytes again change nothing, other bytes are refused, and what belongs to another
-   place comes too late; moving on drops what was said before.
+   place comes too late; moving on drops what was said before. An admission that waits for approvals is
+   replaced by the site's next one.
 3. :meth:`Switchboard.collect` waits for a set of sites and ends when each has spoken, failed or fallen silent
    for ``SILENCE_S``, at its deadline, or when the run is stopped. It says who is missing, and why.
-4. A poll that is open is no sign of life: its site may have been killed in the meantime. A site that fell
+4. What one site says to another is passed on unopened (:meth:`Switchboard.pass_on`): it belongs to no run.
+5. Who is expelled is gone from every run, for good, and its poll ends. Notices stand: every site gets them,
+   also one that begins to poll later.
+6. A poll that is open is no sign of life: its site may have been killed in the meantime. A site that fell
    silent is there again when it has begun to poll since, or begun anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import secrets
 import time
@@ -24,11 +29,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plasmid.core.errors import ProtocolError, RunFailed
+from plasmid.core.errors import LinkError, ProtocolError, RunFailed
 from plasmid.protocol.messages import Failed, Heartbeat, Signed
 
 SILENCE_S = 20.0
 MAX_WAITING_MESSAGES = 1000
+_REVOKED = "it was revoked [link.revoked]"
 
 
 @dataclass
@@ -89,6 +95,25 @@ class Switchboard:
         self._mailboxes: dict[str, _Mailbox] = defaultdict(_Mailbox)
         self._runs: dict[str, _Run] = {}
         self._polls: dict[str, _Polls] = defaultdict(_Polls)
+        self._expelled: set[str] = set()
+        self._standing: list[Signed] = []
+
+    def expel(self, name: str) -> None:
+        """Let a site take part in nothing any more."""
+        self._expelled.add(name)
+        self._mailboxes[name].arrived.set()
+        for run in self._runs.values():
+            run.changed.set()
+
+    def expelled(self, sites: Sequence[str]) -> list[str]:
+        """Return which of *sites* are expelled."""
+        return [site for site in sites if site in self._expelled]
+
+    def announce(self, signed: Signed) -> None:
+        """Tell every site, now or when it comes."""
+        self._standing.append(signed)
+        for site in set(self._mailboxes) - self._expelled:
+            self.send(site, signed)
 
     def open_run(self, run: str, sites: Sequence[str]) -> None:
         """Accept messages for *run* from *sites* from now on."""
@@ -112,6 +137,18 @@ class Switchboard:
             known.failures.pop(site, None)
             known.seen.pop(site, None)
         return back
+
+    def hear_again(self, run: str, kind: str, sites: Sequence[str]) -> list[str]:
+        """Forget what *sites* said of *kind* and what befell them; return those that can be asked."""
+        known = self._runs.get(run)
+        if known is None:
+            return []
+        online = set(self.online())
+        for site in sites:
+            known.said[kind].pop(site, None)
+            known.failures.pop(site, None)
+            known.seen.pop(site, None)
+        return [site for site in sites if site in online]
 
     def _is_back(self, run: _Run, site: str) -> bool:
         heard, polls = run.seen.get(site), self._polls[site]
@@ -139,25 +176,53 @@ class Switchboard:
         del mailbox.waiting[:-MAX_WAITING_MESSAGES]
         mailbox.arrived.set()
 
+    def pass_on(self, sender: str, receiver: str, signed: Signed) -> None:
+        """Put what one site says to another into its mailbox; nothing happens if that site is not there.
+
+        Of each sender and type the newest is kept, so that a site cannot push out what others have sent.
+        """
+        if receiver not in self.online():
+            return
+        kind, mailbox = signed.payload.get("type"), self._mailboxes[receiver]
+        mailbox.waiting = [
+            (seq, said)
+            for seq, said in mailbox.waiting
+            if (said.signer, said.payload.get("type")) != (sender, kind)
+        ]
+        self.send(receiver, signed)
+
     async def receive(self, site: str, boot: str, after: int, wait_s: float) -> list[tuple[int, Signed]]:
-        """Return the messages above *after*, waiting up to *wait_s* for one."""
+        """Return the messages above *after*, waiting up to *wait_s* for one.
+
+        Raises
+        ------
+        LinkError
+            ``link.revoked``: the site is expelled, or was while it waited.
+        """
         mailbox, polls, now = self._mailboxes[site], self._polls[site], time.monotonic()
         polls.begun, polls.until = now, now + wait_s
         if boot != self.boot:
             after, polls.anew = 0, now
+            waiting = [said for _, said in mailbox.waiting]
+            for standing in self._standing:
+                if standing not in waiting:
+                    self.send(site, standing)
         mailbox.waiting = [item for item in mailbox.waiting if item[0] > after]
-        if not mailbox.waiting:
+        if not mailbox.waiting and site not in self._expelled:
             mailbox.arrived.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(mailbox.arrived.wait(), wait_s)
-            except TimeoutError:
-                return []
+        if site in self._expelled:
+            raise LinkError(
+                "link.revoked", f"{site} is a member no more.", "Ask the coordinator's operator why."
+            )
         return list(mailbox.waiting)
 
     def online(self) -> list[str]:
         """Return the sites that are polling, or were until a moment ago."""
         now = time.monotonic()
-        return sorted(site for site, polls in self._polls.items() if polls.until + 5.0 > now)
+        polling = {site for site, polls in self._polls.items() if polls.until + 5.0 > now}
+        return sorted(polling - self._expelled)
 
     # -- from sites ----------------------------------------------------------------------------
 
@@ -185,7 +250,10 @@ class Switchboard:
                 raise ProtocolError(
                     "protocol.late", f"{message.type} of {site} is for {place}, the run is at {run.place}."
                 )
-            known = run.said[message.type].setdefault(site, signed)
+            said = run.said[message.type]
+            if site in said and said[site].payload.get("pending"):
+                del said[site]  # it waited for approvals then
+            known = said.setdefault(site, signed)
             if known.signature != signed.signature:
                 raise ProtocolError("protocol.replay", f"{site} has said something else before.")
         run.changed.set()
@@ -218,8 +286,13 @@ class Switchboard:
             if known.stopped:
                 raise RunFailed("run.stopped", "The run was stopped.", "Start it again when you are ready.")
             now = time.monotonic()
-            got = {site: known.said[kind][site] for site in sites if site in known.said[kind]}
-            gone = {site: known.why_gone(site, start, now) for site in sites if site not in got}
+            said = known.said[kind]
+            got = {site: said[site] for site in sites if site in said and site not in self._expelled}
+            gone = {
+                site: _REVOKED if site in self._expelled else known.why_gone(site, start, now)
+                for site in sites
+                if site not in got
+            }
             late = now - start > timeout_s
             if late or len(got) >= (len(sites) if enough is None else enough) or all(gone.values()):
                 waited = f"it did not answer within {timeout_s:.0f} s" if late else "it was not waited for"

@@ -88,6 +88,10 @@ def test_a_node_says_which_extra_a_platform_verb_needs(command: list[str], tmp_p
 def test_a_node_needs_no_extra_for_its_own_verbs(tmp_path: Any) -> None:
     hide = f"import sys; sys.modules.update(dict.fromkeys({PLATFORM_ONLY!r}))"
     home = f"import os; os.environ['PLASMID_HOME'] = {str(tmp_path)!r}"
-    done = run("site", "init", "a", "--organisation", "A", "--format", "json", before=f"{hide}; {home}")
+    phrase = tmp_path / "phrase"
+    phrase.write_text("correct horse battery\n")
+    phrase.chmod(0o600)
+    how = ["--organisation", "A", "--passphrase-file", str(phrase), "--format", "json"]
+    done = run("site", "init", "a", *how, before=f"{hide}; {home}")
     assert done.returncode == 0
     assert answer(done)["data"]["card"]["name"] == "a"

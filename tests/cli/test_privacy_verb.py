@@ -15,6 +15,7 @@ from plasmid.cli.verbs.privacy import _planned, app
 from plasmid.cli.verbs.site import init_site
 from plasmid.computations import finetune
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.keystore import Cost
 from plasmid.gateway.ledger import Budget, Ledger
 from plasmid.models.store import BaseModel
 from plasmid.privacy.claims import statement
@@ -167,7 +168,8 @@ BUDGET = Budget(unit="record", epsilon=8.0, delta=1e-5)
 @pytest.fixture
 def site(tmp_path: Path) -> SiteHome:
     found = SiteHome(tmp_path / "site")
-    init_site(found, name="a", organisation="A", data=None)
+    words = "twelve letters and more"
+    init_site(found, name="a", organisation="A", data=None, passphrase=lambda: words, cost=Cost(n=2))
     found.policy.write_text("budgets:\n  default: {unit: record, epsilon: 8, delta: 1.0e-5}\n")
     return found
 
@@ -176,6 +178,7 @@ def reserve(site: SiteHome, run: str, epsilon: float, population: str = "default
     Ledger(site.ledger).reserve(
         run=run,
         digest="d" * 64,
+        project="e" * 64,
         population=population,
         unit="record",
         epsilon=epsilon,

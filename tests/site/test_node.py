@@ -2,109 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from in_memory import Federation
-from plasmid.core.errors import DataError, ProtocolError, StorageError
+from in_memory import Federation, full_disk, log_text
+from one_node import Echo, Outbox, admit, no_run, noted, set_up, until
+from plasmid.core.errors import DataError, ProtocolError, SiteFailed, StorageError
 from plasmid.gateway.disclosure import SENTENCES
+from plasmid.gateway.pause import check_running, pause
 from plasmid.protocol.body import pack
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admission, Admit, End, Failed, Signed, StopRequest, open_signed, sign
+from plasmid.protocol.messages import Admission, End, Failed, Signed, StopRequest, open_signed, sign
 from plasmid.site import node as node_module
 from plasmid.site.node import Node, local_seed
-from plasmid.training.channel import Channel, ChannelClosed
-
-
-class Outbox:
-    """A link that keeps what is posted; ``refuse`` may raise for a message instead."""
-
-    def __init__(self) -> None:
-        self.posted: list[Signed] = []
-        self.uploads: list[str] = []
-        self.arrived = threading.Condition()
-        self.refuse: Callable[[Signed], None] = lambda signed: None
-        self.state = b""
-
-    def post(self, signed: Signed) -> None:
-        self.refuse(signed)
-        with self.arrived:
-            self.posted.append(signed)
-            self.arrived.notify_all()
-
-    def upload(self, digest: str, body: bytes, *, run: str) -> None:
-        self.uploads.append(digest)
-
-    def download(self, digest: str, size: int) -> bytes:
-        return self.state
-
-    def of(self, kind: str) -> list[Signed]:
-        return [signed for signed in self.posted if signed.payload["type"] == kind]
-
-    def wait_for(self, kind: str, count: int = 1) -> list[Signed]:
-        """Return the messages of *kind* once there are *count*."""
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.of(kind)) >= count, 60), self.posted
-            return self.of(kind)
-
-    def wait(self, count: int) -> list[Signed]:
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.posted) >= count, 30)
-            return list(self.posted)
 
 
 class NoLauncher:
     """A launcher that cannot start anything."""
 
-    def launch(self, log: Path) -> Any:
+    level = "none"
+
+    def launch(self, log: Path, **_: Any) -> Any:
         raise OSError("no worker here: CANARY-4711")
-
-
-class Echo:
-    """A launcher of workers that are threads: they answer zeros, or the next error of ``faults``."""
-
-    def __init__(self) -> None:
-        self.computed: list[dict[str, Any]] = []
-        self.faults: list[dict[str, str]] = []
-        self.hold = threading.Event()
-        self.hold.set()
-        self.ended = 0
-
-    def launch(self, log: Path) -> Any:
-        ours, theirs = socket.socketpair()
-        threading.Thread(target=self._work, args=(theirs,), daemon=True).start()
-        channel = Channel(ours)
-
-        def end() -> None:
-            self.ended += 1
-            with contextlib.suppress(OSError):
-                channel.close()
-
-        return SimpleNamespace(channel=channel, end=end)
-
-    def _work(self, end: socket.socket) -> None:
-        channel = Channel(end)
-        with end, contextlib.suppress(ChannelClosed):
-            while True:
-                header, _ = channel.receive()
-                if header["type"] == "open":
-                    channel.send({"type": "opened"})
-                elif header["type"] == "compute":
-                    self.computed.append(header)
-                    self.hold.wait(60)
-                    if self.faults:
-                        channel.send({"type": "error", **self.faults.pop()})
-                    else:
-                        channel.send({"type": "result"}, pack("vector", np.zeros(6, np.float32)))
 
 
 Made = tuple[Federation, Node, Outbox]
@@ -118,7 +41,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         federation, outbox = Federation(tmp_path, **settings), Outbox()
         outbox.state = pack("state", np.zeros(6, np.float32))
         monkeypatch.setattr(node_module.Credential, "connect", lambda *_, **__: outbox)
-        node = Node(federation.home("alpha"), launcher=launcher or NoLauncher())
+        keys = federation.keys("alpha")
+        node = Node(federation.home("alpha"), keys, launcher=launcher or NoLauncher())
         nodes.append(node)
         federation.gateways["alpha"] = node.gateway
         return federation, node, outbox
@@ -150,13 +74,13 @@ KNOWN = {
 
 def test_a_message_of_anybody_else_is_dropped_and_logged(make: Callable[..., Made]) -> None:
     federation, node, outbox = make()
-    request = Admit(run="run-1", document=federation.values, digest=federation.digest)
+    request = federation.admitting()
     for impostor in (Identity.generate("coordinator"), federation.identities["beta"]):
         node._take(sign(impostor, request))
-    node._take(sign(federation.coordinator, StopRequest(run="run-1")))  # not for a site
+    node._take(sign(federation.coordinator, StopRequest(run=federation.run)))  # not for a site
     assert outbox.posted == []
-    lines = federation.journal("alpha")
-    assert [(line["event"], line["code"]) for line in lines] == [
+    lines = federation.log("alpha")
+    assert [(line["action"], line["rule"]) for line in lines] == [
         ("dropped", "protocol.signature"),
         ("dropped", "protocol.signature"),
         ("dropped", "protocol.malformed"),
@@ -168,17 +92,17 @@ def test_a_message_for_an_unknown_run_is_answered(make: Callable[..., Made]) -> 
     node._take(sign(federation.coordinator, federation.epoch()))
     (said,) = outbox.wait(1)
     failed = open_signed(said, federation.identities["alpha"].public)
-    assert failed == Failed(run="run-1", site="alpha", code="run.unknown", sentence=SENTENCES["run.unknown"])
-    node._take(sign(federation.coordinator, End(run="run-1", state="FAILED")))  # nothing to end
+    assert failed == Failed(
+        run=federation.run, site="alpha", code="run.unknown", sentence=SENTENCES["run.unknown"]
+    )
+    node._take(sign(federation.coordinator, End(run=federation.run, state="FAILED")))  # nothing to end
     assert len(outbox.posted) == 1
 
 
 def test_a_refusal_is_posted(make: Callable[..., Made]) -> None:
     federation, node, outbox = make()
     federation.allow("alpha", [])
-    node._take(
-        sign(federation.coordinator, Admit(run="run-1", document=federation.values, digest=federation.digest))
-    )
+    node._take(sign(federation.coordinator, federation.admitting()))
     answer = open_signed(outbox.wait(1)[0], federation.identities["alpha"].public)
     assert isinstance(answer, Admission)
     assert (answer.accepted, answer.code) == (False, "policy.digest_not_allowed")
@@ -188,12 +112,10 @@ def test_a_worker_that_cannot_start_is_told_in_constant_words(
     make: Callable[..., Made], capfd: pytest.CaptureFixture[str]
 ) -> None:
     federation, node, outbox = make()
-    node._take(
-        sign(federation.coordinator, Admit(run="run-1", document=federation.values, digest=federation.digest))
-    )
+    node._take(sign(federation.coordinator, federation.admitting()))
     failed = open_signed(outbox.wait(1)[0], federation.identities["alpha"].public)
     assert (failed.type, failed.code, failed.sentence) == ("failed", "site.failed", SENTENCES["site.failed"])
-    assert "CANARY-4711" not in federation.home("alpha").journal.read_text()
+    assert "CANARY-4711" not in log_text(federation.home("alpha"))
 
 
 @pytest.mark.parametrize(
@@ -206,20 +128,18 @@ def test_a_worker_that_cannot_start_is_told_in_constant_words(
 )
 def test_what_goes_wrong_leaves_as_a_constant(make: Callable[..., Made], error: Exception, code: str) -> None:
     federation, node, outbox = make()
-    node.report("run-1", error)
+    node.report(federation.run, error)
     (said,) = outbox.posted
     failed = open_signed(said, federation.identities["alpha"].public)
-    assert failed == Failed(run="run-1", site="alpha", code=code, sentence=SENTENCES[code])
+    assert failed == Failed(run=federation.run, site="alpha", code=code, sentence=SENTENCES[code])
     assert "CANARY-4711" not in said.model_dump_json()
 
 
 def test_a_full_disk_is_told_although_it_cannot_be_logged(make: Callable[..., Made]) -> None:
     federation, node, outbox = make()
-    node.gateway.journal._path = Path("/dev/full")
-    node._take(
-        sign(federation.coordinator, Admit(run="run-1", document=federation.values, digest=federation.digest))
-    )
-    failed = open_signed(outbox.wait(1)[0], federation.identities["alpha"].public)
+    with full_disk(node.gateway):
+        node._take(sign(federation.coordinator, federation.admitting()))
+        failed = open_signed(outbox.wait(1)[0], federation.identities["alpha"].public)
     assert (failed.type, failed.code, failed.sentence) == (
         "failed",
         "storage.full",
@@ -233,12 +153,10 @@ def test_a_peers_file_that_was_broken_stops_no_site(make: Callable[..., Made]) -
     peers = federation.home("alpha").peers
     text = peers.read_text()
     peers.write_text("coordinator: [")
-    request = sign(
-        federation.coordinator, Admit(run="run-1", document=federation.values, digest=federation.digest)
-    )
+    request = sign(federation.coordinator, federation.admitting())
     node._take(request)
     assert outbox.posted == []
-    assert federation.journal("alpha")[-1]["event"] == "dropped"
+    assert federation.log("alpha")[-1]["action"] == "dropped"
     peers.write_text(text)
     federation.allow("alpha", [])
     node._take(request)
@@ -246,56 +164,6 @@ def test_a_peers_file_that_was_broken_stops_no_site(make: Callable[..., Made]) -
 
 
 # -- a run, from its admission to its end ----------------------------------------------------------
-
-
-def admit(federation: Federation) -> Signed:
-    request = Admit(run="run-1", document=federation.values, digest=federation.digest)
-    return sign(federation.coordinator, request)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def no_run(node: Node) -> None:
-    until(lambda: not node._runs)
-
-
-def noted(federation: Federation, event: str) -> list[dict[str, Any]]:
-    return [line for line in federation.journal("alpha") if line["event"] == event]
-
-
-def set_up(federation: Federation, node: Node, outbox: Outbox, *, epoch: int = 1) -> None:
-    """Take alpha's process through a key epoch with the other two gateways."""
-    tell = lambda message: node._take(sign(federation.coordinator, message))  # noqa: E731
-    request = federation.epoch(epoch=epoch)
-    federation.number = epoch
-    tell(request)
-    adverts = [outbox.wait_for("advert", epoch)[-1]]
-    others = ("beta", "gamma")
-    adverts += [advert for site in others if (advert := federation.gateways[site].begin_epoch(request))]
-    tell(federation.relay("advert", adverts))
-    inbox: dict[str, list[Signed]] = {site: [] for site in federation.sites}
-    said = [outbox.wait_for("bundles", epoch)[-1].payload]
-    made: Any = [federation.gateways[site].relay(federation.relay("advert", adverts)) for site in others]
-    for bundles in (*said, *[bundle.model_dump(mode="json") for bundle in made]):
-        for bundle in map(Signed.model_validate, bundles["statements"]):
-            inbox[bundle.payload["receiver"]].append(bundle)
-    tell(federation.relay("bundle", inbox["alpha"]))
-    mine = Signed.model_validate(outbox.wait_for("blobs", epoch)[-1].payload["statement"])
-    rest: Any = [federation.gateways[site].relay(federation.relay("bundle", inbox[site])) for site in others]
-    statements = [mine, *[blobs.statement for blobs in rest]]
-    tell(federation.relay("recovery", statements))
-    ready: Any = [
-        federation.gateways[site].relay(federation.relay("recovery", statements)) for site in others
-    ]
-    ready.append(outbox.wait_for("ready", epoch)[-1])
-    tell(federation.relay("ready", ready))
-    for site in others:
-        federation.gateways[site].relay(federation.relay("ready", ready))
 
 
 @pytest.fixture
@@ -323,10 +191,50 @@ def test_a_round_is_computed_uploaded_and_said(running: Running) -> None:
     assert outbox.uploads == [said.payload["body"]]
     order = echo.computed[0]
     assert (order["phase"], order["seed"], order["sampling"]) == ("train", local_seed(0, "alpha", 1), None)
-    node._take(sign(federation.coordinator, End(run="run-1", state="SUCCEEDED")))
+    node._take(sign(federation.coordinator, End(run=federation.run, state="SUCCEEDED")))
     no_run(node)
     assert echo.ended >= 1
     assert outbox.of("failed") == []
+
+
+def test_a_pause_while_the_worker_computes_ends_the_run_and_nothing_leaves(running: Running) -> None:
+    federation, node, outbox, echo = running
+    echo.hold.clear()
+    node._take(sign(federation.coordinator, federation.manifest(1)))
+    until(lambda: echo.computed)
+    pause(federation.home("alpha"), by="ann", reason="an audit")
+    with pytest.raises(SiteFailed) as paused:
+        check_running(federation.home("alpha"))
+    node.end_all(paused.value)
+    echo.hold.set()
+    no_run(node)
+    (failed,) = outbox.of("failed")
+    assert (failed.payload["code"], failed.payload["sentence"]) == ("site.paused", SENTENCES["site.paused"])
+    assert (outbox.uploads, outbox.of("contribution")) == ([], [])
+    (end,) = noted(federation, "end")
+    assert (end["actor"], end["reason"]) == ("owner", paused.value.message)
+    node._take(admit(federation))
+    assert outbox.wait_for("admission", 2)[1].payload["code"] == "site.paused"
+
+
+def test_a_pause_between_the_release_and_the_upload_holds(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch has not looked yet: what the gateway has just released is asked about once more."""
+    federation, node, outbox, _ = running
+    contribute = node.gateway.contribute
+
+    def then_paused(*arguments: Any) -> Any:
+        answer = contribute(*arguments)
+        pause(federation.home("alpha"), by="ann", reason="an audit")
+        return answer
+
+    monkeypatch.setattr(node.gateway, "contribute", then_paused)
+    node._take(sign(federation.coordinator, federation.manifest(1)))
+    (failed,) = outbox.wait_for("failed")
+    assert failed.payload["code"] == "site.paused"
+    assert (outbox.uploads, outbox.of("contribution")) == ([], [])
+    assert noted(federation, "released"), "the control: it was ready to leave"
 
 
 def test_what_comes_too_late_is_noted_and_no_failure(running: Running) -> None:
@@ -344,7 +252,7 @@ def test_what_comes_too_late_is_noted_and_no_failure(running: Running) -> None:
     assert said.payload["slot"] == 1
     assert [line["type"] for line in noted(federation, "late")] == ["contribution"]
     assert outbox.of("failed") == []
-    assert "run-1" in node._runs
+    assert federation.run in node._runs
 
 
 def test_manifests_that_were_overtaken_are_not_computed(running: Running) -> None:
@@ -368,7 +276,7 @@ def test_a_failed_run_is_told_when_it_can_be_admitted_again(running: Running) ->
 
     def watch(signed: Signed) -> None:
         if signed.payload["type"] == "failed":
-            known.append("run-1" in node._runs or "run-1" in node.gateway._runs)
+            known.append(federation.run in node._runs or federation.run in node.gateway._runs)
 
     outbox.refuse = watch
     echo.faults.append({"code": "run.not_finite", "message": "CANARY-4711", "hint": ""})
@@ -378,14 +286,14 @@ def test_a_failed_run_is_told_when_it_can_be_admitted_again(running: Running) ->
     assert "CANARY-4711" not in failed.model_dump_json()
     node._take(admit(federation))
     assert outbox.wait_for("admission", 2)[1].payload["accepted"]
-    with pytest.raises(ProtocolError, match="epoch 1 of run-1 was used before"):
+    with pytest.raises(ProtocolError, match=f"epoch 1 of {federation.run} was used before"):
         node.gateway.begin_epoch(federation.epoch())
 
 
 def test_a_site_that_had_been_given_up_answers_again_and_takes_part_in_a_new_epoch(running: Running) -> None:
     """Its line was cut, its process never ended: one thread and one worker serve the run before and after."""
     federation, node, outbox, echo = running
-    thread = node._runs["run-1"]
+    thread = node._runs[federation.run]
     node._take(sign(federation.coordinator, federation.manifest(1)))
     outbox.wait_for("contribution")
     node._take(admit(federation))
@@ -395,7 +303,7 @@ def test_a_site_that_had_been_given_up_answers_again_and_takes_part_in_a_new_epo
     set_up(federation, node, outbox, epoch=2)
     node._take(sign(federation.coordinator, federation.manifest(2, slot=0)))
     assert outbox.wait_for("contribution", 2)[1].payload["epoch"] == 2
-    assert node._runs["run-1"] is thread
+    assert node._runs[federation.run] is thread
     assert echo.ended == 0
 
 
@@ -422,16 +330,16 @@ def test_a_run_that_was_over_before_the_answer_leaves_nothing(make: Callable[...
     node._take(admit(federation))
     until(lambda: echo.ended)
     no_run(node)
-    assert federation.journal("alpha")[-1]["event"] == "end"
+    assert federation.log("alpha")[-1]["action"] == "end"
 
 
 def test_a_ledger_that_cannot_be_written_at_the_end_is_told(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, node, outbox, _ = running
+    federation, node, outbox, _ = running
     broken = StorageError("storage.ledger_damaged", "entry 3", "")
     monkeypatch.setattr(node.gateway, "forget", lambda run: (_ for _ in ()).throw(broken))
-    node._runs["run-1"].inbox.put(object())  # nothing that can be answered
+    node._runs[federation.run].inbox.put(object())  # nothing that can be answered
     (failed,) = outbox.wait_for("failed")
     assert failed.payload["code"] == "site.failed"
     no_run(node)

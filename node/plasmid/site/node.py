@@ -6,6 +6,7 @@ Rules
 2. ``end`` is acted on by the polling thread at once, so that a run stops while its worker trains.
 3. Every error of a run is logged here in full and leaves as a code with a constant sentence.
 4. With ``until_stdin_closes`` the process ends when whoever started it does.
+5. The owner's pause ends every run within a second; it is asked for again before each thing that leaves.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import hashlib
 import logging
 import queue
 import threading
-import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, SiteFailed, StorageError, place
-from plasmid.gateway.disclosure import public
+from plasmid.core.clock import now
+from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, SiteFailed, place
+from plasmid.gateway.conditions import check_start
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.keystore import KeyStore
+from plasmid.gateway.pause import check_running
 from plasmid.gateway.terms import sampling
 from plasmid.protocol.body import unpack
 from plasmid.protocol.messages import (
@@ -36,17 +40,26 @@ from plasmid.protocol.messages import (
     Heartbeat,
     Manifest,
     Relay,
+    Revoked,
     Signed,
     sign,
 )
 from plasmid.protocol.plan import AUDIT_LENGTH
 from plasmid.site.enrol import Credential
-from plasmid.training.launcher import Launcher, LocalLauncher
+from plasmid.site.status import holding
+from plasmid.site.waiting import WaitingRuns
+from plasmid.site.watch import Watch
+from plasmid.site.witness import KINDS, Witness
+from plasmid.training.isolation import choose
+from plasmid.training.launcher import Launcher, LocalLauncher, sweep
 from plasmid.training.session import WorkerSession
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
 STOP_GRACE_S = 5.0
+AGAIN_S = 5.0
+_PASSING = {"link.unreachable", "link.proxy", "link.refused", "link.signature", "link.clock", "link.busy"}
+"""What a node outlives: somebody in between, a clock, a coordinator that is away. It says so and goes on."""
 
 
 @dataclass
@@ -66,7 +79,13 @@ class _Run(threading.Thread):
         self.pulse = _Pulse()
         self.ended = threading.Event()
         gateway = node.gateway
-        self._session = WorkerSession(node.launcher, gateway.home.folder / "worker.log")
+        base = gateway.run(run).base
+        self._session = WorkerSession(
+            node.launcher,
+            gateway.home.folder / "worker.log",
+            read=[] if base is None else [base.path],
+            notice=self._sandboxed,
+        )
 
     def run(self) -> None:
         """Answer messages until the run ends."""
@@ -100,13 +119,13 @@ class _Run(threading.Thread):
             if message is not None and not (isinstance(message, Manifest) and index < begins[-1])
         ]
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, actor: str = "coordinator") -> None:
         """Stop training at the next step; kill the worker if it does not listen."""
         if self.ended.is_set():
             return
         self.ended.set()
         self.inbox.put(None)
-        self.node.note("end", run=self.run_id, reason=reason)
+        self.node.note("end", actor=actor, run=self.run_id, reason=reason)
 
         def finish() -> None:
             try:
@@ -135,17 +154,23 @@ class _Run(threading.Thread):
                 self._say(said if isinstance(said, Signed) else sign(gateway.identity, said))
         else:
             answer = gateway.contribute(message, self._compute)
+            check_running(gateway.home)
             node.link.upload(answer.digest, answer.body, run=self.run_id)
             self._say(answer.contribution)
 
+    def _sandboxed(self, text: str) -> None:
+        """Log what the sandbox refused the worker."""
+        self.node.note("sandbox", actor="worker", run=self.run_id, reason=text, result="refused")
+
     def _say(self, signed: Signed) -> None:
         """Send what this site says; that it comes too late is the coordinator's to say, and no failure."""
+        check_running(self.node.gateway.home)
         try:
             self.node.link.post(signed)
         except ProtocolError as error:
             if error.code != "protocol.late":
                 raise
-            self.node.note("late", run=self.run_id, type=str(signed.payload["type"]))
+            self.node.note("late", run=self.run_id, result="noted", type=str(signed.payload["type"]))
 
     def _compute(self, manifest: Manifest) -> Any:
         gateway = self.node.gateway
@@ -180,33 +205,49 @@ def local_seed(seed: int, site: str, round_: int) -> int:
 class Node:
     """A running site."""
 
-    def __init__(self, home: SiteHome, *, launcher: Launcher | None = None) -> None:
-        self.gateway = Gateway(home)
-        self.launcher = launcher or LocalLauncher()
-        self.link = Credential(home.folder).connect()
+    def __init__(self, home: SiteHome, keys: KeyStore, *, launcher: Launcher | None = None) -> None:
+        config = home.config()
+        check_start(home)
+        self.launcher = launcher or LocalLauncher(
+            choose(config.isolation), limits=config.limits, devices=config.devices
+        )
+        self.gateway = Gateway(home, keys, isolation=self.launcher.level)
+        self.keys = keys
+        self.link = Credential(home.folder).connect(keys)
+        self.heard: datetime | None = None
         self._runs: dict[str, _Run] = {}
-        self._lock = threading.Lock()
+        self.waiting = WaitingRuns(self)
+        self._lock, self._admitting = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
+        self.witness = Witness(self.gateway, self.post)
 
     def serve(self) -> None:
-        """Poll until :meth:`close`."""
-        self.gateway.journal.write("started")
-        threading.Thread(target=self._beat, daemon=True).start()
-        boot, after = "", 0
+        """Poll until :meth:`close`. Raises StorageError (``storage.in_use``) if one runs from this folder."""
+        with holding(self.gateway.home):
+            self.gateway.audit.verify()
+            sweep(self.gateway.home.folder)
+            self.gateway.audit.write("started", isolation=self.launcher.level)
+            threading.Thread(target=self._beat, daemon=True).start()
+            watch = Watch(self)
+            threading.Thread(target=watch.run, args=(self._closing,), daemon=True).start()
+            self.witness.start()
+            self._poll()
+
+    def _poll(self) -> None:
+        boot, after, end_to_end = "", 0, None
         while not self._closing.is_set():
             try:
                 answered, messages = self.link.poll(boot, after)
             except LinkError as error:
-                if error.code != "link.unreachable":
+                if error.code not in _PASSING:
                     raise
                 log.warning("%s", error)
-                time.sleep(1.0)
+                self._closing.wait(1.0 if error.code == "link.unreachable" else AGAIN_S)
                 continue
-            except ValidationError:
-                log.warning("the coordinator sent something that is not a signed message")
-                time.sleep(1.0)
-                continue
-            boot = answered
+            boot, self.heard = answered, now()
+            if self.link.end_to_end is not end_to_end:
+                end_to_end = self.link.end_to_end
+                self.note("connected", end_to_end=end_to_end)
             for seq, signed in messages:
                 after = seq
                 self._take(signed)
@@ -221,6 +262,19 @@ class Node:
         for run in running:
             run.join(2.0)
 
+    def pulses(self) -> dict[str, tuple[int, int, int]]:
+        """Return (round, step, steps) of each run that is under way."""
+        with self._lock:
+            return {run: (r.pulse.round, r.pulse.step, r.pulse.steps) for run, r in self._runs.items()}
+
+    def end_all(self, reason: PlasmidError) -> None:
+        """End every run here, as its owner wants, and tell the coordinator why in constant words."""
+        with self._lock:
+            running = [run for run in self._runs.values() if not run.ended.is_set()]
+        for run in running:
+            run.end(reason.message, actor="owner")
+            self.report(run.run_id, reason)
+
     def forget(self, run: str) -> None:
         """Drop a run that has ended."""
         try:
@@ -228,36 +282,45 @@ class Node:
         finally:
             with self._lock:
                 self._runs.pop(run, None)
+            self.witness.ask()
 
     def report(self, run: str, error: Exception) -> None:
         """Log *error* in full at home and tell the coordinator its code and constant sentence."""
-        code, sentence = public(error)
+        code, sentence = self.gateway.public(error)
         detail = str(error) if isinstance(error, PlasmidError) else place(error)
         log.error("run %s: %s %s", run, code, detail)
-        unlogged = self.note("failed", run=run, code=code, detail=detail)
+        unlogged = self.note("failed", run=run, rule=code, reason=detail, result="failed")
         if unlogged is not None:
-            code, sentence = public(unlogged)
+            code, sentence = self.gateway.public(unlogged)
         self.post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence))
 
-    def note(self, event: str, **facts: str) -> StorageError | None:
-        """Write a line to the log about what lets nothing out; return why it could not be written."""
+    def note(self, action: str, **entry: Any) -> PlasmidError | None:
+        """Write an entry to the log about what lets nothing out; return why it could not be written."""
         try:
-            self.gateway.journal.write(event, **facts)
-        except StorageError as error:
+            self.gateway.audit.write(action, **entry)
+        except PlasmidError as error:
             log.error("%s", error)
             return error
         return None
 
     def _take(self, signed: Signed) -> None:
+        if signed.payload.get("type") in KINDS:
+            self.witness.take(signed)
+            return
         try:
             message = self.gateway.open(signed)
             with self._lock:
                 run = self._runs.get(getattr(message, "run", ""))
-            if isinstance(message, Ask) or (isinstance(message, Admit) and run is None):
-                threading.Thread(target=self._admit, args=(message,), daemon=True).start()
+            over = run is None or run.ended.is_set()
+            if isinstance(message, Ask) or (isinstance(message, Admit) and over):
+                threading.Thread(target=self.admit, args=(message,), daemon=True).start()
             elif isinstance(message, End):
                 if run is not None:
                     run.end(message.state)
+                else:
+                    self.waiting.end(message.run)
+            elif isinstance(message, Revoked):
+                self.gateway.revoke(message.statement)
             elif isinstance(message, Admit | Epoch | Relay | Manifest):
                 if run is None:
                     self.report(
@@ -268,39 +331,56 @@ class Node:
             else:
                 raise ProtocolError("protocol.malformed", f"a coordinator does not send {message.type!r}.")
         except PlasmidError as error:
-            self.note("dropped", code=error.code, detail=error.message)
+            self.note("dropped", actor="coordinator", rule=error.code, reason=error.message, result="refused")
             log.warning("dropped a message: %s", error)
 
-    def _admit(self, request: Ask | Admit) -> None:
+    def admit(self, request: Ask | Admit, *, again: bool = False) -> None:
+        """Answer *request* and start the run on a yes; one run is admitted at a time, and only once.
+
+        Parameters
+        ----------
+        again
+            The coordinator has an answer already, and only hears a new one.
+        """
+        if isinstance(request, Ask):
+            self._admit(request, again=again)
+            return
+        with self._admitting:
+            run = self._runs.get(request.run)
+            if run is not None and run.ended.is_set():
+                run.join(2 * STOP_GRACE_S)  # it was told to rest, and is asked again
+            if request.run not in self._runs:
+                self._admit(request, again=again)
+
+    def _admit(self, request: Ask | Admit, *, again: bool) -> None:
         run: _Run | None = None
         try:
-            admission = self.gateway.answer(request)
+            seen = self.waiting.version(request)
+            known = None if again else self.waiting.known(request)
+            admission = known or self.gateway.answer(request)
+            if isinstance(request, Admit) and not self.waiting.note(request, admission, seen) and again:
+                return
             if admission.accepted and isinstance(request, Admit):
                 run = _Run(self, request.run)
                 with self._lock:
                     self._runs[request.run] = run
                 run.start()
         except Exception as error:  # noqa: BLE001 - a site that cannot answer says so instead of going silent
+            if isinstance(request, Admit) and run is None:  # admitted, but its worker could not be started
+                self.gateway.forget(request.run)
             self.report(request.run, error)
             return
         problem = self.post(admission)
-        if run is not None and problem is not None and problem.code == "protocol.replay":
-            run.end("it was over before this site had answered")
+        if problem is not None and problem.code == "protocol.replay":
+            if run is not None:
+                run.end("it was over before this site had answered")
+            else:
+                self.waiting.end(request.run)
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
-            with self._lock:
-                pulses = {run_id: run.pulse for run_id, run in self._runs.items()}
-            for run_id, pulse in pulses.items():
-                self.post(
-                    Heartbeat(
-                        run=run_id,
-                        site=self.gateway.site,
-                        round=pulse.round,
-                        step=pulse.step,
-                        steps=pulse.steps,
-                    )
-                )
+            for run, (round_, step, steps) in self.pulses().items():
+                self.post(Heartbeat(run=run, site=self.gateway.site, round=round_, step=step, steps=steps))
 
     def post(self, message: BaseModel) -> PlasmidError | None:
         """Sign and send a message; return why it could not be sent, which is logged here."""

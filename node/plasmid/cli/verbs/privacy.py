@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plasmid.cli.output import Format, FormatOption, reply
-from plasmid.core.errors import PolicyRefused, UsageError
+from plasmid.core.errors import UsageError
 from plasmid.core.files import home as state_home
+from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.budget_rows import budget_rows, budgets_of
+from plasmid.gateway.charges import logged
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Budget, Ledger
-from plasmid.gateway.policy import read_policy
-from plasmid.privacy.budgets import Population
 from plasmid.privacy.calibrate import Plan
 from plasmid.privacy.calibrate import calibrate as calibrated
 from plasmid.privacy.claims import PrivacyFacts, shown, statement
 
 if TYPE_CHECKING:
-    from plasmid.recipes.schema import Recipe
+    from plasmid.recipes.load import Parsed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -112,20 +113,20 @@ def explain(
         from plasmid.recipes.load import load_recipe
 
         resolved = load_recipe(recipe)
-        facts = _planned(resolved.recipe, size=size, sites=sites)
+        facts = _planned(resolved.parsed, size=size, sites=sites)
         rounds = {
             site.site: replace(facts, attempts=1, participants=(site,)).spent().get(site.site)
             for site in facts.participants
         }
         told = statement(facts)
         answer.data |= {
-            "name": resolved.recipe.name,
+            "name": resolved.parsed.name,
             "digest": resolved.digest,
             "facts": facts.as_json(),
             "epsilon_round": rounds,
             "statement": told,
         }
-        answer.say(f"[bold]{resolved.recipe.name}[/bold]  {resolved.digest}")
+        answer.say(f"[bold]{resolved.parsed.name}[/bold]  {resolved.digest}")
         for sentence in told:
             answer.say("", sentence)
         for name, one in rounds.items():
@@ -134,11 +135,12 @@ def explain(
                 answer.say("", f"{name}: epsilon {shown(one)} {alone}.")
 
 
-def _planned(recipe: Recipe, *, size: int | None, sites: int | None) -> PrivacyFacts:
-    """Return the facts of *recipe*; noise made in shares depends on the adapter, so the model is opened."""
+def _planned(recipe: Parsed, *, size: int | None, sites: int | None) -> PrivacyFacts:
+    """Return the facts of *recipe*; noise made in shares depends on the adapter, so a model is opened."""
     from plasmid.computations import api
     from plasmid.models.store import ensure_model
     from plasmid.protocol.promise import planned_facts, site_facts
+    from plasmid.recipes.schema import Recipe
 
     privacy, limits = recipe.privacy, recipe.federation
     masked = privacy.protect == "masked"
@@ -149,7 +151,9 @@ def _planned(recipe: Recipe, *, size: int | None, sites: int | None) -> PrivacyF
     participants = [site_facts(recipe, name, people) for name, people in zip(names, sizes, strict=True)]
     shape = None
     if privacy.shares_noise:
-        base = ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
+        base = None
+        if isinstance(recipe, Recipe):
+            base = ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
         shape = api.load(recipe.computation).shape(recipe, base)
     return planned_facts(
         recipe,
@@ -178,8 +182,8 @@ def ledger(
     with reply(format) as answer:
         site = SiteHome(home or state_home() / "site")
         site.config()
-        book = Ledger(site.ledger)
-        budgets = _budgets(site)
+        book = Ledger(site.ledger, noted=logged(AuditLog(site.audit), actor="owner"))
+        budgets = budgets_of(site)
         if carry_forward:
             answer.data["kept"] = _carry_forward(book, budgets, population, yes=yes)
         elif population or yes:
@@ -189,7 +193,7 @@ def ledger(
                 "Leave them out, or add it.",
             )
         entries, (counter, digest) = book.entries(), book.head()
-        rows = _populations(book, budgets)
+        rows = budget_rows(book, budgets)
         answer.data |= {
             "populations": rows,
             "head": {"counter": counter, "digest": digest},
@@ -204,16 +208,6 @@ def ledger(
             facts = (entry.get(name) for name in ("run", "population", "unit", "epsilon", "delta", "slot"))
             told = " ".join(str(fact) for fact in facts if fact is not None)
             answer.say(f"{entry['counter']:>6}  {entry['time']}  {entry['event']:8} {told}")
-
-
-def _budgets(site: SiteHome) -> dict[str, Budget]:
-    """Return the budgets of the policy; none where there is no policy."""
-    try:
-        return dict(read_policy(site.policy).budgets)
-    except PolicyRefused as error:
-        if error.code != "policy.absent":
-            raise
-        return {}
 
 
 def _carry_forward(
@@ -235,27 +229,6 @@ def _carry_forward(
         )
     kept = book.carry_forward(chosen)
     return None if kept is None else str(kept)
-
-
-def _populations(book: Ledger, budgets: Mapping[str, Budget]) -> list[dict[str, Any]]:
-    spent = book.summary()
-    rows = []
-    for name in sorted({*budgets, *spent}):
-        budget, sums = budgets.get(name), spent.get(name, Population())
-        row: dict[str, Any] = {
-            "population": name,
-            "unit": budget.unit if budget else sums.unit,
-        }
-        left = sums.left(budget) if budget else (None, None)
-        for figure, rest in zip(("epsilon", "delta"), left, strict=True):
-            row[figure] = {
-                "budget": getattr(budget, figure) if budget else None,
-                "spent": float(getattr(sums, f"spent_{figure}")),
-                "reserved": float(getattr(sums, f"reserved_{figure}")),
-                "left": rest,
-            }
-        rows.append(row)
-    return rows
 
 
 def _row(row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from in_memory import flat
+from plasmid.gateway.keystore import draw_passphrase
+from plasmid.gateway.passphrase import from_file
 
 START_S = 60.0
 
@@ -46,6 +51,9 @@ def cli(
 
 def _environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PLASMID")}
+    passphrase = home / "passphrase"
+    if passphrase.exists():
+        kept["PLASMID_PASSPHRASE_FILE"] = str(passphrase)
     return {**kept, "PLASMID_HOME": str(home), "HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
@@ -61,6 +69,8 @@ class Deployment:
         A user id for each party where the test may switch users, else empty.
     public_size
         What every site's owner declares, None for nothing.
+    project
+        Digest of the project ``trial`` of all sites, in which the researcher launches and receives.
     """
 
     root: Path
@@ -68,6 +78,7 @@ class Deployment:
     users: Mapping[str, int] = field(default_factory=dict)
     public_size: int | None = None
     url: str = ""
+    project: str = ""
 
     def __post_init__(self) -> None:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -98,6 +109,25 @@ class Deployment:
         """Run a command as *party*."""
         return cli(*arguments, home=self.home(party), user=self.users.get(party), check=check)
 
+    def text(self, party: str, *arguments: str) -> str:
+        """Run a command as *party* and return what it prints for people."""
+        user = self.users.get(party)
+        done = subprocess.run(
+            [sys.executable, "-m", "plasmid.cli.main", *arguments],
+            env=_environment(self.home(party)) | {"COLUMNS": "400"},
+            cwd=self.home(party),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+            user=user,
+            group=user,
+            extra_groups=[] if user is not None else None,
+        )
+        assert done.returncode == 0, f"plasmid {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
     def spawn(self, party: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a long-running command as *party*; its log is ``party.log``."""
         user = self.users.get(party)
@@ -124,6 +154,8 @@ class Deployment:
         wait_for(endpoint.exists, "the coordinator", self.processes["coordinator"])
         self.url = json.loads(endpoint.read_text())["url"]
         fingerprint = made["fingerprint"]
+        for party in (*self.tables, "researcher"):
+            self._draw_passphrase(party)
         cards = []
         for site, table in self.tables.items():
             how = ["--organisation", f"{site}-org"]
@@ -137,6 +169,16 @@ class Deployment:
         self._join(
             "researcher", "login", "researcher", "--organisation", "researcher-org", fingerprint=fingerprint
         )
+        self.project = self._sign_project()
+
+    def _sign_project(self) -> str:
+        """Have the researcher propose a project of all sites, and every owner sign it; return its digest."""
+        sites = [part for site in self.tables for part in ("--site", site)]
+        how = ["--purpose", "vaccine-research", "--until", "2099-12-31", "--yes"]
+        digest: str = self.cli("researcher", "project", "new", "trial", *sites, *how)["data"]["digest"]
+        for site in self.tables:
+            self.cli(site, "project", "sign", digest, "--yes")
+        return digest
 
     def _own_copy(self, site: str, table: Path) -> Path:
         copy = self.home(site) / "table.csv"
@@ -145,11 +187,23 @@ class Deployment:
         return copy
 
     def _join(self, party: str, *command: str, fingerprint: str) -> None:
-        role = "person" if party == "researcher" else "site"
+        role = "site" if party in self.tables else "person"
         invite = ["coordinator", "invite", party, "--organisation", f"{party}-org", "--role", role]
         secret = self.cli("coordinator", *invite)["data"]["invitation"]
         how = ["--coordinator", self.url, "--invitation", secret, "--coordinator-fingerprint", fingerprint]
         self.cli(party, *command, *how)
+
+    def join_person(self, party: str) -> None:
+        """Enrol one more person, who is in no project."""
+        self._draw_passphrase(party)
+        fingerprint = self.cli("coordinator", "coordinator", "show")["data"]["fingerprint"]
+        self._join(party, "login", party, "--organisation", f"{party}-org", fingerprint=fingerprint)
+
+    def _draw_passphrase(self, party: str) -> None:
+        path = self.home(party) / "passphrase"
+        draw_passphrase(path)
+        if party in self.users:
+            os.chown(path, self.users[party], self.users[party])
 
     def allow(self, digests: Sequence[str], **policy: Any) -> None:
         """Write every site's policy, as its owner would."""
@@ -174,17 +228,34 @@ class Deployment:
         if process.stdin is not None:
             process.stdin.close()
 
+    def restart_coordinator(self) -> None:
+        """End the coordinator, and start it again at its old address."""
+        process = self.processes.pop("coordinator")
+        assert process.stdin is not None, "it was spawned with a pipe"
+        process.stdin.close()
+        process.wait(START_S)
+        port = self.url.rpartition(":")[2]
+        started = self.spawn("coordinator", "coordinator", "start", "--port", port)
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+        wait_for(listens, "the coordinator", started)
+        self.wait_online()
+
     def client(self) -> Any:
         """Return the researcher's connection, which the caller closes."""
         from plasmid.client import Coordinator
         from plasmid.site.enrol import Credential
 
-        return Coordinator(credential=Credential(self.home("researcher") / "client"))
+        passphrase = from_file(self.home("researcher") / "passphrase")
+        return Coordinator(credential=Credential(self.home("researcher") / "client"), passphrase=passphrase)
 
-    def journal(self, site: str, **matching: Any) -> list[dict[str, Any]]:
-        """Return the lines of a site's journal with these values."""
-        lines = (self.home(site) / "site" / "journal.jsonl").read_text().splitlines()
-        found = [json.loads(line) for line in lines]
+    def log(self, site: str, **matching: Any) -> list[dict[str, Any]]:
+        """Return the entries of a site's audit log with these values, facts included."""
+        lines = (self.home(site) / "site" / "audit" / "log.jsonl").read_text().splitlines()
+        found = [flat(json.loads(line)) for line in lines]
         return [line for line in found if all(line.get(name) == value for name, value in matching.items())]
 
     def wait_online(self) -> None:

@@ -6,31 +6,67 @@ change it, hand it to the next.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from plasmid.core.clock import now, stamp
 from plasmid.gateway.admission import Answer
-from plasmid.gateway.gateway import Gateway
+from plasmid.gateway.gateway import Computation, Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.projects import Projects
 from plasmid.privacy.keystream import Keystreams
 from plasmid.privacy.ring import TAIL
 from plasmid.privacy.statements import PROTOCOL, Advert, Recovery, Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.body import body_bytes, unpack
+from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admission, Admit, Blobs, Epoch, Manifest, Planned, Relay, Signed
+from plasmid.protocol.messages import (
+    Admission,
+    Admit,
+    Ask,
+    Blobs,
+    Epoch,
+    Manifest,
+    Planned,
+    Relay,
+    RunRequest,
+    Signed,
+    run_id,
+    sign,
+)
 from plasmid.protocol.plan import attempt_plan, attempts
+from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
 
 SITES = ("alpha", "beta", "gamma")
 STATE = "5" * 64
+
+
+@dataclass(frozen=True)
+class MemoryKeys:
+    """A key store without a file: whatever answers these two calls is one."""
+
+    signer: Identity
+
+    def identity(self) -> Identity:
+        """Return who signs."""
+        return self.signer
+
+    def tls_password(self) -> bytes:
+        """Return a password that opens nothing."""
+        return b"none"
 
 
 def document_of(model: Any) -> tuple[dict[str, Any], str]:
@@ -39,9 +75,71 @@ def document_of(model: Any) -> tuple[dict[str, Any], str]:
     return document, recipe_digest(document, document["computation"])
 
 
+def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of the log with its facts beside its own fields."""
+    return {**entry["facts"], **{name: value for name, value in entry.items() if name != "facts"}}
+
+
+def log_text(home: SiteHome) -> str:
+    """Return the log as the text that is on disk."""
+    return (home.audit / "log.jsonl").read_text(encoding="utf-8")
+
+
+def _returning(vector: np.ndarray) -> Computation:
+    """Return a computation that returns *vector*."""
+    return lambda _: vector
+
+
+@contextmanager
+def full_disk(gateway: Gateway) -> Iterator[None]:
+    """Have the disk of a gateway's log full."""
+
+    def full(data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    gateway.audit._durable = full  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del gateway.audit._durable
+
+
+def project_of(
+    identities: Mapping[str, Identity], organisations: Mapping[str, str], requester: Identity, **changes: Any
+) -> Project:
+    """Return a project of sites, which *requester* may launch runs in and receive results of."""
+    sites = [
+        ProjectSite(name=name, organisation=organisations[name], key=identities[name].public)
+        for name in sorted(identities)
+    ]
+    person = ProjectPerson(
+        name=requester.name, organisation="lab", key=requester.public, roles=["launch", "receive"]
+    )
+    values: dict[str, Any] = {
+        "name": "trial",
+        "purpose": "research",
+        "sites": sites,
+        "people": [person],
+        "first_day": "2020-01-01",
+        "last_day": "2099-12-31",
+    }
+    return Project(**values | changes)
+
+
+def signed_by(project: Project, identities: Mapping[str, Identity]) -> Envelope:
+    """Return *project* with the signatures of its sites that are among *identities*."""
+    envelope = Envelope.of(project)
+    for site in project.sites:
+        if site.name in identities:
+            envelope = envelope.signed(identities[site.name])
+    return envelope
+
+
 @dataclass
 class Federation:
     """Gateways over folders below *root*; every site allows *document* and has confirmed the others.
+
+    All have signed one project, in which ``ada`` asked for the run.
 
     Attributes
     ----------
@@ -65,7 +163,6 @@ class Federation:
     tables: Mapping[str, str] = field(default_factory=dict)
     organisations: Mapping[str, str] = field(default_factory=dict)
     strangers: Sequence[str] = ()
-    run: str = "run-1"
     noise_rate: float = 1.0
     c: int = 1
     number: int = 1
@@ -77,6 +174,12 @@ class Federation:
         self.coordinator = Identity.generate("coordinator")
         self.values, self.digest = document_of(self.document)
         self.identities = {site: Identity.generate(site) for site in self.sites}
+        self.requester = Identity.generate("ada")
+        organisations = {site: self.organisation(site) for site in self.sites}
+        self.project = project_of(self.identities, organisations, self.requester)
+        self.envelope = signed_by(self.project, self.identities)
+        self.requested = stamp(now())
+        self.new_run("run-1")
         self.gateways = {site: self._make(site) for site in self.sites}
         self._c = self.c
 
@@ -94,7 +197,6 @@ class Federation:
         home.write_config(
             SiteConfig(name=site, organisation=self.organisation(site), public_size=self.public_size)
         )
-        (home.folder / "identity.key").write_bytes(self.identities[site].to_pem())
         confirmed = [
             Peer(name=name, organisation=self.organisation(name), key=self.identities[name].public)
             for name in self.sites
@@ -102,9 +204,14 @@ class Federation:
         ]
         write_peers(home.peers, Peers(coordinator=self.coordinator.public, sites=confirmed))
         self.allow(site, [self.digest], **self.require)
+        Projects(home.projects, name=site, key=self.identities[site].public).keep(self.envelope)
         if site in self.tables:
             (home.folder / "data" / "table.csv").write_text(self.tables[site], encoding="utf-8")
-        return Gateway(home)
+        return Gateway(home, self.keys(site))
+
+    def keys(self, site: str) -> MemoryKeys:
+        """Return a site's keys, as a store of another kind would hold them."""
+        return MemoryKeys(self.identities[site])
 
     def allow(self, site: str, digests: Sequence[str], **require: Any) -> None:
         """Write a site's policy."""
@@ -113,18 +220,50 @@ class Federation:
 
     def restart(self, site: str) -> Gateway:
         """Replace a site's gateway by a new one over the same folder."""
-        self.gateways[site] = Gateway(self.home(site))
+        self.gateways[site] = Gateway(self.home(site), self.keys(site))
         return self.gateways[site]
 
-    def journal(self, site: str) -> list[dict[str, Any]]:
-        """Return a site's log."""
-        return [json.loads(line) for line in self.home(site).journal.read_text().splitlines()]
+    def log(self, site: str) -> list[dict[str, Any]]:
+        """Return the entries of a site's audit log, each with its facts beside its own fields."""
+        return [flat(entry) for entry in self.gateways[site].audit.entries()]
+
+    # -- the requester's request -------------------------------------------------------------------
+
+    def new_run(self, label: str) -> str:
+        """Make the run another one, asked for anew; return its id, the same for the same *label*."""
+        self.nonce = hashlib.sha256(label.encode()).hexdigest()[:32]
+        self.run = run_id(self.request())
+        return self.run
+
+    def request(self, **changes: Any) -> RunRequest:
+        """Return what the requester asks for, or something else."""
+        values: dict[str, Any] = {
+            "document": self.values,
+            "digest": self.digest,
+            "project": self.project.digest(),
+            "requested": self.requested,
+            "nonce": self.nonce,
+        }
+        return RunRequest(**values | changes)
+
+    def signed_request(self, **changes: Any) -> Signed:
+        """Return what the requester asks for, or something else, as the requester signed it."""
+        return sign(self.requester, self.request(**changes))
 
     # -- the coordinator's messages ----------------------------------------------------------------
 
+    def asking(self, **changes: Any) -> Ask:
+        """Return the question about the requester's request, or about another one of the requester's."""
+        return Ask(run="ask-1", request=self.signed_request(**changes), project=self.envelope)
+
+    def admitting(self, **changes: Any) -> Admit:
+        """Return the message that has the requester's run admitted, or another one of the requester's."""
+        request = self.request(**changes)
+        return Admit(run=run_id(request), request=sign(self.requester, request), project=self.envelope)
+
     def admit(self, site: str) -> Admission:
         """Ask a site to admit the run."""
-        return self.gateways[site].answer(Admit(run=self.run, document=self.values, digest=self.digest))
+        return self.gateways[site].answer(self.admitting())
 
     def admit_all(self) -> None:
         """Have every site admit the run."""
@@ -220,7 +359,7 @@ class Federation:
         zeros = np.zeros(shape.schema.size, shape.dtype)
         given = dict.fromkeys(manifest.invited, zeros) if vectors is None else vectors
         return {
-            site: self.gateways[site].contribute(manifest, lambda _, vector=vector: vector)
+            site: self.gateways[site].contribute(manifest, _returning(vector))
             for site, vector in given.items()
         }
 

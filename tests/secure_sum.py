@@ -149,7 +149,9 @@ def contribution(name: str, words: Words | memoryview, **fields: Any) -> Contrib
         "body": body,
         **fields,
     }
-    return Contribution(site=name, body_bytes=words.nbytes, ledger_counter=0, ledger_head=NO_LEDGER, **said)
+    return Contribution(
+        site=name, body_bytes=words.nbytes, ledger_counter=0, ledger_head=NO_LEDGER, isolation="none", **said
+    )
 
 
 def sealed(names: Sequence[str] = NAMES, *, c: int = 1, slots: int = 2, epoch: int = 1) -> Sealed:

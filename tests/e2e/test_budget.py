@@ -51,9 +51,7 @@ def refused(federation: Deployment, answer: dict[str, Any], code: str, sentence:
     assert answer["error"]["code"] == "recipe.too_few_sites"
     for donor in DONORS:
         assert f"\n  {donor}: {sentence} [{code}]" in answer["error"]["message"]
-        assert len(federation.journal(donor, event="manifest")) == len(
-            federation.journal(donor, event="contributed")
-        )
+        assert len(federation.log(donor, action="manifest")) == len(federation.log(donor, action="released"))
     assert "run_id" not in answer["data"]
 
 
@@ -87,14 +85,14 @@ def test_what_was_spent_is_in_every_ledger(federation: Deployment, spent: dict[s
 def test_a_budget_that_would_be_exceeded_refuses_before_any_compute(
     federation: Deployment, spent: dict[str, Any]
 ) -> None:
-    before = {donor: len(federation.journal(donor, event="manifest")) for donor in DONORS}
+    before = {donor: len(federation.log(donor, action="manifest")) for donor in DONORS}
     answer = ask(federation, 1.0)
     refused(federation, answer, "policy.budget", "The site's privacy budget has too little left for the run.")
     assert "0.5" not in answer["error"]["message"]  # how much is left is the owner's to know
     for donor in DONORS:
-        told = federation.journal(donor, event="refused", code="policy.budget")[-1]["detail"]
+        told = federation.log(donor, action="refused", rule="policy.budget")[-1]["reason"]
         assert "population 'default' has left epsilon 0.5 of 1.5" in told
-        assert len(federation.journal(donor, event="manifest")) == before[donor]
+        assert len(federation.log(donor, action="manifest")) == before[donor]
 
 
 def test_a_delta_that_would_allow_publishing_a_record_is_refused(
@@ -102,7 +100,7 @@ def test_a_delta_that_would_allow_publishing_a_record_is_refused(
 ) -> None:
     answer = ask(federation, 0.25, 0.01)
     refused(federation, answer, "policy.delta", "The site asks for a smaller delta.")
-    told = federation.journal(DONORS[0], event="refused", code="policy.delta")[-1]["detail"]
+    told = federation.log(DONORS[0], action="refused", rule="policy.delta")[-1]["reason"]
     assert f"not below 1/{ROWS}" in told
 
 
@@ -120,7 +118,7 @@ def test_a_damaged_ledger_refuses_everything_until_it_is_mended(
         f"{donor}: The site's privacy ledger is damaged, so nothing runs there. [storage.ledger_damaged]"
         in answer["error"]["message"]
     )
-    told = federation.journal(donor, event="refused", code="storage.ledger_damaged")[-1]["detail"]
+    told = federation.log(donor, action="refused", rule="storage.ledger_damaged")[-1]["reason"]
     assert "is damaged" in told
     path.write_bytes(sound)
     assert ask(federation, 0.25, check=True)["data"]["result"]["sites"] == 3

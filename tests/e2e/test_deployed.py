@@ -41,7 +41,7 @@ def test_without_a_policy_nothing_runs(federation: Deployment) -> None:
             f"{donor}: The site has no policy, so nothing runs there. [policy.absent]"
             in answer["error"]["message"]
         )
-        assert federation.journal(donor, event="refused", code="policy.absent")
+        assert federation.log(donor, action="refused", rule="policy.absent")
 
 
 def test_tcr_covid_runs_without_shared_files(federation: Deployment, data: dict[str, Any]) -> None:
@@ -52,6 +52,12 @@ def test_tcr_covid_runs_without_shared_files(federation: Deployment, data: dict[
     provenance = json.loads((Path(data["adapter"]) / "provenance.json").read_text())
     assert provenance["participants"] == list(DONORS)
     assert provenance["survivors"] == [list(DONORS)] * 2
+    project = {"name": "trial", "digest": federation.project, "purpose": "vaccine-research"}
+    assert (provenance["project"], provenance["requester"]) == (project, "researcher")
+    assert (
+        f"Project `trial`, for vaccine-research, digest `{federation.project}`. "
+        "The run was asked for by `researcher`." in (Path(data["adapter"]) / "README.md").read_text()
+    )
     assert provenance["key_epochs"] == [{"n": 3, "c": 1, "theta": 3, "m": 3}]
     facts = PrivacyFacts.from_json(provenance["privacy"])
     assert (facts.protocol, facts.rehearsal) == ("plasmid-sa/1", False)
@@ -67,13 +73,62 @@ def test_each_home_is_its_owners_alone(federation: Deployment) -> None:
             assert folder.stat().st_uid == federation.users[party]
 
 
-def test_what_leaves_is_in_the_journal(federation: Deployment, data: dict[str, Any]) -> None:
+def test_what_leaves_is_in_the_log(federation: Deployment, data: dict[str, Any]) -> None:
     for donor in DONORS:
-        events = [line["event"] for line in federation.journal(donor, run=data["run_id"])]
+        events = [line["action"] for line in federation.log(donor, run=data["run_id"])]
         assert [event for event in events if event not in ("notice", "end")] == [
             "admit",
+            "view.opened",
             "accepted",
             "epoch",
             "ready",
-            *2 * ["manifest", "contributed", "consent", "shares"],
+            *2 * ["manifest", "released", "consent", "shares"],
         ]
+
+
+def test_every_site_has_read_who_is_in_the_project(federation: Deployment, data: dict[str, Any]) -> None:
+    for donor in DONORS:
+        (known,) = federation.cli(donor, "project", "ls")["data"]["projects"]
+        assert (known["digest"], known["missing"], known["signed_here"]) == (federation.project, [], True)
+        assert known["confirmed"] == [name for name in DONORS if name != donor]
+        assert federation.log(donor, action="project.signed", object=federation.project)
+        accepted = federation.log(donor, action="accepted", run=data["run_id"])
+        assert {(line["project"], line["requester"]) for line in accepted} == {
+            (federation.project, "researcher")
+        }
+
+
+def test_whoever_is_in_no_project_neither_launches_nor_sees_a_run(
+    federation: Deployment, data: dict[str, Any]
+) -> None:
+    federation.join_person("outsider")
+    how = ["--coordinator", federation.url]
+    asked = federation.cli("outsider", "run", "tcr-covid", *QUICK, *how, "--yes", check=False)
+    assert asked["error"]["code"] == "project.unknown"
+    named = [*how, "--yes", "--project", federation.project]
+    asked = federation.cli("outsider", "run", "tcr-covid", *QUICK, *named, check=False)
+    assert asked["error"]["code"] == "project.unknown"
+    assert federation.cli("outsider", "runs", "ls", *how)["data"]["runs"] == []
+    for verb in ("show", "logs", "stop", "fetch"):
+        answer = federation.cli("outsider", "runs", verb, data["run_id"], *how, check=False)
+        assert answer["error"]["code"] == "run.unknown"
+    # control: the researcher fetches what was fetched before
+    fetched = federation.cli("researcher", "runs", "fetch", data["run_id"], *how)["data"]["adapter"]
+    assert (Path(fetched) / "adapter_model.safetensors").read_bytes() == (
+        Path(data["adapter"]) / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_a_site_that_has_left_the_project_takes_part_in_none_of_its_runs(federation: Deployment) -> None:
+    federation.allow([_digest()])
+    donor = DONORS[0]
+    federation.cli(donor, "project", "leave", "trial", "--yes")
+    try:
+        answer = _run(federation, check=False)
+    finally:
+        federation.cli(donor, "project", "sign", "trial", "--yes")
+    assert answer["error"]["code"] == "recipe.too_few_sites"
+    why = f"{donor}: The site has not signed the project of this run. [project.not_signed_here]"
+    assert why in answer["error"]["message"]
+    assert federation.log(donor, action="refused", rule="project.not_signed_here")
+    assert federation.log(donor, action="project.left", object=federation.project)

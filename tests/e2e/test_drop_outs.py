@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from deployed import Deployment
-from plasmid.client.api import Coordinator, Run
+from plasmid.client.api import Coordinator
+from plasmid.client.run import Run
 from plasmid.core.errors import PlasmidError
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.protection import Limits

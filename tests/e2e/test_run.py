@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, QUICK, ROWS, Home
+from plasmid.client.provenance import project_line
 from plasmid.privacy.claims import PrivacyFacts, statement
 
 SITES = list(DONORS)
@@ -76,6 +77,7 @@ def test_provenance_says_what_was_done(answer: dict[str, Any], home: Home) -> No
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["run"] == answer["data"]["run_id"]
     assert provenance["participants"] == SITES
+    assert (provenance["project"]["name"], provenance["requester"]) == ("rehearsal", "launcher")
     assert provenance["key_epochs"] == [{"n": 3, "c": 1, "theta": 3, "m": 3}]
     assert provenance["survivors"] == [SITES] * 2
     facts = PrivacyFacts.from_json(provenance["privacy"])
@@ -83,6 +85,7 @@ def test_provenance_says_what_was_done(answer: dict[str, Any], home: Home) -> No
     assert provenance["rounds"] == len(provenance["manifests"]) == 2
     assert provenance["metrics"] == answer["data"]["metrics"]
     card = (folder / "README.md").read_text()
+    assert project_line(provenance["project"], "launcher") in card
     assert str(home.folder) not in card + json.dumps(provenance)
     assert not list(folder.parent.glob(".*"))
     for sentence in statement(facts):

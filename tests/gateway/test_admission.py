@@ -20,9 +20,17 @@ from tiny_task import tiny_recipe
 
 def asked(federation: Federation, kind: type[Ask] | type[Admit] = Admit, **changes: Any) -> AdmittedRun:
     """Have alpha admit the federation's document, or a changed request."""
-    values = {"run": "run-1", "document": federation.values, "digest": federation.digest} | changes
     gateway = federation.gateways["alpha"]
-    return admit(gateway.home, gateway.journal, gateway.ledger, kind(**values))
+    request = federation.asking(**changes) if kind is Ask else federation.admitting(**changes)
+    return admit(
+        gateway.home,
+        gateway.projects,
+        gateway.audit,
+        gateway.ledger,
+        gateway.approvals,
+        request,
+        isolation="none",
+    )
 
 
 def refused(federation: Federation, **changes: Any) -> PlasmidError:
@@ -40,7 +48,8 @@ def refused(federation: Federation, **changes: Any) -> PlasmidError:
 def test_a_run_is_what_the_site_itself_made_of_the_document(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     run = asked(federation)
-    assert (run.run, run.digest, run.document) == ("run-1", federation.digest, federation.document)
+    assert (run.run, run.digest, run.document) == (federation.run, federation.digest, federation.document)
+    assert (run.project, run.requester) == (federation.project, "ada")
     assert (run.base, run.table, run.terms) == (None, None, None)
     assert (run.shape.schema.size, run.shape.bound, run.shape.bits) == (6, 1.0, 32)
     assert (run.number, run.roster, run.planned, run.epoch) == (0, (), None, None)
@@ -106,11 +115,12 @@ def test_admission_reserves_the_whole_cost_and_a_question_nothing(tmp_path: Path
     for _ in range(2):  # the same run again costs nothing more
         asked(federation)
     (entry,) = ledger.entries()
-    kept = ("event", "run", "document", "population", "unit", "epsilon", "delta", "attempts")
+    kept = ("event", "run", "document", "project", "population", "unit", "epsilon", "delta", "attempts")
     assert {name: entry[name] for name in kept} == {
         "event": "reserve",
-        "run": "run-1",
+        "run": federation.run,
         "document": federation.digest,
+        "project": federation.project.digest(),
         "population": "default",
         "unit": "record",
         "epsilon": 1,
@@ -124,7 +134,7 @@ def test_a_run_that_the_budget_does_not_hold_is_refused_before_it_starts(tmp_pat
     asked(federation)
     for kind in (Ask, Admit):
         with pytest.raises(PlasmidError) as caught:
-            asked(federation, kind, run="run-2")
+            asked(federation, kind, nonce="2" * 32)
         assert caught.value.code == "policy.budget"
         assert caught.value.message == (
             "the run needs epsilon 5 and delta 1e-06; population 'default' has left epsilon 3 of 8, "
@@ -170,14 +180,19 @@ def test_control_a_vector_for_each_record_gets_one(tmp_path: Path) -> None:
 def test_a_run_comes_back_after_a_restart_on_the_same_document_alone(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     marks = Marks(federation.home("alpha").runs)
-    marks.claim_epoch("run-1", 3, digest=federation.digest, planned=Planned(sites=3, c=1, noise_rate=0.0))
+    marks.claim_epoch(
+        federation.run, 3, digest=federation.digest, planned=Planned(sites=3, c=1, noise_rate=0.0)
+    )
     run = asked(federation)
     assert (run.number, run.epoch) == (0, None)  # its epochs are over
     other, digest = document_of(PingDocument(length=6, rounds=2, seed=1))
     federation.allow("alpha", [federation.digest, digest])
+    # another document is another run; a mark that says otherwise is believed all the same
+    another = asked(federation, document=other, digest=digest)
+    assert another.run != run.run
+    marks.claim_epoch(another.run, 1, digest="0" * 64, planned=Planned(sites=3, c=1, noise_rate=0.0))
     with pytest.raises(PlasmidError) as caught:
         asked(federation, document=other, digest=digest)
     assert caught.value.code == "protocol.epoch_used"
-    assert caught.value.message == "run-1 was admitted here with another document."
-    assert asked(federation, document=other, digest=digest, run="run-2").run == "run-2"
-    assert asked(federation, Ask, document=other, digest=digest).run == "run-1"  # a question begins nothing
+    assert caught.value.message == f"{another.run} was admitted here with another document."
+    assert asked(federation, Ask, document=other, digest=digest).run == "ask-1"  # a question begins nothing

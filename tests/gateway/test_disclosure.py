@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
-from pathlib import Path
-
 import pytest
 
+from error_codes import codes_of_the_source
 from plasmid.core.errors import DataError, PlasmidError, ProtocolError, RunFailed, from_dict
 from plasmid.gateway.disclosure import SENTENCES, public
 from plasmid.protocol.messages import Failed
 
-REPOSITORY = Path(__file__).parents[2]
 SECRET = "CANARY-4711"
-_RAISED = re.compile(r'\(\s*"((?:data|link|model|policy|protocol|recipe|run|site|storage|usage)\.[a-z_]+)"')
 
 
-def raised_codes() -> set[str]:
-    """Return every code that the source raises or compares."""
-    roots = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    found: set[str] = set()
-    for root in roots["dev-mode-dirs"]:
-        for file in (REPOSITORY / root).rglob("*.py"):
-            if file.name != "disclosure.py":
-                found |= set(_RAISED.findall(file.read_text(encoding="utf-8")))
-    return found
-
-
-@pytest.mark.parametrize("code", sorted(raised_codes() | set(SENTENCES)))
+@pytest.mark.parametrize("code", sorted(codes_of_the_source() | set(SENTENCES)))
 def test_every_code_leaves_as_a_constant(code: str) -> None:
     error = from_dict({"code": code, "message": f"the cell is {SECRET}", "hint": SECRET})
     told, sentence = public(error)
@@ -43,7 +27,7 @@ def test_known_codes_leave_as_themselves() -> None:
         assert public(from_dict({"code": code, "message": ""}))[0] == code
 
 
-@pytest.mark.parametrize("code", sorted(code for code in raised_codes() if code.startswith("data.")))
+@pytest.mark.parametrize("code", sorted(code for code in codes_of_the_source() if code.startswith("data.")))
 def test_what_is_wrong_with_the_data_stays_at_home(code: str) -> None:
     told, _ = public(DataError(code, f"the cell is {SECRET}"))
     assert told == (code if code in ("data.absent", "data.no_public_size") else "data.invalid")
@@ -67,4 +51,4 @@ def test_an_unknown_error_says_that_the_site_failed(error: Exception) -> None:
 
 def test_no_sentence_is_for_a_code_that_nothing_raises() -> None:
     made_here = {"data.invalid", "site.failed"}
-    assert sorted(set(SENTENCES) - raised_codes() - made_here) == []
+    assert sorted(set(SENTENCES) - codes_of_the_source() - made_here) == []

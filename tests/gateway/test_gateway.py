@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from attacks import FOUR, as_csv, never, private, refusal
-from in_memory import SITES, STATE, Federation, document_of
+from in_memory import SITES, STATE, Federation, document_of, full_disk, log_text
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError, ProtocolError, StorageError
 from plasmid.gateway.admission import Answer
@@ -21,7 +22,7 @@ from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import decode_sum
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admit, Ask, Contribution, Manifest, UnitTerms, open_signed, sign
+from plasmid.protocol.messages import Contribution, Manifest, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from tiny_task import tiny_recipe, tiny_table
@@ -83,7 +84,7 @@ def test_the_decoded_mean_is_the_plain_mean_of_the_clipped_updates(
         # half a fixed-point step, and the rounding of the clip in float32
         tolerance = manifest.encoding().step / 2 + bound * 2.0**-24
         assert np.abs(mean - np.mean(clipped, axis=0)).max() <= tolerance
-        logged = [line for line in federation.journal("alpha") if line["event"] == "contributed"]
+        logged = [line for line in federation.log("alpha") if line["action"] == "released"]
         assert logged[-1]["norm"] == pytest.approx(norms["alpha"], rel=1e-9)
 
 
@@ -93,7 +94,7 @@ def test_a_contribution_is_signed_and_names_its_manifest_and_body(federation: Fe
         answer = gateway.contribute(manifest, zeros)
         said = open_signed(answer.contribution, federation.identities[site].public)
         assert said == Contribution(
-            run="run-1",
+            run=federation.run,
             site=site,
             epoch=1,
             round=1,
@@ -103,6 +104,7 @@ def test_a_contribution_is_signed_and_names_its_manifest_and_body(federation: Fe
             body_bytes=len(answer.body),
             ledger_counter=0,
             ledger_head="0" * 64,
+            isolation="none",
         )
         assert answer.digest == said.body
         assert np.count_nonzero(federation.words(answer, manifest)) >= 9  # a mask over zeros
@@ -143,7 +145,7 @@ def test_a_rotated_sum_is_turned_back_by_the_run_s_digest(tmp_path: Path, tiny: 
     federation = finetuning(tmp_path, tiny["esm"], privacy={**unit, "rotation": "hadamard"})
     federation.set_up()
     manifest = federation.manifest()
-    size = federation.gateways["alpha"].run("run-1").shape.schema.size
+    size = federation.gateways["alpha"].run(federation.run).shape.schema.size
     assert manifest.length > size
     update = np.zeros(size, np.float32)
     update[3] = 10.0
@@ -205,7 +207,9 @@ def test_the_same_manifest_gets_the_same_bytes_from_one_computation(federation: 
 def test_another_manifest_for_the_slot_is_refused(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
     gateway.contribute(federation.manifest(), zeros)
-    with pytest.raises(ProtocolError, match="slot 0 of epoch 1 of run-1 was begun before") as caught:
+    with pytest.raises(
+        ProtocolError, match=f"slot 0 of epoch 1 of {federation.run} was begun before"
+    ) as caught:
         gateway.contribute(federation.manifest(state="6" * 64), never)
     assert caught.value.code == "protocol.second_manifest"
 
@@ -242,7 +246,7 @@ def test_an_earlier_attempt_is_neither_answered_nor_kept(federation: Federation)
     second = gateway.contribute(federation.manifest(2), zeros)
     with refusal("protocol.second_manifest"):
         gateway.contribute(first, never)
-    assert gateway.run("run-1").last == ((1, 1), federation.manifest(2).digest(), second)
+    assert gateway.run(federation.run).last == ((1, 1), federation.manifest(2).digest(), second)
 
 
 def test_a_skipped_slot_stays_closed(federation: Federation) -> None:
@@ -256,8 +260,8 @@ def test_a_skipped_slot_stays_closed(federation: Federation) -> None:
 def test_a_run_that_ended_is_forgotten(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
     manifest = federation.manifest()
-    gateway.forget("run-1")
-    gateway.forget("run-1")
+    gateway.forget(federation.run)
+    gateway.forget(federation.run)
     with refusal("run.unknown"):
         gateway.contribute(manifest, never)
 
@@ -268,7 +272,7 @@ def test_a_reservation_of_which_nothing_was_spent_is_given_back(tmp_path: Path) 
     federation.gateways["beta"].contribute(federation.manifest(), lambda _: np.zeros(3))
     events = {}
     for site in ("alpha", "beta"):
-        federation.gateways[site].forget("run-1")
+        federation.gateways[site].forget(federation.run)
         events[site] = [entry["event"] for entry in federation.gateways[site].ledger.entries()]
     assert events == {"alpha": ["reserve", "release"], "beta": ["reserve", "spend", "attempt"]}
 
@@ -321,7 +325,7 @@ def test_a_manifest_with_one_other_field_is_refused(unanswered: Federation, name
     encoded = ("ring_bits", "scale_log2", "bound", "length", "noise_variance")
     if name not in ("run", "phase"):
         assert ("encoding" if name in encoded else name) in caught.value.message
-    assert gateway.run("run-1").last == ((0, -1), "", None)  # nothing was marked
+    assert gateway.run(federation.run).last == ((0, -1), "", None)  # nothing was marked
 
 
 def test_the_manifest_that_all_of_these_changed_is_answered(federation: Federation) -> None:
@@ -334,9 +338,9 @@ def test_no_manifest_before_the_epoch_is_sealed(tmp_path: Path) -> None:
     federation.admit_all()
 
     def refused() -> None:
-        for rho in (None, "0" * 64, federation.gateways["alpha"].run("run-1").epoch):
+        for rho in (None, "0" * 64, federation.gateways["alpha"].run(federation.run).epoch):
             named = rho if rho is None or isinstance(rho, str) else rho.rho or None
-            with pytest.raises(ProtocolError, match="run-1 has no key epoch yet") as caught:
+            with pytest.raises(ProtocolError, match=f"{federation.run} has no key epoch yet") as caught:
                 federation.gateways["alpha"].contribute(federation.manifest(rho=named), never)
             assert caught.value.code == "protocol.manifest"
         assert [entry["event"] for entry in federation.gateways["alpha"].ledger.entries()] == ["reserve"]
@@ -381,9 +385,9 @@ def test_a_vector_that_breaks_the_contract_never_leaves(federation: Federation, 
     gateway = federation.gateways["alpha"]
     with refusal("protocol.vector"):
         gateway.contribute(federation.manifest(), lambda _: vector)
-    assert "contributed" not in [line["event"] for line in federation.journal("alpha")]
+    assert "released" not in [line["action"] for line in federation.log("alpha")]
     # the slot's pad was not spent on it, and the attempt is over for this site all the same
-    epoch = gateway.run("run-1").epoch
+    epoch = gateway.run(federation.run).epoch
     assert epoch is not None
     assert epoch._held[:, :, 0].any()
     with refusal("protocol.second_manifest"):
@@ -479,24 +483,23 @@ def test_only_the_pinned_coordinator_is_heard(federation: Federation) -> None:
 def test_asking_starts_nothing(tmp_path: Path) -> None:
     federation = private(tmp_path)
     gateway = federation.gateways["alpha"]
-    asked = gateway.answer(Ask(run="run-1", document=federation.values, digest=federation.digest))
+    asked = gateway.answer(federation.asking())
     assert (asked.accepted, asked.code, asked.sentence) == (True, "", "")
     assert asked.terms == UnitTerms(public_size=1000, rate=1.0, noise_multiplier=None, attempts=3)
     with refusal("run.unknown"):
-        gateway.run("run-1")
-    assert [line["event"] for line in federation.journal("alpha")] == ["ask", "accepted"]
+        gateway.run(federation.run)
+    assert [line["action"] for line in federation.log("alpha")] == ["ask", "view.opened", "accepted"]
     assert gateway.ledger.entries() == []
 
 
 def refused(federation: Federation, code: str, **changes: Any) -> None:
     """Check that alpha refuses the run, in constant words, and does not hold it."""
-    values = {"run": "run-1", "document": federation.values, "digest": federation.digest} | changes
-    for kind in (Ask, Admit):
-        answer = federation.gateways["alpha"].answer(kind(**values))
+    for asked in (federation.asking(**changes), federation.admitting(**changes)):
+        answer = federation.gateways["alpha"].answer(asked)
         assert (answer.accepted, answer.code, answer.sentence) == (False, code, SENTENCES[code])
         with refusal("run.unknown"):
-            federation.gateways["alpha"].run("run-1")
-    assert federation.journal("alpha")[-1]["event"] == "refused"
+            federation.gateways["alpha"].run(asked.run)
+    assert federation.log("alpha")[-1]["action"] == "refused"
 
 
 def test_a_digest_that_is_not_the_document_s_is_refused(tmp_path: Path) -> None:
@@ -536,7 +539,7 @@ def test_a_policy_that_changed_holds_from_the_next_decision_on(tmp_path: Path) -
 )
 def test_a_document_that_is_none_is_refused(tmp_path: Path, document: dict[str, Any]) -> None:
     federation = Federation(tmp_path)
-    answer = federation.gateways["alpha"].answer(Admit(run="run-1", document=document, digest="0" * 64))
+    answer = federation.gateways["alpha"].answer(federation.admitting(document=document, digest="0" * 64))
     assert not answer.accepted
     assert answer.code in ("site.failed", "protocol.digest")
 
@@ -550,26 +553,26 @@ def test_a_site_without_data_refuses_a_query(tmp_path: Path) -> None:
 
 def test_what_cannot_be_logged_does_not_leave(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
-    gateway.journal._path = Path("/dev/full")
-    with pytest.RaisesExc(StorageError, check=lambda error: error.code == "storage.full"):
-        gateway.contribute(federation.manifest(), never)
-    with pytest.raises(StorageError):
-        federation.admit("alpha")
-    gateway.journal._path = federation.home("alpha").journal
+    with full_disk(gateway):
+        with pytest.RaisesExc(StorageError, check=lambda error: error.code == "storage.full"):
+            gateway.contribute(federation.manifest(), never)
+        with pytest.raises(StorageError):
+            federation.admit("alpha")
     with refusal("protocol.second_manifest"):
         gateway.contribute(federation.manifest(), never)
 
 
 def test_a_vector_that_was_masked_but_not_logged_does_not_leave(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
+    with ExitStack() as meanwhile:
 
-    def compute(manifest: Manifest) -> np.ndarray:
-        gateway.journal._path = Path("/dev/full")
-        return zeros(manifest)
+        def compute(manifest: Manifest) -> np.ndarray:
+            meanwhile.enter_context(full_disk(gateway))
+            return zeros(manifest)
 
-    with pytest.raises(StorageError):
-        gateway.contribute(federation.manifest(), compute)
-    gateway.journal._path = federation.home("alpha").journal
+        with pytest.raises(StorageError):
+            gateway.contribute(federation.manifest(), compute)
+    assert "released" not in [line["action"] for line in federation.log("alpha")]
     with refusal("protocol.second_manifest"):
         gateway.contribute(federation.manifest(), never)
 
@@ -578,10 +581,8 @@ def test_shares_that_cannot_be_logged_do_not_leave_and_do_not_come_again(federat
     manifest = federation.manifest()
     consents = federation.consents(list(federation.answers(manifest).values()))
     gateway = federation.gateways["alpha"]
-    gateway.journal._path = Path("/dev/full")
-    with pytest.raises(StorageError):
+    with full_disk(gateway), pytest.raises(StorageError):
         gateway.relay(federation.relay("consent", consents))
-    gateway.journal._path = federation.home("alpha").journal
     with refusal("protocol.slot_used"):
         gateway.relay(federation.relay("consent", consents))
 
@@ -590,18 +591,18 @@ def test_a_decision_is_a_line(federation: Federation) -> None:
     manifest = federation.manifest()
     answers: dict[str, Answer] = federation.answers(manifest)
     federation.open_sum(list(answers.values()), manifest)
-    lines = federation.journal("alpha")
-    assert [line["event"] for line in lines] == [
-        "admit", "accepted", "epoch", "ready", "manifest", "contributed", "consent", "shares"
+    lines = federation.log("alpha")
+    assert [line["action"] for line in lines] == [
+        "admit", "accepted", "epoch", "ready", "manifest", "released", "consent", "shares"
     ]  # fmt: skip
-    _, _, epoch, ready, begun, contributed, consent, shares = lines
+    _, _, epoch, ready, begun, released, consent, shares = lines
     assert (epoch["roster"], epoch["c"]) == (list(SITES), 1)
     assert (ready["n"], ready["c"], ready["theta"]) == (3, 1, 3)
-    assert (begun["digest"], begun["epoch"], begun["slot"]) == (manifest.digest(), 1, 0)
-    assert (contributed["body"], contributed["bytes"]) == (
+    assert (begun["object"], begun["epoch"], begun["slot"]) == (manifest.digest(), 1, 0)
+    assert (released["object"], released["bytes"]) == (
         answers["alpha"].digest, len(answers["alpha"].body)
     )  # fmt: skip
-    assert contributed["masked"] is True
+    assert released["masked"] is True
     assert consent["survivors"] == list(SITES)
     assert (shares["survivors"], shares["dropped"]) == (list(SITES), [])
 
@@ -615,9 +616,17 @@ def test_no_error_holds_a_value_of_a_row(tmp_path: Path, caplog: pytest.LogCaptu
 
     federation = Federation(tmp_path, document=AGES, tables={"alpha": BROKEN_ROWS})
     gateway = federation.gateways["alpha"]
-    request = Admit(run="run-1", document=federation.values, digest=federation.digest)
+    request = federation.admitting()
     with pytest.raises(PlasmidError) as caught:
-        admit(gateway.home, gateway.journal, gateway.ledger, request)
+        admit(
+            gateway.home,
+            gateway.projects,
+            gateway.audit,
+            gateway.ledger,
+            gateway.approvals,
+            request,
+            isolation="none",
+        )
     assert caught.value.code.startswith("data.")
     assert "(first at line 3)" in caught.value.message  # the counts and lines are for the owner
     trace = "".join(traceback.format_exception(caught.value))
@@ -630,7 +639,7 @@ def test_no_error_holds_a_value_of_a_row(tmp_path: Path, caplog: pytest.LogCaptu
             "error": str(caught.value) + repr(caught.value.__dict__),
             "traceback": trace,
             "answer": answer.model_dump_json(),
-            "log": federation.home("alpha").journal.read_text(),
+            "log": log_text(federation.home("alpha")),
             "logging": caplog.text,
         }.items()
         if canary in text
@@ -641,7 +650,7 @@ def test_no_error_holds_a_value_of_a_row(tmp_path: Path, caplog: pytest.LogCaptu
 def test_no_vector_is_in_the_log(federation: Federation) -> None:
     vector = np.array([0.123456, 0.654321, 0, 0, 0, 0], np.float32)
     federation.gateways["alpha"].contribute(federation.manifest(), lambda _: vector)
-    text = federation.home("alpha").journal.read_text()
+    text = log_text(federation.home("alpha"))
     assert "0.123456" not in text
     assert "0.654321" not in text
     assert STATE not in text
@@ -651,7 +660,7 @@ def test_nothing_in_the_folder_could_unmask_a_vector(tmp_path: Path) -> None:
     """Slot secrets live in memory alone."""
     federation = Federation(tmp_path, sites=FOUR)
     federation.set_up()
-    epoch = federation.gateways["alpha"].run("run-1").epoch
+    epoch = federation.gateways["alpha"].run(federation.run).epoch
     assert epoch is not None
     secrets = {bytes(epoch._held[index, kind, 0]) for index in range(4) for kind in range(3)}
     federation.gateways["alpha"].contribute(federation.manifest(), zeros)

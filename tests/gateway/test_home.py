@@ -8,7 +8,7 @@ import pytest
 
 from plasmid.core.errors import DataError, RecipeError, UsageError
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.protocol.identity import Identity
+from plasmid.gateway.keystore import Cost, EncryptedFile
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def test_the_data_may_be_one_file_elsewhere(home: SiteHome, tmp_path: Path) -> N
 
 
 def test_every_path_is_inside_the_folder(home: SiteHome) -> None:
-    paths = [home.policy, home.peers, home.journal, home.ledger, home.heads, home.runs, *home.tls]
+    paths = [home.policy, home.peers, home.audit, home.ledger, home.heads, home.runs]
+    paths += [home.keys, home.paused, home.revoked, home.status, home.lock]
     assert {path.parent for path in paths} == {home.folder}
     assert len(set(paths)) == len(paths)
 
@@ -87,7 +88,6 @@ def test_settings_that_are_none_are_refused_with_their_line(home: SiteHome, line
     assert what in caught.value.message
 
 
-def test_an_identity_is_the_key_s(home: SiteHome) -> None:
-    identity = Identity.generate("alpha")
-    (home.folder / "identity.key").write_bytes(identity.to_pem())
-    assert (home.identity().name, home.identity().public) == ("alpha", identity.public)
+def test_a_site_s_public_key_needs_no_passphrase(home: SiteHome) -> None:
+    keys = EncryptedFile.create(home.keys, "alpha", lambda: "twelve letters and more", cost=Cost(n=2))
+    assert home.public == keys.identity().public

@@ -13,10 +13,12 @@ import pytest
 
 from plasmid.core.errors import PlasmidError, PolicyRefused, StorageError
 from plasmid.gateway.ledger import Budget, Heads, Ledger
+from plasmid.privacy import chain
 from plasmid.privacy.chain import GENESIS
 
 BUDGET = Budget(unit="record", epsilon=8.0, delta=1e-5)
 DIGEST = "d" * 64
+PROJECT = "7" * 64
 
 
 def refusal(code: str) -> pytest.RaisesExc[PlasmidError]:
@@ -31,6 +33,7 @@ def path(tmp_path: Path) -> Path:
 def reserve(ledger: Ledger, run: str = "run-1", **changed: Any) -> None:
     figures: dict[str, Any] = {
         "digest": DIGEST,
+        "project": PROJECT,
         "population": "default",
         "unit": "record",
         "epsilon": 3.0,
@@ -138,7 +141,13 @@ def test_check_says_what_reserve_would_and_writes_nothing(path: Path) -> None:
 def test_a_run_has_one_set_of_figures(path: Path) -> None:
     ledger = Ledger(path)
     reserve(ledger)
-    for changed in ({"epsilon": 2.0}, {"digest": "e" * 64}, {"attempts": 5}, {"population": "other"}):
+    for changed in (
+        {"epsilon": 2.0},
+        {"digest": "e" * 64},
+        {"project": "e" * 64},
+        {"attempts": 5},
+        {"population": "other"},
+    ):
         with refusal("policy.budget"):
             reserve(ledger, **changed)
 
@@ -480,6 +489,7 @@ def test_a_line_holds_names_digests_and_figures(path: Path) -> None:
     assert entry == {
         "run": "run-1",
         "document": DIGEST,
+        "project": PROJECT,
         "counter": 1,
         "previous": GENESIS,
         "event": "reserve",
@@ -489,3 +499,28 @@ def test_a_line_holds_names_digests_and_figures(path: Path) -> None:
         "delta": 1e-6,
         "attempts": 4,
     }
+
+
+def test_every_entry_of_a_run_names_its_project(path: Path) -> None:
+    reserve(ledger := Ledger(path), "run-1")
+    ledger.release("run-1")
+    reserve(ledger, "run-1")
+    ledger.charge_attempt("run-1", (1, 0))
+    reserve(ledger, "run-2")
+    ledger.spend("run-2")
+    entries = Ledger(path).entries()
+    assert {entry["event"] for entry in entries} == {"reserve", "release", "attempt", "spend"}
+    assert {entry["project"] for entry in entries} == {PROJECT}
+
+
+def test_entries_of_before_there_were_projects_are_read(path: Path) -> None:
+    """They count as before; the run that they are of belongs to no project, so none can take it up."""
+    written = Ledger(path)
+    reserve(written, "old")
+    entry = {name: value for name, value in written.entries()[0].items() if name not in ("project", "digest")}
+    path.unlink()
+    fields = {name: entry[name] for name in entry if name not in ("counter", "previous", "time")}
+    path.write_bytes(chain.line(chain.follow((0, GENESIS), fields, time=entry["time"], least=1)))
+    assert sums(Ledger(path)) == (0.0, 3.0)
+    with refusal("policy.budget"):
+        reserve(Ledger(path), "old")

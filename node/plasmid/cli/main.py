@@ -36,6 +36,7 @@ def verbs() -> dict[str, EntryPoint]:
         "predict",
         "evaluate",
         "site",
+        "doctor",
         "coordinator",
         "login",
     )

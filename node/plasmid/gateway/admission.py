@@ -2,9 +2,10 @@
 
 Rules
 -----
-1. The digest is computed here, from the document and this site's own copy of the computation.
-2. The policy decides; a privacy unit needs a budget, and the run's whole epsilon is reserved at admission.
-3. A run that was admitted before, on the same digest, may be admitted again after a restart: its key epochs
+1. The project and the requester's own signature come first (:mod:`plasmid.gateway.projects`).
+2. The digest is computed here, from the document and this site's own copy of the computation.
+3. The policy decides; a privacy unit needs a budget, and the run's whole epsilon is reserved at admission.
+4. A run that was admitted before, on the same digest, may be admitted again after a restart: its key epochs
    are over, and :mod:`plasmid.gateway.marks` and the ledger remember what it has done.
 """
 
@@ -14,18 +15,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plasmid.computations import api
-from plasmid.core.errors import ProtocolError, RecipeError
+from plasmid.core.clock import Clock, now
+from plasmid.core.errors import ProtocolError
 from plasmid.data.csv import read_table
 from plasmid.data.table import Table
+from plasmid.gateway.approvals import Approvals
+from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.bundles import check_half
+from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.journal import Journal
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.marks import Marks
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.pause import check_running
+from plasmid.gateway.projects import Projects, Requested, check_request
+from plasmid.gateway.revoked import Revoked
 from plasmid.gateway.terms import unit_terms
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.secure_aggregation import SiteEpoch
+from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
+from plasmid.protocol.project import Project
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 
@@ -45,6 +54,10 @@ class AdmittedRun:
 
     Attributes
     ----------
+    requested
+        Who asked for what, in which project.
+    view
+        Digest of what it may see of the site's data.
     terms
         Rate, noise and attempts under a privacy unit, else None.
     number, roster, c, planned
@@ -56,8 +69,10 @@ class AdmittedRun:
     """
 
     run: str
+    requested: Requested
     document: Any
     digest: str
+    view: str
     base: BaseModel | None
     shape: api.Shape
     table: Table | None
@@ -70,19 +85,48 @@ class AdmittedRun:
     last: tuple[tuple[int, int], str, Answer | None] = field(default=((0, -1), "", None))
 
     @property
+    def project(self) -> Project:
+        """The project that the run belongs to."""
+        return self.requested.project
+
+    @property
+    def requester(self) -> str:
+        """The name of who asked for the run."""
+        return self.requested.requester.name
+
+    @property
     def masked(self) -> bool:
         """Whether contributions leave masked."""
         return bool(self.document.privacy.protect == "masked")
 
 
-def admit(home: SiteHome, journal: Journal, ledger: Ledger, request: Ask | Admit) -> AdmittedRun:
-    """Return the run of *request*, if this site takes part.
+def admit(
+    home: SiteHome,
+    projects: Projects,
+    audit: AuditLog,
+    ledger: Ledger,
+    approvals: Approvals,
+    asked: Ask | Admit,
+    *,
+    isolation: IsolationLevel,
+    clock: Clock = now,
+) -> AdmittedRun:
+    """Return the run of *asked*, if this site takes part.
+
+    Parameters
+    ----------
+    isolation
+        How the worker that would compute is locked in.
 
     Raises
     ------
     PlasmidError
         Why it does not.
     """
+    check_running(home)
+    requested = check_request(asked, projects, time=clock())
+    Revoked(home.revoked).check(requested.requester.key)
+    request = requested.request
     digest = recipe_digest(request.document, str(request.document.get("computation")))
     if digest != request.digest:
         raise ProtocolError(
@@ -91,11 +135,12 @@ def admit(home: SiteHome, journal: Journal, ledger: Ledger, request: Ask | Admit
             "Use the same release of the computation at both ends.",
         )
     document: Any = parse_document(request.document)
-    policy = read_policy(home.policy)
-    policy.check(document, digest)
-    known = Marks(home.runs).read(request.run) if isinstance(request, Admit) else None
+    run = asked.run if isinstance(asked, Admit) else None
+    policy, view = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
+    check_isolation(policy, isolation)
+    known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None
     if known is not None and known.digest != digest:
-        raise ProtocolError("protocol.epoch_used", f"{request.run} was admitted here with another document.")
+        raise ProtocolError("protocol.epoch_used", f"{asked.run} was admitted here with another document.")
     config = home.config()
     terms = unit_terms(document, config)
     base: BaseModel | None = None
@@ -103,27 +148,49 @@ def admit(home: SiteHome, journal: Journal, ledger: Ledger, request: Ask | Admit
     if model is not None:
         base = ensure_model(model.base, revision=model.revision, digest=model.digest)
     contract = getattr(document, "contract", None)
-    table = None if contract is None else read_table(home.view(document.name), contract)
+    table = None
+    if contract is not None:
+        file = home.view(document.name)
+        audit.write(
+            "view.opened",
+            object=view,
+            run=asked.run,
+            rule="policy.allow",
+            recipe=digest,
+            source=file.name,
+            columns=sorted(contract.columns),
+            population=config.population,
+        )
+        table = read_table(file, contract)
     for notice in table.notices if table else ():
-        journal.write("notice", run=request.run, text=notice)
+        audit.write("notice", run=asked.run, reason=notice, result="noted")
     computation = api.load(document.computation)
     shape = computation.shape(document, base)
-    if document.privacy.record_clip is not None and computation.SITE_HALF == "vector":
-        raise RecipeError(
-            "recipe.opaque",
-            f"mechanism: {document.privacy.mechanism} clips every {document.privacy.unit}; "
-            f"{document.computation} returns a finished vector, in which nobody can.",
-            "Use mechanism: output, which noises the vector for its whole bound.",
-        )
+    check_half(computation, document)
+    check_figures(policy, document, shape, table)
     if terms is not None:
-        _reserve(ledger, request, document, config, terms, policy.budget(config.population))
+        _reserve(ledger, asked, requested, document, config, terms, policy.budget(config.population))
     return AdmittedRun(
-        run=request.run, document=document, digest=digest, base=base, shape=shape, table=table, terms=terms
+        run=asked.run,
+        requested=requested,
+        document=document,
+        digest=digest,
+        view=view,
+        base=base,
+        shape=shape,
+        table=table,
+        terms=terms,
     )
 
 
 def _reserve(
-    ledger: Ledger, request: Ask | Admit, document: Any, config: SiteConfig, terms: UnitTerms, budget: Any
+    ledger: Ledger,
+    asked: Ask | Admit,
+    requested: Requested,
+    document: Any,
+    config: SiteConfig,
+    terms: UnitTerms,
+    budget: Any,
 ) -> None:
     """Reserve what the run may cost; for a question only see whether it could be."""
     cost = {
@@ -133,7 +200,13 @@ def _reserve(
         "delta": document.privacy.delta,
         "budget": budget,
     }
-    if isinstance(request, Ask):
+    if isinstance(asked, Ask):
         ledger.check(**cost)
     else:
-        ledger.reserve(run=request.run, digest=request.digest, attempts=terms.attempts, **cost)
+        ledger.reserve(
+            run=asked.run,
+            digest=requested.request.digest,
+            project=requested.request.project,
+            attempts=terms.attempts,
+            **cost,
+        )

@@ -17,15 +17,17 @@ from typing import Any
 
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.admission import AdmittedRun
+from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.journal import Journal
 from plasmid.gateway.ledger import Heads, Ledger
 from plasmid.gateway.marks import Marks
-from plasmid.gateway.peers import read_peers
+from plasmid.gateway.peers import counted, read_peers
 from plasmid.gateway.policy import Policy, read_policy
+from plasmid.gateway.projects import Projects, check_roster
+from plasmid.gateway.revoked import Revoked
 from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
 from plasmid.privacy.statements import Contribution
-from plasmid.protocol.identity import Identity
+from plasmid.protocol.identity import NamedSigner
 from plasmid.protocol.messages import Blobs, Bundles, Epoch, Relay, Signed, open_signed, sign
 from plasmid.protocol.plan import attempt_plan, attempts
 
@@ -33,8 +35,12 @@ from plasmid.protocol.plan import attempt_plan, attempts
 class Epochs:
     """See the module's rules; one object for all runs of a site."""
 
-    def __init__(self, home: SiteHome, identity: Identity, journal: Journal, ledger: Ledger) -> None:
-        self._home, self._identity, self._journal, self._ledger = home, identity, journal, ledger
+    def __init__(
+        self, home: SiteHome, identity: NamedSigner, projects: Projects, audit: AuditLog, ledger: Ledger
+    ) -> None:
+        self._home, self._identity, self._audit, self._ledger = home, identity, audit, ledger
+        self._projects = projects
+        self._revoked = Revoked(home.revoked)
         self._marks = Marks(home.runs)
         self._heads = Heads(home.heads)
 
@@ -45,11 +51,17 @@ class Epochs:
         ------
         ProtocolError
             ``protocol.manifest``: roster, slots or plan are not acceptable; ``protocol.colluders``;
-            ``protocol.epoch_used``.
+            ``protocol.epoch_used``; ``protocol.revoked``: a site of the roster is a member no more.
+        ProjectRefused
+            ``project.not_signed_here``, or as :func:`plasmid.gateway.projects.check_roster`.
         """
         document, roster = admitted.document, tuple(request.roster)
         if self._identity.name not in roster or sorted(set(roster)) != list(roster):
             raise ProtocolError("protocol.manifest", f"the roster of {request.run} is not acceptable.")
+        self._projects.check(admitted.project.digest())
+        peers = read_peers(self._home.peers)
+        check_roster(admitted.requested, roster, peers)
+        self._revoked.check(*(peer.key for peer in peers.sites if peer.name in roster))
         if len(roster) < document.federation.min_sites:
             raise ProtocolError(
                 "protocol.manifest", f"{len(roster)} sites are fewer than the recipe's min_sites."
@@ -70,7 +82,7 @@ class Epochs:
             self._check_organisations(roster)
         attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
         self._marks.claim_epoch(request.run, request.epoch, digest=admitted.digest, planned=request.planned)
-        self._journal.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
+        self._audit.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
         epoch = None
         if admitted.masked:
             epoch = SiteEpoch(
@@ -116,8 +128,8 @@ class Epochs:
                 seen = self._heads.all()
                 heads = {site: seen[site] for site in admitted.roster if site in seen}
                 ready = epoch.ready(statements, heads=heads)
-                self._journal.write(
-                    "ready", run=message.run, rho=epoch.rho, n=ready.n, c=ready.c, theta=ready.theta
+                self._audit.write(
+                    "ready", object=epoch.rho, run=message.run, n=ready.n, c=ready.c, theta=ready.theta
                 )
                 return sign(self._identity, ready)
             case "ready":
@@ -128,7 +140,7 @@ class Epochs:
                 return self._consent(admitted, epoch, message.slot, statements)
             case "consent":
                 shares = epoch.shares(message.slot, statements)
-                self._journal.write(
+                self._audit.write(
                     "shares",
                     run=message.run,
                     slot=message.slot,
@@ -159,7 +171,14 @@ class Epochs:
             raise
         others = [said for said in contributions if said.site != self._identity.name]
         self._heads.note({said.site: said.ledger_counter for said in others})
-        self._journal.write("consent", run=admitted.run, round=round_, slot=slot, survivors=survivors)
+        self._audit.write(
+            "consent",
+            object=consent.manifest,
+            run=admitted.run,
+            round=round_,
+            slot=slot,
+            survivors=survivors,
+        )
         return sign(self._identity, consent)
 
     def _check_organisations(self, sites: Sequence[str]) -> Policy:
@@ -169,7 +188,7 @@ class Epochs:
         if len(organisations) < policy.require.min_organisations:
             raise PolicyRefused(
                 "policy.min_organisations",
-                f"the sum would be over {len(organisations)} confirmed organisations, "
+                f"min_organisations: the sum would be over {len(organisations)} confirmed organisations, "
                 f"the policy accepts {policy.require.min_organisations} or more.",
             )
         return policy
@@ -179,7 +198,9 @@ class Epochs:
         statements = []
         for signed in message.statements:
             mine = signed.signer == self._identity.name
-            statement = open_signed(signed, self._identity.public if mine else peers.key(signed.signer))
+            key = self._identity.public if mine else peers.key(signed.signer)
+            self._revoked.check(key)
+            statement = open_signed(signed, key)
             author = statement.sender if statement.type == "bundle" else getattr(statement, "site", None)
             if statement.type != message.kind or author != signed.signer:
                 raise ProtocolError("protocol.signature", f"a statement of {signed.signer} names {author}.")
@@ -203,4 +224,4 @@ class Epochs:
         known = {site: peers.organisation(site) for site in sites}
         if self._identity.name in known:
             known[self._identity.name] = self._home.config().organisation
-        return known
+        return {site: name and counted(name) for site, name in known.items()}

@@ -13,7 +13,8 @@ Rules
    again gets the stored bytes, another one for that slot, or an older slot, is refused.
 5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
    non-finite value is refused, size is not (that would leak). Computations hold no clip, noise or ledger.
-6. What the log or the ledger cannot record does not leave.
+6. What the log or the ledger cannot record does not leave, nor does anything while the owner's pause is in
+   force.
 """
 
 from __future__ import annotations
@@ -27,22 +28,33 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.canonical import sha256_hex
+from plasmid.core.clock import Clock, now
 from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.gateway.admission import AdmittedRun, Answer, admit
+from plasmid.gateway.approvals import Approvals
+from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.charges import logged
+from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.journal import Journal
+from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.marks import Marks
 from plasmid.gateway.output import bounded
+from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
+from plasmid.gateway.projects import Projects
+from plasmid.gateway.quorum import AwaitingApproval
+from plasmid.gateway.released import released
+from plasmid.gateway.revoked import Revoked
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import Words, add_noise, encode
 from plasmid.privacy.rotation import rotate
-from plasmid.privacy.statements import PROTOCOL, Contribution
+from plasmid.privacy.statements import PROTOCOL, Contribution, IsolationLevel
 from plasmid.protocol.body import body_bytes, pack
+from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.messages import (
     Admission,
     Admit,
@@ -57,6 +69,7 @@ from plasmid.protocol.messages import (
     sign,
 )
 from plasmid.protocol.plan import AUDIT_LENGTH, attempt_plan, audit_plan
+from plasmid.protocol.revocation import Revocation
 
 Computation = Callable[[Manifest], NDArray[Any]]
 """Runs the site half for one manifest and returns the raw vector, float [length]."""
@@ -67,13 +80,21 @@ _AUDIT_SCHEMA = AdapterSchema(tensors=(TensorSpec(name="audit", shape=(AUDIT_LEN
 class Gateway:
     """One site's gateway. Not thread-safe across one run; runs are independent."""
 
-    def __init__(self, home: SiteHome) -> None:
+    def __init__(
+        self, home: SiteHome, keys: KeyStore, *, isolation: IsolationLevel = "none", clock: Clock = now
+    ) -> None:
         self.home = home
-        self.identity = home.identity()
-        self.journal = Journal(home.journal)
-        self.ledger = Ledger(home.ledger)
+        self.isolation = isolation
+        self.identity = keys.identity()
+        self.audit = AuditLog(home.audit, self.identity, clock=clock)
+        self.ledger = Ledger(home.ledger, noted=logged(self.audit))
+        self.projects = Projects(home.projects, name=self.identity.name, key=self.identity.public)
+        self._revoked = Revoked(home.revoked)
+        self.approvals = Approvals(home, self.audit)
+        self._untold: set[str] = set()
+        self._clock = clock
         self._marks = Marks(home.runs)
-        self._epochs = Epochs(home, self.identity, self.journal, self.ledger)
+        self._epochs = Epochs(home, self.identity, self.projects, self.audit, self.ledger)
         self._runs: dict[str, AdmittedRun] = {}
 
     @property
@@ -85,25 +106,94 @@ class Gateway:
         """Return the message inside *signed*. Raises ProtocolError if it isn't the coordinator's."""
         return open_signed(signed, read_peers(self.home.peers).coordinator)
 
+    def revoke(self, statement: Envelope) -> Revocation | None:
+        """Keep a revocation; return it if it was not known. Raises ProtocolError, StorageError."""
+        said = self._revoked.note(statement, read_peers(self.home.peers).coordinator)
+        if said is not None:
+            self.audit.write(
+                "revoked",
+                actor="coordinator",
+                reason=said.reason,
+                name=said.name,
+                role=said.role,
+                key=said.key,
+                since=said.revoked,
+            )
+        return said
+
     # -- admission ---------------------------------------------------------------------------------
 
     def answer(self, request: Ask | Admit) -> Admission:
         """Answer ``ask`` or ``admit``; with ``admit`` and a yes, the run is known from now on."""
         try:
-            self.journal.write(request.type, run=request.run, digest=request.digest)
-            admitted = admit(self.home, self.journal, self.ledger, request)
+            if isinstance(request, Admit):
+                self.audit.verify()
+            self.audit.write(
+                request.type,
+                actor="coordinator",
+                run=request.run,
+                project=sha256_hex(request.project.payload),
+            )
+            admitted = admit(
+                self.home,
+                self.projects,
+                self.audit,
+                self.ledger,
+                self.approvals,
+                request,
+                isolation=self.isolation,
+                clock=self._clock,
+            )
             if isinstance(request, Admit):
                 self._runs[request.run] = admitted
-            self.journal.write("accepted", run=request.run, digest=request.digest, request=request.type)
+            self.audit.write(
+                "accepted",
+                object=admitted.digest,
+                run=request.run,
+                rule="policy.allow",
+                policy=sha256_hex(self.home.policy.read_bytes()) if self.home.policy.exists() else None,
+                view=admitted.view,
+                project=admitted.project.digest(),
+                requester=admitted.requester,
+                request=request.type,
+            )
         except PlasmidError as error:
             return self.refusal(request.run, error)
         return Admission(run=request.run, site=self.site, accepted=True, terms=admitted.terms)
 
     def refusal(self, run: str, error: PlasmidError) -> Admission:
         """Log *error* in full and return the answer that says no in a constant sentence."""
-        self.journal.write("refused", run=run, code=error.code, detail=error.message)
+        waits = isinstance(error, AwaitingApproval)
+        self.audit.write(
+            "awaiting" if waits else "refused",
+            run=run,
+            rule=error.code,
+            reason=error.message,
+            result="noted" if waits else "refused",
+        )
+        code, sentence = self.public(error)
+        said = Admission(run=run, site=self.site, accepted=False, code=code, sentence=sentence)
+        if not isinstance(error, AwaitingApproval):
+            return said
+        if error.new:
+            self._untold.add(run)
+        return said.model_copy(update={"pending": error.pending})
+
+    def began_to_wait(self, run: str) -> bool:
+        """Return whether *run* has begun to wait for approvals since this was last asked about it."""
+        began = run in self._untold
+        self._untold.discard(run)
+        return began
+
+    def stop_waiting(self, run: str) -> None:
+        """Forget that *run*, which is over, waits for approvals."""
+        self.approvals.files.end_run(run)
+        self._untold.discard(run)
+
+    def public(self, error: Exception) -> tuple[str, str]:
+        """Return what may leave of *error*: its code, and its sentence unless the policy keeps that."""
         code, sentence = public(error)
-        return Admission(run=run, site=self.site, accepted=False, code=code, sentence=sentence)
+        return code, sentence if error_detail(self.home) == "sentence" else ""
 
     def run(self, run: str) -> AdmittedRun:
         """Return an admitted run. Raises ProtocolError (``run.unknown``)."""
@@ -121,11 +211,15 @@ class Gateway:
 
     def begin_epoch(self, request: Epoch) -> Signed | None:
         """See :meth:`plasmid.gateway.epochs.Epochs.begin`."""
-        return self._epochs.begin(self.run(request.run), request)
+        admitted = self.run(request.run)
+        self._check_may_leave(admitted)
+        return self._epochs.begin(admitted, request)
 
     def relay(self, message: Relay) -> Bundles | Blobs | Signed | None:
         """See :meth:`plasmid.gateway.epochs.Epochs.relay`."""
-        return self._epochs.relay(self.run(message.run), message)
+        admitted = self.run(message.run)
+        self._check_may_leave(admitted)
+        return self._epochs.relay(admitted, message)
 
     # -- the one way out ---------------------------------------------------------------------------
 
@@ -142,12 +236,17 @@ class Gateway:
             ``protocol.second_manifest``: the slot was used, or begun, under another one, or is older than the
             last; ``protocol.consented``: the round is over; ``protocol.vector``: the computation broke the
             output contract.
+        ProjectRefused
+            ``project.not_signed_here``: the owner has left the run's project since.
         PolicyRefused
             ``policy.attempts``: the run has no attempt left to charge.
+        SiteFailed
+            ``site.paused``.
         StorageError
             The decision could not be logged, or the ledger not written.
         """
         admitted = self.run(manifest.run)
+        self._check_may_leave(admitted)
         shape = self._check_manifest(admitted, manifest)
         digest, attempt = manifest.digest(), (manifest.epoch, manifest.slot)
         if attempt <= admitted.last[0]:
@@ -163,30 +262,61 @@ class Gateway:
         if charged and manifest.phase == "train":
             self.ledger.spend(manifest.run)
             self.ledger.charge_attempt(manifest.run, attempt)
-        self.journal.write(
+        self.audit.write(
             "manifest",
+            actor="coordinator",
+            object=digest,
             run=manifest.run,
             round=manifest.round,
             epoch=manifest.epoch,
             slot=manifest.slot,
-            digest=digest,
         )
         noised = manifest.mechanism == "dp-sgd"
         vector, norm = bounded(computation(manifest), shape, noised=noised)
+        self._check_may_leave(admitted)  # it may have changed while this was computed
         words = self._protect(admitted, manifest, vector, digest)
         answer = self._answer(admitted, manifest, digest, pack("words", words))
-        self.journal.write(
-            "contributed",
+        self.audit.write(
+            "released",
+            object=answer.digest,
             run=manifest.run,
-            round=manifest.round,
-            body=answer.digest,
             bytes=len(answer.body),
-            norm=norm if shape.norm is not None else None,
-            bound=manifest.bound,
-            masked=admitted.masked,
+            isolation=self.isolation,
+            **self._released(admitted, manifest, shape, vector, norm),
         )
         admitted.last = (attempt, digest, answer)
         return answer
+
+    def _check_may_leave(self, admitted: AdmittedRun) -> None:
+        """Refuse what the owner has paused, a project that he has left, and a requester who was revoked."""
+        check_running(self.home)
+        self.projects.check(admitted.project.digest())
+        self._revoked.check(admitted.requested.requester.key)
+        policy = check_go_on(
+            self.home,
+            self.approvals,
+            admitted.requested,
+            admitted.document,
+            admitted.digest,
+            admitted.view,
+        )
+        check_isolation(policy, self.isolation)
+
+    def _released(
+        self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, vector: NDArray[Any], norm: float
+    ) -> dict[str, Any]:
+        """Return what the log says about a release; see :mod:`plasmid.gateway.released`."""
+        population, spent = self.ledger.spent(manifest.run)
+        return released(
+            admitted,
+            manifest,
+            shape,
+            vector,
+            norm=norm,
+            coordinator=read_peers(self.home.peers).coordinator,
+            population=population,
+            spent=spent,
+        )
 
     def _protect(self, admitted: AdmittedRun, manifest: Manifest, vector: NDArray[Any], digest: str) -> Words:
         """Return *vector* as words: rotated if the document says so, noised by this site's share, masked."""
@@ -216,6 +346,7 @@ class Gateway:
             body_bytes=len(body),
             ledger_counter=counter,
             ledger_head=head,
+            isolation=self.isolation,
         )
         if admitted.epoch is not None:
             admitted.epoch.contributed(contribution)

@@ -1,25 +1,32 @@
 """A site's own folder: its keys, its data, its policy, what it knows of others.
 
 site.yaml      name, organisation, data, public size       policy.yaml   what may run (absent: nothing)
-identity.key   signs messages (mode 0600)                  peers.yaml    confirmed identities
-tls.key, tls.pem, ca.pem   the outer belt                  journal.jsonl one line per decision
+keys.json      private keys, encrypted                     peers.yaml    confirmed identities
+tls.pem, ca.pem   the outer belt                           audit/        every decision, under a Merkle root
 data/          one CSV, or <recipe name>.csv per recipe    ledger.jsonl  privacy spent, per population
 runs/          last key epoch and signed round per run     heads.json    newest ledger lines of peers
+projects/      the projects that this site has signed      people/       the owner's people, their own keys
+approvals/     what waits for approval, what was signed    paused.json   who paused it, and why (absent: not)
+revoked.json   who may not take part any more              status.json   what the running node last said
+scratch/       private folders of workers, while they run
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from plasmid.core.errors import DataError, UsageError
 from plasmid.core.files import write_atomic
 from plasmid.core.settings import dump_settings, read_settings
-from plasmid.privacy.statements import SiteName
-from plasmid.protocol.identity import Identity
+from plasmid.gateway.keystore import KEYS_FILE, stated_key
+from plasmid.privacy.statements import IsolationLevel, SiteName
+from plasmid.protocol.enrolment import Organisation
+from plasmid.site.network import Network
+from plasmid.training.isolation.port import Device, Limits
 
 
 class SiteConfig(BaseModel):
@@ -35,15 +42,28 @@ class SiteConfig(BaseModel):
     population
         The people whom the data are about. Views, tables and connectors that show the same people must name
         the same population: they draw on one privacy budget.
+    network
+        How the site gets out of its network, if not straight.
+    isolation
+        How workers are locked in; ``best`` is the strongest level that this host has. One that it does not
+        have refuses to start.
+    limits
+        What one worker may use.
+    devices
+        What a worker may reach beside memory and processors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: SiteName
-    organisation: str
+    organisation: Organisation
     data: str = "data"
     public_size: Annotated[int, Field(ge=1, le=10**12)] | None = None
     population: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    network: Network = Network()
+    isolation: IsolationLevel | Literal["best"] = "best"
+    limits: Limits = Limits()
+    devices: list[Device] = []
 
 
 @dataclass(frozen=True)
@@ -63,9 +83,9 @@ class SiteHome:
         return self.folder / "peers.yaml"
 
     @property
-    def journal(self) -> Path:
-        """The log."""
-        return self.folder / "journal.jsonl"
+    def audit(self) -> Path:
+        """The folder of :class:`plasmid.gateway.audit.AuditLog`."""
+        return self.folder / "audit"
 
     @property
     def ledger(self) -> Path:
@@ -83,9 +103,44 @@ class SiteHome:
         return self.folder / "runs"
 
     @property
-    def tls(self) -> tuple[Path, Path, Path]:
-        """CA certificate, own certificate, own TLS key."""
-        return self.folder / "ca.pem", self.folder / "tls.pem", self.folder / "tls.key"
+    def projects(self) -> Path:
+        """The folder of :class:`plasmid.gateway.projects.Projects`."""
+        return self.folder / "projects"
+
+    @property
+    def keys(self) -> Path:
+        """The file of :class:`plasmid.gateway.keystore.EncryptedFile`."""
+        return self.folder / KEYS_FILE
+
+    @property
+    def paused(self) -> Path:
+        """The file of :mod:`plasmid.gateway.pause`."""
+        return self.folder / "paused.json"
+
+    @property
+    def revoked(self) -> Path:
+        """The file of :class:`plasmid.gateway.revoked.Revoked`."""
+        return self.folder / "revoked.json"
+
+    @property
+    def status(self) -> Path:
+        """The file of :mod:`plasmid.site.status`."""
+        return self.folder / "status.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the running node; see :mod:`plasmid.site.status`."""
+        return self.folder / "node.lock"
+
+    @property
+    def approvals(self) -> Path:
+        """The folder of :class:`plasmid.gateway.approvals.Approvals`."""
+        return self.folder / "approvals"
+
+    @property
+    def people(self) -> Path:
+        """The folder of :class:`plasmid.gateway.people.People`."""
+        return self.folder / "people"
 
     def config(self) -> SiteConfig:
         """Return ``site.yaml``. Raises UsageError (``usage.no_site``) where there is none."""
@@ -102,9 +157,10 @@ class SiteHome:
         """Write ``site.yaml``."""
         write_atomic(self.folder / "site.yaml", dump_settings(config.model_dump()))
 
-    def identity(self) -> Identity:
-        """Return the site's identity."""
-        return Identity.from_pem(self.config().name, (self.folder / "identity.key").read_bytes())
+    @property
+    def public(self) -> str:
+        """The site's raw public key in hexadecimal. Raises KeysError (``keys.absent``, ``keys.damaged``)."""
+        return stated_key(self.keys)
 
     def view(self, document_name: str) -> Path:
         """Return the CSV that documents called *document_name* may read.

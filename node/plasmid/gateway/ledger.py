@@ -59,12 +59,14 @@ class Ledger:
     ----------
     path
         The file; it need not exist yet, its folder must.
+    noted
+        Called with every entry before it is written; if it raises, nothing is.
 
     Every method may raise StorageError: ``storage.ledger_damaged``, or the disk's own problems.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, noted: Callable[[Mapping[str, Any]], None] = lambda _: None) -> None:
+        self._path, self._noted = path, noted
         self._last = _Read()
 
     def reserve(
@@ -72,6 +74,7 @@ class Ledger:
         *,
         run: str,
         digest: str,
+        project: str,
         population: str,
         unit: str,
         epsilon: float,
@@ -87,7 +90,7 @@ class Ledger:
             ``policy.budget``: not enough is left (the message says what is), or other figures are known.
             ``policy.budget_unit``: the population's unit is another one.
         """
-        wanted = RunAccount(digest, population, unit, float(epsilon), float(delta), attempts)
+        wanted = RunAccount(digest, population, unit, float(epsilon), float(delta), attempts, project)
         self._change(lambda accounts: accounts.reserve(run, wanted, budget))
 
     def check(self, *, population: str, unit: str, epsilon: float, delta: float, budget: Budget) -> None:
@@ -173,6 +176,15 @@ class Ledger:
         with self._locked():
             return self._read().accounts.populations()
 
+    def spent(self, run: str) -> tuple[str | None, float | None]:
+        """Return the population that *run* draws on and its epsilon spent, Nones without an account."""
+        with self._locked():
+            accounts = self._read().accounts
+            account = accounts.runs.get(run)
+            if account is None:
+                return None, None
+            return account.population, float(accounts.population(account.population).spent_epsilon)
+
     def entries(self) -> list[dict[str, Any]]:
         """Return all entries, oldest first."""
         with self._locked():
@@ -235,6 +247,7 @@ class Ledger:
     def _append(self, read: _Read, event: dict[str, Any], *, least: int = 1) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = chain.follow(read.head, event, time=now, least=least)
+        self._noted(entry)
         new = not self._path.exists()
         self._last = _Read()  # until the entry is durable
         with self._path.open("ab") as file:

@@ -13,6 +13,9 @@ from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.ring import blocks
 
+_LARGE = 2.0**480
+"""The squares of 2**63 values up to this one add up to a float64."""
+
 
 def bounded(vector: NDArray[Any], shape: api.Shape, *, noised: bool) -> tuple[NDArray[Any], float]:
     """Return *vector* within its bounds, and its L2 norm before, in float64.
@@ -32,16 +35,19 @@ def bounded(vector: NDArray[Any], shape: api.Shape, *, noised: bool) -> tuple[ND
             f"the computation returned {vector.dtype} {vector.shape}, "
             f"not {shape.dtype} ({shape.schema.size},).",
         )
-    if not (np.isfinite(vector.min()) and np.isfinite(vector.max())):
+    largest = max(-float(vector.min()), float(vector.max()))  # NaN if any value is
+    if not math.isfinite(largest):
         raise ProtocolError("protocol.vector", "the computation returned NaN or infinity.")
-    with np.errstate(over="ignore"):  # only a float64 vector can: its norm is then the largest float
-        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(vector))
-    norm = min(math.sqrt(squares), sys.float_info.max)
+    # The squares of what is this large, which only float64 can be, could overflow: a power of two goes first.
+    factor = 2.0 ** (math.frexp(largest)[1] - 1) if largest > _LARGE else 1.0
+    scaled = vector / factor if factor > 1 else vector
+    of_scaled = math.sqrt(sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(scaled)))
+    norm = min(of_scaled * factor, sys.float_info.max)
     if shape.norm is not None and not noised:
         if norm <= min(shape.norm, shape.bound):
             return vector, norm
         if norm > shape.norm:
-            vector = vector * (shape.norm / norm)
+            vector = scaled * (shape.norm / of_scaled)
     limit = vector.dtype.type(shape.bound)
     if float(limit) > shape.bound:  # the bound is not a float32, and the nearest one lies outside
         limit = np.nextafter(limit, limit.dtype.type(0))

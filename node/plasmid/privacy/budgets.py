@@ -11,6 +11,7 @@ Rules
 4. An attempt is counted each time it is charged, whatever its slot: a repeat counts twice, never zero times.
 5. A ledger that was carried forward (after damage or a rollback) knows only the populations that were
    named then, as spent at least as far as their budgets. Any other one counts as wholly spent.
+6. Every entry about a run names the project that the run belongs to.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ class Budget(BaseModel):
 
 @dataclass
 class RunAccount:
-    """What a ledger knows of one run. ``document`` is the digest that was admitted."""
+    """What a ledger knows of one run.
+
+    Attributes
+    ----------
+    document, project
+        The digests that were admitted; entries of early ledgers name no project.
+    """
 
     document: str
     population: str
@@ -48,6 +55,7 @@ class RunAccount:
     epsilon: float
     delta: float
     attempts: int
+    project: str = ""
     state: RunState = "reserved"
     charged: int = 0
 
@@ -97,7 +105,10 @@ class Accounts:
             case "reserve":
                 figures = {name: entry[name] for name in ("document", "population", "unit", "attempts")}
                 self.runs[entry["run"]] = RunAccount(
-                    **figures, epsilon=float(entry["epsilon"]), delta=float(entry["delta"])
+                    **figures,
+                    epsilon=float(entry["epsilon"]),
+                    delta=float(entry["delta"]),
+                    project=entry.get("project", ""),
                 )
             case "spend":
                 self.runs[entry["run"]].state = "spent"
@@ -193,12 +204,13 @@ class Accounts:
         PolicyRefused
             ``policy.budget``: nothing is reserved for the run.
         """
-        return None if self._held(run).state == "spent" else {"event": "spend", "run": run}
+        known = self._held(run)
+        return None if known.state == "spent" else _event("spend", run, known)
 
     def release(self, run: str) -> dict[str, Any] | None:
         """Return the entry that gives back the reservation of *run*; None if it holds none."""
         known = self.runs.get(run)
-        return {"event": "release", "run": run} if known and known.state == "reserved" else None
+        return _event("release", run, known) if known and known.state == "reserved" else None
 
     def attempt(self, run: str, slot: tuple[int, int]) -> dict[str, Any]:
         """Return the entry that charges one more attempt of *run*, in *slot*; it also spends the run.
@@ -215,7 +227,7 @@ class Accounts:
                 f"all {known.attempts} attempts that run {run} reserved are charged.",
                 "The run cannot go on; plan the next one with more federation.spare_attempts.",
             )
-        return {"event": "attempt", "run": run, "slot": list(slot)}
+        return {**_event("attempt", run, known), "slot": list(slot)}
 
     def carry(self, budgets: Mapping[str, Budget]) -> dict[str, Any]:
         """Return the entry after which each of *budgets* is wholly spent, and every other population too."""
@@ -238,8 +250,12 @@ class Accounts:
         return known
 
 
+def _event(event: str, run: str, known: RunAccount) -> dict[str, Any]:
+    return {"event": event, "run": run, "project": known.project}
+
+
 def _figures(run: RunAccount) -> dict[str, Any]:
-    names = ("document", "population", "unit", "epsilon", "delta", "attempts")
+    names = ("document", "project", "population", "unit", "epsilon", "delta", "attempts")
     return {name: getattr(run, name) for name in names}
 
 
@@ -249,5 +265,5 @@ def _check_same(run: str, known: RunAccount, wanted: RunAccount) -> None:
             "policy.budget",
             f"the ledger holds other figures for run {run}: epsilon {known.epsilon:g}, "
             f"delta {known.delta:g}, unit: {known.unit}, population {known.population!r}.",
-            "One run has one document; start a new run.",
+            "One run has one document and one project; start a new run.",
         )

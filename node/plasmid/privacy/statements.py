@@ -76,6 +76,8 @@ class Base64Bytes:
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+IsolationLevel = Literal["bubblewrap", "container", "sandlock", "landlock", "none"]
+"""How the process that computes is locked in, strongest first; see :mod:`plasmid.training.isolation`."""
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 EpochNumber = Annotated[int, Field(ge=1, lt=2**53)]
@@ -158,7 +160,8 @@ class Contribution(_Statement):
     """Step 5: the site's protected vector for one attempt is the body *body*.
 
     Also said where nothing is masked; the protocol's name is in the manifest, whose digest is named.
-    ``ledger_counter`` and ``ledger_head`` are the newest charge in the site's privacy ledger.
+    ``ledger_counter`` and ``ledger_head`` are the newest charge in the site's privacy ledger;
+    ``isolation`` is how the worker that computed it was locked in.
     """
 
     type: Literal["contribution"] = "contribution"
@@ -172,6 +175,7 @@ class Contribution(_Statement):
     body_bytes: Annotated[int, Field(ge=1, lt=2**53)]
     ledger_counter: Annotated[int, Field(ge=0, lt=2**53)]
     ledger_head: Digest
+    isolation: IsolationLevel
 
 
 class Consent(_OfEpoch):

@@ -107,7 +107,7 @@ def test_the_table_shows_mean_and_spread() -> None:
         for figure in (0.8, 0.9)
     ]
     last = table(runs, (math.inf, 8.0)).splitlines()[-1]
-    assert last == "| 8 | 2.00 to 3.50 | 0.850 ± 0.071 | 0.650 ± 0.071 | 0.575 ± 0.035 |"
+    assert last == "| 8 | 2.00 to 3.50 | 0.850 ± 0.071 | 0.650 ± 0.071 | 0.575 ± 0.035 |  |"
 
 
 @pytest.mark.parametrize("name", ["tcr-covid", "phenotype", "care-encounters"])

@@ -55,8 +55,8 @@ def test_a_swapped_key_is_refused_and_nothing_masked_leaves(
             gateway.relay(federation.relay("advert", [adverts[0], bad, *adverts[2:]]))
         with refusal("protocol.manifest"):  # there is no rho to name yet
             gateway.contribute(federation.manifest(rho="0" * 64), never)
-        events = [line["event"] for line in federation.journal(site)]
-        assert not {"manifest", "contributed"} & set(events)
+        events = [line["action"] for line in federation.log(site)]
+        assert not {"manifest", "released"} & set(events)
 
 
 def test_an_advert_under_another_site_s_name_is_refused(tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_control_where_the_wrong_identity_is_pinned_the_swapped_key_opens_the_bu
         sender=Advert.model_validate(adverts[0].payload),
         receiver=Advert.model_validate(payload),
     )
-    seed = insider(federation.gateways["alpha"], "run-1", slot=0).seeds["beta"]
+    seed = insider(federation.gateways["alpha"], federation.run, slot=0).seeds["beta"]
     assert seed in opened
     # the honest key does not open it, so beta itself notices
     with pytest.raises(ProtocolError) as caught:
-        federation.gateways["beta"].run("run-1").epoch._channel.open(  # type: ignore[union-attr]
+        federation.gateways["beta"].run(federation.run).epoch._channel.open(  # type: ignore[union-attr]
             Bundle.model_validate(bundle.payload),
             sender=Advert.model_validate(adverts[0].payload),
             receiver=Advert.model_validate(adverts[1].payload),

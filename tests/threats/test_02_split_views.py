@@ -5,6 +5,7 @@ Must hold: the sum is noise *and* the signed manifest digests disagree, the roun
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from attacks import FOUR, insider, looks_uniform, never, refusal, take_out
 from in_memory import Federation, document_of
 from plasmid.gateway.admission import Answer
 from plasmid.privacy.ring import decode_sum
-from plasmid.protocol.messages import Admit, Manifest
+from plasmid.protocol.messages import Manifest
 from plasmid.recipes.query import PingDocument
 
 LENGTH = 4096
@@ -35,7 +36,7 @@ def opened_with_every_self_mask(
 ) -> tuple[np.ndarray, dict[str, Answer]]:
     """Contribute for what each site is shown; return the sum without any self-mask, which is what theta
     answers would take out at most, and the answers."""
-    known = {site: insider(federation.gateways[site], "run-1", slot=0) for site in shown}
+    known = {site: insider(federation.gateways[site], federation.run, slot=0) for site in shown}
     answers = {
         site: federation.gateways[site].contribute(manifest, lambda _: VECTOR)
         for site, manifest in shown.items()
@@ -94,15 +95,19 @@ def test_those_who_were_shown_the_same_may_still_be_enough(tmp_path: Path) -> No
     assert decode_sum(total, manifest.encoding(), 3).tolist() == [0.75] * LENGTH
 
 
-def test_another_recipe_for_one_site_is_no_common_epoch(tmp_path: Path) -> None:
-    """gamma allows both recipes, so it admits the other one under the same run."""
+def test_another_recipe_for_one_site_is_no_common_run_and_no_common_epoch(tmp_path: Path) -> None:
+    """gamma allows both recipes, and the requester has asked for both: each request is a run of its own."""
     federation = Federation(tmp_path, document=LONG, sites=FOUR)
     other, digest = document_of(PingDocument(length=LENGTH, rounds=2, seed=1))
     federation.allow("gamma", [federation.digest, digest])
     gateway = federation.gateways["gamma"]
     for site in ("alpha", "beta", "delta"):
         assert federation.admit(site).accepted
-    assert gateway.answer(Admit(run="run-1", document=other, digest=digest)).accepted
+    request = federation.admitting(document=other, digest=digest)
+    assert gateway.answer(request.model_copy(update={"run": federation.run})).code == "protocol.run"
+    assert gateway.answer(request).accepted  # control
+    # were it held under the same id all the same, the adverts would not belong together
+    gateway._runs[federation.run] = replace(gateway.run(request.run), run=federation.run)
     adverts = federation.adverts()
     assert {advert.payload["document"] for advert in adverts} == {federation.digest, digest}
     for site in FOUR:
@@ -143,7 +148,7 @@ def test_two_sets_of_adverts_are_no_common_epoch(tmp_path: Path) -> None:
     federation.admit_all()
     adverts = federation.adverts()
     federation.restart("delta")
-    (federation.home("delta").runs / "run-1.json").unlink()
+    (federation.home("delta").runs / f"{federation.run}.json").unlink()
     assert federation.admit("delta").accepted
     second = federation.gateways["delta"].begin_epoch(federation.epoch())
     assert second is not None

@@ -90,10 +90,10 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Adve
     adverts = federation.adverts()
     federation.seal(federation.ready(federation.recoveries(federation.bundles(adverts))))
     known = {
-        site: [insider(gateway, "run-1", slot) for slot in range(200)]
+        site: [insider(gateway, federation.run, slot) for slot in range(200)]
         for site, gateway in federation.gateways.items()
     }
-    theta = federation.gateways["alpha"].run("run-1").epoch.theta  # type: ignore[union-attr]
+    theta = federation.gateways["alpha"].run(federation.run).epoch.theta  # type: ignore[union-attr]
     return known, Advert.model_validate(adverts[FIVE.index("epsilon")].payload), theta
 
 

@@ -74,7 +74,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     )
     federation.set_up()
     manifest = federation.manifest()
-    known = {site: insider(gateway, "run-1", 0) for site, gateway in federation.gateways.items()}
+    known = {site: insider(gateway, federation.run, 0) for site, gateway in federation.gateways.items()}
     source = np.random.default_rng(1)
     vectors = {site: np.clip(source.normal(0.0, 0.2, LENGTH), -1, 1).astype(np.float32) for site in FIVE}
     answers = federation.answers(manifest, vectors)
@@ -105,7 +105,7 @@ def test_what_c_colluders_and_the_coordinator_learn_is_the_sum_of_the_honest(att
 
 
 def test_c_colluders_hold_too_few_shares(attempt: Attempt) -> None:
-    epoch: Any = attempt.federation.gateways["alpha"].run("run-1").epoch
+    epoch: Any = attempt.federation.gateways["alpha"].run(attempt.federation.run).epoch
     assert (epoch.theta, len(COLLUDERS)) == (4, 2)
     for together, enough in ((COLLUDERS, False), ((*COLLUDERS, "delta"), False), (FIVE[1:], True)):
         weights = shamir.lagrange([FIVE.index(site) + 1 for site in together])
@@ -163,7 +163,7 @@ def test_one_of_three_sites_learns_the_sum_of_the_two_others_and_no_more(tmp_pat
     federation = Federation(tmp_path, document=PingDocument(length=LENGTH))
     federation.set_up()
     manifest = federation.manifest()
-    seat = insider(federation.gateways["beta"], "run-1", 0)
+    seat = insider(federation.gateways["beta"], federation.run, 0)
     source = np.random.default_rng(2)
     vectors = {site: source.uniform(-1, 1, LENGTH).astype(np.float32) for site in SITES}
     answers = federation.answers(manifest, vectors)
@@ -223,7 +223,7 @@ def test_the_noise_of_the_honest_sites_alone_meets_epsilon(
                 return drawn[site]
 
             patch.setattr("plasmid.gateway.gateway.skellam", recorded)
-            zeros = np.zeros(federation.gateways[site].run("run-1").shape.schema.size, np.float32)
+            zeros = np.zeros(federation.gateways[site].run(federation.run).shape.schema.size, np.float32)
             federation.answers(manifest, {site: zeros})
     left = sum(drawn[site] for site in FIVE[: m - c])  # what the others drew is known to them
     planned = (m - c) * encoding.noise_variance
@@ -232,7 +232,7 @@ def test_the_noise_of_the_honest_sites_alone_meets_epsilon(
         planned, rel=6 * math.sqrt(2 / encoding.length)
     )
     figures = {
-        "sensitivity": sensitivity(recipe, federation.gateways["alpha"].run("run-1").shape),
+        "sensitivity": sensitivity(recipe, federation.gateways["alpha"].run(federation.run).shape),
         "length": encoding.length,
         "scale_log2": encoding.scale_log2,
         "releases": attempts(recipe),

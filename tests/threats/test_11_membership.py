@@ -99,6 +99,7 @@ def test_with_dp_sgd_the_bound_is_below_the_ledger_s_epsilon(
     ledger.reserve(
         run="r1",
         digest="0" * 64,
+        project="1" * 64,
         population="default",
         unit="record",
         epsilon=2.0,

@@ -71,10 +71,10 @@ def test_the_run_goes_on_without_the_site_whose_vector_is_bad(
         patch.setattr("plasmid.gateway.gateway.encode", lambda *_: pytest.fail("it was encoded"))
         with refusal("protocol.vector"):
             federation.gateways["delta"].contribute(manifest, lambda _: BAD[kind])
-    epoch = federation.gateways["delta"].run("run-1").epoch
+    epoch = federation.gateways["delta"].run(federation.run).epoch
     assert epoch is not None
     assert epoch._next_slot == 0  # no pad was spent on it
-    assert federation.journal("delta")[-1]["event"] == "manifest"  # begun, and nothing left
+    assert federation.log("delta")[-1]["action"] == "manifest"  # begun, and nothing left
 
     others = [site for site in FOUR if site != "delta"]
     answers = federation.answers(manifest, {site: VECTORS[site] for site in others})

@@ -36,7 +36,8 @@ class Scene:
         self.federation.set_up()
         self.manifest: Manifest = self.federation.manifest()
         self.known: dict[str, Insider] = {
-            site: insider(gateway, "run-1", 0) for site, gateway in self.federation.gateways.items()
+            site: insider(gateway, self.federation.run, 0)
+            for site, gateway in self.federation.gateways.items()
         }
         source = np.random.default_rng(3)
         self.vectors = {site: source.uniform(-1, 1, LENGTH).astype(np.float32) for site in FOUR}
@@ -152,7 +153,7 @@ def test_a_site_signs_one_survivor_list_a_slot(tmp_path: Path, first: tuple[str,
         if "alpha" in other:
             with refusal("protocol.survivors"):
                 scene.consent("alpha", other)
-    assert len([line for line in scene.federation.journal("alpha") if line["event"] == "consent"]) == 2
+    assert len([line for line in scene.federation.log("alpha") if line["action"] == "consent"]) == 2
 
 
 @pytest.mark.parametrize("split", [part for size in (1, 2) for part in combinations(THREE, size)])
@@ -208,7 +209,7 @@ def test_nobody_ever_gives_both_shares_of_a_site(tmp_path: Path) -> None:
             assert (sorted(said.self_shares), list(said.key_shares)) == (list(THREE), ["delta"])
     # the shares are erased as they leave
     for site in THREE:
-        epoch = scene.federation.gateways[site].run("run-1").epoch
+        epoch = scene.federation.gateways[site].run(scene.federation.run).epoch
         assert epoch is not None
         assert not epoch._held[:, :, 0].any()
 

@@ -17,7 +17,7 @@ from in_memory import Federation, document_of
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.privacy import statements
 from plasmid.protocol import messages
-from plasmid.protocol.messages import Admit, Ask, Manifest, sign
+from plasmid.protocol.messages import Manifest, sign
 from plasmid.recipes.query import PingDocument
 
 
@@ -31,12 +31,13 @@ def refused(federation: Federation, document: Any, code: str, *, site: str = "al
     home = federation.home(site)
     policy = json.loads(home.policy.read_text())
     home.policy.write_text(json.dumps(policy | {"allow": [*policy["allow"], digest]}))
-    for kind in (Ask, Admit):
-        answer = federation.gateways[site].answer(kind(run="run-1", document=values, digest=digest))
+    request = {"document": values, "digest": digest}
+    for asked in (federation.asking(**request), federation.admitting(**request)):
+        answer = federation.gateways[site].answer(asked)
         assert (answer.accepted, answer.code, answer.sentence) == (False, code, SENTENCES[code])
         assert answer.terms is None
     with refusal("run.unknown"):
-        federation.gateways[site].run("run-1")
+        federation.gateways[site].run(asked.run)
     assert federation.gateways[site].ledger.entries() == []
 
 
@@ -96,13 +97,11 @@ def test_a_weaker_document_under_the_digest_that_was_approved_is_refused(
 ) -> None:
     federation = private(tmp_path)
     values = {**federation.values, "privacy": federation.values["privacy"] | change}
-    answer = federation.gateways["alpha"].answer(
-        Admit(run="run-1", document=values, digest=federation.digest)
-    )
+    answer = federation.gateways["alpha"].answer(federation.admitting(document=values))
     assert (answer.accepted, answer.code) == (False, "protocol.digest")
     # and under its own digest the policy does not name it, or the document contradicts itself
     _, digest = federation.values, messages.digest_json(values)
-    answer = federation.gateways["alpha"].answer(Admit(run="run-1", document=values, digest=digest))
+    answer = federation.gateways["alpha"].answer(federation.admitting(document=values, digest=digest))
     assert not answer.accepted
 
 
@@ -136,12 +135,12 @@ def test_a_smaller_sum_is_refused_by_the_site_that_wants_more(
     document = ping(federation={"min_sites": 4})
     federation = Federation(tmp_path, document=document, sites=FIVE)
     federation.set_up()
-    federation.allow("alpha", [federation.digest], **require)  # its owner has changed her mind
     manifest = federation.manifest()
     assert manifest.min_sites == 4
     answers = federation.answers(manifest)
+    federation.allow("alpha", [federation.digest], **require)  # its owner has changed her mind
     four = [answers[site].contribution for site in FOUR]
-    with refusal("policy.min_organisations" if "min_organisations" in require else "protocol.survivors"):
+    with refusal("policy.min_organisations" if "min_organisations" in require else "policy.min_sites"):
         federation.gateways["alpha"].relay(federation.relay("contribution", four))
     assert federation.gateways["beta"].relay(federation.relay("contribution", four)) is not None  # control
 
@@ -268,5 +267,5 @@ def test_a_site_says_what_it_would_accept_and_changes_nothing(tmp_path: Path) ->
     before = document.model_dump_json()
     refused(federation, document, "policy.epsilon")
     assert document.model_dump_json() == before
-    (line,) = [line for line in federation.journal("alpha") if line["event"] == "refused"][:1]
-    assert line["detail"] == "the document says epsilon: 1.0, the policy accepts up to 0.5."
+    (line,) = [line for line in federation.log("alpha") if line["action"] == "refused"][:1]
+    assert line["reason"] == "max_epsilon: the document says epsilon: 1.0, the policy accepts up to 0.5."

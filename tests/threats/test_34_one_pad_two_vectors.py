@@ -36,7 +36,7 @@ def federation(tmp_path: Path) -> Federation:
 def test_control_two_vectors_under_one_pad_give_their_difference_away(federation: Federation) -> None:
     """What the rule is for: copy a site's memory, let both copies mask. This is the row's claim, too."""
     manifest = federation.manifest()
-    epoch = federation.gateways["delta"].run("run-1").epoch
+    epoch = federation.gateways["delta"].run(federation.run).epoch
     image = copy.deepcopy(epoch)
     masked = []
     for site, vector in ((epoch, ONE), (image, OTHER)):
@@ -55,7 +55,7 @@ def test_a_manifest_again_gets_the_stored_bytes(federation: Federation) -> None:
     for _ in range(3):
         again = gateway.contribute(Manifest.model_validate(manifest.model_dump()), never)
         assert (again.body, again.contribution) == (answer.body, answer.contribution)
-    assert len([line for line in federation.journal("delta") if line["event"] == "contributed"]) == 1
+    assert len([line for line in federation.log("delta") if line["action"] == "released"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_slot_that_was_passed_over_masks_nothing(federation: Federation) -> No
     for slot in (0, 1):
         with refusal("protocol.second_manifest"):
             gateway.contribute(federation.manifest(1, slot=slot), never)
-    epoch = gateway.run("run-1").epoch
+    epoch = gateway.run(federation.run).epoch
     assert epoch is not None
     assert not epoch._held[:, :, :2].any()  # their secrets are gone
     for slot in (0, 1, 2):
@@ -215,5 +215,5 @@ def test_the_number_is_on_disk_before_the_advert_leaves(
         patch.setattr("plasmid.gateway.marks.write_atomic", full)
         with refusal("storage.full"):
             federation.gateways["alpha"].begin_epoch(federation.epoch())
-    assert federation.gateways["alpha"].run("run-1").epoch is None
+    assert federation.gateways["alpha"].run(federation.run).epoch is None
     assert federation.gateways["alpha"].begin_epoch(federation.epoch()) is not None

@@ -14,7 +14,7 @@ import pytest
 from attacks import BUDGET, FOUR, count_document, private, refusal
 from in_memory import Federation, document_of
 from plasmid.gateway.policy import read_policy
-from plasmid.protocol.messages import Admission, Admit, Ask
+from plasmid.protocol.messages import Admission
 from plasmid.recipes.query import QueryDocument
 
 EPSILON = 3.2
@@ -30,7 +30,7 @@ def federation(tmp_path: Path) -> Federation:
     """Two runs of the view `ages` were made, and most of the budget is spent."""
     made = private(tmp_path, document=view("ages"))
     for run in ("run-1", "run-2"):
-        made.run = run
+        made.new_run(run)
         made.set_up()
         manifest = made.manifest()
         answers = made.answers(manifest, dict.fromkeys(FOUR, np.zeros(3)))
@@ -42,8 +42,9 @@ def asked(federation: Federation, document: Any) -> Admission:
     """Have alpha's owner allow *document*, and ask its gateway to admit it."""
     values, digest = document_of(document)
     federation.allow("alpha", [federation.digest, digest])
-    question = federation.gateways["alpha"].answer(Ask(run="run-3", document=values, digest=digest))
-    answer = federation.gateways["alpha"].answer(Admit(run="run-3", document=values, digest=digest))
+    federation.new_run("run-3")
+    question = federation.gateways["alpha"].answer(federation.asking(document=values, digest=digest))
+    answer = federation.gateways["alpha"].answer(federation.admitting(document=values, digest=digest))
     assert (question.accepted, question.code) == (answer.accepted, answer.code)
     return answer
 
@@ -75,8 +76,8 @@ def test_a_renamed_view_draws_on_the_same_budget(federation: Federation) -> None
     assert document_of(renamed)[1] != federation.digest
     assert asked(federation, renamed).code == "policy.budget"
     assert asked(federation, view("ages-again", spare=0)).code == "policy.budget"
-    (line,) = [line for line in federation.journal("alpha") if line["event"] == "refused"][-1:]
-    assert "population 'default' has left epsilon 1.6 of 8" in line["detail"]
+    (line,) = [line for line in federation.log("alpha") if line["action"] == "refused"][-1:]
+    assert "population 'default' has left epsilon 1.6 of 8" in line["reason"]
 
 
 @pytest.mark.parametrize("data", ["elsewhere/export.csv", "warehouse/snapshot-2.csv"])
@@ -124,4 +125,4 @@ def test_a_run_that_was_reserved_stays_with_its_population(tmp_path: Path) -> No
     gateway = federation.restart("alpha")
     assert federation.admit("alpha").code == "policy.budget"
     with refusal("run.unknown"):
-        gateway.run("run-1")
+        gateway.run(federation.run)

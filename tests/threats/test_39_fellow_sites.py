@@ -128,7 +128,7 @@ def test_two_organisations_may_train_with_noise_that_each_makes_alone(
     federation.set_up()
     manifest = federation.manifest()
     assert (manifest.protocol, manifest.mechanism, manifest.noise_variance) == ("none", "dp-sgd", 0.0)
-    terms = federation.gateways["alpha"].run("run-1").terms
+    terms = federation.gateways["alpha"].run(federation.run).terms
     assert terms is not None
     assert terms.noise_multiplier is not None
     # what the fellow site has after it subtracted itself is one site's vector: its noise alone meets epsilon

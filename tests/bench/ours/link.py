@@ -11,10 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from deployed import Deployment
-from plasmid.client import Coordinator
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
-from plasmid.site.enrol import Credential
 
 LENGTH = 1_000_000
 """float32 values: 4 MB each way."""
@@ -35,7 +33,7 @@ def measure(rounds: int) -> OurLink:
     sites = dict.fromkeys(["site-a", "site-b", "site-c"])
     with tempfile.TemporaryDirectory() as folder, Deployment(Path(folder), sites) as federation:
         federation.allow([recipe_digest(document, "ping") for document in (first, steady)])
-        coordinator = Coordinator(credential=Credential(federation.home("researcher") / "client"))
+        coordinator = federation.client()
         started = time.monotonic()
         federation.start_sites()
         federation.wait_online()

@@ -1,12 +1,15 @@
 # Every target makes .venv itself when it is missing or older than pyproject.toml, and does nothing twice.
 PYTHON ?= python3
 NAME ?=
+# Tests run in this many processes of one thread each, every file in one of them.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint bench fuzz clean
 
 setup: $(STAMP)
 
@@ -23,11 +26,11 @@ demo: $(STAMP)
 	$(BIN)/plasmid run tcr-covid --yes
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # With the tests that take more than a few seconds.
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -38,6 +41,10 @@ lint: $(STAMP)
 # make bench NAME=link for one benchmark; the last line on stdout is JSON.
 bench: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m bench $(NAME)
+
+# make fuzz NAME=policy for one parser, all for a million inputs or ten minutes each: hours.
+fuzz: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(NAME),'$(NAME)')
 
 # Removes what the targets above made, .venv included.
 clean:

@@ -53,9 +53,10 @@ def commands(text: str) -> Iterator[list[str]]:
 def find(words: list[str]) -> tuple[Any, list[str]]:
     """Return the command that *words* name, and the words after its name."""
     assert words[0] in verbs(), f"there is no verb {words[0]!r}"
-    command, rest = get_command(verbs()[words[0]].load()), words[1:]
-    if hasattr(command, "commands") and rest and not rest[0].startswith("-"):
-        assert rest[0] in command.commands, f"there is no 'plasmid {words[0]} {rest[0]}'"
+    command, name, rest = get_command(verbs()[words[0]].load()), words[0], words[1:]
+    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+        name = f"{name} {rest[0]}"
+        assert rest[0] in command.commands, f"there is no 'plasmid {name}'"
         command, rest = command.commands[rest[0]], rest[1:]
     return command, rest
 
@@ -123,11 +124,12 @@ def test_what_counts_as_a_command() -> None:
 
 
 def every_command() -> Iterator[tuple[str, Any]]:
-    """Yield each command by its words."""
-    for name, point in verbs().items():
-        command: Any = get_command(point.load())
+    """Yield each command by its words, those of groups within groups, too."""
+    waiting: list[tuple[str, Any]] = [(name, get_command(point.load())) for name, point in verbs().items()]
+    while waiting:
+        name, command = waiting.pop(0)
         if hasattr(command, "commands"):
-            yield from ((f"{name} {below}", leaf) for below, leaf in command.commands.items())
+            waiting += [(f"{name} {below}", leaf) for below, leaf in command.commands.items()]
         else:
             yield name, command
 

@@ -82,10 +82,11 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout: Ch
     ("target", "commands"),
     [
         ("demo", ["plasmid run tcr-covid --yes"]),
-        ("test", ["python -m pytest"]),
-        ("test-all", ["python -m pytest -m "]),
+        ("test", ["python -m pytest --numprocesses 2 --dist loadfile"]),
+        ("test-all", ["python -m pytest --numprocesses 2 --dist loadfile -m "]),
         ("lint", ["ruff check", "ruff format --check", "mypy ", "lint-imports "]),
         ("bench", ["python -m bench"]),
+        ("fuzz", ["python -m fuzz"]),
     ],
 )
 def test_every_target_makes_its_environment_first(
@@ -102,6 +103,13 @@ def test_bench_passes_the_name_on_and_adds_nothing_to_stdout(checkout: Checkout)
     checkout.calls()
     assert checkout.make("bench", "NAME=link").stdout == ""
     assert checkout.calls() == ["python -m bench link"]
+
+
+def test_fuzz_passes_a_name_of_several_words_on(checkout: Checkout) -> None:
+    checkout.make("setup")
+    checkout.calls()
+    assert checkout.make("fuzz", "NAME=message manifest").returncode == 0
+    assert checkout.calls() == ["python -m fuzz message manifest"]
 
 
 @pytest.mark.parametrize("trouble", ["older", "missing"])

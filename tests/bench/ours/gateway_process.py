@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployed import Deployment
-from plasmid.gateway.keystore import CHOSEN, DRAWN, KEYS_FILE, EncryptedFile
+from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile
 from plasmid.gateway.passphrase import from_file
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
 
 LENGTH = 1_000_000
 MIB = 1024**2
-SCRYPT_BYTES = 128 * CHOSEN.n * CHOSEN.r
 HEAVY = frozenset({"torch", "transformers", "flwr", "ray"})
 _CHOSEN_SITE = "site-a"
 _SITES = (_CHOSEN_SITE, "site-b", "site-c")

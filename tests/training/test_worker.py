@@ -251,13 +251,26 @@ def test_the_child_gets_the_listed_environment_and_no_file(
         files = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
         command = (process / "cmdline").read_text()
     ours = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    ours["PLASMID_HOME"] = str(tmp_path)
     given_by_the_sandbox = {"USER", "LOGNAME", "PWD"}
     assert set(environment) <= set(_PASSED_ON) | set(ours) | given_by_the_sandbox
     assert ours.items() <= environment.items()
-    assert environment["PLASMID_HOME"] == str(tmp_path)
     assert CANARY not in "".join(environment.values()) + command
     assert str(secret) not in files
     assert not [name for name in files if "audit" in name or name.endswith((".key", ".pem"))]
+
+
+def test_the_child_finds_base_models_where_the_gateway_does(
+    worker: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Inside a sandbox HOME is the private folder: the default state folder must be said."""
+    monkeypatch.delenv("PLASMID_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    session = worker()
+    session.open(PING.model_dump(mode="json"), None, None)
+    compute(session, np.zeros(1000, np.float32))
+    said = (Path("/proc") / str(innermost(session)) / "environ").read_bytes().split(b"\0")
+    assert f"PLASMID_HOME={tmp_path / '.plasmid'}".encode() in said
 
 
 # -- fine-tuning -----------------------------------------------------------------------------------

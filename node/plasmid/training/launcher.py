@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from plasmid.core.errors import SiteFailed
+from plasmid.core.files import home as state_folder
 from plasmid.core.files import storage_error
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.training.channel import Channel
@@ -26,7 +27,7 @@ from plasmid.training.isolation.guard import Guard, Notice
 from plasmid.training.isolation.port import Device, Isolation, Limits, Spec, check_apart
 from plasmid.training.isolation.tree import remove
 
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PLASMID_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
               "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")  # fmt: skip
 DIES_S = 5.0
 """How long a worker whose channel has closed may take to be gone."""
@@ -112,6 +113,7 @@ class LocalLauncher:
         """See :class:`Launcher`."""
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["PLASMID_HOME"] = str(state_folder())  # HOME is another one inside
         command = (sys.executable, "-P", "-m", "plasmid.training.worker")
         if self.level == "none":
             ours, theirs = socket.socketpair()

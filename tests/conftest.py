@@ -1,13 +1,15 @@
-"""What several folders of tests share: a state folder with two tiny imported models."""
+"""What the tests share: two tiny imported models, and, at the end, the rows of threats that held."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from plasmid.models.store import BaseModel
+from threat_rows import Rows, row_of
 
 # The same examples on every machine, however slow; no folder of earlier failures.
 settings.register_profile("plasmid", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -57,3 +59,34 @@ def zoo(
 def at_home(model_home: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the folder with the tiny models the state folder."""
     monkeypatch.setenv("PLASMID_HOME", str(model_home))
+
+
+# -- the table of threats; here, so that a session in several processes tells it, too ---------------
+
+ROWS = Rows()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count tests that were not selected."""
+    ROWS.not_selected += sum(row_of(item.nodeid) is not None for item in items)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Count a file that could not be collected."""
+    if report.failed:
+        ROWS.note(report.nodeid, "not collected")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count a test once: by its call, or by the phase that failed or skipped it."""
+    if report.when == "call" or report.outcome != "passed":
+        ROWS.note(report.nodeid, report.outcome)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the report."""
+    lines = ROWS.lines()
+    if lines:
+        terminalreporter.section("threats", sep="-")
+        for line in lines:
+            terminalreporter.write_line(line)

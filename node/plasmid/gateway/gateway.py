@@ -20,7 +20,6 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.marks import Marks
 from plasmid.gateway.output import bounded
 from plasmid.gateway.pause import check_running
@@ -48,12 +48,11 @@ from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
 from plasmid.gateway.released import released
 from plasmid.gateway.revoked import Revoked
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import Words, add_noise, encode
 from plasmid.privacy.rotation import rotate
-from plasmid.privacy.statements import PROTOCOL, Contribution, IsolationLevel
-from plasmid.protocol.body import body_bytes, pack
+from plasmid.privacy.statements import Contribution, IsolationLevel
+from plasmid.protocol.body import pack
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.messages import (
     Admission,
@@ -68,13 +67,10 @@ from plasmid.protocol.messages import (
     open_signed,
     sign,
 )
-from plasmid.protocol.plan import AUDIT_LENGTH, attempt_plan, audit_plan
 from plasmid.protocol.revocation import Revocation
 
 Computation = Callable[[Manifest], NDArray[Any]]
 """Runs the site half for one manifest and returns the raw vector, float [length]."""
-
-_AUDIT_SCHEMA = AdapterSchema(tensors=(TensorSpec(name="audit", shape=(AUDIT_LENGTH,)),))
 
 
 class Gateway:
@@ -247,7 +243,7 @@ class Gateway:
         """
         admitted = self.run(manifest.run)
         self._check_may_leave(admitted)
-        shape = self._check_manifest(admitted, manifest)
+        shape = check_manifest(self.site, admitted, manifest)
         digest, attempt = manifest.digest(), (manifest.epoch, manifest.slot)
         if attempt <= admitted.last[0]:
             if admitted.last[:2] == (attempt, digest) and admitted.last[2] is not None:
@@ -351,52 +347,3 @@ class Gateway:
         if admitted.epoch is not None:
             admitted.epoch.contributed(contribution)
         return Answer(sign(self.identity, contribution), body_digest, body)
-
-    def _check_manifest(self, admitted: AdmittedRun, manifest: Manifest) -> api.Shape:
-        """Compare *manifest* with what the admitted run implies; return the shape of its vector."""
-        document, planned = admitted.document, admitted.planned
-        ready = not admitted.masked or (admitted.epoch is not None and admitted.epoch.sealed)
-        if planned is None or not ready:  # before anything is charged
-            raise ProtocolError("protocol.manifest", f"{manifest.run} has no key epoch yet.")
-        audit = manifest.phase == "audit"
-        sites = len(admitted.roster)
-        shape = admitted.shape
-        if audit:
-            if document.computation != "finetune" or document.privacy.audit is None:
-                raise ProtocolError("protocol.manifest", "the document asks for no audit.")
-            plan = audit_plan(document, sites=sites, c=admitted.c, planned=planned)
-            shape = replace(shape, schema=_AUDIT_SCHEMA, bound=plan.encoding.bound, norm=None, bits=64)
-        else:
-            plan = attempt_plan(document, shape, sites=sites, c=admitted.c, planned=planned)
-        expected = {
-            "protocol": PROTOCOL if admitted.masked else "none",
-            "epoch": admitted.number,
-            "rho": admitted.epoch.rho if admitted.epoch else None,
-            "document": admitted.digest,
-            "base": admitted.base.digest if admitted.base else None,
-            "state_bytes": body_bytes("state", admitted.shape.schema.size, admitted.shape.dtype),
-            "mechanism": "none" if audit else document.privacy.mechanism or "none",
-            "min_sites": plan.min_sites,
-            "theta": plan.theta,
-        }
-        wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
-        if manifest.encoding() != plan.encoding:
-            wrong.append("encoding")
-        if manifest.slot < 0 or (admitted.epoch and manifest.slot >= admitted.epoch.slots):
-            wrong.append("slot")
-        first, last = (document.rounds + 1,) * 2 if audit else (1, document.rounds)
-        if not first <= manifest.round <= last:
-            wrong.append("round")
-        invited = manifest.invited
-        if (
-            sorted(set(invited) & set(admitted.roster)) != invited
-            or self.site not in invited
-            or len(invited) < plan.min_sites
-        ):
-            wrong.append("invited")
-        if wrong:
-            raise ProtocolError(
-                "protocol.manifest",
-                f"round {manifest.round}: the manifest differs from the admitted run in {', '.join(wrong)}.",
-            )
-        return shape

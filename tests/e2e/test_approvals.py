@@ -296,7 +296,9 @@ def test_a_policy_that_does_not_parse_lets_nothing_out_and_stops_the_next_start(
     run = researcher.start(document)
     try:
         until(run, lambda shown: shown["rounds_done"] >= 3)
-        policy.write_text("allow: []\nrequire:\n  max_round: 3\n")
+        broken = policy.with_name("policy.new")
+        broken.write_text("allow: []\nrequire:\n  max_round: 3\n")
+        broken.replace(policy)  # at once, as an editor does: half a file may parse, and refuses otherwise
         with pytest.raises(PlasmidError) as caught:
             run.wait()
         assert "The site's policy file cannot be read, so nothing runs there. [policy.invalid]" in str(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,46 @@ def test_a_site_that_had_been_given_up_may_have_changed_its_mind(running: Runnin
     no_run(node)
     assert echo.ended >= 1
     assert outbox.of("failed") == []
+
+
+def looking(node: Node, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the gateway answer no request before the event that is returned is set."""
+    answer, go = node.gateway.answer, threading.Event()
+
+    def slowly(request: Any) -> Any:
+        assert go.wait(60)
+        return answer(request)
+
+    monkeypatch.setattr(node.gateway, "answer", slowly)
+    return go
+
+
+def test_what_comes_while_a_run_is_admitted_anew_is_not_lost(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator may take an earlier yes for the answer, and go on at once."""
+    federation, node, outbox, _ = running
+    go = looking(node, monkeypatch)
+    node._take(sign(federation.coordinator, End(run=federation.run, state="AWAITING_APPROVAL")))
+    node._take(admit(federation))
+    node._take(sign(federation.coordinator, federation.epoch(epoch=2)))
+    go.set()
+    assert outbox.wait_for("advert", 2)[1].payload["epoch"] == 2
+    assert node._early == {}
+
+
+def test_an_end_that_comes_while_a_run_is_admitted_anew_ends_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation, node, outbox, _ = running
+    go = looking(node, monkeypatch)
+    node._take(sign(federation.coordinator, End(run=federation.run, state="AWAITING_APPROVAL")))
+    node._take(admit(federation))
+    node._take(sign(federation.coordinator, End(run=federation.run, state="STOPPED")))
+    go.set()
+    outbox.wait_for("admission", 2)
+    no_run(node)
+    assert federation.log("alpha")[-1]["action"] == "end"
 
 
 def test_a_run_that_was_over_before_the_answer_leaves_nothing(make: Callable[..., Made]) -> None:

@@ -216,6 +216,7 @@ class Node:
         self.link = Credential(home.folder).connect(keys)
         self.heard: datetime | None = None
         self._runs: dict[str, _Run] = {}
+        self._early: dict[str, list[Any]] = {}
         self.waiting = WaitingRuns(self)
         self._lock, self._admitting = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
@@ -309,16 +310,19 @@ class Node:
             return
         try:
             message = self.gateway.open(signed)
+            name = getattr(message, "run", "")
             with self._lock:
-                run = self._runs.get(getattr(message, "run", ""))
-            over = run is None or run.ended.is_set()
+                run = self._runs.get(name)
+                over = run is None or run.ended.is_set()
+                if isinstance(message, Admit) and over:
+                    self._early.setdefault(name, [])
+                elif over and name in self._early:
+                    self._early[name].append(message)
+                    return
             if isinstance(message, Ask) or (isinstance(message, Admit) and over):
                 threading.Thread(target=self.admit, args=(message,), daemon=True).start()
             elif isinstance(message, End):
-                if run is not None:
-                    run.end(message.state)
-                else:
-                    self.waiting.end(message.run)
+                self._end(name, run, message.state)
             elif isinstance(message, Revoked):
                 self.gateway.revoke(message.statement)
             elif isinstance(message, Admit | Epoch | Relay | Manifest):
@@ -351,6 +355,24 @@ class Node:
                 run.join(2 * STOP_GRACE_S)  # it was told to rest, and is asked again
             if request.run not in self._runs:
                 self._admit(request, again=again)
+            self._catch_up(request.run)
+
+    def _catch_up(self, name: str) -> None:
+        """Take what came while the run was admitted anew: the coordinator had heard an earlier yes."""
+        with self._lock:
+            early, run = self._early.pop(name, []), self._runs.get(name)
+        for message in early:
+            if isinstance(message, End):
+                self._end(name, run, message.state)
+            elif run is not None:
+                run.inbox.put(message)
+
+    def _end(self, name: str, run: _Run | None, state: str) -> None:
+        """End *run* as the coordinator says; without one, end its waiting for approvals."""
+        if run is not None:
+            run.end(state)
+        else:
+            self.waiting.end(name)
 
     def _admit(self, request: Ask | Admit, *, again: bool) -> None:
         run: _Run | None = None

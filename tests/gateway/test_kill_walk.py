@@ -51,6 +51,7 @@ def test_no_death_at_a_step_gives_a_second_vector_or_loses_epsilon(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2000)
 @pytest.mark.parametrize("unit", ["none", "record"])
 def test_nor_does_a_death_at_any_call(tmp_path: Path, unit: str) -> None:
     deaths = walk(tmp_path, "--unit", unit, "--grain", "calls")

@@ -20,6 +20,7 @@ from plasmid.recipes.source import PACKAGE
 from plasmid.training.bundle import BundleCode
 from plasmid.training.session import WorkerSession
 from plasmid.training.worker import Session
+from snapshots import frame_rows
 
 AGES: dict[str, Any] = {"age": {"type": "number", "bounds": [0, 120], "missing": "allowed"}}
 RECORD = {"unit": "record", "mechanism": "dp-fedsgd", "epsilon": 1.0, "delta": 1e-6, "record_clip": 1.0}
@@ -69,10 +70,8 @@ def ages(*values: float | None) -> Table:
 def session(document: Any, table: Table | None, base: BaseModel | None = None) -> Session:
     """Return the worker's side of a run of *document*, in this process."""
     named = base and {"id": base.id, "revision": base.revision, "digest": base.digest}
-    frame = (
-        {"document": document.model_dump(mode="json"), "base": named},
-        table.to_bytes() if table else b"",
-    )
+    rows = frame_rows(table, document) if table else {}
+    frame = ({"document": document.model_dump(mode="json"), "base": named, **rows}, b"")
     return Session(SimpleNamespace(send=lambda *_: None), threading.Event(), frame)  # type: ignore[arg-type]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from plasmid.models.store import BaseModel
+from postgres_server import Postgres, running
 from threat_rows import Rows, row_of
 
 # The same examples on every machine, however slow; no folder of earlier failures.
@@ -59,6 +60,13 @@ def zoo(
 def at_home(model_home: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the folder with the tiny models the state folder."""
     monkeypatch.setenv("PLASMID_HOME", str(model_home))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL, one for all tests of a process; skipped where its wheel is not installed."""
+    with running() as server:
+        yield server
 
 
 # -- the table of threats; here, so that a session in several processes tells it, too ---------------

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from plasmid.client.simple import simple_scores
 from plasmid.computations import finetune
 from plasmid.computations.api import Shape
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
 from plasmid.federation.server import ServerOptimiser, build_strategy
 from plasmid.gateway.home import SiteConfig
@@ -113,7 +113,7 @@ class Bench:
         count = units(recipe, self.tables[site])
         size = max(ROUND_SIZE_TO, ROUND_SIZE_TO * round(count / ROUND_SIZE_TO))
         told = sampling(
-            recipe, unit_terms(recipe, SiteConfig(name=site, organisation=site, public_size=size))
+            recipe, unit_terms(recipe, size)
         )
         assert told is not None
         if math.isinf(epsilon):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plasmid.client.simple import fit, simple_scores
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe

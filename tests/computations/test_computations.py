@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks import count_document
 from plasmid.computations import api, finetune, mean, ping
 from plasmid.core.errors import RecipeError
 from plasmid.models.store import BaseModel
@@ -20,7 +21,7 @@ from tiny_task import tiny_recipe
 AGES = QueryDocument(name="ages", column="age", bounds=(20.0, 80.0), max_rows=500)
 
 
-@pytest.mark.parametrize("name", ["finetune", "mean", "ping"])
+@pytest.mark.parametrize("name", ["counts", "finetune", "mean", "ping"])
 def test_a_computation_has_one_site_half(name: str) -> None:
     computation: Any = api.load(name)
     halves = {"loss": "losses", "per_record": "per_record", "vector": "vector"}
@@ -40,7 +41,8 @@ def test_what_is_no_computation(name: str) -> None:
 
 @pytest.mark.parametrize(("age", "z"), [(20.0, -1.0), (50.0, 0.0), (65.0, 0.5), (80.0, 1.0), (1e9, 1.0)])
 def test_a_record_reaches_from_minus_one_to_one(age: float, z: float) -> None:
-    assert mean.per_record(AGES, np.zeros(3), {"age": age}).tolist() == [z, z * z, 1.0]
+    assert mean.per_record(AGES, np.zeros(4), {"age": age}).tolist() == [z, z * z, 1.0, 0.0]
+    assert mean.per_record(AGES, np.zeros(3), {"age": age}).tolist() == [z, z * z, 1.0]  # under a unit
 
 
 def test_a_missing_cell_contributes_nothing() -> None:
@@ -49,28 +51,33 @@ def test_a_missing_cell_contributes_nothing() -> None:
 
 def test_a_site_s_sums_are_bounded_by_its_rows() -> None:
     shape = mean.shape(AGES, None)
-    assert (shape.schema.size, shape.bound, shape.norm, shape.bits) == (3, 500.0, None, 64)
+    assert (shape.schema.size, shape.bound, shape.norm, shape.bits) == (4, 500.0, None, 64)
     assert shape.dtype == np.float64
 
 
 def test_the_sums_are_the_moments() -> None:
     ages = np.array([20.0, 44.0, 71.0, 80.0])
-    total = np.sum([mean.per_record(AGES, np.zeros(3), {"age": age}) for age in ages], axis=0)
-    state = mean.advance(AGES, mean.shape(AGES, None), np.zeros(3), total, 3)
+    total = np.sum([mean.per_record(AGES, np.zeros(4), {"age": age}) for age in ages], axis=0)
+    state = mean.advance(AGES, mean.shape(AGES, None), np.zeros(4), total, 3)
     answer = mean.result(AGES, state, 3)
     assert answer["mean"] == pytest.approx(ages.mean())
     assert answer["variance"] == pytest.approx(ages.var())
-    assert (answer["count"], answer["sites"]) == (4, 3)
+    assert (answer["count"], answer["sites"], answer["suppressed_at"]) == (4, 3, 0)
 
 
 @pytest.mark.parametrize("count", [-3.4, 0.0, 0.4])
 def test_a_count_that_noise_has_eaten_has_no_mean(count: float) -> None:
-    answer = mean.result(AGES, np.array([1.0, 1.0, count]), 3)
+    answer = mean.result(count_document(), np.array([1.0, 1.0, count]), 3)
     assert answer == {"mean": None, "variance": None, "count": round(count), "sites": 3}
 
 
+def test_it_says_at_how_many_sites_the_rules_against_disclosure_kept_it_back() -> None:
+    answer = mean.result(AGES, np.array([0.0, 0.0, 0.0, 2.0]), 3)
+    assert answer == {"mean": None, "variance": None, "count": 0, "sites": 3, "suppressed_at": 2}
+
+
 def test_noise_makes_no_variance_negative() -> None:
-    assert mean.result(AGES, np.array([90.0, 60.0, 100.0]), 3)["variance"] == 0.0
+    assert mean.result(count_document(), np.array([90.0, 60.0, 100.0]), 3)["variance"] == 0.0
 
 
 # -- ping ------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_a_run_is_reproducible_and_moved_by_its_seed(answer: dict[str, Any], hom
     assert other["data"]["metrics"]["federated"] != answer["data"]["metrics"]["federated"]
 
 
-def test_the_mean_of_a_column_is_exact(home: Home) -> None:
+def test_the_mean_of_a_column_is_exact_but_for_the_rounding_at_each_site(home: Home) -> None:
     values = []
     for path in home.sites.glob("*.csv"):
         with path.open(newline="") as file:
@@ -135,6 +135,9 @@ def test_the_mean_of_a_column_is_exact(home: Home) -> None:
     status, answer, _ = home.run("query", "mean", "--column", "age", *how, "--yes")
     assert status == 0
     result = answer["data"]["result"]
-    assert (result["count"], result["sites"]) == (len(values), 3)
-    assert result["mean"] == pytest.approx(mean, abs=1e-6)
-    assert result["variance"] == pytest.approx(variance, rel=1e-6)
+    assert (result["sites"], result["suppressed_at"]) == (3, 0)
+    off = 3 * 2.5  # in records: three sites, each sum to the nearest multiple of 5
+    assert abs(result["count"] - len(values)) <= off
+    assert result["count"] % 5 == 0
+    assert result["mean"] == pytest.approx(mean, abs=2 * off / len(values) * 60)
+    assert result["variance"] == pytest.approx(variance, abs=6 * off / len(values) * 60**2)

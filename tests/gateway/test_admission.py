@@ -15,6 +15,7 @@ from plasmid.gateway.marks import Marks
 from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Admit, Ask, Planned, UnitTerms
 from plasmid.recipes.query import PingDocument, QueryDocument
+from snapshots import rows_in
 from tiny_task import tiny_recipe
 
 
@@ -50,7 +51,7 @@ def test_a_run_is_what_the_site_itself_made_of_the_document(tmp_path: Path) -> N
     run = asked(federation)
     assert (run.run, run.digest, run.document) == (federation.run, federation.digest, federation.document)
     assert (run.project, run.requester) == (federation.project, "ada")
-    assert (run.base, run.table, run.terms) == (None, None, None)
+    assert (run.base, run.opened, run.terms) == (None, None, None)
     assert (run.shape.schema.size, run.shape.bound, run.shape.bits) == (6, 1.0, 32)
     assert (run.number, run.roster, run.planned, run.epoch) == (0, (), None, None)
     assert run.last == ((0, -1), "", None)
@@ -67,8 +68,13 @@ def test_a_run_is_what_the_site_itself_made_of_the_document(tmp_path: Path) -> N
 def test_a_table_is_read_with_the_document_s_contract(tmp_path: Path) -> None:
     federation = private(tmp_path, tables={"alpha": "age,other\n30,x\n,y\n40.5,z\n"})
     run = asked(federation)
-    assert run.table is not None
-    assert run.table.columns == {"age": [30.0, None, 40.5]}  # every other column stays unread
+    assert run.opened is not None
+    assert (run.opened.rows, run.opened.people) == (3, 3)
+    assert sorted(rows_in(run.opened.descriptor).columns["age"], key=str) == [
+        30.0,
+        40.5,
+        None,
+    ]  # every other column stays unread
     assert run.terms == UnitTerms(public_size=1000, rate=1.0, noise_multiplier=None, attempts=3)
 
 

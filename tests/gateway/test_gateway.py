@@ -17,14 +17,16 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError, ProtocolError, StorageError
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.disclosure import SENTENCES
-from plasmid.gateway.gateway import Computation
+from plasmid.gateway.gateway import Computation, Summed
 from plasmid.models.store import BaseModel
+from plasmid.privacy.evidence import Evidence
 from plasmid.privacy.ring import decode_sum
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Contribution, Manifest, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
+from questions import OFF
 from tiny_task import tiny_recipe, tiny_table
 
 CLEAR = PingDocument.model_validate({"length": 6, "rounds": 2, "privacy": {"protect": "none"}})
@@ -452,14 +454,21 @@ def test_an_update_that_carries_its_own_noise_is_clamped_and_not_scaled(
 
 
 def test_a_query_of_64_bits_is_clamped_to_its_rows(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, document=AGES, tables=dict.fromkeys(SITES, "age\n30\n"))
+    federation = Federation(
+        tmp_path,
+        document=AGES,
+        tables=dict.fromkeys(SITES, "age\n30\n"),
+        require={"disclosure": OFF},
+    )
     federation.set_up()
     manifest = federation.manifest()
     assert (manifest.ring_bits, manifest.bound) == (64, 100.0)
+    nobody = Evidence.of(np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros((3, 0)), 1)
     vectors = {"alpha": [1e200, -1e300, 1e308], "beta": [1.5, 2.25, 3.0], "gamma": [0.1, 0.2, 0.3]}
-    answers = federation.answers(manifest, {site: np.array(vector) for site, vector in vectors.items()})
+    made: Any = {site: Summed(np.array([*vector, 0.0]), nobody) for site, vector in vectors.items()}
+    answers = federation.answers(manifest, made)
     total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
-    assert total.tolist() == pytest.approx([101.6, -97.55, 103.3], abs=3 * manifest.encoding().step)
+    assert total.tolist() == pytest.approx([101.6, -97.55, 103.3, 0.0], abs=3 * manifest.encoding().step)
 
 
 # -- who speaks ------------------------------------------------------------------------------------

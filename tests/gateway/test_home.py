@@ -34,23 +34,23 @@ def test_the_view_is_the_only_file_or_the_one_that_is_named_like_the_recipe(home
 
     def refused() -> None:
         with pytest.raises(DataError) as caught:
-            home.view("tcr")
+            home.table("tcr")
         assert caught.value.code == "data.absent"
 
     refused()
     (data / "one.csv").touch()
     (data / "notes.txt").touch()
-    assert home.view("tcr") == (data / "one.csv").resolve()
+    assert home.table("tcr") == (data / "one.csv").resolve()
     (data / "two.csv").touch()
     refused()
     (data / "tcr.csv").touch()
-    assert home.view("tcr") == (data / "tcr.csv").resolve()
+    assert home.table("tcr") == (data / "tcr.csv").resolve()
 
 
 def test_the_data_may_be_one_file_elsewhere(home: SiteHome, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").touch()
     home.write_config(SiteConfig(name="alpha", organisation="A", data=str(tmp_path / "rows.csv")))
-    assert home.view("anything") == (tmp_path / "rows.csv").resolve()
+    assert home.table("anything") == (tmp_path / "rows.csv").resolve()
 
 
 def test_every_path_is_inside_the_folder(home: SiteHome) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from attacks import count_document
+from bundle_recipes import RECORD, bundle_recipe
 from in_memory import document_of
 from plasmid.computations import api
 from plasmid.core.clock import parse
 from plasmid.data.table import Table
-from plasmid.gateway.requirements import Finding, Requirements, cohort, largest_share, most_bytes
+from plasmid.gateway.requirements import Finding, Requirements, cohort, most_bytes
 from plasmid.models.store import BaseModel
+from plasmid.privacy.cells import CellRules
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts
-from plasmid.recipes.query import PingDocument, QueryDocument
+from plasmid.recipes.query import PingDocument
 from tiny_task import tiny_recipe
 
 NOON = parse("2026-11-25T12:00:00Z")
@@ -128,34 +132,37 @@ def test_a_small_cohort_is_refused(least: int, accepted: bool) -> None:
     assert found.sentence == f"min_cohort: the view has 3 rows here, the policy accepts {least} or more."
 
 
-MEAN = QueryDocument(name="ages", column="age", bounds=(-120.0, 120.0), max_rows=100)
-
-
-@pytest.mark.parametrize(
-    ("cells", "share"),
-    [
-        ((3.0, -1.0, None), 0.75),
-        ((-60.0, 60.0), 0.5),
-        ((0.0, 0.0, 0.0, 0.0), 0.25),
-        ((5.0,), 1.0),
-        ((0.0,), 1.0),
-        ((), 1.0),
-    ],
-)
-def test_the_largest_share_is_by_absolute_values(cells: tuple[float | None, ...], share: float) -> None:
-    table = Table({"age": list(cells)}, len(cells))
-    assert largest_share(MEAN, table) == share
-    assert largest_share(PING, table) == 0.0
-    (found,) = Requirements(max_share=0.6).here(MEAN, shape_of(MEAN), table)
-    assert (found.code, found.accepted) == ("policy.dominance", share <= 0.6)
-    assert found.sentence == (
-        f"max_share: one row has {share:.1%} of a column's sum here, the policy accepts up to 60.0%."
+@pytest.mark.parametrize(("rows", "accepted"), [(12, True), (11, False)])
+def test_python_of_a_recipe_returns_at_most_a_third_as_many_numbers_as_there_are_people(
+    rows: int, accepted: bool
+) -> None:
+    document = bundle_recipe("", size=4)
+    view: Any = SimpleNamespace(rows=rows, people=rows)
+    (found,) = Requirements.model_validate({"disclosure": {"max_parameters_share": 1 / 3}}).here(
+        document, shape_of(document), view
     )
+    assert (found.code, found.accepted) == ("policy.parameters", accepted)
+    assert found.sentence == (
+        "disclosure.max_parameters_share: the vector holds 4 numbers about "
+        f"{rows} rows here, the policy accepts up to 0.333333 for each."
+    )
+    off = Requirements.model_validate({"disclosure": {"max_parameters_share": None}})
+    assert list(off.here(document, shape_of(document), view)) == []
+    private = bundle_recipe("", size=4, privacy=RECORD)
+    assert list(Requirements().here(private, shape_of(private), view)) == []
 
 
-def test_under_a_unit_no_share_is_looked_at() -> None:
-    table = Table({"age": [5.0]}, 1)
-    assert list(Requirements(max_share=0.1).here(count_document(), shape_of(count_document()), table)) == []
+def test_the_rules_against_disclosure_are_in_force_unless_one_is_turned_off() -> None:
+    assert Requirements().disclosure.rules(None) == CellRules()
+    assert Requirements().disclosure.rules(50) == CellRules(min_cohort=50)
+    given = {"min_cell": None, "dominance": None, "rounding": None, "max_parameters_share": None}
+    off = Requirements.model_validate({"disclosure": given}).disclosure.rules(None)
+    assert off == CellRules(
+        min_cohort=None, min_cell=None, dominance=None, rounding=None, max_parameters_share=None
+    )
+    for wrong in ({"dominance": [3, 0.9]}, {"dominance": [2, 1.0]}, {"min_cell": 1}, {"rounding": 0}):
+        with pytest.raises(ValidationError):
+            Requirements.model_validate({"disclosure": wrong})
 
 
 def test_a_document_without_data_has_no_cohort() -> None:

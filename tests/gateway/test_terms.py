@@ -8,7 +8,6 @@ import pytest
 
 from attacks import count_document
 from plasmid.core.errors import DataError, PolicyRefused
-from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.store import BaseModel
 from plasmid.privacy.accounting import dp_sgd_noise
@@ -18,11 +17,8 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from tiny_task import tiny_recipe
 
+SIZE = 160
 RECORD: dict[str, Any] = {"unit": "record", "epsilon": 8.0, "delta": 1e-5, "record_clip": 0.5}
-
-
-def site(size: int | None = 160) -> SiteConfig:
-    return SiteConfig(name="alpha", organisation="A", public_size=size)
 
 
 def recipe(base: BaseModel, *, steps: int = 4, **privacy: Any) -> Recipe:
@@ -35,7 +31,7 @@ def recipe(base: BaseModel, *, steps: int = 4, **privacy: Any) -> Recipe:
 
 
 def test_without_a_unit_there_are_no_terms() -> None:
-    assert unit_terms(PingDocument(length=4), site(None)) is None
+    assert unit_terms(PingDocument(length=4), None) is None
     assert sampling(PingDocument(length=4), None) is None
 
 
@@ -44,7 +40,7 @@ def test_under_dp_sgd_a_site_calibrates_its_own_noise(tiny: dict[str, BaseModel]
     """Batches of 16 of 160 units; 2 rounds and 2 spare attempts of 4 steps."""
     document = recipe(tiny["esm"], mechanism="dp-sgd", **RECORD)
     noise = dp_sgd_noise(rate=0.1, steps=16, epsilon=8.0, delta=1e-5)
-    terms = unit_terms(document, site())
+    terms = unit_terms(document, SIZE)
     assert terms == UnitTerms(public_size=160, rate=0.1, noise_multiplier=noise, attempts=4)
     order = sampling(document, terms)
     assert order is not None
@@ -62,7 +58,7 @@ def test_under_dp_sgd_a_site_calibrates_its_own_noise(tiny: dict[str, BaseModel]
 @pytest.mark.usefixtures("at_home")
 def test_shared_noise_is_not_the_worker_s(tiny: dict[str, BaseModel]) -> None:
     document = recipe(tiny["esm"], steps=1, mechanism="dp-fedsgd", **RECORD)
-    terms = unit_terms(document, site())
+    terms = unit_terms(document, SIZE)
     assert terms == UnitTerms(public_size=160, rate=0.1, noise_multiplier=None, attempts=4)
     order = sampling(document, terms)
     assert order is not None
@@ -72,7 +68,7 @@ def test_shared_noise_is_not_the_worker_s(tiny: dict[str, BaseModel]) -> None:
 @pytest.mark.usefixtures("at_home")
 def test_a_finished_vector_is_neither_sampled_nor_clipped_in_the_worker(tiny: dict[str, BaseModel]) -> None:
     document = recipe(tiny["esm"], mechanism="output", **{**RECORD, "record_clip": None})
-    terms = unit_terms(document, site())
+    terms = unit_terms(document, SIZE)
     assert terms == UnitTerms(public_size=160, rate=1.0, noise_multiplier=None, attempts=4)
     assert sampling(document, terms) is None
 
@@ -81,8 +77,8 @@ def test_a_finished_vector_is_neither_sampled_nor_clipped_in_the_worker(tiny: di
 def test_a_site_as_a_unit_has_no_size(tiny: dict[str, BaseModel]) -> None:
     document = recipe(tiny["esm"], mechanism="output", **{**RECORD, "record_clip": None, "unit": "site"})
     terms = UnitTerms(public_size=None, rate=1.0, noise_multiplier=None, attempts=4)
-    assert unit_terms(document, site(None)) == terms
-    assert unit_terms(document, site(5)) == terms  # even where 1/5 is below delta's limit: sites are many
+    assert unit_terms(document, None) == terms
+    assert unit_terms(document, 5) == terms  # even where 1/5 is below delta's limit: sites are many
 
 
 @pytest.mark.usefixtures("at_home")
@@ -90,14 +86,14 @@ def test_a_patient_s_records_are_counted(tiny: dict[str, BaseModel]) -> None:
     document = recipe(
         tiny["esm"], steps=1, mechanism="dp-fedsgd", **{**RECORD, "unit": "patient", "max_records": 4}
     )
-    order = sampling(document, unit_terms(document, site()))
+    order = sampling(document, unit_terms(document, SIZE))
     assert order is not None
     assert (order["unit"], order["max_records"]) == ("patient", 4)
 
 
 def test_a_query_reads_every_record_once() -> None:
     document = count_document(spare=3)
-    terms = unit_terms(document, site(1000))
+    terms = unit_terms(document, 1000)
     assert terms == UnitTerms(public_size=1000, rate=1.0, noise_multiplier=None, attempts=4)
     order = sampling(document, terms)
     assert order is not None
@@ -106,12 +102,14 @@ def test_a_query_reads_every_record_once() -> None:
 
 def test_a_site_that_has_not_said_how_many_it_holds_takes_no_part() -> None:
     with pytest.raises(DataError) as caught:
-        unit_terms(count_document(), site(None))
+        unit_terms(count_document(), None)
     assert caught.value.code == "data.no_public_size"
     assert caught.value.message == (
         "the document protects a record, and this site has not said how many it holds."
     )
-    assert caught.value.hint == ("Put a rounded number, public from now on, into site.yaml as 'public_size'.")
+    assert caught.value.hint == (
+        "Put a rounded number, public from now on, into site.yaml or the view's file as 'public_size'."
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,10 +118,10 @@ def test_a_site_that_has_not_said_how_many_it_holds_takes_no_part() -> None:
 def test_delta_is_below_one_in_the_number_of_units(delta: float, size: int, accepted: bool) -> None:
     document = count_document(delta=delta)
     if accepted:
-        assert unit_terms(document, site(size)) is not None
+        assert unit_terms(document, size) is not None
     else:
         with pytest.raises(PolicyRefused) as caught:
-            unit_terms(document, site(size))
+            unit_terms(document, size)
         assert caught.value.code == "policy.delta"
         assert caught.value.message == f"the document says delta: {delta}, which is not below 1/{size}."
         assert caught.value.hint == f"Use a delta well below {1.0 / size:.1e}."

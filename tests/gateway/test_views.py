@@ -23,9 +23,12 @@ def federation(tmp_path: Path) -> Federation:
 def test_a_view_says_whose_data_which_file_and_which_columns(federation: Federation) -> None:
     view = view_of(federation.home("alpha"), DOCUMENT)
     assert view.model_dump() == {
-        "version": 1,
+        "version": 2,
         "population": "default",
         "source": "table.csv",
+        "connection": None,
+        "mapping": {},
+        "transforms": [],
         "columns": {"age": DOCUMENT.contract.columns["age"].model_dump(mode="json")},
         "patient": None,
         "public_size": 1000,

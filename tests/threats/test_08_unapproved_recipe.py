@@ -112,7 +112,7 @@ def test_a_view_that_changes_under_a_run_is_not_shown_to_it(federation: Federati
     assert asked(federation).accepted
     admitted = federation.gateways["alpha"].run(federation.run)
     rename_population(federation)
-    assert admitted.table is not None
+    assert admitted.opened is not None
     federation.new_run("the next one")
     assert awaits(asked(federation))
 

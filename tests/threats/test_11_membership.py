@@ -93,7 +93,7 @@ def test_with_dp_sgd_the_bound_is_below_the_ledger_s_epsilon(
     document = recipe(
         tiny["bert"], unit="record", mechanism="dp-sgd", epsilon=2.0, delta=1e-5, record_clip=1.0
     )
-    terms = unit_terms(document, CONFIG)
+    terms = unit_terms(document, CONFIG.public_size)
     assert terms is not None
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.reserve(

@@ -32,6 +32,7 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.worker import Session
+from snapshots import frame_rows
 from tiny_task import tiny_recipe, tiny_table
 
 VECTORS = {
@@ -135,15 +136,16 @@ def test_a_record_of_which_the_computation_makes_nan_counts_as_zero(monkeypatch:
 
     def broken(document: Any, state: Any, row: Any) -> Any:
         record = original(document, state, row)
-        return np.full(3, math.nan) if row["age"] == 60.0 else record
+        return np.full(4, math.nan) if row["age"] == 60.0 else record
 
     monkeypatch.setattr(mean, "per_record", broken)
     document = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=100)
     table = Table({"age": [0.0, 60.0, 120.0]}, 3)
-    frame = ({"document": document.model_dump(mode="json"), "base": None}, table.to_bytes())
+    header = {"document": document.model_dump(mode="json"), "base": None, **frame_rows(table, document)}
+    frame = (header, b"")
     session = Session(SimpleNamespace(send=None), threading.Event(), frame)  # type: ignore[arg-type]
-    order = ({"phase": "train", "seed": 0, "sampling": None}, pack("state", np.zeros(3)))
-    assert session.compute(order).tolist() == [0.0, 2.0, 2.0]
+    order = ({"phase": "train", "seed": 0, "sampling": None}, pack("state", np.zeros(4)))
+    assert session.compute(order).tolist() == [0.0, 2.0, 2.0, 0.0]
 
 
 @pytest.mark.usefixtures("at_home")

@@ -7,6 +7,7 @@ contribution takes depends on the number of rows; see docs/threat-model.md.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from attacks import BUDGET, count_document
 from in_memory import Federation
 from plasmid.core.errors import PlasmidError
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.gateway.disclosure import SENTENCES, public
 from plasmid.gateway.terms import sampling
 from plasmid.protocol.body import pack
@@ -91,8 +92,9 @@ def said(root: Path, table: str, *, unit: bool) -> list[tuple[str, int]]:
 def contribution(federation: Federation, site: str) -> np.ndarray:
     """Return what the worker makes of the site's own rows."""
     admitted = federation.gateways[site].run(federation.run)
-    assert admitted.table is not None
-    frame = ({"document": federation.values, "base": None}, admitted.table.to_bytes())
+    assert admitted.opened is not None
+    rows = os.dup(admitted.opened.descriptor or -1)
+    frame = ({"document": federation.values, "base": None, "descriptor": rows}, b"")
     session = Session(SimpleNamespace(send=None), threading.Event(), frame)  # type: ignore[arg-type]
     order = {"phase": "train", "seed": 1, "sampling": sampling(admitted.document, admitted.terms)}
     state = np.zeros(admitted.shape.schema.size, admitted.shape.dtype)

@@ -33,6 +33,7 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.worker import Session
+from snapshots import frame_rows
 from tiny_task import tiny_recipe, tiny_table
 
 BUDGET = {"unit": "record", "epsilon": 8.0, "delta": 1e-5}
@@ -154,7 +155,7 @@ def test_a_computation_that_nobody_can_look_into_gets_no_claim_about_a_record(tm
 
 def order(federation: Federation) -> dict[str, Any]:
     """Return what the gateway orders of the worker for a record of *federation*'s document."""
-    terms = unit_terms(federation.document, federation.home("alpha").config())
+    terms = unit_terms(federation.document, federation.home("alpha").config().public_size)
     return {"phase": "train", "seed": 0, "sampling": sampling(federation.document, terms)}
 
 
@@ -171,14 +172,16 @@ def test_a_record_is_clipped_by_the_node_whatever_is_made_of_it(
 
     monkeypatch.setattr(mean, "per_record", hostile)
     table = Table({"age": [0.0, 60.0, 120.0]}, 3)
-    frame = ({"document": federation.values, "base": None}, table.to_bytes())
+    header = {"document": federation.values, "base": None, **frame_rows(table, federation.document)}
+    frame = (header, b"")
     session = Session(SimpleNamespace(send=None), threading.Event(), frame)  # type: ignore[arg-type]
     told = order(federation)
     vector = session.compute((told, pack("state", np.zeros(3))))
     assert np.linalg.norm(vector) == pytest.approx(federation.document.privacy.record_clip)
     # what it is given: the document, the public state and a row; of noise the order holds none
     assert list(inspect.signature(original).parameters) == ["document", "state", "row"]
-    assert [names["row"] for names in given] == [{"age": 0.0}, {"age": 60.0}, {"age": 120.0}]
+    assert sorted(names["row"]["age"] for names in given) == [0.0, 60.0, 120.0]
+    assert all(set(names["row"]) == {"age"} for names in given)
     assert told["sampling"]["noise_multiplier"] == 0.0
     assert not given[0]["state"].flags.writeable
     said = json.dumps([frame[0], told])

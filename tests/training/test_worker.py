@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.computations import finetune
+from plasmid.computations import finetune, mean
 from plasmid.core.errors import PlasmidError, RecipeError
 from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
 from plasmid.privacy.audit import planned_guesses
 from plasmid.protocol.body import pack
+from plasmid.recipes.columns import Contract, TextColumn
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from plasmid.training.isolation import choose
 from plasmid.training.isolation.tree import descendants
 from plasmid.training.launcher import _PASSED_ON, LocalLauncher
 from plasmid.training.session import WorkerSession
+from snapshots import snapshot_of
 from tiny_task import tiny_recipe, tiny_table
 
 PING = PingDocument(length=1000)
@@ -110,26 +112,51 @@ def test_a_ping_is_zeros_of_the_state_s_shape(worker: Start) -> None:
 
 def test_the_mean_s_sums_are_those_of_the_records(worker: Start) -> None:
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, ages(0.0, 25.0, None, 100.0))
-    vector = compute(session, np.zeros(3))
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(0.0, 25.0, None, 100.0), AGES))
+    vector = compute(session, np.zeros(4))
     assert vector.dtype == np.float64
     # z = (x - 50) / 50: -1, -1/2, 1
-    assert vector.tolist() == [-0.5, 2.25, 3.0]
+    assert vector.tolist() == [-0.5, 2.25, 3.0, 0.0]
+    assert session.evidence is None
+
+
+def test_what_the_rules_against_disclosure_need_comes_beside_the_sum(worker: Start) -> None:
+    """Asked for by a key; persons are hashed under it, rows of equal content told apart."""
+    session = worker()
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(0.0, 25.0, None, 100.0, 25.0), AGES))
+    found = []
+    for key in ("ab" * 32, "ab" * 32, "cd" * 32):
+        session.compute(
+            np.zeros(4),
+            order={"phase": "train", "seed": 0, "sampling": None, "cells": key},
+            length=4,
+            dtype=np.dtype("<f8"),
+            progress=lambda step, steps: None,
+            cells=(mean.table(AGES), 5),
+        )
+        assert session.evidence is not None
+        found.append(session.evidence)
+    first, again, other = found
+    assert (first.cohort, first.people.tolist(), first.where.tolist()) == (4, [4], [0, 0, 0, 0])
+    assert first.absolute[:, 0].tolist() == [150.0, 11250.0, 4.0]
+    assert first.largest[:, :, 0].tolist() == [[100.0, 25.0], [10000.0, 625.0], [1.0, 1.0]]
+    assert first.keys.tolist() == again.keys.tolist()
+    assert not set(first.keys.tolist()) & set(other.keys.tolist())
 
 
 def test_a_record_beyond_its_reach_is_clipped_by_the_node(worker: Start) -> None:
     """The table is the gateway's, checked; should it not be, one record still weighs at most one."""
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, ages(1e9, float("-1e9"), 75.0))
-    assert compute(session, np.zeros(3)).tolist() == [0.5, 2.25, 3.0]
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(1e9, float("-1e9"), 75.0), AGES))
+    assert compute(session, np.zeros(4)).tolist() == [0.5, 2.25, 3.0, 0.0]
 
 
 def test_under_a_unit_every_record_is_clipped_in_l2(worker: Start) -> None:
     """(1, 1, 1) has the norm sqrt(3), (0, 0, 1) the norm 1: a clip of 1 shortens the first alone."""
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, ages(100.0, 50.0))
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(100.0, 50.0), AGES))
     for clip, weight in ((1.0, 3**-0.5), (3**0.5, 1.0), (100.0, 1.0), (0.5, 0.5 * 3**-0.5)):
-        vector = compute(session, np.zeros(3), sampling=of_records(clip))
+        vector = compute(session, np.zeros(4), sampling=of_records(clip))[:3]
         assert vector == pytest.approx([weight, weight, weight + min(1.0, clip)])
         per_record = [np.linalg.norm(vector - [0, 0, min(1.0, clip)]), min(1.0, clip)]
         assert max(per_record) <= clip * (1 + 1e-12)
@@ -137,10 +164,10 @@ def test_under_a_unit_every_record_is_clipped_in_l2(worker: Start) -> None:
 
 def test_stop_ends_the_computation(worker: Start) -> None:
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, ages(*[50.0] * 1000))
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(*[50.0] * 1000), AGES))
     session.stop()
     with refusal("run.stopped"):
-        compute(session, np.zeros(3))
+        compute(session, np.zeros(4))
 
 
 def test_an_error_of_the_worker_arrives_as_itself(worker: Start) -> None:
@@ -161,9 +188,10 @@ def test_a_state_of_another_size_is_refused(worker: Start) -> None:
 
 def test_a_defect_in_the_worker_says_nothing_of_the_rows(worker: Start) -> None:
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, Table({"age": [CANARY]}, 1))
+    texts = SimpleNamespace(contract=Contract({"age": TextColumn(type="text", max_length=64)}))
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(Table({"age": [CANARY]}, 1), texts))
     with pytest.raises(PlasmidError) as caught:
-        compute(session, np.zeros(3))
+        compute(session, np.zeros(4))
     assert (caught.value.code, str(caught.value)) == (
         "site.failed",
         "The worker failed; its log has the details.",
@@ -173,30 +201,30 @@ def test_a_defect_in_the_worker_says_nothing_of_the_rows(worker: Start) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_worker_that_dies_is_noticed(worker: Start, number: int) -> None:
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, ages(50.0))
-    assert compute(session, np.zeros(3))[2] == 1.0
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(50.0), AGES))
+    assert compute(session, np.zeros(4))[2] == 1.0
     os.kill(innermost(session), number)
     with refusal("site.worker_died") as caught:
-        compute(session, np.zeros(3))
+        compute(session, np.zeros(4))
     assert "ended unexpectedly" in caught.value.message
 
 
 def test_a_worker_that_dies_while_it_computes_is_noticed(worker: Start) -> None:
     session = worker()
-    session.open(AGES.model_dump(mode="json"), None, ages(*[50.0] * 300_000))
+    session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(*[50.0] * 300_000), AGES))
     threading.Timer(0.3, os.kill, (innermost(session), signal.SIGKILL)).start()
     with refusal("site.worker_died"):
         while True:
-            compute(session, np.zeros(3))
+            compute(session, np.zeros(4))
 
 
 def test_the_child_ends_when_the_channel_closes(worker: Start) -> None:
     """Idle and busy alike, without a signal."""
     for rows in (1, 1_000_000):
         session = worker()
-        session.open(AGES.model_dump(mode="json"), None, ages(*[50.0] * rows))
+        session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(*[50.0] * rows), AGES))
         order = {"phase": "train", "seed": 0, "sampling": None}
-        session.channel.send({"type": "compute", **order}, pack("state", np.zeros(3)))
+        session.channel.send({"type": "compute", **order}, pack("state", np.zeros(4)))
         session.channel.close()
         assert session._worker.process.wait(30) == 0
 
@@ -304,7 +332,7 @@ def warm(
 
 def at_work(warm: Start, document: Recipe, base: BaseModel, rows: int = 32) -> tuple[WorkerSession, Any]:
     session = warm()
-    session.open(document.model_dump(mode="json"), base, tiny_table(rows))
+    session.open(document.model_dump(mode="json"), base, snapshot_of(tiny_table(rows), document))
     shape = finetune.shape(document, base)
     return session, finetune.initial(document, shape)
 

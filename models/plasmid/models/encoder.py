@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,8 @@ from plasmid.models.tokenizing import Tokenizer
 
 CACHE_BATCH = 64
 """Rows per batch where no gradient is kept."""
+ENCODE_ROWS = 1024
+"""Rows that are tokenized at a time."""
 
 
 def _in_schema(name: str, tensor: Tensor) -> Tensor:
@@ -215,22 +218,38 @@ class AdaptedModel(nn.Module):
             As :func:`plasmid.models.specs.encode_covariates` and
             :func:`plasmid.models.metrics.label_indices`.
         """
-        self._check_length(max_length)
-        encoded = self._tokenizer.encode([str(cell) for cell in columns[input_column]], max_length)
-        covariates = encode_covariates(self.spec.covariates, columns, len(encoded))
+        self.check_length(max_length)
+        ids, special, lengths = self._tokens([str(cell) for cell in columns[input_column]], max_length)
+        covariates = encode_covariates(self.spec.covariates, columns, len(lengths))
         labels = None
         if label_column is not None:
             labels = torch.from_numpy(label_indices(self.spec.labels, columns[label_column]))
         return Rows(
-            torch.tensor([token for row in encoded for token in row.ids], dtype=torch.long),
-            torch.tensor([mark for row in encoded for mark in row.special], dtype=torch.bool),
-            np.concatenate([[0], np.cumsum([len(row.ids) for row in encoded])]).astype(np.int64),
+            torch.from_numpy(ids),
+            torch.from_numpy(special),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             torch.from_numpy(covariates),
             labels,
             self._tokenizer.pad_id,
         )
 
-    def _check_length(self, max_length: int) -> None:
+    def _tokens(
+        self, texts: Sequence[str], max_length: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[int]]:
+        """Return the tokens of all texts back to back, which of them are special, and their number by text.
+
+        A part at a time: a tokenizer's own answer takes a hundred times the memory of the tokens.
+        """
+        ids, special, lengths = [np.empty(0, np.int64)], [np.empty(0, bool)], list[int]()
+        for start in range(0, len(texts), ENCODE_ROWS):
+            encoded = self._tokenizer.encode(texts[start : start + ENCODE_ROWS], max_length, first=start)
+            lengths += [len(row.ids) for row in encoded]
+            ids.append(np.array([token for row in encoded for token in row.ids], np.int64))
+            special.append(np.array([mark for row in encoded for mark in row.special], bool))
+        return np.concatenate(ids), np.concatenate(special), lengths
+
+    def check_length(self, max_length: int) -> None:
+        """Raise ModelError (``model.too_long``) if the model has no positions for *max_length* tokens."""
         config = self.encoder.config
         longest = config.max_position_embeddings
         if architecture(self.base.entry.architecture).counts_padding:

@@ -107,8 +107,13 @@ class Tokenizer:
         """The id that fills a batch."""
         return int(self._tokenizer.pad_token_id)
 
-    def encode(self, texts: Sequence[str], max_length: int) -> list[Encoded]:
+    def encode(self, texts: Sequence[str], max_length: int, *, first: int = 0) -> list[Encoded]:
         """Return the tokens of each text, cut to *max_length*, special tokens included.
+
+        Parameters
+        ----------
+        first
+            The number of the first text, from 0, for messages.
 
         Raises
         ------
@@ -133,7 +138,7 @@ class Tokenizer:
                 raise ModelError(
                     "model.tokenizer_unknown",
                     f"{len(strange)} sequences hold letters that are not residues, "
-                    f"first in row {strange[0] + 1}.",
+                    f"first in row {first + strange[0] + 1}.",
                     f"The model reads {AMINO_ACIDS}.",
                 )
         return [

@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -19,6 +20,37 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Local = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """Name of a table or column as its owner has it."""
+
+
+ENDINGS = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".fasta": "fasta",
+    ".fa": "fasta",
+    ".faa": "fasta",
+    ".fna": "fasta",
+    ".fastq": "fastq",
+    ".fq": "fastq",
+    ".sdf": "sd",
+    ".sd": "sd",
+}
+"""What a file's ending says it is; sequence and molecule files may be packed (``.gz``)."""
+
+_PACKED = ("fasta", "fastq", "sd")
+
+
+def table_kind(path: Path) -> str | None:
+    """Return what kind of table the file *path* is by its ending, or None if it is none."""
+    name = path.name.lower()
+    kind = ENDINGS.get(Path(name.removesuffix(".gz")).suffix)
+    return None if name.endswith(".gz") and kind not in _PACKED else kind
+
+
+def table_name(path: Path) -> str:
+    """Return what a file is called as a table."""
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 class Strict(BaseModel):

@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -33,10 +33,30 @@ class LocalTable:
         Column name -> type, as the source spells it.
     rows
         How many rows, or None where counting would read everything.
+    repeated
+        How often those names occur that more than one column has; ``columns`` has the first of them.
     """
 
     columns: Mapping[str, str]
     rows: int | None = None
+    repeated: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What a source counted while it was read.
+
+    Attributes
+    ----------
+    code
+        ``data.`` refuses the table, ``notice.`` is for its owner to know.
+    sentence
+        With table, column and count; without a cell.
+    """
+
+    code: str
+    sentence: str
+    hint: str = ""
 
 
 class Source(Protocol):
@@ -62,6 +82,9 @@ class Source(Protocol):
             ``data.source_down``, ``data.source_table``: a table or column is not there;
             ``data.source_timeout``; what the connector says of damaged input.
         """
+
+    def troubles(self) -> list[Trouble]:
+        """Return what was counted so far, over everything that was read."""
 
     def locate(self, table: str, row: int) -> str:
         """Return where row number *row* (from 0, in the order of a plain projection) of *table* stands.

@@ -1,14 +1,11 @@
-"""A validated table in memory, and the bytes that carry it to the worker."""
+"""A validated table in memory."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
-from plasmid.core.errors import DataError
 from plasmid.models.specs import Cell
 
 
@@ -60,32 +57,19 @@ class Table:
                 found.setdefault(cell, []).append(row)
         return sorted([*found.values(), *alone])
 
-    def to_bytes(self) -> bytes:
-        """Return the table as UTF-8 JSON."""
-        content = {"columns": dict(self.columns), "rows": self.rows, "notices": list(self.notices)}
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    @property
+    def names(self) -> list[str]:
+        """The columns' names, in order."""
+        return list(self.columns)
 
-    @classmethod
-    def from_bytes(cls, data: bytes | memoryview) -> Table:
-        """Return the table that :meth:`to_bytes` wrote.
+    def record(self, row: int) -> dict[str, Cell]:
+        """Return one row by column name."""
+        return {name: values[row] for name, values in self.columns.items()}
 
-        Raises
-        ------
-        DataError
-            ``data.table_malformed``: *data* is something else.
-        """
-        try:
-            content = json.loads(bytes(data))
-            sound = _is_sound(content)
-        except (ValueError, RecursionError):
-            sound = False
-        if not sound:
-            raise DataError(
-                "data.table_malformed",
-                "the bytes are not a table.",
-                "Gateway and worker must be of one release.",
-            )
-        return cls(content["columns"], content["rows"], tuple(content["notices"]))
+    def records(self) -> Iterator[dict[str, Cell]]:
+        """Yield every row by column name."""
+        for row in range(self.rows):
+            yield self.record(row)
 
 
 def concatenate(tables: Iterable[Table]) -> Table:
@@ -103,21 +87,43 @@ def concatenate(tables: Iterable[Table]) -> Table:
     return Table(columns, sum(table.rows for table in given))
 
 
-def _is_sound(content: Any) -> bool:
-    if not isinstance(content, dict) or content.keys() != {"columns", "rows", "notices"}:
-        return False
-    columns, rows, notices = content["columns"], content["rows"], content["notices"]
-    return (
-        isinstance(columns, dict)
-        and type(rows) is int
-        and isinstance(notices, list)
-        and all(isinstance(notice, str) for notice in notices)
-        and all(isinstance(values, list) and len(values) == rows for values in columns.values())
-        and all(_is_cell(cell) for values in columns.values() for cell in values)
-    )
+class Drawn(Protocol):
+    """Rows that are drawn a few at a time: a table, a snapshot, or one after the other."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+
+    def subset(self, indices: Iterable[int]) -> Table:
+        """Return the rows at *indices*, in that order."""
+
+    def groups(self, column: str) -> Sequence[Sequence[int]]:
+        """Return the row numbers of each person."""
 
 
-def _is_cell(cell: object) -> bool:
-    if cell is None or isinstance(cell, str):
-        return True
-    return isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell)
+class Joined:
+    """The rows of *first*, which stay where they are, and then those of *second*."""
+
+    def __init__(self, first: Drawn, second: Table) -> None:
+        self._first, self._second = first, second
+        self.names = second.names
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self._first.rows + self._second.rows
+
+    def subset(self, indices: Iterable[int]) -> Table:
+        """Return the rows at *indices*, in that order."""
+        wanted, cut = [int(index) for index in indices], self._first.rows
+        here = [index for index in wanted if index < cut]
+        there = [index - cut for index in wanted if index >= cut]
+        joined = concatenate([self._first.subset(here), self._second.subset(there)])
+        places, after = iter(range(len(here))), iter(range(len(here), len(wanted)))
+        return joined.subset([next(places) if index < cut else next(after) for index in wanted])
+
+    def groups(self, column: str) -> Sequence[Sequence[int]]:
+        """Return the row numbers of each person; nobody is in both parts."""
+        cut = self._first.rows
+        own = [[cut + row for row in rows] for rows in self._second.groups(column)]
+        return [*self._first.groups(column), *own]

@@ -15,21 +15,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plasmid.computations import api
-from plasmid.core.clock import Clock, now
-from plasmid.core.errors import ProtocolError
-from plasmid.data.csv import read_table
-from plasmid.data.table import Table
+from plasmid.core.clock import Clock, now, stamp
+from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
-from plasmid.gateway.home import SiteConfig, SiteHome
+from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.lineage import Derived, Lineage
 from plasmid.gateway.marks import Marks
+from plasmid.gateway.opening import Opened, open_view
 from plasmid.gateway.pause import check_running
+from plasmid.gateway.policy import Policy
 from plasmid.gateway.projects import Projects, Requested, check_request
 from plasmid.gateway.revoked import Revoked
 from plasmid.gateway.terms import unit_terms
+from plasmid.gateway.views import Slice, described, slice_of
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import IsolationLevel
@@ -58,6 +60,10 @@ class AdmittedRun:
         Who asked for what, in which project.
     view
         Digest of what it may see of the site's data.
+    population
+        Whose data they are.
+    opened
+        The view's snapshot and figures; None where no row is read.
     terms
         Rate, noise and attempts under a privacy unit, else None.
     number, roster, c, planned
@@ -73,9 +79,10 @@ class AdmittedRun:
     document: Any
     digest: str
     view: str
+    population: str
     base: BaseModel | None
     shape: api.Shape
-    table: Table | None
+    opened: Opened | None
     terms: UnitTerms | None
     number: int = 0
     roster: tuple[str, ...] = ()
@@ -141,46 +148,107 @@ def admit(
     known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None
     if known is not None and known.digest != digest:
         raise ProtocolError("protocol.epoch_used", f"{asked.run} was admitted here with another document.")
-    config = home.config()
-    terms = unit_terms(document, config)
+    part = slice_of(home, document)
+    if described(part, document).digest() != view:
+        raise PolicyRefused("policy.view", "the view was changed while the run was looked at.", "Ask again.")
+    terms = unit_terms(document, part.public_size)
     base: BaseModel | None = None
     model = getattr(document, "model", None)
     if model is not None:
         base = ensure_model(model.base, revision=model.revision, digest=model.digest)
-    contract = getattr(document, "contract", None)
-    table = None
-    if contract is not None:
-        file = home.view(document.name)
-        audit.write(
-            "view.opened",
-            object=view,
-            run=asked.run,
-            rule="policy.allow",
-            recipe=digest,
-            source=file.name,
-            columns=sorted(contract.columns),
-            population=config.population,
-        )
-        table = read_table(file, contract)
-    for notice in table.notices if table else ():
-        audit.write("notice", run=asked.run, reason=notice, result="noted")
-    computation = api.load(document.computation)
-    shape = computation.shape(document, base)
-    check_half(computation, document)
-    check_figures(policy, document, shape, table)
-    if terms is not None:
-        _reserve(ledger, asked, requested, document, config, terms, policy.budget(config.population))
+    opened = None
+    if getattr(document, "contract", None) is not None:
+        opened = _open(home, audit, asked, document, digest, view, part)
+    try:
+        if opened is not None and opened.by_patient:
+            Lineage(home.lineage / "runs").check_population(part.population, opened.keys)
+        shape = _checked(policy, document, base, opened)
+        if terms is not None:
+            _reserve(ledger, asked, requested, document, part.population, terms, policy)
+        if opened is not None and isinstance(asked, Admit):
+            _remember(home, asked, requested, document, digest, view, part, opened, clock)
+    except BaseException:
+        if opened is not None:
+            opened.close()
+        raise
     return AdmittedRun(
         run=asked.run,
         requested=requested,
         document=document,
         digest=digest,
         view=view,
+        population=part.population,
         base=base,
         shape=shape,
-        table=table,
+        opened=opened,
         terms=terms,
     )
+
+
+def _open(
+    home: SiteHome,
+    audit: AuditLog,
+    asked: Ask | Admit,
+    document: Any,
+    digest: str,
+    view: str,
+    part: Slice,
+) -> Opened:
+    """Open the view, and log that it was, before and after."""
+    if part.source is None:
+        home.table(document.name)  # says why there is none
+    said: dict[str, Any] = {"object": view, "run": asked.run, "rule": "policy.allow"}
+    audit.write(
+        "view.opened",
+        **said,
+        recipe=digest,
+        source=part.source,
+        columns=sorted(document.contract.columns),
+        population=part.population,
+    )
+    opened = open_view(home, part, document, keep=isinstance(asked, Admit))
+    for step in opened.steps:
+        counts = [f"{what}: {count}" for what, count in step["counts"].items()]
+        audit.write("view.step", **said, step=step["name"], counts=counts)
+    for notice in opened.notices:
+        audit.write("notice", run=asked.run, reason=notice, result="noted")
+    return opened
+
+
+def _remember(
+    home: SiteHome,
+    asked: Admit,
+    requested: Requested,
+    document: Any,
+    digest: str,
+    view: str,
+    part: Slice,
+    opened: Opened,
+    clock: Clock,
+) -> None:
+    """Keep whose rows the run is computed from."""
+    derived = Derived(
+        run=asked.run,
+        document=document.name,
+        digest=digest,
+        project=requested.project.name,
+        requester=requested.requester.name,
+        view=view,
+        population=part.population,
+        snapshot=str(opened.digest),
+        by_patient=opened.by_patient,
+        admitted=stamp(clock()),
+    )
+    Lineage(home.lineage / "runs").record(derived, opened.keys)
+
+
+def _checked(policy: Policy, document: Any, base: BaseModel | None, opened: Opened | None) -> api.Shape:
+    """Return the shape of what would leave. Raises what refuses it."""
+    computation = api.load(document.computation)
+    shape = computation.shape(document, base)
+    check_half(computation, document)
+    check_figures(policy, document, shape, opened)
+    return shape
 
 
 def _reserve(
@@ -188,17 +256,17 @@ def _reserve(
     asked: Ask | Admit,
     requested: Requested,
     document: Any,
-    config: SiteConfig,
+    population: str,
     terms: UnitTerms,
-    budget: Any,
+    policy: Policy,
 ) -> None:
     """Reserve what the run may cost; for a question only see whether it could be."""
     cost = {
-        "population": config.population,
+        "population": population,
         "unit": document.privacy.unit,
         "epsilon": document.privacy.epsilon,
         "delta": document.privacy.delta,
-        "budget": budget,
+        "budget": policy.budget(population),
     }
     if isinstance(asked, Ask):
         ledger.check(**cost)

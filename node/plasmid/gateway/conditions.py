@@ -16,10 +16,10 @@ from typing import Any
 
 from plasmid.computations.api import Shape
 from plasmid.core.errors import PolicyRefused
-from plasmid.data.table import Table
 from plasmid.gateway.approval_files import Case
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.opening import Opened
 from plasmid.gateway.policy import Policy, read_policy, refuse
 from plasmid.gateway.projects import Requested
 from plasmid.gateway.requirements import Finding
@@ -95,15 +95,15 @@ def check_begin(
     return policy, view
 
 
-def check_figures(policy: Policy, document: Any, shape: Shape, table: Table | None) -> None:
-    """Refuse what the policy does not accept of the vector's *shape* and this site's *table*.
+def check_figures(policy: Policy, document: Any, shape: Shape, view: Opened | None) -> None:
+    """Refuse what the policy does not accept of the vector's *shape* and this site's *view*.
 
     Raises
     ------
     PolicyRefused
-        ``policy.bytes_out``, ``policy.cohort``, ``policy.dominance``.
+        ``policy.bytes_out``, ``policy.cohort``.
     """
-    refuse(list(policy.require.here(document, shape, table)))
+    refuse(list(policy.require.here(document, shape, view)))
 
 
 def check_isolation(policy: Policy, level: IsolationLevel) -> None:

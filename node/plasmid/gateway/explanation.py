@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from plasmid.computations import api
 from plasmid.core.errors import PlasmidError
-from plasmid.data.csv import read_table
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.opening import open_view
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.requirements import cohort, most_bytes
-from plasmid.gateway.views import view_of
+from plasmid.gateway.views import described, slice_of
 from plasmid.models.store import ensure_model
 from plasmid.privacy.budgets import Population
 from plasmid.protocol.plan import attempts
@@ -33,6 +33,7 @@ Section = Literal["what runs", "on which rows", "what will leave", "what it cost
 _PROSE = ("title", "task.description", "release.")
 _LONGEST = 200
 _COMPUTATIONS = {
+    "counts": "counts: a table of counts over public cells, and sums of one column in them",
     "mean": "mean: the count, mean and variance of one column, over all sites",
     "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
     "bundle": "bundle: the recipe's own Python computes a vector from the rows",
@@ -128,21 +129,25 @@ def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:
     if contract is None:
         yield Fact(section, "data", "none: it reads no row")
         return
-    view = view_of(home, document)
+    part = slice_of(home, document)
+    view = described(part, document)
     yield Fact(section, "population", view.population)
-    yield Fact(section, "file", view.source or "none: no data file of this site fits")
+    yield Fact(section, "source", view.source or "none: no data file of this site fits")
     columns = ", ".join(f"{visible(name)} ({column['type']})" for name, column in view.columns.items())
     yield Fact(section, "columns", f"{columns}; every other column stays unread")
     if view.patient is not None:
         yield Fact(section, "rows of one patient", f"those with equal {visible(view.patient)}")
     try:
-        table = read_table(home.view(document.name), contract)
+        opened = open_view(home, part, document, keep=False)
     except PlasmidError as error:
         yield Fact(section, "number", f"unknown: the data do not meet the contract ({error.code})")
         return
-    number, what = cohort(document, table)
+    for step in opened.steps:
+        counts = ", ".join(f"{what}: {count:,}" for what, count in step["counts"].items())
+        yield Fact(section, f"before: {step['name']}", f"{step['does']} {counts}".strip())
+    number, what = cohort(document, opened)
     patients = f" of {number:,} patients" if what == "patients" else ""
-    yield Fact(section, "number", f"{table.rows:,} {'row' if table.rows == 1 else 'rows'}{patients}")
+    yield Fact(section, "number", f"{opened.rows:,} {'row' if opened.rows == 1 else 'rows'}{patients}")
 
 
 def _leaves(document: Any) -> Iterator[Fact]:
@@ -180,7 +185,7 @@ def _leaves(document: Any) -> Iterator[Fact]:
 
 def _costs(home: SiteHome, policy: Policy | None, document: Any) -> Iterator[Fact]:
     section: Section = "what it costs"
-    privacy, population = document.privacy, home.config().population
+    privacy, population = document.privacy, slice_of(home, document).population
     if privacy.unit == "none":
         yield Fact(section, "privacy budget", "nothing: it promises no differential privacy")
         return

@@ -13,6 +13,7 @@ Rules
    again gets the stored bytes, another one for that slot, or an older slot, is refused.
 5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
    non-finite value is refused, size is not (that would leak). Computations hold no clip, noise or ledger.
+   What has cells and no privacy unit is subject to the rules of :mod:`plasmid.gateway.cell_rules`.
 6. What the log or the ledger cannot record does not leave, nor does anything while the owner's pause is in
    force.
 """
@@ -20,6 +21,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.gateway.admission import AdmittedRun, Answer, admit
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.cell_rules import controlled
 from plasmid.gateway.charges import logged
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
 from plasmid.gateway.disclosure import public
@@ -44,10 +47,13 @@ from plasmid.gateway.marks import Marks
 from plasmid.gateway.output import bounded
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
+from plasmid.gateway.policy import Policy
 from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
 from plasmid.gateway.released import released
 from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.views import slice_of
+from plasmid.privacy.evidence import Evidence
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import Words, add_noise, encode
 from plasmid.privacy.rotation import rotate
@@ -69,7 +75,16 @@ from plasmid.protocol.messages import (
 )
 from plasmid.protocol.revocation import Revocation
 
-Computation = Callable[[Manifest], NDArray[Any]]
+
+@dataclass(frozen=True)
+class Summed:
+    """The raw vector of a sum in cells, and what the site's own worker says about their people."""
+
+    vector: NDArray[Any]
+    evidence: Evidence | None
+
+
+Computation = Callable[[Manifest], NDArray[Any] | Summed]
 """Runs the site half for one manifest and returns the raw vector, float [length]."""
 
 
@@ -141,6 +156,9 @@ class Gateway:
                 clock=self._clock,
             )
             if isinstance(request, Admit):
+                before = self._runs.get(request.run)
+                if before is not None and before.opened is not None:
+                    before.opened.close()
                 self._runs[request.run] = admitted
             self.audit.write(
                 "accepted",
@@ -200,6 +218,8 @@ class Gateway:
     def forget(self, run: str) -> None:
         """Drop a run and its secrets; a reservation of which nothing was spent is given back."""
         admitted = self._runs.pop(run, None)
+        if admitted is not None and admitted.opened is not None:
+            admitted.opened.close()
         if admitted is not None and admitted.terms is not None:
             self.ledger.release(run)
 
@@ -235,7 +255,8 @@ class Gateway:
         ProjectRefused
             ``project.not_signed_here``: the owner has left the run's project since.
         PolicyRefused
-            ``policy.attempts``: the run has no attempt left to charge.
+            ``policy.attempts``: the run has no attempt left to charge; ``policy.overlap``: with what left
+            before it would tell about very few people.
         SiteFailed
             ``site.paused``.
         StorageError
@@ -268,8 +289,21 @@ class Gateway:
             slot=manifest.slot,
         )
         noised = manifest.mechanism == "dp-sgd"
-        vector, norm = bounded(computation(manifest), shape, noised=noised)
-        self._check_may_leave(admitted)  # it may have changed while this was computed
+        made = computation(manifest)
+        raw, evidence = (made.vector, made.evidence) if isinstance(made, Summed) else (made, None)
+        vector, norm = bounded(raw, shape, noised=noised)
+        policy = self._check_may_leave(admitted)  # it may have changed while this was computed
+        vector, suppressed = controlled(
+            admitted.document,
+            vector,
+            evidence,
+            disclosure=policy.require.disclosure,
+            min_cohort=policy.require.min_cohort,
+            folder=self.home.lineage / slice_of(self.home, admitted.document).population,
+            run=manifest.run,
+            digest=admitted.digest,
+        )
+        vector = np.clip(vector, -shape.bound, shape.bound) if suppressed else vector  # rounded up beyond it
         words = self._protect(admitted, manifest, vector, digest)
         answer = self._answer(admitted, manifest, digest, pack("words", words))
         self.audit.write(
@@ -279,12 +313,16 @@ class Gateway:
             bytes=len(answer.body),
             isolation=self.isolation,
             **self._released(admitted, manifest, shape, vector, norm),
+            **suppressed,
         )
         admitted.last = (attempt, digest, answer)
         return answer
 
-    def _check_may_leave(self, admitted: AdmittedRun) -> None:
-        """Refuse what the owner has paused, a project that he has left, and a requester who was revoked."""
+    def _check_may_leave(self, admitted: AdmittedRun) -> Policy:
+        """Refuse what the owner has paused, a project that he has left, and a requester who was revoked.
+
+        Returns the policy that holds now.
+        """
         check_running(self.home)
         self.projects.check(admitted.project.digest())
         self._revoked.check(admitted.requested.requester.key)
@@ -297,6 +335,7 @@ class Gateway:
             admitted.view,
         )
         check_isolation(policy, self.isolation)
+        return policy
 
     def _released(
         self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, vector: NDArray[Any], norm: float

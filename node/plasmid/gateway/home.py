@@ -3,16 +3,19 @@
 site.yaml      name, organisation, data, public size       policy.yaml   what may run (absent: nothing)
 keys.json      private keys, encrypted                     peers.yaml    confirmed identities
 tls.pem, ca.pem   the outer belt                           audit/        every decision, under a Merkle root
-data/          one CSV, or <recipe name>.csv per recipe    ledger.jsonl  privacy spent, per population
+data/          one table, or <recipe name>.csv per recipe  ledger.jsonl  privacy spent, per population
 runs/          last key epoch and signed round per run     heads.json    newest ledger lines of peers
 projects/      the projects that this site has signed      people/       the owner's people, their own keys
 approvals/     what waits for approval, what was signed    paused.json   who paused it, and why (absent: not)
 revoked.json   who may not take part any more              status.json   what the running node last said
-scratch/       private folders of workers, while they run
+connections.yaml   where data are, without secrets         views/        what of them a recipe may see
+lineage/       who was in which run, and in released statistics
+data.key       secret of keyed hashes and date shifts      scratch/      private files of readers and workers
 """
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from plasmid.core.errors import DataError, UsageError
 from plasmid.core.files import write_atomic
 from plasmid.core.settings import dump_settings, read_settings
+from plasmid.data.settings import table_kind, table_name
 from plasmid.gateway.keystore import KEYS_FILE, stated_key
 from plasmid.privacy.statements import IsolationLevel, SiteName
 from plasmid.protocol.enrolment import Organisation
@@ -35,7 +39,7 @@ class SiteConfig(BaseModel):
     Attributes
     ----------
     data
-        A folder or a CSV file, relative to the site's folder.
+        A folder or a file, relative to the site's folder.
     public_size
         The rounded number of units (records, or patients) that the owner makes public; needed by documents
         with a privacy unit.
@@ -51,6 +55,8 @@ class SiteConfig(BaseModel):
         What one worker may use.
     devices
         What a worker may reach beside memory and processors.
+    retention_days
+        How long it is known who was in which run (:mod:`plasmid.gateway.retention`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -64,6 +70,7 @@ class SiteConfig(BaseModel):
     isolation: IsolationLevel | Literal["best"] = "best"
     limits: Limits = Limits()
     devices: list[Device] = []
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 3650
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,36 @@ class SiteHome:
         """The folder of :class:`plasmid.gateway.people.People`."""
         return self.folder / "people"
 
+    @property
+    def connections(self) -> Path:
+        """The file of :class:`plasmid.data.settings.Connections`; it may be absent."""
+        return self.folder / "connections.yaml"
+
+    @property
+    def views(self) -> Path:
+        """The folder of view files, ``<recipe name>.yaml`` each."""
+        return self.folder / "views"
+
+    @property
+    def scratch(self) -> Path:
+        """Where readers and workers keep what ends with them."""
+        return self.folder / "scratch"
+
+    @property
+    def lineage(self) -> Path:
+        """The folder of :class:`plasmid.gateway.overlap.Overlap`, one folder for each population."""
+        return self.folder / "lineage"
+
+    def data_key(self) -> bytes:
+        """Return the site's 32 secret bytes for keyed hashes of people and for date shifts; drawn once.
+
+        It outlives a rotation of the identity. Raises StorageError where it cannot be kept.
+        """
+        path = self.folder / "data.key"
+        if not path.exists():
+            write_atomic(path, secrets.token_bytes(32).hex().encode() + b"\n", mode=0o600)
+        return bytes.fromhex(path.read_text().strip())
+
     def config(self) -> SiteConfig:
         """Return ``site.yaml``. Raises UsageError (``usage.no_site``) where there is none."""
         path = self.folder / "site.yaml"
@@ -162,23 +199,23 @@ class SiteHome:
         """The site's raw public key in hexadecimal. Raises KeysError (``keys.absent``, ``keys.damaged``)."""
         return stated_key(self.keys)
 
-    def view(self, document_name: str) -> Path:
-        """Return the CSV that documents called *document_name* may read.
+    def table(self, document_name: str) -> Path:
+        """Return the file in the data folder that documents called *document_name* may read.
 
         Raises
         ------
         DataError
-            ``data.absent``: neither ``<document name>.csv`` nor exactly one CSV is there.
+            ``data.absent``: neither one called so nor exactly one table is there.
         """
         data = (self.folder / self.config().data).resolve()
         if data.is_file():
             return data
-        named = data / f"{document_name}.csv"
-        found = [named] if named.is_file() else sorted(data.glob("*.csv"))
+        tables = sorted(path for path in data.glob("*") if path.is_file() and table_kind(path))
+        found = [path for path in tables if table_name(path) == document_name] or tables
         if len(found) != 1:
             raise DataError(
                 "data.absent",
-                f"{data} holds {len(found)} CSV files and none is called {named.name}.",
-                "Put one CSV there, or name it after the recipe.",
+                f"{data} holds {len(tables)} tables and not one called {document_name}.csv.",
+                "Put one table there, name it after the recipe, or write a view ('plasmid data map').",
             )
         return found[0]

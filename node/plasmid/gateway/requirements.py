@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from plasmid.computations.api import Shape
 from plasmid.core.clock import stamp
-from plasmid.data.table import Table
+from plasmid.gateway.cell_rules import Disclosure
 from plasmid.gateway.hours import Hours
+from plasmid.gateway.opening import Opened
 from plasmid.privacy.ring import TAIL
 from plasmid.privacy.rotation import padded_length
 from plasmid.protocol.body import body_bytes
@@ -81,12 +81,11 @@ class Requirements(BaseModel):
         Most rounds, most optimiser steps in one round, largest rank of LoRA factors; None for no limit.
     max_bytes_out
         Largest size of all vectors that may leave in one run, spare attempts included; None for no limit.
+    disclosure
+        The rules for what leaves without a privacy unit; see :class:`~plasmid.gateway.cell_rules.Disclosure`.
     min_cohort
         Fewest people in the view at this site: patients where the document names their column, else rows;
         None for no limit. A refusal tells one bit about the true number.
-    max_share
-        Largest share of one row in the sum of a query's column at this site, by absolute values, where no
-        privacy unit hides it; None for no limit. A refusal tells one bit, too.
     isolation
         The weakest isolation of the worker that is accepted.
     hours
@@ -109,7 +108,7 @@ class Requirements(BaseModel):
     max_rank: int | None = Field(default=None, ge=1)
     max_bytes_out: int | None = Field(default=None, ge=1)
     min_cohort: int | None = Field(default=None, ge=1)
-    max_share: float | None = Field(default=None, gt=0, lt=1)
+    disclosure: Disclosure = Disclosure()
     isolation: Literal["bubblewrap", "container", "sandlock", "landlock", "none"] = "none"
     hours: Hours | None = None
     error_detail: Literal["code", "sentence"] = "sentence"
@@ -150,8 +149,8 @@ class Requirements(BaseModel):
                 "policy.hours", "hours", f"it is {stamp(now)}", f"{self.hours}{following}", open_now
             )
 
-    def here(self, document: Any, shape: Shape, table: Table | None) -> Iterator[Finding]:
-        """Yield what the lines say that need the vector's *shape* and this site's *table*."""
+    def here(self, document: Any, shape: Shape, view: Opened | None) -> Iterator[Finding]:
+        """Yield what the lines say that need the vector's *shape* and this site's *view*."""
         if self.max_bytes_out is not None:
             most = most_bytes(document, shape)
             yield Finding(
@@ -161,8 +160,8 @@ class Requirements(BaseModel):
                 f"up to {self.max_bytes_out:,}",
                 most <= self.max_bytes_out,
             )
-        if self.min_cohort is not None and table is not None:
-            number, what = cohort(document, table)
+        if self.min_cohort is not None and view is not None:
+            number, what = cohort(document, view)
             yield Finding(
                 "policy.cohort",
                 "min_cohort",
@@ -170,14 +169,15 @@ class Requirements(BaseModel):
                 f"{self.min_cohort:,} or more",
                 number >= self.min_cohort,
             )
-        if self.max_share is not None and table is not None and document.privacy.unit == "none":
-            share = largest_share(document, table)
+        share = self.disclosure.max_parameters_share
+        if (document.computation, document.privacy.unit) == ("bundle", "none") and share and view is not None:
+            number, what = cohort(document, view)
             yield Finding(
-                "policy.dominance",
-                "max_share",
-                f"one row has {share:.1%} of a column's sum here",
-                f"up to {self.max_share:.1%}",
-                share <= self.max_share,
+                "policy.parameters",
+                "disclosure.max_parameters_share",
+                f"the vector holds {shape.schema.size:,} numbers about {number:,} {what} here",
+                f"up to {share:g} for each",
+                shape.schema.size <= share * number,
             )
 
 
@@ -195,21 +195,10 @@ def most_bytes(document: Any, shape: Shape) -> int:
     return attempts(document) * body_bytes("words", length + TAIL, dtype) + extra
 
 
-def cohort(document: Any, table: Table) -> tuple[int, str]:
-    """Return how many people a table shows, and what was counted: patients, or else rows."""
+def cohort(document: Any, view: Opened) -> tuple[int, str]:
+    """Return how many people a view shows, and what was counted: patients, or else rows."""
     patient = getattr(getattr(document, "data", None), "patient", None)
-    if patient is None:
-        return table.rows, "rows"
-    return len(table.groups(patient)), "patients"
-
-
-def largest_share(document: Any, table: Table) -> float:
-    """Return the largest part of one row in the sum that a query asks for, 0 to 1; 0 for other documents."""
-    if document.computation != "mean":
-        return 0.0
-    sizes = [abs(float(cell)) for cell in table.columns[document.column] if cell is not None]
-    total = math.fsum(sizes)
-    return max(sizes) / total if total else 1.0 / max(1, len(sizes))
+    return (view.rows, "rows") if patient is None else (view.people, "patients")
 
 
 def _least(code: str, name: str, given: int, least: int) -> Finding:

@@ -12,13 +12,17 @@ from __future__ import annotations
 from typing import Any
 
 from plasmid.core.errors import DataError, PolicyRefused
-from plasmid.gateway.home import SiteConfig
 from plasmid.protocol.messages import UnitTerms
 from plasmid.protocol.plan import attempts, sampling_rate, step_noise
 
 
-def unit_terms(document: Any, config: SiteConfig) -> UnitTerms | None:
+def unit_terms(document: Any, size: int | None) -> UnitTerms | None:
     """Return the terms of *document* at a site, None without a privacy unit.
+
+    Parameters
+    ----------
+    size
+        The public size N of the view; None where its owner has declared none.
 
     Raises
     ------
@@ -33,12 +37,11 @@ def unit_terms(document: Any, config: SiteConfig) -> UnitTerms | None:
     tries = attempts(document)
     if privacy.unit == "site":
         return UnitTerms(public_size=None, rate=1.0, noise_multiplier=None, attempts=tries)
-    size = config.public_size
     if size is None:
         raise DataError(
             "data.no_public_size",
             f"the document protects a {privacy.unit}, and this site has not said how many it holds.",
-            "Put a rounded number, public from now on, into site.yaml as 'public_size'.",
+            "Put a rounded number, public from now on, into site.yaml or the view's file as 'public_size'.",
         )
     if privacy.delta * size >= 1.0:
         raise PolicyRefused(

@@ -14,16 +14,16 @@ from typing import Any
 
 from plasmid.computations import api
 from plasmid.core.errors import PlasmidError, PolicyRefused
-from plasmid.data.csv import read_table
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.conditions import isolation_finding, subject_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.opening import open_view
 from plasmid.gateway.peers import read_peers
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.quorum import Standing
 from plasmid.gateway.requirements import Finding
-from plasmid.gateway.views import view_digest
+from plasmid.gateway.views import slice_of, view_digest
 from plasmid.models.store import ensure_model
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.approval import Subject
@@ -111,7 +111,7 @@ def _organisations(home: SiteHome, policy: Policy, project: Project) -> Finding:
 
 def _figures(home: SiteHome, policy: Policy, document: Any) -> tuple[list[Finding], str]:
     require = policy.require
-    if require.max_bytes_out is None and require.min_cohort is None and require.max_share is None:
+    if require.max_bytes_out is None and require.min_cohort is None:
         return [], ""
     try:
         model, contract = getattr(document, "model", None), getattr(document, "contract", None)
@@ -119,17 +119,18 @@ def _figures(home: SiteHome, policy: Policy, document: Any) -> tuple[list[Findin
             model.base, revision=model.revision, digest=model.digest
         )  # fmt: skip
         shape = api.load(document.computation).shape(document, base)
-        table = None if contract is None else read_table(home.view(document.name), contract)
+        part = slice_of(home, document)
+        view = None if contract is None else open_view(home, part, document, keep=False)
     except PlasmidError as error:
         return [], f"{error.message} [{error.code}]"
-    return list(require.here(document, shape, table)), ""
+    return list(require.here(document, shape, view)), ""
 
 
 def _budget(home: SiteHome, policy: Policy, document: Any) -> list[Finding]:
     privacy = document.privacy
     if privacy.unit == "none":
         return []
-    population = home.config().population
+    population = slice_of(home, document).population
     said = f"the run costs epsilon {privacy.epsilon:g} and delta {privacy.delta:g} for one {privacy.unit}"
     try:
         budget = policy.budget(population)

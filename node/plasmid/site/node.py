@@ -24,8 +24,9 @@ from pydantic import BaseModel
 
 from plasmid.core.clock import now
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, SiteFailed, place
+from plasmid.gateway.cell_rules import layout_of, person_key
 from plasmid.gateway.conditions import check_start
-from plasmid.gateway.gateway import Gateway
+from plasmid.gateway.gateway import Gateway, Summed
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.pause import check_running
@@ -93,7 +94,8 @@ class _Run(threading.Thread):
         try:
             admitted = self.node.gateway.run(self.run_id)
             document = admitted.document.model_dump(mode="json")
-            self._session.open(document, admitted.base, admitted.table)
+            rows = None if admitted.opened is None else admitted.opened.descriptor
+            self._session.open(document, admitted.base, rows)
             while not self.ended.is_set():
                 for message in self._waiting():
                     self._answer(message)
@@ -184,9 +186,12 @@ class _Run(threading.Thread):
             self.pulse = _Pulse(manifest.round, step, steps)
 
         audit = manifest.phase == "audit"
-        return self._session.compute(
+        layout, opened = layout_of(document), admitted.opened
+        vector = self._session.compute(
             state,
+            cells=None if layout is None or opened is None else (layout, opened.rows),
             order={
+                "cells": None if layout is None else person_key(gateway.home.data_key()).hex(),
                 "phase": manifest.phase,
                 "seed": local_seed(document.seed, gateway.site, manifest.round),
                 "sampling": sampling(document, admitted.terms),
@@ -195,6 +200,7 @@ class _Run(threading.Thread):
             dtype=np.dtype(np.float64) if audit else shape.dtype,
             progress=progress,
         )
+        return vector if layout is None else Summed(vector, self._session.evidence)
 
 
 def local_seed(seed: int, site: str, round_: int) -> int:

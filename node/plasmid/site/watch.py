@@ -7,7 +7,8 @@ Rules
    goes on with the old one. One that another process has renewed is taken up.
 3. A policy that stops to parse is said in the node's log, once, with file and line; the gateway refuses
    whatever would leave from then on.
-4. Nothing that goes wrong here ends the node.
+4. What is kept of past runs is purged when its time is over, once an hour.
+5. Nothing that goes wrong here ends the node.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.conditions import policy_problem
 from plasmid.gateway.pause import check_running
+from plasmid.gateway.retention import purge_expired
 from plasmid.site.enrol import Credential
 from plasmid.site.membership import renew, validity
 from plasmid.site.status import write_status
@@ -33,6 +35,7 @@ LOOK_S = 0.25
 STATUS_S = 2.0
 CERTIFICATE_S = 60.0
 RETRY_S = 600.0
+RETENTION_S = 3600.0
 
 
 class Watch:
@@ -44,7 +47,7 @@ class Watch:
         self._credential = Credential(node.gateway.home.folder)
         self._shown = self._changed()
         self._policy = policy_problem(node.gateway.home)
-        self._next_status = self._next_certificate = 0.0
+        self._next_status = self._next_certificate = self._next_retention = 0.0
 
     def run(self, ended: threading.Event) -> None:
         """Look until *ended* is set."""
@@ -69,6 +72,9 @@ class Watch:
         if time.monotonic() >= self._next_certificate:
             self._next_certificate = time.monotonic() + CERTIFICATE_S
             self._renew()
+        if time.monotonic() >= self._next_retention:
+            self._next_retention = time.monotonic() + RETENTION_S
+            purge_expired(self._node.gateway.home, self._node.gateway.audit, clock=self._clock)
 
     def _look_at_policy(self) -> None:
         problem = policy_problem(self._node.gateway.home)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table
 from plasmid.privacy.noise import generator
 from plasmid.recipes.bundle import Bundle
@@ -84,7 +85,7 @@ class Apart:
             raise failure()
 
     def vectors(
-        self, state: NDArray[np.float64], table: Table, *, stop: Callable[[], None]
+        self, state: NDArray[np.float64], table: Table | Snapshot, *, stop: Callable[[], None]
     ) -> Iterator[NDArray[np.float64]]:
         """Yield the vectors of the records of *table* that have one, float64 [size], in random order.
 
@@ -106,9 +107,7 @@ class Apart:
             stop()
             time.sleep(max(0.0, began + turn * self._turn_s - time.monotonic()))
             index = int(ticket)
-            row = (
-                {name: cells[index] for name, cells in table.columns.items()} if index < table.rows else None
-            )
+            row = table.record(index) if index < table.rows else None
             answer = self._answer(row)
             if answer is None:
                 silent += row is not None

@@ -21,7 +21,8 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from plasmid.data.table import Table, concatenate
+from plasmid.data.snapshot import Snapshot
+from plasmid.data.table import Joined, Table, concatenate
 from plasmid.models.specs import Cell
 from plasmid.privacy.audit import planned_guesses
 from plasmid.recipes.columns import (
@@ -30,6 +31,8 @@ from plasmid.recipes.columns import (
     CategoryColumn,
     IdentifierColumn,
     LabelColumn,
+    MoleculeColumn,
+    NucleotideColumn,
     NumberColumn,
     ProteinColumn,
     TextColumn,
@@ -58,15 +61,18 @@ class Canaries:
         The site's rows, then those canaries whose coin says so: what is trained on.
     """
 
-    def __init__(self, recipe: Recipe, table: Table, count: int) -> None:
+    def __init__(self, recipe: Recipe, table: Table | Snapshot, count: int) -> None:
         source = secrets.SystemRandom()
         columns = {
             name: [_cell(recipe.data.columns[name], recipe.task.labels, source) for _ in range(count)]
-            for name in table.columns
+            for name in table.names
         }
         self.rows = Table(columns, count)
         self._included = np.array([bool(source.getrandbits(1)) for _ in range(count)])
-        self.table = concatenate([table, self.rows.subset(np.flatnonzero(self._included))])
+        kept = self.rows.subset(np.flatnonzero(self._included))
+        self.table: Table | Joined = (
+            concatenate([table, kept]) if isinstance(table, Table) else Joined(table, kept)
+        )
 
     def guess(self, score: npt.NDArray[np.floating]) -> tuple[int, int]:
         """Return (guesses, right).
@@ -87,6 +93,13 @@ def _cell(column: AnyColumn, labels: tuple[str, ...], source: Random) -> Cell:
         case ProteinColumn():
             length = source.randint(math.ceil(column.max_length / 2), column.max_length)
             return "".join(source.choices(sorted(RESIDUES), k=length))
+        case NucleotideColumn():
+            length = source.randint(math.ceil(column.max_length / 2), column.max_length)
+            return "".join(source.choices("ACGT", k=length))
+        case MoleculeColumn():
+            # Each of these atoms takes the two bonds of a chain, so any order of them is a molecule.
+            length = source.randint(math.ceil(column.max_length / 2), column.max_length)
+            return "".join(source.choices("CNOS", k=length))
         case TextColumn():
             words = (
                 "".join(source.choices(string.ascii_lowercase, k=source.randint(*_LETTERS)))

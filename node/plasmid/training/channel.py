@@ -7,11 +7,15 @@ Rules
 2. A frame is ``header length (4 bytes) | body length (8 bytes) | JSON header | body``, both capped
    before they are read.
 3. When one end goes, the other reads end-of-file: neither process outlives the other.
+4. A frame may carry one open file: rows go from process to process without being copied, and without a name
+   that a third one could open. Who expects files says so, and finds ``descriptor`` in the header, which no
+   header can claim by itself; from everybody else the kernel throws them away.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -48,18 +52,26 @@ class Channel:
         self._end = end
         self._sending = threading.Lock()
 
-    def send(self, header: dict[str, Any], body: Body = b"") -> None:
-        """Send one frame. Raises ChannelClosed."""
+    def send(self, header: dict[str, Any], body: Body = b"", *, descriptor: int | None = None) -> None:
+        """Send one frame, with an open file if there is one. Raises ChannelClosed."""
         text = json.dumps(header, allow_nan=False).encode()
+        lengths = _LENGTHS.pack(len(text), len(body))
         try:
             with self._sending:
-                self._end.sendall(_LENGTHS.pack(len(text), len(body)) + text)
+                if descriptor is None:
+                    self._end.sendall(lengths)
+                else:  # the file comes with the first byte, whatever else of the frame does
+                    sent = socket.send_fds(self._end, [lengths], [descriptor])
+                    self._end.sendall(lengths[sent:])
+                self._end.sendall(text)
                 self._end.sendall(body)
         except OSError as error:
             raise ChannelClosed from error
 
-    def receive(self, *, most_bytes: int = MAX_BODY_BYTES) -> tuple[dict[str, Any], Body]:
-        """Return the next frame.
+    def receive(
+        self, *, most_bytes: int = MAX_BODY_BYTES, files: bool = False
+    ) -> tuple[dict[str, Any], Body]:
+        """Return the next frame; with *files*, ``descriptor`` in its header is an open file, or None.
 
         Raises
         ------
@@ -67,12 +79,35 @@ class Channel:
         ProtocolError
             ``protocol.frame``: a body over *most_bytes*, or as :func:`parse_header`.
         """
-        header_bytes, body_bytes = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
-        if header_bytes > MAX_HEADER_BYTES or body_bytes > most_bytes:
-            raise ProtocolError(
-                "protocol.frame", f"a frame of {header_bytes} + {body_bytes} bytes is too large."
-            )
-        return parse_header(bytes(self._exactly(header_bytes))), self._exactly(body_bytes)
+        lengths, descriptor = self._lengths() if files else (self._exactly(_LENGTHS.size), None)
+        try:
+            header_bytes, body_bytes = _LENGTHS.unpack(lengths)
+            if header_bytes > MAX_HEADER_BYTES or body_bytes > most_bytes:
+                raise ProtocolError(
+                    "protocol.frame", f"a frame of {header_bytes} + {body_bytes} bytes is too large."
+                )
+            header = parse_header(bytes(self._exactly(header_bytes)))
+            body = self._exactly(body_bytes)
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+        return ({**header, "descriptor": descriptor} if files else header), body
+
+    def _lengths(self) -> tuple[Body, int | None]:
+        try:
+            start, descriptors, _, _ = socket.recv_fds(self._end, _LENGTHS.size, 1)
+        except OSError as error:
+            raise ChannelClosed from error
+        if not start:
+            raise ChannelClosed
+        found = descriptors[0] if descriptors else None
+        try:
+            return start + self._exactly(_LENGTHS.size - len(start)), found
+        except BaseException:
+            if found is not None:
+                os.close(found)
+            raise
 
     def close(self) -> None:
         """Close this end, also for a thread that is blocked in it."""

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. The base model and the encoded table are kept between calls; every call starts from the state it is
+1. The base model and the encoded table are kept between calls (rows that are no table in memory are encoded
+   as they are drawn, and forgotten); every call starts from the state it is
    given with a fresh optimiser. The same state, steps and seed give the same result on the same machine.
 2. Three groups of parameters with a learning rate each: LoRA factors, head, covariate weights. Factors with
    a rate of 0 are frozen: they stay as they are given, have no part in clip and noise, and the encoder runs
@@ -27,7 +28,7 @@ from accelerate import Accelerator
 
 from plasmid.computations import finetune
 from plasmid.core.errors import DataError, RunFailed
-from plasmid.data.table import Table
+from plasmid.data.table import Drawn, Table
 from plasmid.models.adapter import AdapterSchema, Vector
 from plasmid.models.batches import Batch, Rows
 from plasmid.models.encoder import AdaptedModel
@@ -53,7 +54,8 @@ class Engine:
     Parameters
     ----------
     table
-        Holds the recipe's input, label and covariate columns.
+        Holds the recipe's input, label and covariate columns. Anything but a :class:`Table` is larger than
+        memory: of it, only the rows of the present step are looked at.
     device
         ``"auto"`` is a GPU if there is one, else the CPU; or ``"cpu"``.
     progress
@@ -82,7 +84,7 @@ class Engine:
         self,
         recipe: Recipe,
         base: BaseModel,
-        table: Table,
+        table: Table | Drawn,
         *,
         device: str = "auto",
         progress: Callable[[int, int], None] | None = None,
@@ -106,11 +108,16 @@ class Engine:
         self.schema: AdapterSchema = self._model.schema
         self.precision = chosen_precision(recipe.training.precision, self._accelerator.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        self._rows = self._encode(table.columns, label_column=recipe.data.label)
-        self._records = np.arange(len(self._rows), dtype=np.int64)[:, None]
+        self._table = table
+        self._rows: Rows | None = None
+        if isinstance(table, Table):
+            self._rows = self._encode(table.columns, label_column=recipe.data.label)
+        else:
+            self._model.check_length(recipe.max_length)
+        self._records = np.arange(table.rows, dtype=np.int64)[:, None]
         person = recipe.data.patient
         self._patients: list[Indices] | None = None
-        if person is not None and person in table.columns:
+        if person is not None and person in table.names:
             self._patients = [np.array(rows, np.int64) for rows in table.groups(person)]
         self._frozen: Vector | None = None
         if recipe.training.lora_lr == 0:
@@ -141,15 +148,15 @@ class Engine:
         """
         self._model.set_state(state)
         optimizer = self._optimizer()
-        rows = self._cached_rows()
-        batches = order(len(rows), self._recipe.training.batch, steps, seed)
+        self._cache()
+        batches = order(self._table.rows, self._recipe.training.batch, steps, seed)
         for done in range(1, steps + 1):
             self._stop_if_asked()
             if sampling is not None:
-                gradients = self._clipped_sum(rows, sampling).noised_mean(sampling)
+                gradients = self._clipped_sum(sampling).noised_mean(sampling)
                 for parameter, gradient in zip(self._model.learning().values(), gradients, strict=True):
                     parameter.grad = gradient
-            elif not self._gradient(rows, next(batches)):
+            elif not self._gradient(next(batches)):
                 raise _not_finite(f"the loss of step {done} of {steps}")
             optimizer.step()
             optimizer.zero_grad()
@@ -170,7 +177,8 @@ class Engine:
         """
         self._model.set_state(state)
         self._stop_if_asked()
-        total = self._clipped_sum(self._cached_rows(), sampling)
+        self._cache()
+        total = self._clipped_sum(sampling)
         self._health.end_call()
         if self._progress is not None:
             self._progress(1, 1)
@@ -189,8 +197,9 @@ class Engine:
             else torch.optim.AdamW(groups, weight_decay=0.0)
         )
 
-    def _gradient(self, rows: Rows, chosen: Indices) -> bool:
+    def _gradient(self, chosen: Indices) -> bool:
         """Set the gradient of the mean loss of the *chosen* rows; return whether that loss is finite."""
+        rows, chosen = self._encoded(chosen)
         loss = self._losses(rows, chosen).mean()
         if not torch.isfinite(loss):
             return False
@@ -201,7 +210,7 @@ class Engine:
         self._health.note(learning, gradients, rows.covariates[chosen])
         return True
 
-    def _clipped_sum(self, rows: Rows, sampling: UnitSampling) -> ClippedSum:
+    def _clipped_sum(self, sampling: UnitSampling) -> ClippedSum:
         units = self._records if sampling.unit == "record" else self._patients
         if units is None:
             raise DataError(
@@ -210,6 +219,8 @@ class Engine:
                 "Name it as data.patient in the recipe.",
             )
         drawn = draw(units, sampling, generator())
+        rows, places = self._encoded(np.concatenate(drawn) if drawn else np.empty(0, np.int64))
+        drawn = np.split(places, np.cumsum([len(unit) for unit in drawn])[:-1]) if drawn else []
         learning = self._model.learning()
         scales = {
             parameter: sampling.scale.get(name, 1.0)
@@ -225,7 +236,7 @@ class Engine:
         )
         if drawn:
             total.add(drawn, rows.lengths)
-            self._health.note(learning, total.values(), rows.covariates[np.concatenate(drawn)])
+            self._health.note(learning, total.values(), rows.covariates[places])
         return total
 
     def _gather(self, rows: Rows, chosen: Indices) -> Gathered:
@@ -291,16 +302,25 @@ class Engine:
             label_column=label_column,
         )
 
-    def _cached_rows(self) -> Rows:
+    def _cache(self) -> None:
+        """Compute once what the model's frozen part makes of the encoded table, where that pays and fits."""
+        if self._rows is None:
+            return
         if self._recipe.training.lora_lr == 0:
             factors = self._model.factors()
             if self._frozen is None or not np.array_equal(factors, self._frozen):
                 self._rows = self._model.pooled(self._rows, dtype=self._dtype, on_batch=self._stop_if_asked)
                 self._frozen = factors
-            return self._rows
-        if self._rows.hidden is None and self._fits(self._rows, self._dtype):
+        elif self._rows.hidden is None and self._fits(self._rows, self._dtype):
             self._rows = self._model.cached(self._rows, dtype=self._dtype, on_batch=self._stop_if_asked)
-        return self._rows
+
+    def _encoded(self, chosen: Indices) -> tuple[Rows, Indices]:
+        """Return encoded rows, and where in them the *chosen* rows of the table are."""
+        if self._rows is not None:
+            return self._rows, chosen
+        drawn = self._table.subset(chosen)
+        rows = self._encode(drawn.columns, label_column=self._recipe.data.label)
+        return rows, np.arange(len(chosen), dtype=np.int64)
 
     def _fits(self, rows: Rows, dtype: torch.dtype) -> bool:
         return len(rows.ids) * self._model.head.in_features * dtype.itemsize <= MAX_CACHE_BYTES

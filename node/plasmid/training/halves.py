@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table
 from plasmid.training.apart import Apart
 from plasmid.training.bundle import BundleCode, as_losses, as_vector, called
@@ -68,7 +69,7 @@ class BundleHalf:
         view = MappingProxyType({name: tuple(cells) for name, cells in table.columns.items()})
         return as_vector(called("vector", self._function, state, view, self._settings), self._size)
 
-    def vectors(self, state: Vector, table: Table, stop: Callable[[], None]) -> Iterator[Vector]:
+    def vectors(self, state: Vector, table: Table | Snapshot, stop: Callable[[], None]) -> Iterator[Vector]:
         """Yield the vectors of the records that have one, float64 [size], in no order that means anything.
 
         Raises
@@ -79,9 +80,8 @@ class BundleHalf:
         if self._apart is not None:
             yield from self._apart.vectors(state, table, stop=stop)
             return
-        for index in range(table.rows):
+        for row in table.records():
             stop()
-            row = {name: cells[index] for name, cells in table.columns.items()}
             value = called("per_record", self._function, state, row, self._settings)
             if value is not None:
                 yield as_vector(value, self._size)

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ModelError
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.models.adapter import Vector, adapter_schema
 from plasmid.models.artifact import Adapter, read_adapter, write_adapter
@@ -130,7 +130,7 @@ def read_for(adapter: Adapter, path: Path, *, labels: bool) -> Table:
     ModelError
         ``model.adapter_invalid``: the adapter's columns are no data contract.
     DataError
-        As :func:`plasmid.data.csv.read_table`.
+        As :func:`plasmid.data.reading.read_table`.
     """
     about = adapter.about
     try:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.computations.api import Layout
 from plasmid.core.errors import PlasmidError, from_dict
-from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
+from plasmid.privacy.evidence import Evidence
 from plasmid.protocol.body import Body, body_bytes, pack, unpack
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.isolation.guard import Notice
@@ -33,13 +34,20 @@ class WorkerSession:
     def __init__(self, launcher: Launcher, log: Path, *, read: Sequence[Path] = (), notice: Notice) -> None:
         self._worker = launcher.launch(log, read=read, notice=notice)
         self._opened = self._foreign = False
+        self.evidence: Evidence | None = None
         self._ending = threading.Lock()
 
-    def open(self, document: dict[str, Any], base: BaseModel | None, table: Table | None) -> None:
-        """Send what the run needs; the worker warms up while the caller goes on."""
+    def open(self, document: dict[str, Any], base: BaseModel | None, rows: int | None) -> None:
+        """Send what the run needs; the worker warms up while the caller goes on.
+
+        Parameters
+        ----------
+        rows
+            Descriptor of the view's snapshot, which stays the caller's; None where no row is read.
+        """
         self._foreign = document.get("bundle") is not None
         named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
-        self._send({"type": "open", "document": document, "base": named}, table.to_bytes() if table else b"")
+        self._send({"type": "open", "document": document, "base": named}, descriptor=rows)
 
     def compute(
         self,
@@ -49,13 +57,16 @@ class WorkerSession:
         length: int,
         dtype: np.dtype[Any],
         progress: Progress,
+        cells: tuple[Layout, int] | None = None,
     ) -> NDArray[Any]:
-        """Return the worker's vector, *dtype* [length].
+        """Return the worker's vector, *dtype* [length]; :attr:`evidence` is what it says about its cells.
 
         Parameters
         ----------
         order
             ``phase``, ``seed`` and ``sampling`` of the compute frame; see :mod:`plasmid.training.worker`.
+        cells
+            The layout of a sum in cells, and the most records; None where no evidence is asked for.
 
         Raises
         ------
@@ -65,11 +76,16 @@ class WorkerSession:
             What the worker itself reported.
         """
         most = body_bytes("vector", length, dtype)
+        if cells is not None:
+            most = max(most, evidence_bytes(*cells))
+        self.evidence = None
         while not self._opened:
             self._opened = self._receive(progress, most)[0]["type"] == "opened"
         self._send({"type": "compute", **order}, pack("state", state))
         while True:
             header, body = self._receive(progress, most)
+            if header["type"] == "cells" and cells is not None:
+                self.evidence = _evidence(header, body, cells[0])
             if header["type"] == "result":
                 return unpack(body, "vector", length=length, dtype=dtype)
 
@@ -87,9 +103,9 @@ class WorkerSession:
         """The channel to the worker."""
         return self._worker.channel
 
-    def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
+    def _send(self, header: dict[str, Any], body: bytes = b"", *, descriptor: int | None = None) -> None:
         try:
-            self.channel.send(header, body)
+            self.channel.send(header, body, descriptor=descriptor)
         except ChannelClosed as error:
             raise self._worker.why() from error
 
@@ -105,6 +121,21 @@ class WorkerSession:
                 return header, body
             if not self._foreign:
                 progress(int(header["step"]), int(header["steps"]))
+
+
+def evidence_bytes(layout: Layout, records: int) -> int:
+    """Return the size of the evidence of so many records."""
+    return 16 * records + 8 * layout.cells * (1 + 3 * layout.numbers)
+
+
+def _evidence(header: Mapping[str, Any], body: Body, layout: Layout) -> Evidence | None:
+    """Return the evidence of a frame, None if it is none: without it nothing in cells leaves."""
+    try:
+        return Evidence.from_bytes(
+            bytes(body), records=int(header["records"]), cells=layout.cells, numbers=layout.numbers
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _constant(header: Mapping[str, Any]) -> PlasmidError:

@@ -13,9 +13,11 @@ Rules
    whose row it fails is nobody's to know.
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
-4. Frames in: ``open`` (document, base; body: table), ``compute`` (phase, seed, and sampling: the fields of
-   :class:`~plasmid.training.dp.UnitSampling`, or None; body: state), ``stop``. Frames out: ``opened``,
-   ``progress`` (step, steps), ``result`` (body: vector), ``error``.
+4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, seed,
+   sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
+   key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
+   (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``result`` (body:
+   vector), ``error``.
 """
 
 from __future__ import annotations
@@ -35,15 +37,19 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
-from plasmid.data.table import Table
+from plasmid.data.snapshot import Snapshot
+from plasmid.data.table import Joined, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
+from plasmid.training.evidence import evidence_of
 from plasmid.training.halves import BundleHalf
 
 Frame = tuple[dict[str, Any], Body]
+IN_MEMORY_BYTES = 256 * 2**20
+"""A larger snapshot stays in its file, from which rows are taken as they are drawn."""
 
 _OUT_OF_MEMORY = SiteFailed(
     "site.sandbox",
@@ -56,12 +62,15 @@ class Session:
     """One run inside the worker."""
 
     def __init__(self, channel: Channel, stop: threading.Event, frame: Frame) -> None:
-        header, body = frame
+        header, _ = frame
         self._channel = channel
         self._stop = stop
         self.document: Any = parse_document(header["document"])
         self.computation: Any = api.load(self.document.computation)
-        self.table = Table.from_bytes(bytes(body)) if body else None
+        rows = header.get("descriptor")
+        snapshot = None if rows is None else Snapshot(rows)
+        large = snapshot is not None and snapshot.nbytes > IN_MEMORY_BYTES
+        self.table: Table | Snapshot | None = snapshot if snapshot is None or large else snapshot.table()
         base: BaseModel | None = None
         if header["base"] is not None:
             base = open_model(
@@ -80,7 +89,7 @@ class Session:
             assert base is not None, "a document with a loss names a base model"
             assert self.table is not None, "a document with a loss has a contract"
             document: Any = self.document
-            table = self.table
+            table: Table | Snapshot | Joined = self.table
             if document.privacy.audit is not None:
                 from plasmid.training.canaries import Canaries
 
@@ -106,7 +115,9 @@ class Session:
         header, body = frame
         state = unpack(body, "state", length=self.shape.schema.size, dtype=self.dtype)
         if self._bundle is None:
-            return self._computed(state, header)
+            vector = self._computed(state, header)
+            self._tell_cells(header.get("cells"))
+            return vector
         try:
             return self._computed(state, header)
         except RunFailed as error:
@@ -129,7 +140,8 @@ class Session:
                 return self._sum_of_records(state, header["sampling"])
             case _ if self._bundle is not None:
                 assert self.table is not None, "a document with a bundle has a contract"
-                return self._bundle.vector(state, self.table)
+                whole = self.table.table() if isinstance(self.table, Snapshot) else self.table
+                return self._bundle.vector(state, whole)
             case _:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
@@ -161,14 +173,24 @@ class Session:
             total += bounded if norm <= clip else bounded * (clip / norm)
         return total
 
+    def _tell_cells(self, key: str | None) -> None:
+        """Send what the gateway's rules against disclosure need beside the sum, if it asked for that."""
+        layout = api.layout(self.computation, self.document)
+        if key is None or layout is None:
+            return
+        assert self.table is not None, "a document with cells has a contract"
+        found = evidence_of(
+            self.computation, self.document, layout, self.table.records(), key=bytes.fromhex(key)
+        )
+        self._channel.send({"type": "cells", "records": int(found.where.size)}, found.to_bytes())
+
     def _vectors(self, state: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
         assert self.table is not None, "a document with records has a contract"
         if self._bundle is not None:
             yield from self._bundle.vectors(state, self.table, self._stop_if_asked)
             return
-        for index in range(self.table.rows):
+        for row in self.table.records():
             self._stop_if_asked()
-            row = {name: values[index] for name, values in self.table.columns.items()}
             record = self.computation.per_record(self.document, state, row)
             if record is not None:
                 yield record
@@ -186,7 +208,7 @@ def serve(channel: Channel) -> None:
     def read() -> None:
         try:
             while True:
-                frame = channel.receive()
+                frame = channel.receive(files=True)
                 if frame[0]["type"] == "stop":
                     stop.set()
                 else:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from plasmid.core.errors import PlasmidError, RunFailed, place
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
 from plasmid.models.store import open_model
 from plasmid.recipes.documents import parse_document

@@ -36,7 +36,7 @@ from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.core.errors import LinkError, PlasmidError, RunFailed, SiteFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase, draw_passphrase

@@ -16,7 +16,7 @@ from plasmid.client.embedded import Embedded
 from plasmid.client.progress import RunProgress
 from plasmid.client.run import Run
 from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.gateway.passphrase import from_file
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.recipes.digest import recipe_digest

@@ -2,10 +2,12 @@
 
 Rules
 -----
-1. Proteins: counts of every k-mer of 1 to 3 residues, wherever it stands. Texts: tf-idf of words. Beside
-   them the recipe's own covariates, encoded as the adapter's head gets them. Then logistic regression (L2).
+1. Proteins, nucleotides and SMILES: counts of every k-mer of 1 to 3 letters, wherever it stands. Texts:
+   tf-idf of words. Beside them the recipe's own covariates, encoded as the adapter's head gets them. Then
+   logistic regression (L2).
 2. The strength of the L2 penalty is fixed here, once for each kind of input. It was chosen by
-   cross-validation within the training rows of the shipped recipes (leave one donor out; three folds).
+   cross-validation within the training rows of the shipped recipes (leave one donor out; three folds). None
+   of those reads nucleotides or molecules yet: they take the proteins'.
 3. The features are fitted on the same rows as the model: a site alone knows only its own k-mers and words.
 """
 
@@ -24,7 +26,7 @@ from plasmid.models.specs import encode_covariates
 from plasmid.recipes.schema import Recipe
 
 KMERS = (1, 3)
-C = {"protein": 0.1, "text": 30.0}
+C = {"protein": 0.1, "nucleotide": 0.1, "molecule": 0.1, "text": 30.0}
 """The inverse of the penalty's strength, as scikit-learn has it."""
 _ITERATIONS = 1000
 
@@ -93,7 +95,7 @@ def simple_scores(recipe: Recipe, sites: Mapping[str, Table], test: Table) -> di
 def _vectoriser(recipe: Recipe) -> Any:
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
-    if recipe.input_kind == "protein":
+    if recipe.input_kind != "text":
         return CountVectorizer(analyzer="char", ngram_range=KMERS, lowercase=False)
     return TfidfVectorizer(sublinear_tf=True)
 

@@ -11,13 +11,17 @@ Rules
    record and sums) or ``vector`` (finished and opaque; the node clips it as a whole). A document may carry
    that half itself, as a bundle; its computation is then the public half alone.
 4. :meth:`Computation.advance` is pure and sees the decoded sum only.
-5. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
+5. A ``per_record`` half that counts or sums in cells may say so (``table``, ``cell``, ``amounts``, see
+   :class:`Cellular`); without a privacy unit the node then applies its rules against disclosure to them.
+6. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -67,6 +71,26 @@ class Shape:
         return np.dtype("<f4" if self.bits == 32 else "<f8")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a vector without a privacy unit consists of: ``numbers`` tables of ``shape``, then one of flags.
+
+    Attributes
+    ----------
+    counted
+        Whether the first table holds counts of records, which add up along its axes.
+    """
+
+    shape: tuple[int, ...]
+    numbers: int
+    counted: bool
+
+    @property
+    def cells(self) -> int:
+        """The number of cells of one table."""
+        return math.prod(self.shape)
+
+
 class Computation(Protocol):
     """The module-level interface of a computation; see the module's rules."""
 
@@ -80,6 +104,26 @@ class Computation(Protocol):
 
     def advance(self, document: Any, shape: Shape, state: State, total: State, sites: int) -> State:
         """Return the next public state from the decoded sum of *sites* contributions."""
+
+
+class Cellular(Protocol):
+    """What a computation with cells has besides."""
+
+    def table(self, document: Any) -> Layout:
+        """Return the layout of the vector without a privacy unit; records leave the flags 0."""
+
+    def cell(self, document: Any, row: Mapping[str, Any]) -> int | None:
+        """Return the record's cell in the flat table, None for a record that is left out."""
+
+    def amounts(self, document: Any, row: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return what the record adds to each number, in the column's own unit: dominance is about size."""
+
+
+def layout(computation: Computation, document: Any) -> Layout | None:
+    """Return where a document's cells are; None for one under a privacy unit, or without cells."""
+    if document.privacy.unit != "none" or not hasattr(computation, "table"):
+        return None
+    return cast(Cellular, computation).table(document)
 
 
 def site_half(computation: Computation, document: Any) -> SiteHalf:

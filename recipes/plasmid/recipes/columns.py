@@ -25,6 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWY")
 """The 20 amino acids. B, J, O, U, X, Z, ``*`` and gaps are not among them: base models map them to [UNK]."""
 
+NUCLEOTIDES = frozenset("ACGTN")
+"""The four bases, and N for one that is not known. U is read as T; other IUPAC codes are not among them."""
+
+SMILES_CHARACTERS = frozenset("ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnoprstuvwxyz0123456789#$%()*+-./:=@[\\]")
+"""What OpenSMILES is written with: no blank, so no extension behind one; no reaction (``>``)."""
+
 DEFAULT_MAX_ROWS = 1_000_000
 
 
@@ -57,6 +63,31 @@ class ProteinColumn(_Column):
     type: Literal["protein"]
     max_length: Annotated[int, Field(ge=1, le=8192)]
     too_long: Literal["truncate", "refuse"] = "refuse"
+
+
+class NucleotideColumn(_Column):
+    """A DNA or RNA sequence; lower case is read as upper case, U as T.
+
+    Models of DNA know A, C, G, T and N in upper case; those of RNA that are told apart by U take T for it.
+    ``max_length`` is in nucleotides; a longer sequence is cut at its end, with a notice, or refused.
+    """
+
+    type: Literal["nucleotide"]
+    max_length: Annotated[int, Field(ge=1, le=65_536)]
+    too_long: Literal["truncate", "refuse"] = "refuse"
+
+
+class MoleculeColumn(_Column):
+    """A small molecule as SMILES.
+
+    Only its characters are checked: whether it is a molecule, and its canonical form, are the business of
+    where it comes from. ``max_length`` is in characters; a longer one is refused, for a part of a SMILES is
+    another molecule, or none.
+    """
+
+    type: Literal["molecule"]
+    max_length: Annotated[int, Field(ge=1, le=8192)]
+    too_long: Literal["refuse"] = "refuse"
 
 
 class TextColumn(_Column):
@@ -100,11 +131,18 @@ Bounds = Annotated[tuple[float, float], Field(strict=False)]
 
 
 class NumberColumn(_Column):
-    """A decimal number within ``bounds`` (both ends included), a whole one if ``integer``."""
+    """A decimal number within ``bounds`` (both ends included), a whole one if ``integer``.
+
+    ``unit`` is the UCUM code of what it is measured in; a site whose column is in another unit says so in its
+    mapping, and values are converted. ``decimals`` rounds to so many places, so that a value that was converted
+    equals one that was not.
+    """
 
     type: Literal["number"]
     bounds: Bounds
     integer: bool = False
+    unit: Word | None = None
+    decimals: Annotated[int, Field(ge=0, le=12)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> NumberColumn:
@@ -124,13 +162,16 @@ class IdentifierColumn(_Column):
     type: Literal["identifier"]
 
 
-AnyColumn = ProteinColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn | IdentifierColumn
+SequenceColumn = ProteinColumn | NucleotideColumn | MoleculeColumn
+"""What is read letter by letter: no tokenizer makes more tokens of one than it has letters, and two."""
+
+AnyColumn = SequenceColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn | IdentifierColumn
 Column = Annotated[AnyColumn, Field(discriminator="type")]
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What :func:`plasmid.data.csv.read_table` needs to know.
+    """What :func:`plasmid.data.reading.read_table` needs to know.
 
     Attributes
     ----------

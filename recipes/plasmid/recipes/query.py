@@ -1,4 +1,4 @@
-"""Documents beside recipes: the mean of one column, and a sum of nothing that measures the path.
+"""Documents beside recipes: the mean of one column, a table of counts, and a sum of nothing for the path.
 
 Rules
 -----
@@ -6,7 +6,8 @@ Rules
 2. ``mean`` sums ``(x, x², 1)`` over the cells of one number column within public bounds; a missing
    cell is skipped, and one outside the bounds makes the site's table invalid.
 3. ``max_rows`` is part of the document because the sum's range follows from it.
-4. ``ping`` reads no data: every site contributes zeros of the given length.
+4. ``counts`` is in :mod:`plasmid.recipes.counts`.
+5. ``ping`` reads no data: every site contributes zeros of the given length.
 """
 
 from __future__ import annotations
@@ -23,32 +24,18 @@ from plasmid.recipes.columns import (
     ColumnName,
     Contract,
     NumberColumn,
-    Strict,
     Words,
 )
-from plasmid.recipes.protection import Limits, Protection, masked_limits, unit_limits
-from plasmid.recipes.schema import Name, Recipe, Seed
+from plasmid.recipes.counts import CountsDocument
+from plasmid.recipes.protection import Limits, Protection
+from plasmid.recipes.question import Question
+from plasmid.recipes.schema import Name, Recipe
 
 MEAN_NORM = 3**0.5
 """L2 norm of the longest record of ``mean``, (1, 1, 1)."""
 
 
-class _Document(Strict):
-    federation: Limits = Field(default_factory=Limits)
-    privacy: Protection = Field(default_factory=Protection)
-    seed: Seed = 0
-
-    def _check_limits(self) -> None:
-        found = [*masked_limits(self.federation, self.privacy), *unit_limits(self.privacy)]
-        if self.privacy.mechanism == "dp-sgd":
-            found.append((("privacy", "mechanism"), "dp-sgd is for training; queries share noise"))
-        if self.privacy.unit == "patient":
-            found.append((("privacy", "unit"), "a query protects a record or a site, it has no patients"))
-        if found:
-            raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what in found))
-
-
-class QueryDocument(_Document):
+class QueryDocument(Question):
     """The mean and variance of ``column`` over all sites' rows."""
 
     computation: Literal["mean"] = "mean"
@@ -75,7 +62,7 @@ class QueryDocument(_Document):
         return Contract({self.column: column}, (), self.max_rows)
 
 
-class PingDocument(_Document):
+class PingDocument(Question):
     """``rounds`` sums of ``length`` zeros."""
 
     computation: Literal["ping"] = "ping"
@@ -88,8 +75,13 @@ class PingDocument(_Document):
         return self
 
 
-def noised(epsilon: float | None, delta: float | None) -> Protection | None:
+def noised(epsilon: float | None, delta: float | None, norm: float = MEAN_NORM) -> Protection | None:
     """Return the protection of a query with differential privacy for one record; None without *epsilon*.
+
+    Parameters
+    ----------
+    norm
+        The L2 norm of the longest record.
 
     Raises
     ------
@@ -104,9 +96,7 @@ def noised(epsilon: float | None, delta: float | None) -> Protection | None:
             f"no query has epsilon {epsilon} and delta {delta}.",
             "Give both: --epsilon above 0, and --delta above 0 and well below one in the number of records.",
         )
-    return Protection(
-        unit="record", mechanism="dp-fedsgd", epsilon=epsilon, delta=delta, record_clip=MEAN_NORM
-    )
+    return Protection(unit="record", mechanism="dp-fedsgd", epsilon=epsilon, delta=delta, record_clip=norm)
 
 
 def mean_from_recipe(recipe: Recipe, column: str, *, privacy: Protection | None = None) -> QueryDocument:
@@ -175,10 +165,11 @@ def _query_name(recipe_name: str) -> str:
     return f"mean-{recipe_name}"[:63]
 
 
-Document = Recipe | BundleRecipe | QueryDocument | PingDocument
+Document = Recipe | BundleRecipe | CountsDocument | QueryDocument | PingDocument
 
 _KINDS: dict[str, type[Document]] = {
     "bundle": BundleRecipe,
+    "counts": CountsDocument,
     "finetune": Recipe,
     "mean": QueryDocument,
     "ping": PingDocument,

@@ -23,6 +23,7 @@ from pathlib import Path
 from plasmid.core.errors import DataError
 
 MAX_LINE_CHARACTERS = 1_048_576
+csv.field_size_limit(MAX_LINE_CHARACTERS)  # of the process: the same bound for a cell as for a line
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _unreadable(path: Path, why: str) -> DataError:
 
 
 def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(_lines(path, file), strict=True)
+    reader = csv.reader(_lines(path, file), strict=True, skipinitialspace=True)
     problem: DataError | None = None
     while True:
         first = reader.line_num + 1

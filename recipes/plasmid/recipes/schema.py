@@ -22,6 +22,8 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.recipes.cohort import Cohort
+from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
     CategoryColumn,
@@ -30,8 +32,11 @@ from plasmid.recipes.columns import (
     Contract,
     IdentifierColumn,
     LabelColumn,
+    MoleculeColumn,
+    NucleotideColumn,
     NumberColumn,
     ProteinColumn,
+    SequenceColumn,
     Strict,
     TextColumn,
     Word,
@@ -104,10 +109,23 @@ class DirichletSplit(Strict):
 Split = Annotated[FilesSplit | DirichletSplit, Field(discriminator="kind")]
 
 
+class Holdout(Strict):
+    """Rows that no site trains on, kept for judging: by whole patients, or by rows.
+
+    Which ones follows from ``seed`` and the person (or the row's content) alone, so that it is the same at
+    every site and through every connector. ``share`` is that of patients, or rows, on average.
+    """
+
+    by: Literal["patient", "record"]
+    share: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed = 0
+
+
 class Data(Strict):
     """The data contract, and the demonstration data if the recipe ships some.
 
     ``patient`` names the identifier column whose equal cells are one person; needed by ``unit: patient``.
+    ``cohort`` says how rows come from dated events of people; None is one table of rows.
     """
 
     input: ColumnName
@@ -115,6 +133,8 @@ class Data(Strict):
     patient: ColumnName | None = None
     columns: Annotated[dict[ColumnName, Column], Field(min_length=2, max_length=1000)]
     split: Split | None = None
+    holdout: Holdout | None = None
+    cohort: Cohort | None = None
     max_rows: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_MAX_ROWS
 
 
@@ -210,14 +230,14 @@ class Recipe(Strict):
     def max_length(self) -> int:
         """The longest input in tokens, the two special ones included."""
         column = self.data.columns[self.data.input]
-        if isinstance(column, ProteinColumn):
+        if isinstance(column, SequenceColumn):
             return column.max_length + 2
         assert isinstance(column, TextColumn)
         return column.max_length
 
     @property
     def input_kind(self) -> str:
-        """``"protein"`` or ``"text"``."""
+        """``"protein"``, ``"nucleotide"``, ``"molecule"`` or ``"text"``."""
         return self.data.columns[self.data.input].type
 
     def head(self) -> HeadSpec:
@@ -267,7 +287,8 @@ def _task(task: Task) -> Iterator[tuple[Location, str]]:
 
 
 def _data(data: Data) -> Iterator[tuple[Location, str]]:
-    for role, kinds in (("input", (ProteinColumn, TextColumn)), ("label", (LabelColumn,))):
+    inputs = (ProteinColumn, NucleotideColumn, MoleculeColumn, TextColumn)
+    for role, kinds in (("input", inputs), ("label", (LabelColumn,))):
         name = getattr(data, role)
         column = data.columns.get(name)
         wanted = " or ".join(str(kind.model_fields["type"].annotation.__args__[0]) for kind in kinds)  # type: ignore[union-attr]
@@ -281,10 +302,14 @@ def _data(data: Data) -> Iterator[tuple[Location, str]]:
     for name, column in data.columns.items():
         if isinstance(column, LabelColumn) and isinstance(label, LabelColumn) and name != data.label:
             yield ("data", "columns", name), f"a second label column; data.label names {data.label!r}"
+    if data.cohort is not None:
+        yield from cohort_problems(data.cohort, data.columns)
 
 
 def _patient(data: Data) -> Iterator[tuple[Location, str]]:
     if data.patient is None:
+        if data.holdout is not None and data.holdout.by == "patient":
+            yield ("data", "patient"), "holdout by patient needs the name of an identifier column"
         return
     column = data.columns.get(data.patient)
     if column is None:

@@ -222,7 +222,7 @@ def _show(asked: _Asked, answer: Reply) -> None:
         mark = "accepts" if finding.accepted else "REFUSES"
         lines.append(f"  {mark}  {finding.rule}: {finding.given}; accepted is {finding.accepts}")
     if found.unknown:
-        lines.append(f"  not looked at: max_bytes_out, min_cohort, max_share ({found.unknown})")
+        lines.append(f"  not looked at: max_bytes_out, min_cohort, disclosure ({found.unknown})")
     answer.say(*map(plain, lines))
 
 

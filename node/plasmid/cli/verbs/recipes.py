@@ -10,7 +10,7 @@ import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.core.errors import UsageError
-from plasmid.data.csv import read_table
+from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.recipes import catalogue, templates
 from plasmid.recipes.load import ResolvedRecipe, load_recipe

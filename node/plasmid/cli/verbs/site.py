@@ -18,6 +18,7 @@ from plasmid.cli.verbs.site_keys import leave, rekey, rotate
 from plasmid.cli.verbs.site_outbox import outbox, page
 from plasmid.cli.verbs.site_peers import app as peers_app
 from plasmid.cli.verbs.site_peers import ask_for, keep_peers, peers_of, roster
+from plasmid.cli.verbs.site_retention import derived, purge
 from plasmid.cli.verbs.site_state import pause, resume, status
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import UsageError
@@ -220,6 +221,6 @@ def _digest(key: str) -> str:
     return sha256_hex(bytes.fromhex(key))
 
 
-for command in (status, pause, resume, leave, rekey, rotate, outbox, page):
+for command in (status, pause, resume, leave, rekey, rotate, outbox, page, purge, derived):
     app.command()(command)
 app.add_typer(peers_app, name="peers")

@@ -1,7 +1,9 @@
-"""Ask a question over all sites' rows: the mean of a column, or what a round costs."""
+"""Ask a question over all sites' rows: a mean, a table of counts, or what a round costs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +80,96 @@ def mean(
                 f"{column}: mean {result['mean']:.6g}, variance {result['variance']:.6g}, "
                 f"{result['count']} values at {result['sites']} sites"
             )
+        if result.get("suppressed_at"):
+            answer.say(f"suppressed at {result['suppressed_at']} of {result['sites']} sites")
+
+
+@app.command()
+def counts(
+    recipe: Annotated[str, typer.Option(help="Take columns, sites and limits from this recipe")],
+    by: Annotated[str, typer.Option(help="One to three columns: A[,B[,C]]")],
+    edges: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=E1,E2,...: where a number column is cut; repeatable")
+    ] = None,
+    sum_of: Annotated[str | None, typer.Option(help="Add up this number column in every cell")] = None,
+    missing: Annotated[str, typer.Option(help="cell: missing values have one; skip: left out")] = "cell",
+    sites: Annotated[Path | None, typer.Option(help="One CSV per site")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Differential privacy for one record; with --delta")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Below one in the number of records")] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="A deployed coordinator's URL; default: embedded")
+    ] = None,
+    project: ProjectOption = None,
+    passphrase_file: PassphraseFile = None,
+    port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
+    format: FormatOption = Format.text,  # noqa: A002 - the option's name
+) -> None:
+    """How many records are in each cell of a table over all sites, from a secure sum."""
+    with reply(format) as answer:
+        from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
+        from plasmid.recipes.load import load_recipe
+        from plasmid.recipes.query import noised
+        from plasmid.recipes.sites import materialise_sites
+        from plasmid.recipes.tables import counts_from_recipe
+
+        check_project(coordinator, project)
+        resolved = load_recipe(recipe, overrides={}, seed=None)
+        document = counts_from_recipe(
+            resolved.recipe,
+            [name.strip() for name in by.split(",")],
+            edges=dict(_edges(text) for text in edges or ()),
+            sum_of=sum_of,
+            missing=missing,
+            privacy=noised(epsilon, delta, 2**0.5 if sum_of else 1.0),
+        ).model_dump(mode="json")
+        work = home() / "data" / resolved.recipe.name
+        tables = {} if coordinator else materialise_sites(resolved, work, sites)
+        check_tables(tables, document, answer)
+        with federation(
+            coordinator, tables, sites_dir=sites, port=port, answer=answer, passphrase_file=passphrase_file
+        ) as (at, embedded):
+            done = plan_and_run(at, embedded, document, invited=None, project=project, yes=yes, answer=answer)
+            result = done.result()["answer"]
+        answer.data["result"] = result
+        answer.data["privacy"] = done.privacy()
+        answer.say(*table_lines(result))
+
+
+def table_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return the answer to ``counts`` as lines: one a cell, with the sum, and where it is a lower bound."""
+    lines = []
+    for place in product(*(range(len(axis["cells"])) for axis in result["axes"])):
+        named = ", ".join(
+            f"{axis['column']} {axis['cells'][at]}" for axis, at in zip(result["axes"], place, strict=True)
+        )
+        count, total, kept = (_at(result[name], place) for name in ("counts", "sums", "suppressed_at"))
+        line = f"{named}: {count}" + ("" if total is None else f", sum {total:.6g}")
+        if kept:
+            line += f" (suppressed at {kept} of {result['sites']} sites, lower bound)"
+        lines.append(line)
+    return lines
+
+
+def _at(nested: Any, place: tuple[int, ...]) -> Any:
+    for index in place:
+        nested = None if nested is None else nested[index]
+    return nested
+
+
+def _edges(text: str) -> tuple[str, list[float]]:
+    name, _, numbers = text.rpartition("=")
+    try:
+        return name, [float(part) for part in numbers.split(",")]
+    except ValueError:
+        problem = UsageError(
+            "usage.bounds",
+            f"--edges takes COLUMN=E1,E2,..., not {text!r}.",
+            "For example --edges age=0,40,60",
+        )
+    raise problem
 
 
 def _bounds(text: str) -> tuple[float, float]:

@@ -1,0 +1,414 @@
+"""Files as tables: CSV, Parquet, Arrow, FASTA, FASTQ and SD, by their endings, through a locked DuckDB.
+
+Rules
+-----
+1. Every file is a table called by its name without the ending (and without ``.gz``). A connection is a file
+   or a folder; what lies deeper is not looked at.
+2. DuckDB may read exactly those files and spill to one private folder; then external access is switched off
+   and the configuration locked. A query can reach nothing else, whatever it says.
+3. CSV is UTF-8 text as :mod:`plasmid.recipes.rows` reads it. DuckDB reads it first; where it finds anything
+   amiss, that reader, which is strict and knows lines, goes over the file and has the last word.
+4. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+from sqlglot import exp
+
+from plasmid.core.errors import DataError
+from plasmid.data.findings import HINTS, counted
+from plasmid.data.settings import ENDINGS, table_kind, table_name
+from plasmid.data.source import BATCH_ROWS, LocalTable, Trouble
+from plasmid.recipes.rows import MAX_LINE_CHARACTERS, open_csv
+
+MEMORY_LIMIT = "512MB"
+_KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z_][A-Za-z0-9_.-]*)=")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a connection."""
+
+    path: Path
+    kind: str
+
+
+def files_in(path: Path) -> dict[str, File]:
+    """Return the tables of a file or a folder by name, sorted.
+
+    Raises
+    ------
+    DataError
+        ``data.source_down``: nothing is there; ``data.source_empty``: no file with a known ending;
+        ``data.source_table``: two files are called alike.
+    """
+    if not path.exists():
+        raise DataError("data.source_down", f"there is nothing at {path}.", "Correct the connection's path.")
+    found: dict[str, File] = {}
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        kind = table_kind(each)
+        if kind is None or not each.is_file():
+            continue
+        name = table_name(each)
+        if name in found:
+            raise DataError(
+                "data.source_table",
+                f"{each.name} and {found[name].path.name} are both the table {name!r}.",
+                "Rename one of them, or move it to another folder.",
+            )
+        found[name] = File(each, kind)
+    if not found:
+        raise DataError(
+            "data.source_empty",
+            f"{path} holds no table.",
+            f"A table is a file that ends in {', '.join(sorted(ENDINGS))}.",
+        )
+    return found
+
+
+def locked(folder: Path, allowed: Sequence[Path]) -> duckdb.DuckDBPyConnection:
+    """Return a database in memory that can reach *allowed* files and spill to *folder*, and nothing else."""
+    connection = duckdb.connect(":memory:")
+    for setting, value in {
+        "memory_limit": MEMORY_LIMIT,
+        "temp_directory": str(folder),
+        "allowed_paths": [str(path) for path in allowed],
+        "enable_external_access": False,
+        "lock_configuration": True,
+    }.items():
+        connection.execute(f"SET {setting} = {exp.convert(value).sql('duckdb')}")
+    return connection
+
+
+def open_file(path: Path) -> FilesSource:
+    """Return the source of one file, the table ``rows``; CSV where its ending says nothing else."""
+    return FilesSource({"rows": File(path, table_kind(path) or "csv")})
+
+
+def open_files(path: Path, spill: Path | None = None) -> FilesSource:
+    """Return the source of the file or folder *path*; *spill* is where a private folder may be made."""
+    return FilesSource(files_in(path), spill)
+
+
+class FilesSource:
+    """See the module; implements :class:`plasmid.data.source.Source`."""
+
+    dialect = "duckdb"
+
+    def __init__(self, files: Mapping[str, File], spill: Path | None = None) -> None:
+        self.files = dict(files)
+        self._spill = spill
+        self._tables: dict[str, LocalTable] | None = None
+        self._troubles: list[Trouble] = []
+        self._problem: DataError | None = None
+        self._folder: Path | None = None
+        self._opened: duckdb.DuckDBPyConnection | None = None
+
+    @property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        if self._opened is None:
+            if self._spill is not None:
+                self._spill.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder = Path(tempfile.mkdtemp(prefix=".spill-", dir=self._spill))
+            self._opened = locked(self._folder, [one.path for one in self.files.values()])
+        return self._opened
+
+    def tables(self) -> Mapping[str, LocalTable]:
+        """Return the files' columns; reads headers only."""
+        if self._tables is None:
+            self._tables = {name: self._described(file) for name, file in self.files.items()}
+        return self._tables
+
+    def select(self, query: exp.Select) -> Iterator[pa.RecordBatch]:
+        """See :meth:`plasmid.data.source.Source.select`."""
+        text, self._problem = query.sql("duckdb"), None
+        names = {one.name for one in query.find_all(exp.Table)} & self.files.keys()
+        asked = {one.name for one in query.find_all(exp.Column)}
+        scans = {name: sum(one.name == name for one in query.find_all(exp.Table)) for name in names}
+        for name in names:
+            self._offer(name, asked, many=scans[name] > 1)
+        done, doubt = 0, any(self._holds_nul(name) for name in names)
+        if not doubt:
+            try:
+                for batch in self._run(text):
+                    yield batch
+                    done += batch.num_rows
+                return
+            except duckdb.Error:
+                doubt = True
+        if self._problem is not None:
+            raise self._problem
+        csv = [name for name in names if self.files[name].kind == "csv"]
+        for name in csv:
+            self._offer_carefully(name)
+        if not csv or (done and len(names) > 1):
+            raise self._unread(names)
+        try:
+            yield from self._run(f"{text} OFFSET {done}" if done else text)
+        except duckdb.Error:
+            doubt = False
+        if self._problem is not None:
+            raise self._problem
+        if not doubt:
+            raise self._unread(names)
+
+    def troubles(self) -> list[Trouble]:
+        """Return the ragged rows of CSV files."""
+        return list(self._troubles)
+
+    def locate(self, table: str, row: int) -> str:
+        """Return the line of a CSV file's row, else the row's number from 1."""
+        file = self.files.get(table)
+        if file is None or file.kind != "csv":
+            return f"row {row + 1}"
+        with open_csv(file.path) as content:
+            width = len(content.header)
+            sound = (line for line, cells in content.rows if len(cells) == width)
+            for place, line in enumerate(sound):
+                if place == row:
+                    return f"line {line}"
+        return f"row {row + 1}"
+
+    def close(self) -> None:
+        """End DuckDB and remove what it spilled."""
+        if self._opened is not None and self._folder is not None:
+            self._opened.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._opened = None
+
+    # -- how DuckDB sees each kind of file -----------------------------------------------------------
+
+    def _run(self, text: str) -> Iterator[pa.RecordBatch]:
+        reader = self._connection.sql(text).to_arrow_reader(BATCH_ROWS)
+        while True:
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            except (OSError, pa.ArrowException):
+                problem = duckdb.Error()
+            else:
+                yield batch
+                continue
+            raise problem
+
+    def _offer(self, name: str, asked: set[str], *, many: bool) -> None:
+        """Make table *name* known to DuckDB, with the columns *asked* for; *many* times read, it is kept."""
+        file, columns = self.files[name], self.tables()[name].columns
+        place, view = (
+            exp.convert(str(file.path)).sql("duckdb"),
+            exp.to_identifier(name, quoted=True).sql("duckdb"),
+        )
+        if file.kind == "csv":
+            with open_csv(file.path) as content:
+                header = content.header
+            spelled = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(header)))
+            given = ", ".join(
+                f"c{header.index(column)} AS {exp.to_identifier(column, quoted=True).sql('duckdb')}"
+                for column in columns
+            )
+            how = (
+                f"auto_detect = false, header = true, columns = {{{spelled}}}, delim = ',', quote = '\"',"
+                f" escape = '\"', strict_mode = true, max_line_size = {4 * MAX_LINE_CHARACTERS}"
+            )
+            rows = f"SELECT {given} FROM read_csv({place}, {how})"  # noqa: S608 - quoted names only
+            self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
+        elif file.kind == "parquet":
+            self._connection.execute(
+                f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM read_parquet({place})"  # noqa: S608
+            )
+        else:
+            wanted = [column for column in columns if column in asked]
+            self._offer_stream(name, file.kind, lambda: _stream(file, wanted), many=many)
+
+    def _offer_stream(
+        self, name: str, kind: str, batches: Callable[[], Iterable[pa.RecordBatch]], *, many: bool
+    ) -> None:
+        rows = iter(self._watched(batches()))
+        first = next(rows, None)
+        if self._problem is not None:
+            raise self._problem
+        if first is None:
+            raise DataError("data.empty", f"the {kind} table {name!r} has no rows.", "Give at least one.")
+        reader = pa.RecordBatchReader.from_batches(first.schema, _joined(first, rows))
+        with suppress(duckdb.Error):
+            self._connection.unregister(name)
+        if not many:
+            self._connection.register(name, reader)
+            return
+        self._connection.register("plasmid stream", reader)
+        view = exp.to_identifier(name, quoted=True).sql("duckdb")
+        try:
+            self._connection.execute(f'CREATE OR REPLACE TEMP TABLE {view} AS SELECT * FROM "plasmid stream"')  # noqa: S608
+        except duckdb.Error:
+            problem = self._problem or self._unread({name})
+        else:
+            problem = None
+        if problem is not None:
+            raise problem
+
+    def _offer_carefully(self, name: str) -> None:
+        """Replace a CSV table by what the strict reader says of its file."""
+        view = exp.to_identifier(name, quoted=True).sql("duckdb")
+        self._connection.execute(f"DROP VIEW IF EXISTS {view}")
+        file, columns = self.files[name], list(self.tables()[name].columns)
+        schema = pa.schema([(column, pa.string()) for column in columns])
+        rows = self._watched(self._strict(file.path, columns, schema))
+        self._connection.register(name, pa.RecordBatchReader.from_batches(schema, rows))
+
+    def _strict(self, path: Path, columns: list[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        ragged = [0, 0]
+        kept: list[list[str]] = []
+        with open_csv(path) as content:
+            places = [content.header.index(column) for column in columns]
+            for line, cells in content.rows:
+                if len(cells) != len(content.header):
+                    ragged = [ragged[0] + 1, ragged[1] or line]
+                    continue
+                kept.append([cells[place] for place in places])
+                if len(kept) == BATCH_ROWS:
+                    yield _batch(kept, schema)
+                    kept = []
+        if ragged[0]:
+            many = counted(ragged[0], "row")
+            self._troubles.append(
+                Trouble(
+                    "data.ragged_row",
+                    f"{many} with another number of cells than the header (first at line {ragged[1]})",
+                    HINTS["data.ragged_row"],
+                )
+            )
+        if kept:
+            yield _batch(kept, schema)
+
+    def _watched(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield *batches*; keep what they raise, which DuckDB would turn into an error of its own."""
+        try:
+            yield from batches
+        except DataError as error:
+            self._problem = error
+            self._problem.__traceback__ = None
+
+    def _holds_nul(self, name: str) -> bool:
+        file = self.files[name]
+        if file.kind != "csv" or not file.path.stat().st_size:
+            return False
+        with (
+            file.path.open("rb") as content,
+            mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        ):
+            return mapped.find(b"\0") >= 0
+
+    def _unread(self, names: Iterable[str]) -> DataError:
+        files = ", ".join(sorted(self.files[name].path.name for name in names)) or "the query"
+        return DataError(
+            "data.source_damaged", f"{files} cannot be read to the end.", "Check that the files are whole."
+        )
+
+    def _described(self, file: File) -> LocalTable:
+        match file.kind:
+            case "csv":
+                with open_csv(file.path) as content:
+                    header = content.header
+                names = [one for one in header if one]
+                repeated = {one: names.count(one) for one in names if names.count(one) > 1}
+                return LocalTable(dict.fromkeys(names, "text"), None, repeated)
+            case "parquet":
+                return _columnar(file.path, _parquet_schema)
+            case "arrow":
+                return _columnar(file.path, _arrow_schema)
+            case "sd":
+                from plasmid.data.sources.molecules import sd_columns
+
+                return LocalTable(sd_columns(file.path))
+            case _:
+                return LocalTable(_sequence_columns(file))
+
+
+def _stream(file: File, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a file that DuckDB does not read itself, with the *wanted* columns at least."""
+    if file.kind == "arrow":
+        yield from _arrow_batches(file.path)
+    elif file.kind == "sd":
+        from plasmid.data.sources.molecules import read_sd
+
+        yield from read_sd(file.path, columns=wanted)
+    else:
+        fixed, read = _sequences(file)
+        yield from read(file.path, keys=[column for column in wanted if column not in fixed])
+
+
+def _sequences(file: File) -> tuple[dict[str, str], Any]:
+    from plasmid.data.sources import sequences
+
+    if file.kind == "fasta":
+        return sequences.fasta_columns(), sequences.read_fasta
+    return sequences.fastq_columns(), sequences.read_fastq
+
+
+def _sequence_columns(file: File) -> dict[str, str]:
+    """Return the columns that every record has, and the keys (``key=value``) of the first descriptions."""
+    columns, read = _sequences(file)
+    first = next(read(file.path), None)
+    said = [] if first is None else first.column("description").slice(0, 1000).to_pylist()
+    keys = dict.fromkeys(key for text in said for key in _KEY.findall(text or ""))
+    return {**columns, **dict.fromkeys([key for key in keys if key not in columns][:100], "string")}
+
+
+def _columnar(path: Path, read: Callable[[Path], tuple[pa.Schema, int | None]]) -> LocalTable:
+    try:
+        schema, rows = read(path)
+    except (OSError, pa.ArrowException):
+        damaged = True
+    else:
+        damaged = False
+    if damaged:
+        raise DataError(
+            "data.source_damaged",
+            f"{path.name} is not what its ending says.",
+            "Check that the file is whole.",
+        )
+    names = schema.names
+    repeated = {one: names.count(one) for one in names if names.count(one) > 1}
+    return LocalTable({field.name: str(field.type) for field in reversed(schema)}, rows, repeated)
+
+
+def _parquet_schema(path: Path) -> tuple[pa.Schema, int | None]:
+    with pa.parquet.ParquetFile(path) as file:
+        return file.schema_arrow, file.metadata.num_rows
+
+
+def _arrow_schema(path: Path) -> tuple[pa.Schema, int | None]:
+    with pa.memory_map(str(path)) as mapped:
+        return pa.ipc.open_file(mapped).schema, None
+
+
+def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(path)) as mapped:
+        file = pa.ipc.open_file(mapped)
+        for index in range(file.num_record_batches):
+            yield file.get_batch(index)
+
+
+def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [pa.array(list(cells), pa.string()) for cells in zip(*rows, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _joined(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from rest

@@ -1,0 +1,273 @@
+"""SD files of small molecules (V2000 and V3000) as record batches, read by RDKit.
+
+Rules
+-----
+1. A record is a molfile, then data items, then ``$$$$``: CTfile Formats, BIOVIA, 2020. Files are cut into
+   records here, which gives every problem a record and a line; RDKit sees one molfile at a time.
+2. ``smiles`` is RDKit's canonical isomeric SMILES of the sanitised molecule, hydrogens implicit. Salts and
+   mixtures are kept as they are. A record without atoms has none: null.
+3. ``inchikey`` costs as much as all the rest, so it is there only for who asks for it by name.
+4. Every data item is a column of text, null where a record has none. An item whose name equals, letter case
+   aside, that of a column above or of an earlier item is called ``field_`` and its name.
+5. Molecules that RDKit refuses are counted to the end of the file and refused together: no row is dropped.
+6. RDKit's log, which quotes its input, is silent meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from plasmid.core.errors import DataError
+from plasmid.data.source import BATCH_ROWS
+from plasmid.data.sources.blocks import Block, Places, blocks
+
+MAX_RECORD_BYTES = 4 * 2**20
+MAX_FIELDS = 1000
+MAX_BATCH_BYTES = 32 * 2**20
+"""A batch is handed on at this size, however few rows it has."""
+
+_OWN = ("name", "smiles", "inchikey")
+_END = "\n$$$$"
+# Possessive, so that no line is gone through twice.
+_HEADER = re.compile(r"^>[^<\n]*+<([^\n]+)>[^<>\n]*+$", re.MULTILINE)
+_ITEM = re.compile(_HEADER.pattern + r"\n((?:[^\S\n]*+\S[^\n]*+\n)*+)(?:[^\S\n]*+\n)*+", re.MULTILINE)
+
+
+def sd_columns(path: Path) -> dict[str, str]:
+    """Return the columns that :func:`read_sd` yields of *path* -> their Arrow types.
+
+    Reads the whole file, without RDKit.
+
+    Raises
+    ------
+    DataError
+        As :func:`plasmid.data.sources.blocks.blocks`; ``data.not_sd``.
+    """
+    return dict.fromkeys(_listed(_fields(path)), str(pa.string()))
+
+
+def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the records of the SD file *path*.
+
+    Parameters
+    ----------
+    columns
+        Which, in this order: those of :func:`sd_columns`, and ``inchikey``. None is all but that. Without
+        ``smiles`` and ``inchikey`` no molecule is looked at.
+
+    Raises
+    ------
+    DataError
+        As :func:`plasmid.data.sources.blocks.blocks`; ``data.not_sd``; ``data.molecule_invalid``, after the
+        last record; ``data.source_table``: there is no such column; ``data.library_missing``: RDKit.
+    """
+    fields = _fields(path)
+    listed = _listed(fields)
+    wanted = listed if columns is None else list(columns)
+    strange = [name for name in wanted if name not in listed and name != "inchikey"]
+    if strange:
+        raise DataError(
+            "data.source_table",
+            f"{path} has no column {strange[0]!r}.",
+            f"It has {', '.join(listed[:50])}{' ...' if len(listed) > 50 else ''}, and inchikey.",
+        )
+    parse = _Molecules(path, smiles="smiles" in wanted, inchikey="inchikey" in wanted)
+    schema = pa.schema([(name, pa.string()) for name in wanted])
+    rows: list[dict[str, str | None]] = []
+    size = 0
+    for record in _records(path):
+        row: dict[str, str | None] = {"name": record.molfile.split("\n", 1)[0].strip()}
+        row |= {fields[name]: text for name, text in record.fields.items()}
+        row |= parse(record)
+        if parse.refused:
+            continue
+        rows.append(row)
+        size += record.size
+        if len(rows) == BATCH_ROWS or size > MAX_BATCH_BYTES:
+            yield _batch(rows, schema)
+            rows, size = [], 0
+    parse.raise_if_refused()
+    if rows:
+        yield _batch(rows, schema)
+
+
+def _batch(rows: Sequence[Mapping[str, str | None]], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict(
+        {name: [row.get(name) for row in rows] for name in schema.names}, schema
+    )
+
+
+def _listed(fields: Mapping[str, str]) -> list[str]:
+    return ["name", "smiles", *fields.values()]
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """Return the names of all data items -> their columns, in the order in which they first appear.
+
+    A line of text that looks like an item's header counts as one here: its column is null throughout.
+    """
+    found: dict[str, str] = {}
+    taken = {name.casefold() for name in _OWN}
+    for block in blocks(path, _whole, most=MAX_RECORD_BYTES):
+        for header in dict.fromkeys(_lines_of_headers(block)):
+            match = _HEADER.match(header.decode("utf-8").rstrip())
+            if match is None or (name := match[1].strip()) in found:
+                continue  # reading the records tells what is wrong
+            column = name
+            while column.casefold() in taken:
+                column = f"field_{column}"
+            taken.add(column.casefold())
+            found[name] = column
+        if len(found) > MAX_FIELDS:
+            raise DataError(
+                "data.not_sd",
+                f"{path}: more than {MAX_FIELDS} different data items up to line "
+                f"{block.line + len(block.breaks)}.",
+                "Leave out items that are not needed.",
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One record: its number and first line, from 1, its molfile with ``M  END``, data items, characters."""
+
+    number: int
+    line: int
+    molfile: str
+    fields: dict[str, str]
+    size: int
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    number = 0
+    for block in blocks(path, _whole, most=MAX_RECORD_BYTES):
+        text, line, place = _text(block), block.line, 0
+        while (end := text.find(_END, place)) >= 0:
+            number += 1
+            yield _record(path, number, line, text[place : end + 1])
+            after = text.index("\n", end + len(_END)) + 1
+            line += text.count("\n", place, after)
+            place = after
+        if text[place:].strip():
+            raise _error(path, number + 1, line, "no $$$$ ends this record; the file may be cut off")
+
+
+def _lines_of_headers(block: Block) -> Iterator[bytes]:
+    starts = block.breaks[:-1] + 1
+    which = np.flatnonzero(block.letters[starts] == ord(">"))
+    raw = bytes(block.letters)
+    for start, end in zip(starts[which].tolist(), block.breaks[which + 1].tolist(), strict=True):
+        yield raw[start:end]
+
+
+def _text(block: Block) -> str:
+    text = bytes(block.letters).decode("utf-8")
+    return text.replace("\r\n", "\n") if "\r" in text else text
+
+
+def _whole(buffer: bytearray, filled: int, breaks: Places) -> int:
+    place = buffer.rfind(_END.encode(), 0, filled)
+    following = int(np.searchsorted(breaks, place, side="right"))
+    if place < 0 or following == len(breaks):  # none, or its line goes on
+        place = buffer.rfind(_END.encode(), 0, max(place, 0))
+        following = int(np.searchsorted(breaks, place, side="right"))
+    return int(breaks[following]) + 1 if place >= 0 else 0
+
+
+def _record(path: Path, number: int, line: int, text: str) -> _Record:
+    end = text.find("\nM  END")
+    if end < 0:
+        raise _error(path, number, line, "a record without the line 'M  END'")
+    end = place = text.index("\n", end + 1) + 1
+    fields: dict[str, str] = {}
+    for item in _ITEM.finditer(text, end):
+        start = item.start()
+        if start > place and text[place:start].strip():
+            break
+        name, value = item.groups()
+        name = name.strip()
+        if name in fields:
+            where = line + text.count("\n", 0, start)
+            raise _error(path, number, where, "a data item that the record has already")
+        fields[name] = value[:-1]
+        place = item.end()
+    if text[place:].strip():
+        place += len(text[place:]) - len(text[place:].lstrip())
+        where = line + text.count("\n", 0, place)
+        raise _error(
+            path, number, where, "a line that belongs to no data item, or a data item without <name>"
+        )
+    return _Record(number, line, text[:end], fields, len(text))
+
+
+def _error(path: Path, number: int, line: int, what: str) -> DataError:
+    return DataError(
+        "data.not_sd",
+        f"{path}: record {number}, line {line}: {what}.",
+        "A record is a molfile up to 'M  END', then items of '> <name>', lines of text and a blank line, "
+        "then a line '$$$$'.",
+    )
+
+
+class _Molecules:
+    """Molfiles to identifiers, and the count of those that RDKit refuses."""
+
+    def __init__(self, path: Path, *, smiles: bool, inchikey: bool) -> None:
+        self.refused = 0
+        self._path, self._smiles, self._inchikey = path, smiles, inchikey
+        self._first: _Record | None = None
+        self._chem: Any = None
+        self._block_logs: Any = None
+        if smiles or inchikey:
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            from rdkit import Chem
+            from rdkit.rdBase import BlockLogs
+        except ImportError:
+            raise DataError(
+                "data.library_missing",
+                f"{self._path} is an SD file, and RDKit is not installed.",
+                "Install plasmid with its extra 'molecules'.",
+            ) from None
+        self._chem, self._block_logs = Chem, BlockLogs
+
+    def __call__(self, record: _Record) -> dict[str, str | None]:
+        """Return what is wanted of ``smiles`` and ``inchikey``: null without atoms, nothing if refused."""
+        if self._chem is None:
+            return {}
+        found: dict[str, str | None] = {}
+        with self._block_logs():
+            try:
+                molecule = self._chem.MolFromMolBlock(record.molfile)
+                if molecule is not None:
+                    atoms = molecule.GetNumAtoms()
+                    if self._smiles:
+                        found["smiles"] = self._chem.MolToSmiles(molecule) if atoms else None
+                    if self._inchikey:
+                        found["inchikey"] = (self._chem.MolToInchiKey(molecule) or None) if atoms else None
+                    return found
+            except (RuntimeError, ValueError):
+                pass  # as if it had returned None: counted below
+        self.refused += 1
+        self._first = self._first or record
+        return {}
+
+    def raise_if_refused(self) -> None:
+        if self._first is not None:
+            raise DataError(
+                "data.molecule_invalid",
+                f"{self._path}: RDKit cannot read {self.refused} "
+                f"molecule{'s' if self.refused > 1 else ''}, first record {self._first.number}, "
+                f"line {self._first.line}.",
+                "Correct those records or leave them out; valences and aromatic bonds are usual causes.",
+            )

@@ -1,0 +1,160 @@
+"""From what the owner wrote about a view to an open source, a query and its transforms.
+
+A connector's module is imported only where a view needs it, so that a site installs what it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from plasmid.core.errors import DataError
+from plasmid.data.compile import compile_cohort
+from plasmid.data.declared_tables import Check
+from plasmid.data.fhir.preset import fhir_tables
+from plasmid.data.findings import WHAT, Tally, counted
+from plasmid.data.omop import omop_tables, with_own
+from plasmid.data.rows import Query, flat_query
+from plasmid.data.settings import (
+    Connection,
+    Connections,
+    FhirConnection,
+    FilesConnection,
+    SqlConnection,
+    TableMap,
+    ViewFile,
+)
+from plasmid.data.source import Source
+from plasmid.data.transforms.base import Chain, Place, load_all
+from plasmid.recipes.columns import AnyColumn
+
+
+def open_source(
+    view: ViewFile, connections: Connections, folder: Path, *, path: Path | None, scratch: Path
+) -> Source:
+    """Return the source that *view* names, or the one of the data folder's file *path*.
+
+    Raises
+    ------
+    DataError
+        ``data.connection_unknown``; what the connector raises.
+    """
+    if view.source is None:
+        from plasmid.data.sources.files import open_file
+
+        assert path is not None, "the caller has looked for the file"
+        return open_file(path)
+    if view.source not in connections.connections:
+        raise DataError(
+            "data.connection_unknown",
+            f"the view names the connection {view.source!r}, which connections.yaml does not hold.",
+            "Add it with 'plasmid data connect'.",
+        )
+    return connect(connections.connections[view.source], folder, scratch=scratch, limit_s=view.limit_s)
+
+
+def connect(connection: Connection, folder: Path, *, scratch: Path, limit_s: float) -> Source:
+    """Return an open *connection*; relative paths are below the site's *folder*.
+
+    Raises
+    ------
+    DataError
+        ``data.library_missing``: the connector's packages are not installed; what the connector raises.
+    """
+    try:
+        return _connected(connection, folder, scratch=scratch, limit_s=limit_s)
+    except ModuleNotFoundError as error:
+        missing = error.name
+    raise DataError(
+        "data.library_missing",
+        f"connections of the kind {connection.kind!r} need the package {missing}, which is not installed.",
+        f"Install it: pip install 'plasmid[{connection.kind}]'.",
+    )
+
+
+def _connected(connection: Connection, folder: Path, *, scratch: Path, limit_s: float) -> Source:
+    match connection:
+        case FilesConnection():
+            from plasmid.data.sources.files import open_files
+
+            return open_files(folder / connection.path, scratch)
+        case SqlConnection():
+            from plasmid.data.sources.sql import open_sql
+
+            return open_sql(connection, folder, limit_s=limit_s)
+        case FhirConnection():
+            from plasmid.data.sources.fhir import open_fhir
+
+            return open_fhir(connection, folder, limit_s=limit_s, scratch=scratch)
+
+
+def query_of(
+    source: Source,
+    view: ViewFile,
+    document: Any,
+    wanted: Mapping[str, AnyColumn],
+    tally: Tally,
+    *,
+    today: date,
+) -> Query:
+    """Return what is asked of *source* for *document*; what a cohort's checks count is told to *tally*.
+
+    Raises
+    ------
+    DataError
+        As :func:`plasmid.data.rows.flat_query` and :func:`plasmid.data.compile.compile_cohort`;
+        ``data.mapping_missing``: the view does not say which table the rows are in.
+    """
+    cohort = getattr(getattr(document, "data", None), "cohort", None)
+    if cohort is None:
+        mapped = view.tables.get("rows")
+        return flat_query(source, mapped or TableMap(table=_only_table(source)), wanted, tally)
+    tables = tables_of(source, view)
+    compiled = compile_cohort(cohort, wanted, tables, source.dialect, today)
+    for check in compiled.checks:
+        counts = [
+            int(batch.column(0)[0].as_py() or 0) for batch in source.select(check.query) if batch.num_rows
+        ]
+        if sum(counts):
+            tally.problem(check.code, _counted(check, sum(counts), tables))
+    return Query(compiled.select, compiled.conversions)
+
+
+def tables_of(source: Source, view: ViewFile) -> dict[str, TableMap]:
+    """Return how the declared tables are found: the view's preset, and what the view says itself."""
+    match view.model:
+        case "omop-5.4":
+            return with_own(omop_tables(source.tables()), view.tables)
+        case "fhir-r4":
+            return with_own(fhir_tables(source.tables()), view.tables)
+        case _:
+            return dict(view.tables)
+
+
+def _counted(check: Check, count: int, tables: Mapping[str, TableMap]) -> str:
+    local = tables[check.table]
+    mapped = local.column(check.column)
+    column = f"column {mapped.column!r}" if mapped else f"the declared column {check.column!r}"
+    return f"table {local.table!r}, {column}: {counted(count, 'row')} {WHAT[check.code]}"
+
+
+def _only_table(source: Source) -> str:
+    tables = list(source.tables())
+    if len(tables) == 1:
+        return tables[0]
+    raise DataError(
+        "data.mapping_missing",
+        f"the connection has {len(tables)} tables, and the view does not say which one is 'rows'.",
+        "Write it with 'plasmid data map', or add 'tables: {rows: {table: NAME}}' to the view.",
+    )
+
+
+def transforms_of(
+    view: ViewFile, wanted: Mapping[str, AnyColumn], folder: Path, *, key: bytes, patient: str | None
+) -> Chain:
+    """Return the view's transforms, ready, in order. Raises DataError with the problems of all of them."""
+    chain = load_all(view.transforms)
+    chain.prepare(Place(columns=wanted, patient=patient, folder=folder, key=key))
+    return chain

@@ -1,0 +1,168 @@
+"""The gateway's side of opening a view: start a reader, hear what it found, and hold the snapshot.
+
+Rules
+-----
+1. The gateway never has a row in its memory: it holds an open, unnamed file of them, which it hands on to the
+   worker, and figures.
+2. The reader may take as long as the view says; then it is ended, and nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from plasmid.core.errors import DataError, SiteFailed, from_dict
+from plasmid.gateway.home import SiteHome
+from plasmid.gateway.views import Slice
+from plasmid.training.channel import Channel, ChannelClosed
+
+_WITHHELD = ("PLASMID_PASSPHRASE",)
+MOST_PEOPLE_BYTES = 2**31
+
+
+@dataclass
+class Opened:
+    """A view as it was when it was opened.
+
+    Attributes
+    ----------
+    descriptor
+        The snapshot, open for reading, until :meth:`close`; None where only figures were wanted.
+    digest
+        The snapshot's; it stays at the site.
+    by_patient
+        Whether people are told apart by an identifier; else every row counts as somebody's.
+    rows, people, held_out
+        Numbers of rows, of people in them, and of rows that the recipe holds out.
+    notices
+        What the owner should know, a sentence each.
+    steps
+        What each transform of the view did: ``name``, ``does`` (a sentence) and ``counts``.
+    keys
+        The keyed hashes of the people, uint64 big to small as bytes: native order, ascending.
+    """
+
+    descriptor: int | None
+    digest: str | None
+    rows: int
+    people: int
+    by_patient: bool = False
+    held_out: int = 0
+    notices: tuple[str, ...] = ()
+    steps: tuple[dict[str, Any], ...] = ()
+    keys: bytes = field(default=b"", repr=False)
+
+    def close(self) -> None:
+        """Let go of the snapshot; calling it again does nothing."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def open_view(
+    home: SiteHome,
+    part: Slice,
+    document: Any,
+    *,
+    keep: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Opened:
+    """Return what *document* may see of *part*, read now.
+
+    Parameters
+    ----------
+    keep
+        False leaves out the snapshot: for figures alone.
+    progress
+        Called about every second with the rows read so far.
+
+    Raises
+    ------
+    DataError
+        What is wrong with the rows, or their source; ``data.source_timeout``: the view's limit is over.
+    SiteFailed
+        ``site.failed``: the reader ended unexpectedly.
+    """
+    ours, theirs = socket.socketpair()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_WITHHELD)}
+    with theirs, (home.folder / "reader.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "plasmid.data.reader"],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            close_fds=True,
+        )
+    channel = Channel(ours)
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(part.file.limit_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        channel.send(_request(home, part, document, keep=keep))
+        while True:
+            header, body = channel.receive(most_bytes=MOST_PEOPLE_BYTES, files=True)
+            if header["type"] == "error":
+                raise from_dict(header)
+            if header["type"] == "opened":
+                return _opened(header, bytes(body))
+            if progress is not None:
+                progress(int(header["rows"]))
+    except ChannelClosed:
+        gone = True
+    finally:
+        timer.cancel()
+        channel.close()
+        process.kill()
+        process.wait()
+    if late.is_set() and gone:
+        raise DataError(
+            "data.source_timeout",
+            f"the view was not read within {part.file.limit_s:g} s.",
+            "Narrow the view, help the database with an index, or raise limit_s in the view's file.",
+        )
+    raise SiteFailed(
+        "site.failed",
+        "the reader ended unexpectedly.",
+        "See reader.log in the site's folder; is memory short?",
+    )
+
+
+def _request(home: SiteHome, part: Slice, document: Any, *, keep: bool) -> dict[str, Any]:
+    return {
+        "type": "open",
+        "folder": str(home.folder),
+        "document": document.model_dump(mode="json"),
+        "view": part.file.model_dump(mode="json"),
+        "connections": part.connections.model_dump(mode="json"),
+        "path": None if part.path is None else str(part.path),
+        "key": home.data_key().hex(),
+        "keep": keep,
+    }
+
+
+def _opened(header: dict[str, Any], keys: bytes) -> Opened:
+    return Opened(
+        descriptor=header["descriptor"],
+        digest=header["digest"],
+        rows=header["rows"],
+        people=header["people"],
+        by_patient=header["by_patient"],
+        held_out=header["held_out"],
+        notices=tuple(header["notices"]),
+        steps=tuple(header["steps"]),
+        keys=keys,
+    )

@@ -1,0 +1,58 @@
+"""The kinds of input column: what a recipe may say of them, and what follows for the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from plasmid.recipes.columns import NUCLEOTIDES, SMILES_CHARACTERS, MoleculeColumn, NucleotideColumn
+from plasmid.recipes.load import load_recipe
+from plasmid.recipes.schema import Recipe
+
+
+def with_input(column: dict[str, Any]) -> Recipe:
+    """Return a shipped recipe that reads *column* instead of its own input."""
+    document = load_recipe("tcr-covid").recipe.model_dump()
+    document["data"]["columns"][document["data"]["input"]] = column
+    return Recipe.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "tokens"),
+    [
+        ({"type": "nucleotide", "max_length": 1000, "too_long": "truncate"}, "nucleotide", 1002),
+        ({"type": "molecule", "max_length": 120}, "molecule", 122),
+        ({"type": "protein", "max_length": 30}, "protein", 32),
+        ({"type": "text", "max_length": 30}, "text", 30),
+    ],
+)
+def test_what_an_input_column_makes_of_a_recipe(column: dict[str, Any], kind: str, tokens: int) -> None:
+    recipe = with_input(column)
+    assert (recipe.input_kind, recipe.max_length) == (kind, tokens)
+    assert recipe.data.columns[recipe.data.input].type == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "where"),
+    [
+        (NucleotideColumn, {"type": "nucleotide", "max_length": 0}, "max_length"),
+        (NucleotideColumn, {"type": "nucleotide", "max_length": 65_537}, "max_length"),
+        (NucleotideColumn, {"type": "nucleotide"}, "max_length"),
+        (MoleculeColumn, {"type": "molecule", "max_length": 8193}, "max_length"),
+        (MoleculeColumn, {"type": "molecule", "max_length": 9, "too_long": "truncate"}, "too_long"),
+    ],
+)
+def test_what_such_a_column_cannot_be(kind: Any, settings: dict[str, Any], where: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(settings)
+    assert [error["loc"] for error in caught.value.errors()] == [(where,)]
+
+
+def test_the_letters_of_each() -> None:
+    assert "".join(sorted(NUCLEOTIDES)) == "ACGNT"
+    for smiles in (r"C[C@H](N)C(=O)[O-].[Na+]", r"F/C=C\Cl", "[13CH4]", "C%10CC%10", "[U]#*$[se]1cccc1:c"):
+        assert SMILES_CHARACTERS.issuperset(smiles)
+    for other in "JQj ,;>|&~!?^\"'\n\0é":
+        assert other not in SMILES_CHARACTERS

@@ -19,22 +19,27 @@ CODE = re.compile(rf"(?:{'|'.join(sorted(FAMILIES))})\.[a-z0-9_]+")
 def raised(tree: ast.AST) -> Iterator[str]:
     """Yield the codes that *tree* gives away.
 
-    A code is the first argument of a call (an exception's, or of a helper that makes one), the value of
-    ``"code"`` in a dictionary, what a variable ``code`` is set to, or a member of an enumeration. What an
-    audit log writes first is an action, and no code.
+    A code is an argument of a call (an exception's, or of a helper that makes one), the value of ``"code"`` in a
+    dictionary, what a variable ``code`` is set to, the first of a tuple that is yielded, a key under which
+    something is kept, or a member of an enumeration. What an audit log writes first is an action, and no code.
     """
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="write")):
                 pass
-            case ast.Call(args=[ast.Constant(value=str(text)), *_]):
+            case ast.Call(args=arguments):
+                texts = (one.value for one in arguments if _is_text(one))
+                yield from (text for text in texts if CODE.fullmatch(text))
+            case ast.Yield(value=ast.Tuple(elts=[ast.Constant(value=str(text)), *_])):
                 yield text
             case ast.Dict(keys=keys, values=values):
                 for key, value in zip(keys, values, strict=True):
                     if isinstance(key, ast.Constant) and key.value == "code":
                         yield from (part.value for part in ast.walk(value) if _is_text(part))
-            case ast.Assign(targets=[ast.Name(id="code")], value=value):
+            case ast.Assign(targets=[ast.Name(id="code" | "_CODE")], value=value):
                 yield from (part.value for part in ast.walk(value) if _is_text(part))
+            case ast.Assign(targets=[ast.Subscript(slice=ast.Constant(value=str(text)))]):
+                yield text
             case ast.ClassDef(body=body):
                 for statement in body:
                     if isinstance(statement, ast.Assign) and _is_text(statement.value):

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 START = dt.date(2018, 1, 1)
-WORDS = ("stable fever cough wound insulin dose oedema rest pain diet walks sleeps eats well worse better "
-         "glucose pressure renal foot ulcer healed admitted discharged review advised").split()  # fmt: skip
+WORDS = ["stable", "fever", "cough", "wound", "insulin", "dose", "oedema", "rest", "pain", "diet", "walks", "sleeps", "eats", "well", "worse", "better", "glucose", "pressure", "renal", "foot", "ulcer", "healed", "admitted", "discharged", "review", "advised"]  # fmt: skip
 CONDITIONS = {"E11.9": 201826, "E11.65": 443729, "I10": 320128, "J45.9": 317009}
 HBA1C, WEIGHT = "4548-4", "29463-7"
 MEASURES = {HBA1C: 3004410, WEIGHT: 3025315}
+UNIT_CONCEPTS = {HBA1C: 8554, WEIGHT: 9529}
 INPATIENT = {"local": "inpatient", "omop": "9201", "snomed": "32485007"}
 OUTPATIENT = {"local": "outpatient", "omop": "9202", "snomed": "185347001"}
 
@@ -322,15 +322,19 @@ def write_omop(people: Iterable[Patient], path: Path) -> dict[str, Any]:
     for number, one in enumerate(people, 1):
         sex = 8532 if one.female else 8507
         born = f"{one.born.isoformat()} 00:00:00"
-        database.execute("INSERT INTO person VALUES (?,?,?,?,?)", (number, sex, one.born.year, born, one.name))
+        person = (number, sex, one.born.year, born, one.name)
+        database.execute("INSERT INTO person VALUES (?,?,?,?,?)", person)
         database.executemany(
             "INSERT INTO condition_occurrence VALUES (?,?,?,?,?)",
-            [(next(numbers), number, CONDITIONS[code], when.isoformat(), code) for when, code in one.conditions],
+            [
+                (next(numbers), number, CONDITIONS[code], when.isoformat(), code)
+                for when, code in one.conditions
+            ],
         )
         database.executemany(
             "INSERT INTO measurement VALUES (?,?,?,?,?,?)",
             [
-                (next(numbers), number, MEASURES[code], when.isoformat(), value, 8554 if code == HBA1C else 9529)
+                (next(numbers), number, MEASURES[code], when.isoformat(), value, UNIT_CONCEPTS[code])
                 for when, code, value in one.measures
             ],
         )

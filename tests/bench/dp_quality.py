@@ -41,7 +41,6 @@ from plasmid.computations.api import Shape
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
 from plasmid.federation.server import ServerOptimiser, build_strategy
-from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.output import bounded
 from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.adapter import Vector
@@ -112,9 +111,7 @@ class Bench:
             return None
         count = units(recipe, self.tables[site])
         size = max(ROUND_SIZE_TO, ROUND_SIZE_TO * round(count / ROUND_SIZE_TO))
-        told = sampling(
-            recipe, unit_terms(recipe, size)
-        )
+        told = sampling(recipe, unit_terms(recipe, size))
         assert told is not None
         if math.isinf(epsilon):
             told["noise_multiplier"] = 0.0

@@ -99,7 +99,7 @@ def test_in_words(desk: Desk) -> None:
     for line in (
         "What runs\n  computation: mean: the count, mean and variance of one column, over all sites\n",
         "  column: age, within 0 to 120\n",
-        "On which rows\n  population: default\n  file: table.csv\n",
+        "On which rows\n  population: default\n  source: table.csv\n",
         "  number: 1 row\n",
         "  vector: one of 3 numbers in each attempt, 3 attempts at most\n",
         "  protection: in a sum over 3 sites or more; nobody sees this site's own\n",

@@ -25,7 +25,6 @@ from plasmid.data.sources.sql import open_sql
 from plasmid.data.sources.sql_source import SqlSource
 from postgres_server import Postgres
 
-
 CANARY = "hunter2-canary"
 CELL = "Ms-Confidential"
 PEOPLE = """

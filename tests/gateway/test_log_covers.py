@@ -117,7 +117,7 @@ def test_no_row_is_read_where_that_cannot_be_logged(tmp_path: Path, monkeypatch:
     made = private(tmp_path)
     gateway, write = made.gateways["alpha"], made.gateways["alpha"].audit.write
     read: list[Path] = []
-    monkeypatch.setattr(admission, "read_table", lambda path, contract: read.append(path))
+    monkeypatch.setattr(admission, "open_view", lambda *given, **_: read.append(given))
 
     def full(action: str, **entry: Any) -> int:
         if action == "view.opened":

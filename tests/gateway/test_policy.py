@@ -84,6 +84,14 @@ def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
         "unit": "none",
         "isolation": "none",
         "error_detail": "sentence",
+        "disclosure": {
+            "min_cell": 11,
+            "dominance": (2, 0.9),
+            "max_parameters_share": 0.33,
+            "rounding": 5,
+            "zeros": "shown",
+            "overlap": True,
+        },
     }
     assert (Policy().allow, Policy().budgets, Policy().notify) == ([], {}, Notify())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from in_memory import document_of
 from plasmid.computations import api
 from plasmid.core.clock import parse
 from plasmid.data.table import Table
+from plasmid.gateway.opening import Opened
 from plasmid.gateway.requirements import Finding, Requirements, cohort, most_bytes
 from plasmid.models.store import BaseModel
 from plasmid.privacy.cells import CellRules
@@ -119,15 +119,15 @@ class WithPatients:
 
 
 def test_a_cohort_is_counted_in_patients_where_there_are_any() -> None:
-    assert cohort(WithPatients, patients("a", "a", "b", None)) == (3, "patients")
-    assert cohort(PING, patients("a", "a", "b", None)) == (4, "rows")
+    assert cohort(Opened(None, None, rows=4, people=3, by_patient=True)) == (3, "patients")
+    assert cohort(Opened(None, None, rows=4, people=4)) == (4, "rows")
 
 
 @pytest.mark.parametrize(("least", "accepted"), [(2, True), (3, True), (4, False)])
 def test_a_small_cohort_is_refused(least: int, accepted: bool) -> None:
     document = count_document()
-    table = Table({"age": [1.0, 2.0, 3.0]}, 3)
-    (found,) = Requirements(min_cohort=least).here(document, shape_of(document), table)
+    view = Opened(None, None, rows=3, people=3)
+    (found,) = Requirements(min_cohort=least).here(document, shape_of(document), view)
     assert (found.code, found.accepted) == ("policy.cohort", accepted)
     assert found.sentence == f"min_cohort: the view has 3 rows here, the policy accepts {least} or more."
 
@@ -137,7 +137,7 @@ def test_python_of_a_recipe_returns_at_most_a_third_as_many_numbers_as_there_are
     rows: int, accepted: bool
 ) -> None:
     document = bundle_recipe("", size=4)
-    view: Any = SimpleNamespace(rows=rows, people=rows)
+    view = Opened(None, None, rows=rows, people=rows)
     (found,) = Requirements.model_validate({"disclosure": {"max_parameters_share": 1 / 3}}).here(
         document, shape_of(document), view
     )

@@ -114,7 +114,12 @@ def test_every_problem_is_told_at_once_with_line_path_and_suggestion(tmp_path: P
 @pytest.mark.parametrize(
     ("old", "new", "path", "what"),
     [
-        ("input: cdr3", "input: v_gene", "data.input", "of type category, input needs protein or nucleotide or molecule or text"),
+        (
+            "input: cdr3",
+            "input: v_gene",
+            "data.input",
+            "of type category, input needs protein or nucleotide or molecule or text",
+        ),
         ("  label: label\n", "  label: lable\n", "data.label", "'lable', which data.columns does not hold"),
         (
             "covariates: [v_gene, j_gene]",

@@ -96,11 +96,14 @@ def check_column(cells: pa.Array, column: AnyColumn, labels: tuple[str, ...] = (
     labels
         The values that a label column may hold.
     """
-    text, numbers = (None, _numbers(cells)) if _is_number(cells.type) else (_text(cells), None)
-    if isinstance(column, NumberColumn) and numbers is not None and not column.missing_markers:
+    cells = _decoded(cells)
+    if isinstance(column, NumberColumn) and _is_number(cells.type):
         missing = np.asarray(cells.is_null())
-        return _number(column, numbers, missing, _none(len(cells)), _missing(column, missing))
-    stripped = _strip(_plain(cells) if text is None else text)
+        if column.missing_markers:
+            marked = pc.is_in(_plain(cells), value_set=pa.array(column.missing_markers))
+            missing = missing | np.asarray(pc.fill_null(marked, False))
+        return _number(column, _numbers(cells), missing, _none(len(cells)), _missing(column, missing))
+    stripped = _strip(_plain(cells) if _is_number(cells.type) else _text(cells))
     is_missing = pc.equal(stripped, "")
     if column.missing_markers:
         is_missing = pc.or_(is_missing, pc.is_in(stripped, value_set=pa.array(column.missing_markers)))
@@ -135,11 +138,13 @@ def check_column(cells: pa.Array, column: AnyColumn, labels: tuple[str, ...] = (
 
 def to_text(cells: pa.Array) -> pa.Array:
     """Return *cells* of any type as text without blanks around it, string [rows]; null stays null."""
+    cells = _decoded(cells)
     return _strip(_plain(cells) if _is_number(cells.type) else _text(cells))
 
 
 def to_numbers(cells: pa.Array) -> pa.Array:
     """Return *cells* of any type as float64 [rows]: null where there is no text, NaN where it is none."""
+    cells = _decoded(cells)
     if _is_number(cells.type):
         return _numbers(cells)
     text = _strip(_text(cells))
@@ -156,7 +161,8 @@ def _number(
     if column.integer:
         malformed = malformed | (~missing & (np.floor(found) != found))
     if column.decimals is not None:
-        found = np.rint(found * 10.0**column.decimals) / 10.0**column.decimals
+        with np.errstate(over="ignore"):  # what overflows is outside any bounds
+            found = np.rint(found * 10.0**column.decimals) / 10.0**column.decimals
     low, high = column.bounds
     outside = ~missing & ~malformed & ~((found >= low) & (found <= high))
     _note(findings, Finding.not_a_number, malformed)
@@ -210,9 +216,11 @@ def _numbers(cells: pa.Array) -> pa.Array:
     return cells.cast(pa.float64(), safe=False)
 
 
+def _decoded(cells: pa.Array) -> pa.Array:
+    return cells.dictionary_decode() if pa.types.is_dictionary(cells.type) else cells
+
+
 def _text(cells: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(cells.type):
-        cells = cells.dictionary_decode()
     if pa.types.is_string(cells.type):
         return cells
     if pa.types.is_null(cells.type):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from plasmid.core.errors import DataError
+from plasmid.data import extras
 from plasmid.data.cells import Finding, Mask
 from plasmid.data.findings import Tally
 from plasmid.data.readiness import Readiness, Report, Roles
@@ -20,6 +21,7 @@ from plasmid.data.rows import Rows, held_out, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.snapshot import row_keys
 from plasmid.data.viewing import open_source, query_of, transforms_of
+from plasmid.recipes.documents import patient_of
 
 PROGRESS_S = 2.0
 
@@ -63,10 +65,36 @@ def check_view(
     Raises
     ------
     DataError
-        The source cannot be reached or asked. What is wrong with its rows is returned.
+        The source cannot be reached or asked; ``data.library_missing``. What is wrong with rows is returned.
     """
+    with extras.told():
+        return _checked(
+            view,
+            connections,
+            document,
+            folder=folder,
+            path=path,
+            scratch=scratch,
+            key=key,
+            today=today,
+            progress=progress,
+        )
+
+
+def _checked(
+    view: ViewFile,
+    connections: Connections,
+    document: Any,
+    *,
+    folder: Path,
+    path: Path | None,
+    scratch: Path,
+    key: bytes,
+    today: date,
+    progress: Callable[[int], None],
+) -> Checked:
     contract, data = document.contract, getattr(document, "data", None)
-    patient = getattr(data, "patient", None)
+    patient = patient_of(document)
     wanted, tally = wanted_columns(contract, labels=True), Tally()
     roles = Roles(getattr(data, "input", None), getattr(data, "label", None), patient)
     readiness = Readiness(contract, roles, key)
@@ -93,7 +121,10 @@ def check_view(
     finally:
         source.close()
     steps = zip(chain.describe(), [counts for _, counts in chain.counts()], strict=True)
-    return Checked(readiness.report(), tuple(steps), rows.notices, problem)
+    report = readiness.report()
+    if problem is not None:  # a column that is not there, say, is none of the rows'
+        report = replace(report, verdict="not ready")
+    return Checked(report, tuple(steps), rows.notices, problem)
 
 
 def _read(rows: Rows) -> DataError | None:

@@ -58,7 +58,6 @@ class CodedTable:
             return None
         return set(mapped.codes.values()) | ({mapped.other} if mapped.other else set())
 
-
     def lacks_hierarchy(self, system: str, concepts: ConceptSet) -> bool:
         """Return whether *concepts* asks for descendants in *system* that nothing here tells."""
         if not concepts.descendants or system in HIERARCHICAL:

@@ -34,6 +34,11 @@ HINTS = {
     "data.number_out_of_bounds": "Correct those cells, or the bounds in the recipe.",
     "data.code_unmapped": "List those local values under 'codes' in the view's mapping, or say 'other'.",
     "data.date_unreadable": "Correct those dates, or say their date_format in the view's mapping.",
+    "data.date_future": "Correct those dates; a row that is not there yet cannot be trained on.",
+    "data.unit_unmapped": "Name the local unit under 'units' of the table in the view, with its UCUM code.",
+    "data.unit_unconvertible": "Correct the UCUM codes under 'units', or give a factor for the column value.",
+    "data.person_twice": "Map a table or database view that has one row for each person.",
+    "data.hierarchy_missing": "Map the table ancestor, or ask for a recipe that lists the codes.",
 }
 
 WHAT = {

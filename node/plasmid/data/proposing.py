@@ -20,6 +20,7 @@ from typing import Any
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
+from plasmid.data.cells import to_text
 from plasmid.data.dialects import table_as
 from plasmid.data.source import LocalTable, Source
 from plasmid.recipes.cohort import SEXES
@@ -73,14 +74,14 @@ class Proposal:
 
 
 def propose(
-    source: Source, name: str, connection: str | None, document: Any, *, table: str | None = None
+    source: Source, recipe: str, connection: str | None, document: Any, *, table: str | None = None
 ) -> Proposal:
     """Return a view for *document*.
 
     Parameters
     ----------
-    name
-        Of the document.
+    recipe
+        What the owner calls it on the command line.
     table
         The local table of the rows; None chooses the one whose columns fit best.
 
@@ -91,8 +92,8 @@ def propose(
     """
     cohort = getattr(getattr(document, "data", None), "cohort", None)
     lines = [
-        f"# The view of {name}. A proposal: read every line, correct it, then run",
-        f"#   plasmid data check {name}",
+        f"# The view of {document.name}. A proposal: read every line, correct it, then run",
+        f"#   plasmid data check {recipe}",
     ]
     if connection is not None:
         lines.append(f"source: {connection}")
@@ -160,6 +161,8 @@ def _details(
         if any(value not in wanted for value in values):
             yield "codes:"
             yield from (f"  {line}" for line in _codes(values, wanted))
+            own = [value for value in wanted if value not in values]  # whether a row has them or not
+            yield from (f"  {_quoted(value)}: {_quoted(value)}" for value in own)
         if strange:
             yield f"# {strange} values are on fewer than {LEAST} rows, and none of the contract's    # check"
 
@@ -181,10 +184,10 @@ def _values(source: Source, table: str, local: str) -> tuple[list[str], list[str
     query = exp.select(value, rows).from_(table_as(table, "t")).group_by(column.copy())
     counts: dict[str, int] = {}
     for batch in source.select(query):
-        pairs = zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
-        for cell, number in pairs:
-            if cell is not None and str(cell).strip() and len(counts) <= 10_000:
-                counts[str(cell).strip()] = counts.get(str(cell).strip(), 0) + int(number)
+        cells = to_text(batch.column(0)).to_pylist()  # as the mapping compares them
+        for cell, number in zip(cells, batch.column(1).to_pylist(), strict=True):
+            if cell and len(counts) <= 10_000:
+                counts[cell] = counts.get(cell, 0) + int(number)
     common = sorted((one for one, number in counts.items() if number >= LEAST), key=lambda one: -counts[one])
     shown = common[:MOST_VALUES]
     return shown, [one for one in counts if one not in shown]
@@ -201,7 +204,8 @@ def _events(tables: Mapping[str, LocalTable], cohort: Any) -> Iterator[str]:
             continue
         yield f"  {declared}:{'' if sure else '    # check'}"
         yield f"    table: {_quoted(local)}"
-        yield "    # system: icd10    # check: the code system of the column code"
+        if "code" in TABLES[declared]:
+            yield "    # system: icd10    # check: the code system of the column code"
         yield "    columns:"
         for column, needed in TABLES[declared].items():
             found, exact = _nearest(column, tables[local].columns, _COLUMN_NAMES[column].split())

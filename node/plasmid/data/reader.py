@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.core.errors import PlasmidError, place
+from plasmid.core.errors import DataError, PlasmidError, place
+from plasmid.data import extras
 from plasmid.data.findings import Tally
 from plasmid.data.reading import Collector
 from plasmid.data.rows import Rows, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.viewing import open_source, query_of, transforms_of
-from plasmid.recipes.documents import parse_document
+from plasmid.recipes.documents import parse_document, patient_of
 from plasmid.training.channel import Channel, ChannelClosed
 
 PROGRESS_S = 1.0
@@ -42,7 +43,7 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
     request
         ``folder`` (the site's), ``document``, ``view`` (a :class:`ViewFile`), ``connections``, ``path`` (of
         the data folder's file, where the view names no connection), ``key`` (the site's data key, in
-        hexadecimal), ``keep`` (whether a snapshot is wanted).
+        hexadecimal), ``keep`` (whether a snapshot is wanted), ``scratch`` (a folder of this process's own).
     """
     folder, document = Path(request["folder"]), parse_document(request["document"])
     contract: Any = document.contract  # type: ignore[union-attr]
@@ -52,8 +53,8 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
     path = None if request["path"] is None else Path(request["path"])
     wanted, tally = wanted_columns(contract, labels=True), Tally()
     key = bytes.fromhex(request["key"])
-    patient = getattr(data, "patient", None)
-    scratch = folder / "scratch"
+    patient = patient_of(document)
+    scratch = Path(request["scratch"])
     transforms = transforms_of(view, wanted, folder, key=key, patient=patient)
     source = open_source(view, connections, folder, path=path, scratch=scratch)
     try:
@@ -77,6 +78,12 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
             for does, (name, counts) in zip(transforms.describe(), transforms.counts(), strict=True)
         ]
         descriptor, figures, people = collector.finish(rows.notices)
+        if not figures.rows:
+            raise DataError(
+                "data.empty",
+                f"the recipe holds out every row of {_what(view, path)}.",
+                "A site needs at least one row to take part.",
+            )
         said = {
             "type": "opened",
             "rows": figures.rows,
@@ -111,7 +118,8 @@ def main() -> None:
 
     threading.Thread(target=gone, daemon=True).start()
     try:
-        answer(channel, request)
+        with extras.told():
+            answer(channel, request)
     except PlasmidError as error:
         channel.send({"type": "error", **error.as_dict()})
     except ChannelClosed:

@@ -119,12 +119,13 @@ class Collector:
             batch = batch.filter(pa.array(~out))
             keys = [key for key, gone in zip(keys, out, strict=True) if not gone]
         self._rows += batch.num_rows
-        self._people.append(people_keys(batch, keys, self._patient, self._key))
+        if self._patient is not None:
+            self._people.append(people_keys(batch, keys, self._patient, self._key))
         if self._writer is not None:
             self._writer.add(batch, keys)
 
     def people(self) -> NDArray[np.uint64]:
-        """Return the keyed hash of every person, uint64 [people], ascending."""
+        """Return the keyed hash of every patient, uint64 [people], ascending; none where no column says."""
         return np.unique(np.concatenate(self._people)) if self._people else np.empty(0, np.uint64)
 
     def finish(self, notices: tuple[str, ...]) -> tuple[int | None, Figures, NDArray[np.uint64]]:
@@ -133,18 +134,15 @@ class Collector:
         descriptor, digest = None, None
         if self._writer is not None:
             descriptor, digest = self._writer.finish(notices=list(notices))
-        return descriptor, Figures(self._rows, len(people), digest, self._held_out), people
+        number = self._rows if self._patient is None else len(people)
+        return descriptor, Figures(self._rows, number, digest, self._held_out), people
 
 
-def people_keys(
-    batch: pa.RecordBatch, keys: list[bytes], patient: str | None, secret: bytes
-) -> NDArray[np.uint64]:
+def people_keys(batch: pa.RecordBatch, keys: list[bytes], patient: str, secret: bytes) -> NDArray[np.uint64]:
     """Return :func:`person_key` of whose each row is, uint64 [rows].
 
     Of the patient's identifier if there is one, else of the row itself.
     """
-    whose = keys
-    if patient is not None:
-        cells = batch.column(patient).to_pylist()
-        whose = [key if cell is None else str(cell).encode() for cell, key in zip(cells, keys, strict=True)]
+    cells = batch.column(patient).to_pylist()
+    whose = [key if cell is None else str(cell).encode() for cell, key in zip(cells, keys, strict=True)]
     return np.array([person_key(one, secret) for one in whose], np.uint64)

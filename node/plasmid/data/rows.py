@@ -107,7 +107,7 @@ class Rows:
         ------
         DataError
             As the source's ``select``; every problem of the rows, told at the end; ``data.too_many_rows``;
-            ``data.empty``.
+            ``data.empty``; ``data.source_value``: a column of lists or bytes.
         """
         for batch in self._source.select(self._query.select):
             for part in _parts(batch):
@@ -138,12 +138,25 @@ class Rows:
         numbers = np.arange(self.read, self.read + batch.num_rows)
         self.read += batch.num_rows
         columns = {name: batch.column(name) for name in batch.schema.names}
+        for name, cells in columns.items():
+            if pa.types.is_nested(cells.type) or _is_bytes(cells.type):
+                raise DataError(
+                    "data.source_value",
+                    f"{self._what}: column {name!r} holds values of the type {cells.type}, and a cell is "
+                    "text, a number or a date.",
+                    "Have the source give that column as text.",
+                )
+        told: dict[str, Mask] = {
+            name: np.ones(len(numbers), bool) for name in self._wanted if name not in columns
+        }
         for name, how in self._query.conversions.items():
             columns[name], unread = convert(columns[name], how, self._wanted[name])
             for code, mask in unread.items():
                 self._tally.add(name, code, mask, numbers)
+                told[name] = told.get(name, False) | mask
         for name in self._wanted:
             columns.setdefault(name, pa.nulls(batch.num_rows))
+        numbers_before = numbers
         changed = pa.RecordBatch.from_pydict({**columns, _ROW: pa.array(numbers)})
         if self._transforms is not None:
             changed = self._transforms.apply(changed)
@@ -155,7 +168,9 @@ class Rows:
             values[name] = checked.values
             findings[name] = checked.findings
             for finding, mask in checked.findings.items():
-                self._tally.add(name, finding.value, mask, numbers)
+                known = np.isin(numbers, numbers_before[told[name]]) if name in told else False
+                new = mask & ~known if finding is Finding.missing_value else mask
+                self._tally.add(name, finding.value, new, numbers)
         found = pa.RecordBatch.from_pydict(values)
         if self._watch is not None:
             self._watch(changed, found, findings)
@@ -236,6 +251,12 @@ def held_out(batch: pa.RecordBatch, keys: list[bytes], holdout: Holdout, patient
     limit = int(holdout.share * 2**64)
     return pa.array(
         [int.from_bytes(sha256(salt + key).digest()[:8], "big") < limit for key in keys], pa.bool_()
+    )
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
     )
 
 

@@ -4,8 +4,8 @@ Rules
 -----
 1. A row is canonical text: its cells in the contract's order as netstrings (``length:bytes,``;
    D. J. Bernstein, 1997), a missing one as ``-,``, a number as the signed decimal of its IEEE 754 bits. Its
-   key is the SHA-256 of that. Rows stand in the order of their keys, which has nothing to do with the order of
-   any source.
+   key is the SHA-256 of that. Rows stand in the order of their keys, which has nothing to do with that of any
+   source.
 2. The digest is the SHA-256 of the contract's column names and types and of all keys in order: the same rows
    through another connector or mapping have the same digest. It can be guessed for a small table, so it stays
    at the site.
@@ -21,6 +21,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,11 +97,15 @@ class SnapshotWriter:
                     self._digest.update(b"".join(keys))
                     for start in range(0, ordered.num_rows, BATCH_ROWS):
                         out.write_batch(_own(ordered.slice(start, BATCH_ROWS), schema))
-        except OSError as error:
+            writing.flush()  # here, where a full disk has its own error
+        except BaseException as error:
             os.close(reading)
-            raise storage_error(error, self._folder) from None
+            if isinstance(error, OSError):
+                raise storage_error(error, self._folder) from None
+            raise
         finally:
-            writing.close()
+            with suppress(OSError):  # it tries again to write what was told above
+                writing.close()
         return reading, self._digest.hexdigest()
 
     def _parts(self) -> Iterator[pa.Table]:
@@ -160,7 +165,9 @@ class Snapshot:
             self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ)
             self._file = pa.ipc.open_file(pa.py_buffer(self._map))
             self.about: dict[str, Any] = json.loads(self._file.schema.metadata[_META])
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+            sizes = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
+            self.notices: tuple[str, ...] = tuple(self.about.get("notices", ()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             raise DataError(
                 "data.table_malformed",
                 "the file is not a snapshot of a view.",
@@ -170,10 +177,8 @@ class Snapshot:
             os.close(descriptor)
         if hasattr(self._map, "madvise"):  # rows are drawn at random: what is read ahead is not needed
             self._map.madvise(mmap.MADV_RANDOM)
-        sizes = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.names: list[str] = self._file.schema.names
-        self.notices: tuple[str, ...] = tuple(self.about.get("notices", ()))
 
     @property
     def rows(self) -> int:

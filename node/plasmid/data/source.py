@@ -12,7 +12,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,6 +72,9 @@ class Source(Protocol):
 
     def tables(self) -> Mapping[str, LocalTable]:
         """Return the local tables by name. Raises DataError (``data.source_down``)."""
+
+    def check_role(self, tables: Sequence[str]) -> None:
+        """Refuse a role that may write to any of *tables*. Raises DataError (``data.role_may_write``)."""
 
     def select(self, query: exp.Select) -> Iterator[pa.RecordBatch]:
         """Yield the rows of *query*, whose column names are those of its projections.

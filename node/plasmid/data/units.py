@@ -33,6 +33,8 @@ def conversion(from_ucum: str, to_ucum: str) -> tuple[float, float]:
         source, target = _registry().from_ucum(from_ucum), _registry().from_ucum(to_ucum)
         zero, far = (_convert(source, target, value) for value in (0.0, _FAR))
         factor = _convert(source, target, 1.0) if zero == 0 else (far - zero) / _FAR
+    except ModuleNotFoundError:
+        raise
     # pint and ucumvert raise half a dozen unrelated types, lark's among them
     except Exception:  # noqa: BLE001
         factor = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import DataError
+from plasmid.data import extras
 from plasmid.data.compile import compile_cohort
 from plasmid.data.declared_tables import Check
 from plasmid.data.fhir.preset import fhir_tables
@@ -25,6 +26,7 @@ from plasmid.data.settings import (
     SqlConnection,
     TableMap,
     ViewFile,
+    table_name,
 )
 from plasmid.data.source import Source
 from plasmid.data.transforms.base import Chain, Place, load_all
@@ -45,7 +47,7 @@ def open_source(
         from plasmid.data.sources.files import open_file
 
         assert path is not None, "the caller has looked for the file"
-        return open_file(path)
+        return open_file(path, table_name(path), scratch)
     if view.source not in connections.connections:
         raise DataError(
             "data.connection_unknown",
@@ -63,15 +65,8 @@ def connect(connection: Connection, folder: Path, *, scratch: Path, limit_s: flo
     DataError
         ``data.library_missing``: the connector's packages are not installed; what the connector raises.
     """
-    try:
+    with extras.told():
         return _connected(connection, folder, scratch=scratch, limit_s=limit_s)
-    except ModuleNotFoundError as error:
-        missing = error.name
-    raise DataError(
-        "data.library_missing",
-        f"connections of the kind {connection.kind!r} need the package {missing}, which is not installed.",
-        f"Install it: pip install 'plasmid[{connection.kind}]'.",
-    )
 
 
 def _connected(connection: Connection, folder: Path, *, scratch: Path, limit_s: float) -> Source:

@@ -195,8 +195,6 @@ def _open(
     part: Slice,
 ) -> Opened:
     """Open the view, and log that it was, before and after."""
-    if part.source is None:
-        home.table(document.name)  # says why there is none
     said: dict[str, Any] = {"object": view, "run": asked.run, "rule": "policy.allow"}
     audit.write(
         "view.opened",

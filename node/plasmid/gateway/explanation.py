@@ -145,7 +145,7 @@ def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:
     for step in opened.steps:
         counts = ", ".join(f"{what}: {count:,}" for what, count in step["counts"].items())
         yield Fact(section, f"before: {step['name']}", f"{step['does']} {counts}".strip())
-    number, what = cohort(document, opened)
+    number, what = cohort(opened)
     patients = f" of {number:,} patients" if what == "patients" else ""
     yield Fact(section, "number", f"{opened.rows:,} {'row' if opened.rows == 1 else 'rows'}{patients}")
 

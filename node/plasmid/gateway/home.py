@@ -15,6 +15,7 @@ data.key       secret of keyed hashes and date shifts      scratch/      private
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from plasmid.core.errors import DataError, UsageError
-from plasmid.core.files import write_atomic
+from plasmid.core.errors import DataError, StorageError, UsageError
+from plasmid.core.files import storage_error, write_atomic
 from plasmid.core.settings import dump_settings, read_settings
 from plasmid.data.settings import table_kind, table_name
 from plasmid.gateway.keystore import KEYS_FILE, stated_key
@@ -172,12 +173,34 @@ class SiteHome:
     def data_key(self) -> bytes:
         """Return the site's 32 secret bytes for keyed hashes of people and for date shifts; drawn once.
 
-        It outlives a rotation of the identity. Raises StorageError where it cannot be kept.
+        It outlives a rotation of the identity.
+
+        Raises
+        ------
+        StorageError
+            It cannot be kept; ``storage.data_key``: it is damaged, or gone where hashes under it are kept.
         """
         path = self.folder / "data.key"
         if not path.exists():
-            write_atomic(path, secrets.token_bytes(32).hex().encode() + b"\n", mode=0o600)
-        return bytes.fromhex(path.read_text().strip())
+            if any(path for kind in ("lineage", "people") for path in self.lineage.rglob(f"*.{kind}")):
+                raise _no_data_key(path, "gone")
+            fresh = path.with_name(f".data.key.{secrets.token_hex(8)}")
+            write_atomic(fresh, secrets.token_bytes(32).hex().encode() + b"\n", mode=0o600)
+            try:
+                os.link(fresh, path)  # the first of several processes has drawn it
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise storage_error(error, path) from error
+            finally:
+                fresh.unlink(missing_ok=True)
+        try:
+            key = bytes.fromhex(path.read_text(encoding="ascii"))
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise _no_data_key(path, "damaged")
+        return key
 
     def config(self) -> SiteConfig:
         """Return ``site.yaml``. Raises UsageError (``usage.no_site``) where there is none."""
@@ -219,3 +242,11 @@ class SiteHome:
                 "Put one table there, name it after the recipe, or write a view ('plasmid data map').",
             )
         return found[0]
+
+
+def _no_data_key(path: Path, what: str) -> StorageError:
+    return StorageError(
+        "storage.data_key",
+        f"{path} is {what}, so that nobody can be found any more among those whose hashes are kept.",
+        "Restore it from your backup.",
+    )

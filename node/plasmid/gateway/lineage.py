@@ -31,7 +31,7 @@ from plasmid.data.people import person_key
 _SUFFIX = ".lineage"
 _MOST_HEADER = 64 * 1024
 MOST_SHARED = 11
-"""People that two populations may share by chance or exception."""
+"""From so many shared people on, two populations are one; fewer are chance or exception."""
 
 
 class Derived(BaseModel):
@@ -80,7 +80,7 @@ class Lineage:
 
     def all(self) -> Iterator[Derived]:
         """Yield every record, the oldest first. Raises StorageError (``storage.lineage_damaged``)."""
-        found = [_read(path)[0] for path in self.folder.glob(f"*{_SUFFIX}")]
+        found = [_read(path, people=False)[0] for path in self.folder.glob(f"*{_SUFFIX}")]
         yield from sorted(found, key=lambda one: (one.admitted, one.run))
 
     def of(self, person: str, key: bytes) -> list[Derived]:
@@ -145,14 +145,14 @@ class Lineage:
         return self.folder / f"{run}{_SUFFIX}"
 
 
-def _read(path: Path) -> tuple[Derived, bytes]:
+def _read(path: Path, *, people: bool = True) -> tuple[Derived, bytes]:
+    """Return a record; without *people* only its header, for there may be millions."""
     try:
         with path.open("rb") as file:
             header = file.readline(_MOST_HEADER)
-            people = file.read()
-        if not header.endswith(b"\n") or len(people) % 8:
-            raise ValueError
-        return Derived.model_validate(json.loads(header)), people
+            if not header.endswith(b"\n") or (path.stat().st_size - len(header)) % 8:
+                raise ValueError
+            return Derived.model_validate(json.loads(header)), file.read() if people else b""
     except (OSError, ValueError, ValidationError):
         pass
     raise StorageError(

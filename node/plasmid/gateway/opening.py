@@ -4,24 +4,29 @@ Rules
 -----
 1. The gateway never has a row in its memory: it holds an open, unnamed file of them, which it hands on to the
    worker, and figures.
-2. The reader may take as long as the view says; then it is ended, and nothing of it stays.
+2. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
+   what does not fit into memory is removed.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import DataError, SiteFailed, from_dict
+from plasmid.core.files import storage_error
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import Slice
 from plasmid.training.channel import Channel, ChannelClosed
+from plasmid.training.isolation.tree import remove
 
 _WITHHELD = ("PLASMID_PASSPHRASE",)
 MOST_PEOPLE_BYTES = 2**31
@@ -86,22 +91,17 @@ def open_view(
     Raises
     ------
     DataError
-        What is wrong with the rows, or their source; ``data.source_timeout``: the view's limit is over.
+        ``data.absent``: the view names no source; what is wrong with the rows, or their source;
+        ``data.source_timeout``: the view's limit is over.
     SiteFailed
         ``site.failed``: the reader ended unexpectedly.
+    StorageError
+        The site's folder cannot be written.
     """
-    ours, theirs = socket.socketpair()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_WITHHELD)}
-    with theirs, (home.folder / "reader.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "plasmid.data.reader"],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env=environment,
-            close_fds=True,
-        )
-    channel = Channel(ours)
+    if part.source is None:
+        home.table(document.name)  # says why there is none
+    request = _request(home, part, document, keep=keep)
+    process, channel = _started(home)
     late = threading.Event()
 
     def end() -> None:
@@ -112,13 +112,15 @@ def open_view(
     timer.daemon = True
     timer.start()
     try:
-        channel.send(_request(home, part, document, keep=keep))
+        channel.send(request)
         while True:
             header, body = channel.receive(most_bytes=MOST_PEOPLE_BYTES, files=True)
-            if header["type"] == "error":
-                raise from_dict(header)
             if header["type"] == "opened":
                 return _opened(header, bytes(body))
+            if header["descriptor"] is not None:
+                os.close(header["descriptor"])
+            if header["type"] == "error":
+                raise from_dict(header)
             if progress is not None:
                 progress(int(header["rows"]))
     except ChannelClosed:
@@ -128,6 +130,7 @@ def open_view(
         channel.close()
         process.kill()
         process.wait()
+        remove(Path(request["scratch"]))
     if late.is_set() and gone:
         raise DataError(
             "data.source_timeout",
@@ -151,7 +154,26 @@ def _request(home: SiteHome, part: Slice, document: Any, *, keep: bool) -> dict[
         "path": None if part.path is None else str(part.path),
         "key": home.data_key().hex(),
         "keep": keep,
+        "scratch": str(home.scratch / f"reader-{secrets.token_hex(8)}"),
     }
+
+
+def _started(home: SiteHome) -> tuple[subprocess.Popen[bytes], Channel]:
+    ours, theirs = socket.socketpair()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_WITHHELD)}
+    try:
+        with theirs, (home.folder / "reader.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "plasmid.data.reader"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=environment,
+            )
+    except OSError as error:
+        ours.close()
+        raise storage_error(error, home.folder) from error
+    return process, Channel(ours)
 
 
 def _opened(header: dict[str, Any], keys: bytes) -> Opened:

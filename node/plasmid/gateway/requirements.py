@@ -161,7 +161,7 @@ class Requirements(BaseModel):
                 most <= self.max_bytes_out,
             )
         if self.min_cohort is not None and view is not None:
-            number, what = cohort(document, view)
+            number, what = cohort(view)
             yield Finding(
                 "policy.cohort",
                 "min_cohort",
@@ -171,7 +171,7 @@ class Requirements(BaseModel):
             )
         share = self.disclosure.max_parameters_share
         if (document.computation, document.privacy.unit) == ("bundle", "none") and share and view is not None:
-            number, what = cohort(document, view)
+            number, what = cohort(view)
             yield Finding(
                 "policy.parameters",
                 "disclosure.max_parameters_share",
@@ -195,10 +195,9 @@ def most_bytes(document: Any, shape: Shape) -> int:
     return attempts(document) * body_bytes("words", length + TAIL, dtype) + extra
 
 
-def cohort(document: Any, view: Opened) -> tuple[int, str]:
+def cohort(view: Opened) -> tuple[int, str]:
     """Return how many people a view shows, and what was counted: patients, or else rows."""
-    patient = getattr(getattr(document, "data", None), "patient", None)
-    return (view.rows, "rows") if patient is None else (view.people, "patients")
+    return view.people, "patients" if view.by_patient else "rows"
 
 
 def _least(code: str, name: str, given: int, least: int) -> Finding:

@@ -23,6 +23,7 @@ from plasmid.core.errors import DataError
 from plasmid.core.settings import read_settings
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.gateway.home import SiteHome
+from plasmid.recipes.documents import patient_of
 
 _SECRETS = {"password_file", "token_file"}
 
@@ -130,7 +131,7 @@ def described(part: Slice, document: Any) -> View:
         else part.file.model_dump(mode="json", include={"model", "tables"}, exclude_defaults=True),
         transforms=[] if contract is None else part.file.transforms,
         columns={name: column.model_dump(mode="json") for name, column in columns.items()},
-        patient=getattr(getattr(document, "data", None), "patient", None),
+        patient=patient_of(document),
         public_size=part.public_size,
     )
 

@@ -27,6 +27,7 @@ from plasmid.protocol.body import MAX_BODY_BYTES, Body
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # Linux: no child that starts meanwhile inherits it
 
 
 def parse_header(text: bytes) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class Channel:
 
     def _lengths(self) -> tuple[Body, int | None]:
         try:
-            start, descriptors, _, _ = socket.recv_fds(self._end, _LENGTHS.size, 1)
+            start, descriptors, _, _ = socket.recv_fds(self._end, _LENGTHS.size, 1, _CLOSED_ON_EXEC)
         except OSError as error:
             raise ChannelClosed from error
         if not start:

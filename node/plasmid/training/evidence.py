@@ -20,12 +20,7 @@ import numpy as np
 
 from plasmid.computations.api import Cellular, Layout
 from plasmid.privacy.evidence import Evidence
-
-
-def patient_of(document: Any) -> str | None:
-    """Return the column that says whose a row is."""
-    named = getattr(document, "patient", None) or getattr(getattr(document, "data", None), "patient", None)
-    return str(named) if named else None
+from plasmid.recipes.documents import patient_of
 
 
 def evidence_of(

@@ -65,10 +65,10 @@ class Session:
         header, _ = frame
         self._channel = channel
         self._stop = stop
+        rows = header.get("descriptor")
+        snapshot = None if rows is None else Snapshot(rows)  # first: it closes the descriptor
         self.document: Any = parse_document(header["document"])
         self.computation: Any = api.load(self.document.computation)
-        rows = header.get("descriptor")
-        snapshot = None if rows is None else Snapshot(rows)
         large = snapshot is not None and snapshot.nbytes > IN_MEMORY_BYTES
         self.table: Table | Snapshot | None = snapshot if snapshot is None or large else snapshot.table()
         base: BaseModel | None = None

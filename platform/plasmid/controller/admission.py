@@ -28,6 +28,8 @@ from plasmid.core.errors import RecipeError, RunFailed
 from plasmid.protocol.messages import Admission, Admit, End, UnitTerms
 
 ADMISSION_TIMEOUT_S = 180.0
+"""The least that a site gets to answer: it reads its view, however large, before it says yes. A document
+whose ``round_timeout_s`` is longer gives it that."""
 LOOK_S = 0.5
 SEND_AGAIN_S = 20.0
 """A site that was started anew does not know what it was asked before."""
@@ -64,19 +66,20 @@ class Admissions:
         else:
             runs.move(run, RunState.ADMITTING, text=f"asking {len(invited)} sites")
         while True:
-            self._ask(invited)
+            self._ask(job, invited)
             if not (self._waiting() and self._enough(job, invited)):
                 return self._finish(job)
             if runs.state(run) is not RunState.AWAITING_APPROVAL:
                 runs.move(run, RunState.AWAITING_APPROVAL, text=", ".join(self._waiting()))
             self._await(job, invited, sent=time.monotonic())
 
-    def _ask(self, invited: list[str]) -> None:
+    def _ask(self, job: Job, invited: list[str]) -> None:
         """Ask every site that has not refused, and take what they say."""
+        timeout_s = max(ADMISSION_TIMEOUT_S, job.document.federation.round_timeout_s)
         sites = [site for site in invited if site not in self._refused]
         online = self._context.hear_again("admission", sites)
         self._context.send((site, self._request) for site in online)
-        collected = self._context.collect("admission", online, timeout_s=ADMISSION_TIMEOUT_S)
+        collected = self._context.collect("admission", online, timeout_s=timeout_s)
         for site, signed in collected.got.items():
             self._take(site, Admission.model_validate(signed.payload))
         away = {site: "it is not connected" for site in sites if site not in online} | collected.missing

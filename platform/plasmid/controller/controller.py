@@ -79,7 +79,9 @@ class Controller:
         request, project, envelope = self._asked(signed, key)
         job = await asyncio.to_thread(prepare, request.document, request.digest)
         invited = self._invited(request, project)
-        answers = await self._ask_sites(Ask(run=_question(), request=signed, project=envelope), invited)
+        ask = Ask(run=_question(), request=signed, project=envelope)
+        timeout_s = max(ASK_TIMEOUT_S, job.document.federation.round_timeout_s)
+        answers = await self._ask_sites(ask, invited, timeout_s)
         accepting = [site for site, said in answers.items() if said["accepted"] or said["pending"]]
         organisations = self._organisations()
         terms = [answers[site]["terms"] for site in accepting if answers[site]["terms"]]
@@ -221,13 +223,15 @@ class Controller:
             )
         return sorted(wanted)
 
-    async def _ask_sites(self, ask: Ask, invited: list[str]) -> dict[str, dict[str, Any]]:
+    async def _ask_sites(
+        self, ask: Ask, invited: list[str], timeout_s: float
+    ) -> dict[str, dict[str, Any]]:
         asked, question = ask.run, sign(self._identity, ask)
         online = [site for site in await self._link.online.remote() if site in invited]
         await self._link.open_run.remote(asked, online)
         try:
             await self._link.send.remote([(site, question) for site in online])
-            collected = await self._link.collect.remote(asked, "admission", online, ASK_TIMEOUT_S, None)
+            collected = await self._link.collect.remote(asked, "admission", online, timeout_s, None)
         finally:
             await self._link.close_run.remote(asked)
         answers = collected.got

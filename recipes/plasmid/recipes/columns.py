@@ -134,8 +134,8 @@ class NumberColumn(_Column):
     """A decimal number within ``bounds`` (both ends included), a whole one if ``integer``.
 
     ``unit`` is the UCUM code of what it is measured in; a site whose column is in another unit says so in its
-    mapping, and values are converted. ``decimals`` rounds to so many places, so that a value that was converted
-    equals one that was not.
+    mapping, and values are converted. ``decimals`` rounds to so many places, so that a value that was
+    converted equals one that was not.
     """
 
     type: Literal["number"]

@@ -33,6 +33,12 @@ class DocumentLimits:
 LIMITS = DocumentLimits()
 
 
+def patient_of(document: Any) -> str | None:
+    """Return the column that says whose a row of a parsed *document* is; None where no column does."""
+    named = getattr(document, "patient", None) or getattr(getattr(document, "data", None), "patient", None)
+    return str(named) if named else None
+
+
 def parse_document(document: Mapping[str, Any], *, limits: DocumentLimits = LIMITS) -> Document:
     """Return *document* (the decoded JSON object of a resolved recipe, query or ping) as its model.
 

@@ -90,7 +90,7 @@ def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]
         except UnicodeDecodeError:
             problem = DataError(
                 "data.not_utf8",
-                f"{path}, about line {first}: not UTF-8 text.",
+                f"{path}, line {_first_foreign(path)}: not UTF-8 text.",
                 "Save the file as CSV in UTF-8.",
             )
         except OSError as error:
@@ -100,6 +100,17 @@ def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]
             raise problem
         if cells:
             yield first, cells
+
+
+def _first_foreign(path: Path) -> int:
+    """Return the number of the first line that is not UTF-8; the decoder reads ahead and cannot say."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:

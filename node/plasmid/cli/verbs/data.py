@@ -23,6 +23,7 @@ from plasmid.data.settings import (
     FhirConnection,
     FilesConnection,
     SqlConnection,
+    table_kind,
 )
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import described, slice_of
@@ -31,7 +32,9 @@ from plasmid.recipes.load import load_recipe
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name or file")]
-LIMIT_S = 60.0
+LimitOption = Annotated[
+    float, typer.Option("--limit-s", help="How long reaching it may take, in seconds", min=1)
+]
 SHOWN_COLUMNS = 12
 
 
@@ -53,17 +56,18 @@ def connect(
     allow_writable_role: Annotated[
         bool, typer.Option("--allow-writable-role", help="Accept a role that may write to the tables")
     ] = False,
+    limit_s: LimitOption = 600.0,
     home: HomeOption = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Try a connection, list its tables, and keep it under NAME. No row is read."""
+    """Try a connection, list its tables, and keep it under NAME. Of FHIR all is read, else no row."""
     with reply(form) as answer:
         site = site_at(home)
         site.config()
+        known = _connections(site)
+        _check_name(name)
         if ask_password:
             password_file = f"secrets/{name}"
-            secret = getpass.getpass(f"Password for {name}: ").encode() + b"\n"
-            write_atomic(site.folder / password_file, secret, mode=0o600)
         given: dict[str, Any] = {
             "schema_name": schema,
             "password_file": password_file,
@@ -72,15 +76,13 @@ def connect(
             "writable_role": "allow" if allow_writable_role else "refuse",
         }
         connection = _connection(site, target, given)
-        with _opened(site, connection) as source:
+        if ask_password:
+            secret = getpass.getpass(f"Password for {name}: ").encode() + b"\n"
+            write_atomic(site.folder / f"secrets/{name}", secret, mode=0o600)
+        with _opened(site, connection, limit_s) as source:
             tables = source.tables()
-        known = _connections(site)
-        try:
-            kept = Connections(connections={**known.connections, name: connection})
-        except ValidationError as error:
-            raise UsageError(
-                "usage.name", f"{name!r} cannot be a connection's name.", "Use a-z, 0-9, - and _."
-            ) from error
+            source.check_role(list(tables))
+        kept = Connections(connections={**known.connections, name: connection})
         write_atomic(site.connections, dump_settings(kept.model_dump(exclude_defaults=True, mode="json")))
         answer.data |= {
             "connection": name,
@@ -106,6 +108,7 @@ def map_(
     ] = None,
     table: Annotated[str | None, typer.Option(help="The local table of the rows")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a view that is there")] = False,
+    limit_s: LimitOption = 600.0,
     home: HomeOption = None,
     form: FormatOption = Format.text,
 ) -> None:
@@ -131,8 +134,8 @@ def map_(
         connection = (
             known[source] if source else FilesConnection(kind="files", path=str(site.table(document.name)))
         )
-        with _opened(site, connection) as opened:
-            proposal = propose(opened, document.name, source, document, table=table)
+        with _opened(site, connection, limit_s) as opened:
+            proposal = propose(opened, recipe, source, document, table=table)
         write_atomic(path, proposal.text.encode())
         answer.data |= {"view": str(path), "doubtful": proposal.doubtful}
         answer.say(*map(plain, proposal.text.splitlines()))
@@ -212,6 +215,17 @@ def ls(home: HomeOption = None, form: FormatOption = Format.text) -> None:
             answer.say(plain(f"No connections and no views: tables are looked for in {config.data}."))
 
 
+def _check_name(name: str) -> None:
+    try:
+        Connections(connections={name: FilesConnection(kind="files", path=".")})
+    except ValidationError:
+        good = False
+    else:
+        good = True
+    if not good:
+        raise UsageError("usage.name", f"{name!r} cannot be a connection's name.", "Use a-z, 0-9, - and _.")
+
+
 def _connection(site: SiteHome, target: str, given: dict[str, Any]) -> Connection:
     def used(*names: str) -> dict[str, Any]:
         strange = [
@@ -243,14 +257,16 @@ def _connection(site: SiteHome, target: str, given: dict[str, Any]) -> Connectio
 
 def _is_fhir(path: Path) -> bool:
     files = list(path.iterdir())[:1000] if path.is_dir() else [path]
+    if any(map(table_kind, files)):
+        return False  # a folder of tables with a note in JSON beside them
     return any(file.name.lower().removesuffix(".gz").endswith((".ndjson", ".json")) for file in files)
 
 
 @contextmanager
-def _opened(site: SiteHome, connection: Connection) -> Iterator[Any]:
+def _opened(site: SiteHome, connection: Connection, limit_s: float) -> Iterator[Any]:
     from plasmid.data.viewing import connect as open_connection
 
-    source = open_connection(connection, site.folder, scratch=site.scratch, limit_s=LIMIT_S)
+    source = open_connection(connection, site.folder, scratch=site.scratch, limit_s=limit_s)
     try:
         yield source
     finally:

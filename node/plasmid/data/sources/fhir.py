@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -92,6 +92,9 @@ class FhirSource:
             columns = zip(relation.columns, (str(one) for one in relation.types), strict=True)
             found[table] = LocalTable(dict(columns), len(relation))
         return found
+
+    def check_role(self, tables: Sequence[str]) -> None:
+        """Do nothing: it is opened for reading only."""
 
     def select(self, query: exp.Select) -> Iterator[pa.RecordBatch]:
         """Yield the rows of *query*. Raises DataError as the protocol says."""

@@ -8,7 +8,8 @@ Rules
    and the configuration locked. A query can reach nothing else, whatever it says.
 3. CSV is UTF-8 text as :mod:`plasmid.recipes.rows` reads it. DuckDB reads it first; where it finds anything
    amiss, that reader, which is strict and knows lines, goes over the file and has the last word.
-4. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
+4. DuckDB does not tell names apart by case. Columns that differ in it alone are repeated ones; so are tables.
+5. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
 """
 
 from __future__ import annotations
@@ -56,18 +57,28 @@ def files_in(path: Path) -> dict[str, File]:
         ``data.source_down``: nothing is there; ``data.source_empty``: no file with a known ending;
         ``data.source_table``: two files are called alike.
     """
-    if not path.exists():
-        raise DataError("data.source_down", f"there is nothing at {path}.", "Correct the connection's path.")
+    try:
+        if not path.exists():
+            why = "there is nothing"
+        else:
+            why, within = "", sorted(path.iterdir()) if path.is_dir() else [path]
+    except OSError as error:
+        why = f"nothing can be read ({error.strerror})"
+    if why:
+        raise DataError(
+            "data.source_down", f"{why} at {path}.", "Correct the connection's path, or its rights."
+        )
     found: dict[str, File] = {}
-    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for each in within:
         kind = table_kind(each)
         if kind is None or not each.is_file():
             continue
         name = table_name(each)
-        if name in found:
+        twin = next((other for other in found if other.casefold() == name.casefold()), None)
+        if twin is not None:
             raise DataError(
                 "data.source_table",
-                f"{each.name} and {found[name].path.name} are both the table {name!r}.",
+                f"{each.name} and {found[twin].path.name} are both the table {name!r}.",
                 "Rename one of them, or move it to another folder.",
             )
         found[name] = File(each, kind)
@@ -94,9 +105,9 @@ def locked(folder: Path, allowed: Sequence[Path]) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def open_file(path: Path) -> FilesSource:
-    """Return the source of one file, the table ``rows``; CSV where its ending says nothing else."""
-    return FilesSource({"rows": File(path, table_kind(path) or "csv")})
+def open_file(path: Path, name: str = "rows", spill: Path | None = None) -> FilesSource:
+    """Return the source of one file, the table *name*; CSV where its ending says nothing else."""
+    return FilesSource({name: File(path, table_kind(path) or "csv")}, spill)
 
 
 def open_files(path: Path, spill: Path | None = None) -> FilesSource:
@@ -113,7 +124,7 @@ class FilesSource:
         self.files = dict(files)
         self._spill = spill
         self._tables: dict[str, LocalTable] | None = None
-        self._troubles: list[Trouble] = []
+        self._ragged: dict[str, tuple[int, int]] = {}
         self._problem: DataError | None = None
         self._folder: Path | None = None
         self._opened: duckdb.DuckDBPyConnection | None = None
@@ -133,28 +144,35 @@ class FilesSource:
             self._tables = {name: self._described(file) for name, file in self.files.items()}
         return self._tables
 
+    def check_role(self, tables: Sequence[str]) -> None:
+        """Do nothing: it is opened for reading only."""
+
     def select(self, query: exp.Select) -> Iterator[pa.RecordBatch]:
         """See :meth:`plasmid.data.source.Source.select`."""
         text, self._problem = query.sql("duckdb"), None
         names = {one.name for one in query.find_all(exp.Table)} & self.files.keys()
         asked = {one.name for one in query.find_all(exp.Column)}
-        scans = {name: sum(one.name == name for one in query.find_all(exp.Table)) for name in names}
+        for name in sorted(names):
+            self._check_told_apart(name, asked)
+        # Whether a table is read once is DuckDB's to decide where a part of the query has a name.
+        many = query.args.get("with_") is not None or sum(1 for _ in query.find_all(exp.Table)) > 1
         for name in names:
-            self._offer(name, asked, many=scans[name] > 1)
-        done, doubt = 0, any(self._holds_nul(name) for name in names)
+            self._offer(name, asked, many=many)
+        done, doubt = 0, any(self._is_odd(name) for name in names)
         if not doubt:
             try:
                 for batch in self._run(text):
                     yield batch
                     done += batch.num_rows
-                return
             except duckdb.Error:
                 doubt = True
         if self._problem is not None:
-            raise self._problem
+            raise self._problem  # a stream that ends early is no error to DuckDB
+        if not doubt:
+            return
         csv = [name for name in names if self.files[name].kind == "csv"]
         for name in csv:
-            self._offer_carefully(name)
+            self._offer_carefully(name, many=many)
         if not csv or (done and len(names) > 1):
             raise self._unread(names)
         try:
@@ -168,7 +186,15 @@ class FilesSource:
 
     def troubles(self) -> list[Trouble]:
         """Return the ragged rows of CSV files."""
-        return list(self._troubles)
+        return [
+            Trouble(
+                "data.ragged_row",
+                f"{f'table {name!r}: ' if len(self.files) > 1 else ''}{counted(count, 'row')} with another"
+                f" number of cells than the header (first at line {line})",
+                HINTS["data.ragged_row"],
+            )
+            for name, (count, line) in self._ragged.items()
+        ]
 
     def locate(self, table: str, row: int) -> str:
         """Return the line of a CSV file's row, else the row's number from 1."""
@@ -206,6 +232,15 @@ class FilesSource:
                 continue
             raise problem
 
+    def _check_told_apart(self, name: str, asked: set[str]) -> None:
+        twice = sorted(asked & self.tables()[name].repeated.keys())
+        if twice:
+            raise DataError(
+                "data.column_repeated",
+                f"table {name!r} has more than one column {', '.join(map(repr, twice))}, in whatever case.",
+                HINTS["data.column_repeated"],
+            )
+
     def _offer(self, name: str, asked: set[str], *, many: bool) -> None:
         """Make table *name* known to DuckDB, with the columns *asked* for; *many* times read, it is kept."""
         file, columns = self.files[name], self.tables()[name].columns
@@ -213,6 +248,9 @@ class FilesSource:
             exp.convert(str(file.path)).sql("duckdb"),
             exp.to_identifier(name, quoted=True).sql("duckdb"),
         )
+        for kind in ("VIEW", "TABLE"):  # of an earlier query; the wrong kind is an error
+            with suppress(duckdb.Error):
+                self._connection.execute(f"DROP {kind} IF EXISTS {view}")
         if file.kind == "csv":
             with open_csv(file.path) as content:
                 header = content.header
@@ -223,57 +261,58 @@ class FilesSource:
             )
             how = (
                 f"auto_detect = false, header = true, columns = {{{spelled}}}, delim = ',', quote = '\"',"
-                f" escape = '\"', strict_mode = true, max_line_size = {4 * MAX_LINE_CHARACTERS}"
+                f" escape = '\"', strict_mode = true, max_line_size = {4 * MAX_LINE_CHARACTERS},"
+                " allow_quoted_nulls = false, hive_partitioning = false"
             )
             rows = f"SELECT {given} FROM read_csv({place}, {how})"  # noqa: S608 - quoted names only
-            self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
+            self._connection.execute(f"CREATE TEMP VIEW {view} AS {rows}")
         elif file.kind == "parquet":
             self._connection.execute(
-                f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM read_parquet({place})"  # noqa: S608
+                f"CREATE TEMP VIEW {view} AS SELECT * FROM"  # noqa: S608
+                f" read_parquet({place}, hive_partitioning = false)"
             )
         else:
             wanted = [column for column in columns if column in asked]
-            self._offer_stream(name, file.kind, lambda: _stream(file, wanted), many=many)
+            rows = iter(self._watched(_stream(file, wanted)))
+            first = next(rows, None)
+            if self._problem is not None:
+                raise self._problem
+            if first is None:
+                raise DataError(
+                    "data.empty", f"the {file.kind} table {name!r} has no rows.", "Give at least one."
+                )
+            self._offer_stream(name, first.schema, _joined(first, rows), many=many)
 
     def _offer_stream(
-        self, name: str, kind: str, batches: Callable[[], Iterable[pa.RecordBatch]], *, many: bool
+        self, name: str, schema: pa.Schema, rows: Iterator[pa.RecordBatch], *, many: bool
     ) -> None:
-        rows = iter(self._watched(batches()))
-        first = next(rows, None)
-        if self._problem is not None:
-            raise self._problem
-        if first is None:
-            raise DataError("data.empty", f"the {kind} table {name!r} has no rows.", "Give at least one.")
-        reader = pa.RecordBatchReader.from_batches(first.schema, _joined(first, rows))
-        with suppress(duckdb.Error):
-            self._connection.unregister(name)
+        """Make *rows*, which can be read once, the table *name*; *many* times read, they are kept."""
+        view = exp.to_identifier(name, quoted=True).sql("duckdb")
+        reader = pa.RecordBatchReader.from_batches(schema, rows)
         if not many:
             self._connection.register(name, reader)
             return
         self._connection.register("plasmid stream", reader)
-        view = exp.to_identifier(name, quoted=True).sql("duckdb")
         try:
-            self._connection.execute(f'CREATE OR REPLACE TEMP TABLE {view} AS SELECT * FROM "plasmid stream"')  # noqa: S608
+            self._connection.execute(f'CREATE TEMP TABLE {view} AS SELECT * FROM "plasmid stream"')  # noqa: S608
         except duckdb.Error:
             problem = self._problem or self._unread({name})
         else:
-            problem = None
+            problem = self._problem
         if problem is not None:
             raise problem
 
-    def _offer_carefully(self, name: str) -> None:
+    def _offer_carefully(self, name: str, *, many: bool) -> None:
         """Replace a CSV table by what the strict reader says of its file."""
-        view = exp.to_identifier(name, quoted=True).sql("duckdb")
-        self._connection.execute(f"DROP VIEW IF EXISTS {view}")
-        file, columns = self.files[name], list(self.tables()[name].columns)
+        self._connection.execute(f"DROP VIEW {exp.to_identifier(name, quoted=True).sql('duckdb')}")
+        columns = list(self.tables()[name].columns)
         schema = pa.schema([(column, pa.string()) for column in columns])
-        rows = self._watched(self._strict(file.path, columns, schema))
-        self._connection.register(name, pa.RecordBatchReader.from_batches(schema, rows))
+        self._offer_stream(name, schema, self._watched(self._strict(name, columns, schema)), many=many)
 
-    def _strict(self, path: Path, columns: list[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _strict(self, name: str, columns: list[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         ragged = [0, 0]
         kept: list[list[str]] = []
-        with open_csv(path) as content:
+        with open_csv(self.files[name].path) as content:
             places = [content.header.index(column) for column in columns]
             for line, cells in content.rows:
                 if len(cells) != len(content.header):
@@ -284,14 +323,7 @@ class FilesSource:
                     yield _batch(kept, schema)
                     kept = []
         if ragged[0]:
-            many = counted(ragged[0], "row")
-            self._troubles.append(
-                Trouble(
-                    "data.ragged_row",
-                    f"{many} with another number of cells than the header (first at line {ragged[1]})",
-                    HINTS["data.ragged_row"],
-                )
-            )
+            self._ragged[name] = (ragged[0], ragged[1])
         if kept:
             yield _batch(kept, schema)
 
@@ -303,7 +335,8 @@ class FilesSource:
             self._problem = error
             self._problem.__traceback__ = None
 
-    def _holds_nul(self, name: str) -> bool:
+    def _is_odd(self, name: str) -> bool:
+        """Return whether DuckDB reads a CSV file in its own way: one column, a NUL, a first line that is blank."""
         file = self.files[name]
         if file.kind != "csv" or not file.path.stat().st_size:
             return False
@@ -311,7 +344,9 @@ class FilesSource:
             file.path.open("rb") as content,
             mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
         ):
-            return mapped.find(b"\0") >= 0
+            begin = mapped[:4].removeprefix(b"\xef\xbb\xbf")[:1]
+            alone = len(self.tables()[name].columns) == 1 or begin in (b"\r", b"\n")
+            return alone or mapped.find(b"\0") >= 0
 
     def _unread(self, names: Iterable[str]) -> DataError:
         files = ", ".join(sorted(self.files[name].path.name for name in names)) or "the query"
@@ -325,8 +360,7 @@ class FilesSource:
                 with open_csv(file.path) as content:
                     header = content.header
                 names = [one for one in header if one]
-                repeated = {one: names.count(one) for one in names if names.count(one) > 1}
-                return LocalTable(dict.fromkeys(names, "text"), None, repeated)
+                return LocalTable(dict.fromkeys(names, "text"), None, _repeated(names))
             case "parquet":
                 return _columnar(file.path, _parquet_schema)
             case "arrow":
@@ -382,9 +416,16 @@ def _columnar(path: Path, read: Callable[[Path], tuple[pa.Schema, int | None]]) 
             f"{path.name} is not what its ending says.",
             "Check that the file is whole.",
         )
-    names = schema.names
-    repeated = {one: names.count(one) for one in names if names.count(one) > 1}
-    return LocalTable({field.name: str(field.type) for field in reversed(schema)}, rows, repeated)
+    types: dict[str, str] = {}
+    for field in schema:
+        types.setdefault(field.name, str(field.type))
+    return LocalTable(types, rows, _repeated(schema.names))
+
+
+def _repeated(names: Sequence[str]) -> dict[str, int]:
+    """Return how often a name occurs that more than one column has, in any case of its letters."""
+    folded = [name.casefold() for name in names]
+    return {name: folded.count(name.casefold()) for name in names if folded.count(name.casefold()) > 1}
 
 
 def _parquet_schema(path: Path) -> tuple[pa.Schema, int | None]:
@@ -401,7 +442,9 @@ def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(path)) as mapped:
         file = pa.ipc.open_file(mapped)
         for index in range(file.num_record_batches):
-            yield file.get_batch(index)
+            batch = file.get_batch(index)
+            batch.validate(full=True)  # a damaged offset would end the process
+            yield batch
 
 
 def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:

@@ -19,18 +19,19 @@ CODE = re.compile(rf"(?:{'|'.join(sorted(FAMILIES))})\.[a-z0-9_]+")
 def raised(tree: ast.AST) -> Iterator[str]:
     """Yield the codes that *tree* gives away.
 
-    A code is an argument of a call (an exception's, or of a helper that makes one), the value of ``"code"`` in a
-    dictionary, what a variable ``code`` is set to, the first of a tuple that is yielded, a key under which
-    something is kept, or a member of an enumeration. What an audit log writes first is an action, and no code.
+    A code is the first argument of a call (an exception's, or of a helper that makes one), the first of a tuple,
+    the value of ``"code"`` in a dictionary, what a variable ``code`` is set to, a key under which something is
+    kept, or a member of an enumeration. What an audit log writes first is an action, and no code.
     """
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="write")):
                 pass
-            case ast.Call(args=arguments):
-                texts = (one.value for one in arguments if _is_text(one))
-                yield from (text for text in texts if CODE.fullmatch(text))
-            case ast.Yield(value=ast.Tuple(elts=[ast.Constant(value=str(text)), *_])):
+            case ast.Call(func=ast.Name(id="_Form"), args=[_, ast.Constant(value=str(text)), *_]):
+                yield text
+            case ast.Call(args=[ast.Constant(value=str(text)), *_]):
+                yield text
+            case ast.Tuple(elts=[ast.Constant(value=str(text)), *_]) if text.startswith("data."):
                 yield text
             case ast.Dict(keys=keys, values=values):
                 for key, value in zip(keys, values, strict=True):

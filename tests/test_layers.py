@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROOTS = ("platform", "node", "recipes", "models")
 """From the top layer to the bottom one, the order of the contract."""
 TRUSTED = ("core", "recipes", "protocol", "privacy", "gateway", "data")
+READERS = {"pyarrow", "duckdb", "sqlglot", "sqlalchemy", "pandas"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "sklearn", "scipy", "flwr", "ray"}
 
 
@@ -120,3 +121,23 @@ def test_the_gateway_process_imports_nothing_heavy() -> None:
         check=True,
     )
     assert HEAVY.intersection(json.loads(result.stdout)) == set()
+
+
+def test_the_node_loads_nothing_that_reads_rows() -> None:
+    """Rows are read by a process of its own: the node has neither a row nor a database's password."""
+    code = (
+        "import importlib, json, sys\n"
+        "for name in ('site.node', 'site.watch', 'gateway.opening', 'gateway.retention', 'cli.verbs.data'):\n"
+        "    importlib.import_module(f'plasmid.{name}')\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    paths = os.pathsep.join(str(REPOSITORY / root) for root in ROOTS)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert READERS.intersection(json.loads(result.stdout)) == set()

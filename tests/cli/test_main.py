@@ -38,6 +38,7 @@ def test_help_names_every_verb_and_imports_none() -> None:
         "query",
         "models",
         "recipes",
+        "data",
         "predict",
         "evaluate",
         "site",

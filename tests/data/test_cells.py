@@ -118,40 +118,25 @@ def without_errors(values: Sequence[Any], findings: Sequence[set[Finding]]) -> l
     ]
 
 
-PIECES = st.sampled_from(
-    [
-        "A",
-        "c",
-        "U",
-        "N",
-        "X",
-        "ß",
-        "1",
-        "-",
-        ".",
-        "e",
-        "5",
-        "NA",
-        "-9",
-        "true",
-        "yes",
-        " ",
-        "\t",
-        "\xa0",
-        "\u2028",
-        "\x1c",
-        "\x85",
-        "\n",
-        "=O",
-        ">",
-        "+",
-        "1e5",
-        "1e999",
-        "\0",
-        "٣",
-        "𝒜",
-    ]  # fmt: skip
-)
+LETTERS = ["A", "c", "U", "N", "X", "ß", "1", "-", ".", "e", "5", "NA", "-9", "true", "yes"]
+SIGNS = [
+    "=O",
+    ">",
+    "+",
+    "1e5",
+    "1e999",
+    "٣",
+    "\U0001d49c",
+    " ",
+    "\t",
+    "\xa0",
+    "\u2028",
+    "\x1c",
+    "\x85",
+    "\n",
+    "\0",
+]
+PIECES = st.sampled_from([*LETTERS, *SIGNS])
 CELL = st.none() | st.text(max_size=6) | st.lists(PIECES, max_size=6).map("".join)
 
 
@@ -189,8 +174,17 @@ def test_every_type_has_its_findings(name: str) -> None:
     values, findings = found_in(pa.array([good, bad, None]), column)
     missing = {Finding.missing_value} if column.missing == "refused" else set()
     assert findings == [set(), finding, missing]
-    wanted = {"protein": "CASS", "protein cut": "CASS", "nucleotide": "ACGT", "text": "a b",
-              "text refused": "a b", "number": 10.0, "number marked": -4.0, "integer": 3.0, "decimals": 10.0}  # fmt: skip
+    wanted = {
+        "protein": "CASS",
+        "protein cut": "CASS",
+        "nucleotide": "ACGT",
+        "text": "a b",
+        "text refused": "a b",
+        "number": 10.0,
+        "number marked": -4.0,
+        "integer": 3.0,
+        "decimals": 10.0,
+    }
     assert values[0] == wanted.get(name, good)
 
 

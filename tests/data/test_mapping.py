@@ -1,4 +1,4 @@
-"""Local columns made declared ones: codes, units, dates; what cannot be converted is marked, never guessed."""
+"""Local columns made declared ones: codes, units, dates; what cannot be converted is marked, not guessed."""
 
 from __future__ import annotations
 

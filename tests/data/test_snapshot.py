@@ -7,7 +7,6 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,11 @@ Row = tuple[str | None, str | None, float | None]
 ROWS: list[Row] = [("a", "one, two", 1.0), (None, "ü\n", None), ("b", None, -0.5)]
 CELL = st.none() | st.text(st.characters(codec="utf-8"), max_size=4)
 ANY_ROWS = st.lists(st.tuples(CELL, CELL, st.none() | st.floats(-9, 9).map(lambda x: x + 0.0)), max_size=30)
+
+
+def descriptors() -> list[str]:
+    gc.collect()
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 def batch_of(rows: list[Row]) -> pa.RecordBatch:
@@ -196,8 +200,7 @@ def test_a_file_that_is_no_snapshot_is_refused_and_closed(tmp_path: Path) -> Non
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA) as out:
         out.write_batch(batch_of(ROWS))
-    gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for data in (
         b"",
         b"x",
@@ -211,21 +214,20 @@ def test_a_file_that_is_no_snapshot_is_refused_and_closed(tmp_path: Path) -> Non
         assert caught.value.code == "data.table_malformed"
         assert "CANARY" not in str(caught.value)
         del caught  # its traceback holds the map
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_a_full_disk_has_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path) -> tuple[Any, int]:
-        return open("/dev/full", "w+b"), os.open(os.devnull, os.O_RDONLY)  # noqa: PTH123, SIM115
+        return Path("/dev/full").open("w+b"), os.open(os.devnull, os.O_RDONLY)
 
     monkeypatch.setattr(module, "unnamed", full)
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     for size in (3, 20_000):  # what fails when it is flushed, and what fails when it is written
         with pytest.raises(StorageError) as caught:
             written(tmp_path, many(size))
         assert caught.value.code == "storage.full"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_a_folder_that_cannot_be_made_has_its_own_error(tmp_path: Path) -> None:
@@ -239,14 +241,14 @@ def test_a_folder_that_cannot_be_made_has_its_own_error(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Snapshot, Table]]:
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Snapshot, Table]:
     """The same rows in a file of many batches, and in memory."""
     monkeypatch.setattr(module, "BATCH_ROWS", 16)
     rows: list[Row] = [
         (None if row % 11 == 3 else f"p{row % 9}", f"t{row}", float(row % 5)) for row in range(100)
     ]
     snapshot = opened(tmp_path, rows)
-    yield snapshot, snapshot.table()
+    return snapshot, snapshot.table()
 
 
 def test_a_snapshot_answers_as_the_table_does(both: tuple[Snapshot, Table]) -> None:

@@ -136,7 +136,7 @@ def test_a_repeat_is_told_the_same_numbers(tmp_path: Path) -> None:
     assert all(one == told[0] for one in told)
     assert told[0]["counts"] == [80, 120, 200]  # 20, 30 and 51 at each site
     federation: Any = questions.federation
-    assert len(list((federation.home("alpha").lineage / "default").glob("*.people"))) == 1
+    assert len(list((federation.home("alpha").lineage / "statistics" / "default").glob("*.people"))) == 1
 
 
 def test_under_a_unit_a_repeat_is_charged(tmp_path: Path) -> None:

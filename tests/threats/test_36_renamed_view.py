@@ -5,6 +5,7 @@ Must hold: same population, same ledger.
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 
 from attacks import BUDGET, FOUR, count_document, private, refusal
 from in_memory import Federation, document_of
+from plasmid.core.settings import dump_settings
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Admission
+from plasmid.recipes.counts import CountsDocument
+from plasmid.recipes.protection import Protection
 from plasmid.recipes.query import QueryDocument
 
 EPSILON = 3.2
@@ -126,3 +130,83 @@ def test_a_run_that_was_reserved_stays_with_its_population(tmp_path: Path) -> No
     assert federation.admit("alpha").code == "policy.budget"
     with refusal("run.unknown"):
         gateway.run(federation.run)
+
+
+# -- the same patients, by their identifiers, under another name --------------------------------------------
+
+PATIENTS = [f"p{one}" for one in range(40)]
+BY_SEX = CountsDocument.model_validate(
+    {
+        "computation": "counts",
+        "name": "by-sex",
+        "axes": [{"type": "category", "column": "sex", "vocabulary": ["female", "male"]}],
+        "patient": "who",
+        "max_rows": 1000,
+        "privacy": Protection(
+            unit="record", mechanism="dp-fedsgd", epsilon=EPSILON, delta=1e-6, record_clip=1.0
+        ).model_dump(),
+    }
+)
+
+
+def through_a_database(federation: Federation, patients: list[str], **view: Any) -> None:
+    """Have alpha's view of the same document come from a database with its own names and codes."""
+    home = federation.home("alpha")
+    path = home.folder / "warehouse.db"
+    path.unlink(missing_ok=True)
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE patients (pid TEXT, gender TEXT)")
+        database.executemany("INSERT INTO patients VALUES (?, ?)", [(f" {one} ", "W") for one in patients])
+    database.close()
+    rows = {
+        "table": "patients",
+        "columns": {"who": "pid", "sex": {"column": "gender", "codes": {"W": "female"}}},
+    }
+    known = {"warehouse": {"kind": "sql", "url": f"sqlite:///{path}", "writable_role": "allow"}}
+    home.connections.write_bytes(dump_settings({"connections": known}))
+    home.views.mkdir(exist_ok=True)
+    (home.views / "by-sex.yaml").write_bytes(
+        dump_settings({"source": "warehouse", "tables": {"rows": rows}, **view})
+    )
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Federation:
+    """Alpha has taken part in a run about forty patients of its file."""
+    text = "who,sex\n" + "".join(f"{one},female\n" for one in PATIENTS)
+    budgets = {"default": BUDGET, "others": BUDGET}
+    made = private(tmp_path, document=BY_SEX, tables=dict.fromkeys(FOUR, text), budgets=budgets)
+    assert made.admit("alpha").accepted
+    made.new_run("run-2")
+    return made
+
+
+def test_the_same_patients_through_another_connector_under_another_population_are_refused(
+    patients: Federation,
+) -> None:
+    through_a_database(patients, PATIENTS, population="others")
+    for answer in (patients.gateways["alpha"].answer(patients.asking()), patients.admit("alpha")):
+        assert (answer.accepted, answer.code) == (False, "data.population_overlap")
+        assert answer.sentence == "The site's views name different populations for the same people."
+    (line, _) = [line for line in patients.log("alpha") if line["action"] == "refused"]
+    assert line["reason"].startswith("40 people of this view, which is said to show the population 'others'")
+    assert spent(patients) == {"default": EPSILON}
+
+
+def test_with_the_same_population_the_same_ledger_is_charged(patients: Federation) -> None:
+    through_a_database(patients, PATIENTS)
+    assert patients.admit("alpha").accepted
+    assert spent(patients) == {"default": 2 * EPSILON}
+    patients.new_run("run-3")
+    assert patients.admit("alpha").code == "policy.budget"
+
+
+def test_control_other_patients_are_another_population(patients: Federation) -> None:
+    """Ten in common may be chance."""
+    strangers = [f"q{one}" for one in range(40)]
+    through_a_database(patients, [*PATIENTS[:10], *strangers], population="others")
+    assert patients.admit("alpha").accepted
+    assert spent(patients) == {"default": EPSILON, "others": EPSILON}
+    patients.new_run("run-3")
+    through_a_database(patients, [*PATIENTS[:11], *strangers], population="others")
+    assert patients.admit("alpha").code == "data.population_overlap"

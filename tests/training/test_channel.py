@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,3 +117,100 @@ def test_closing_wakes_whoever_waits(ends: tuple[Channel, Channel]) -> None:
         with pytest.raises(ChannelClosed):
             end.send({}, b"x" * 10_000_000)
     ends[0].close()  # again
+
+
+# -- open files over the channel -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """An open file that holds ``rows``."""
+    (tmp_path / "rows").write_bytes(b"rows")
+    descriptor = os.open(tmp_path / "rows", os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_file_arrives_and_is_the_same(ends: tuple[Channel, Channel], file: int) -> None:
+    ends[0].send({"type": "opened"}, b"body", descriptor=file)
+    header, body = ends[1].receive(files=True)
+    found = header.pop("descriptor")
+    assert (header, body) == ({"type": "opened"}, b"body")
+    assert found != file
+    assert os.path.samestat(os.fstat(found), os.fstat(file))
+    assert not os.get_inheritable(found)
+    os.close(found)
+    assert os.pread(file, 9, 0) == b"rows", "the sender's stays open"
+    ends[0].send({"type": "next"})
+    assert ends[1].receive(files=True) == ({"type": "next", "descriptor": None}, b"")
+
+
+def test_a_file_comes_with_a_large_frame(ends: tuple[Channel, Channel], file: int) -> None:
+    body = bytes(range(256)) * 20_000
+    sender = in_thread(lambda: ends[0].send({"type": "opened"}, body, descriptor=file))
+    header, found = ends[1].receive(files=True)
+    sender.join()
+    assert found == body
+    os.close(header["descriptor"])
+
+
+def test_a_file_does_not_arrive_where_none_was_asked_for(ends: tuple[Channel, Channel], file: int) -> None:
+    before = descriptors()
+    for _ in range(20):
+        ends[0].send({"type": "result"}, descriptor=file)
+        assert ends[1].receive() == ({"type": "result"}, b"")
+    assert descriptors() == before
+
+
+def test_a_header_cannot_claim_a_file(ends: tuple[Channel, Channel]) -> None:
+    ends[0].send({"type": "opened", "descriptor": 0})
+    assert ends[1].receive(files=True)[0] == {"type": "opened", "descriptor": None}
+
+
+def hostile(end: socket.socket, files: list[int], data: bytes) -> None:
+    end.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))])
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_a_peer_that_sends_a_hundred_files_leaves_none_behind(
+    raw: tuple[socket.socket, Channel], file: int, files: bool
+) -> None:
+    before = descriptors()
+    frame = _LENGTHS.pack(2, 100) + b"{}" + b"x" * 100
+    for _ in range(5):
+        for part in (frame[:4], frame[4:9], frame[9:50], frame[50:]):  # with every part of the frame
+            hostile(raw[0], [file] * 100, part)
+        header, body = raw[1].receive(files=files)
+        assert body == b"x" * 100
+        if files and header["descriptor"] is not None:
+            assert os.path.samestat(os.fstat(header["descriptor"]), os.fstat(file))
+            os.close(header["descriptor"])
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\0", _LENGTHS.pack(2, 5), _LENGTHS.pack(2, 5) + b"{}abc", _LENGTHS.pack(3, 0) + b"{x}",
+     _LENGTHS.pack(MAX_HEADER_BYTES + 1, 0), _LENGTHS.pack(2, MAX_BODY_BYTES + 1),
+     _LENGTHS.pack(2, 0) + b"[]"],
+)  # fmt: skip
+def test_a_frame_that_comes_to_nothing_closes_its_file(
+    raw: tuple[socket.socket, Channel], file: int, sent: bytes
+) -> None:
+    before = descriptors()
+    hostile(raw[0], [file], sent)
+    raw[0].shutdown(socket.SHUT_WR)
+    with pytest.raises((ChannelClosed, ProtocolError)):
+        raw[1].receive(files=True)
+    assert descriptors() == before
+
+
+def test_a_file_cannot_be_sent_to_nobody(ends: tuple[Channel, Channel], file: int) -> None:
+    ends[1].close()
+    with pytest.raises(ChannelClosed):
+        ends[0].send({}, b"x" * 10_000_000, descriptor=file)
+    assert os.pread(file, 4, 0) == b"rows"

@@ -11,16 +11,20 @@ import torch
 from torch import nn
 
 from plasmid.core.errors import DataError, RunFailed
-from plasmid.data.table import Table
+from plasmid.data.snapshot import Snapshot
+from plasmid.data.table import Joined, Table, concatenate
 from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import BaseModel
+from plasmid.privacy import noise as noise_module
 from plasmid.recipes.schema import Recipe
 from plasmid.training import engine as engine_module
+from plasmid.training.canaries import Canaries
 from plasmid.training.dp import PATIENCE, UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.order import order
+from snapshots import snapshot_of
 from tiny_task import tiny_recipe, tiny_table
 
 
@@ -343,3 +347,83 @@ def test_a_sound_run_is_not_taken_for_dead(tiny: dict[str, BaseModel]) -> None:
     engine = Engine(tiny_recipe(tiny["bert"]), tiny["bert"], blind, device="cpu")
     for _ in range(PATIENCE + 1):
         engine.train(_started(engine), steps=1, seed=0, sampling=ALL)
+
+
+# Rows that stay in their file
+
+
+def _with_people(base: BaseModel) -> tuple[Recipe, Table]:
+    """A recipe with a patient column, and a table of it in which the longest person has four rows."""
+    document = tiny_recipe(base).model_dump()
+    document["data"]["columns"]["who"] = {"type": "identifier"}
+    document["data"]["patient"] = "who"
+    table = tiny_table(96)
+    who: list[Any] = [f"p{row % 40}" for row in range(96)]
+    return Recipe.model_validate(document), Table({**table.columns, "who": who}, 96)
+
+
+def _both(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Table, Snapshot]:
+    """The same rows in the same order, in memory and in a file; nothing is cached of either."""
+    monkeypatch.setattr(engine_module, "MAX_CACHE_BYTES", 0)
+    recipe, table = _with_people(base)
+    snapshot = Snapshot(snapshot_of(table, recipe))
+    return recipe, snapshot.table(), snapshot
+
+
+SAMPLINGS = [
+    None,
+    UnitSampling("record", clip=0.5, rate=0.2, expected=19.2, noise_multiplier=0.5),
+    UnitSampling("patient", 0.5, 0.3, 12.0, 0.5, max_records=16),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["none", "record", "patient"])
+@pytest.mark.parametrize("canaries", [False, True])
+def test_rows_in_a_file_train_the_same_adapter_as_those_in_memory(
+    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch, sampling: UnitSampling | None, canaries: bool
+) -> None:
+    """To the last bit: neither what is drawn nor what is computed from it depends on where rows are."""
+    recipe, table, snapshot = _both(tiny["esm"], monkeypatch)
+    rows: list[Any] = [table, snapshot]
+    if canaries:
+        joined = Canaries(recipe, snapshot, 10).table
+        assert isinstance(joined, Joined)
+        assert joined.rows > 96
+        rows = [concatenate([table, joined.subset(range(96, joined.rows))]), joined]
+    found = []
+    for one in rows:
+        source = np.random.default_rng(3)
+        monkeypatch.setattr(engine_module, "generator", lambda source=source: source)
+        monkeypatch.setattr(noise_module, "generator", lambda source=source: source)
+        engine = Engine(recipe, tiny["esm"], one, device="cpu")
+        found.append(engine.train(_started(engine), steps=3, seed=5, sampling=sampling))
+    assert np.abs(found[0] - _started(engine)).max() > 1e-3
+    assert np.array_equal(found[0], found[1])
+
+
+def test_an_empty_sample_of_rows_in_a_file_is_noise_alone(
+    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _, snapshot = _both(tiny["esm"], monkeypatch)
+    engine = Engine(recipe, tiny["esm"], snapshot, device="cpu")
+    state = _started(engine)
+    assert not engine.gradient_sum(state, sampling=NOBODY).any()
+    assert np.isfinite(engine.train(state, steps=2, seed=0, sampling=NOBODY)).all()
+
+
+def test_only_the_rows_of_a_step_are_taken_from_the_file(
+    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _, snapshot = _both(tiny["bert"], monkeypatch)
+    taken: list[int] = []
+    subset = snapshot.subset
+
+    def counted(indices: Any) -> Table:
+        taken.append(len(indices))
+        return subset(indices)
+
+    monkeypatch.setattr(snapshot, "subset", counted)
+    monkeypatch.setattr(snapshot, "table", lambda: pytest.fail("the whole table was read"))
+    engine = Engine(recipe, tiny["bert"], snapshot, device="cpu")
+    engine.train(_started(engine), steps=4, seed=0)
+    assert taken == [16] * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -18,13 +19,16 @@ import pytest
 
 from plasmid.computations import finetune, mean
 from plasmid.core.errors import PlasmidError, RecipeError
-from plasmid.data.table import Table
+from plasmid.data.snapshot import Snapshot
+from plasmid.data.table import Joined, Table
 from plasmid.models.store import BaseModel
 from plasmid.privacy.audit import planned_guesses
 from plasmid.protocol.body import pack
 from plasmid.recipes.columns import Contract, TextColumn
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.training import engine as engine_module
+from plasmid.training import worker as worker_module
 from plasmid.training.isolation import choose
 from plasmid.training.isolation.tree import descendants
 from plasmid.training.launcher import _PASSED_ON, LocalLauncher
@@ -378,3 +382,60 @@ def test_shared_noise_takes_a_sum_of_clipped_gradients(warm: Start, tiny: dict[s
     assert 0 < np.linalg.norm(first) <= 32 * 0.25 * (1 + 1e-5)
     assert np.allclose(first, compute(session, state, sampling=order), atol=1e-6)  # rate 1, and no noise
     assert not compute(session, state, sampling=order | {"rate": 1e-9}).any()  # an empty sample
+
+
+# -- a table that is larger than memory ------------------------------------------------------------
+
+
+def in_this_process(document: Any, table: Table, base: BaseModel | None = None) -> worker_module.Session:
+    """Return what a worker makes of an ``open`` frame."""
+    named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
+    header = {"document": document.model_dump(mode="json"), "base": named}
+    header["descriptor"] = snapshot_of(table, document)
+    channel: Any = SimpleNamespace(send=lambda *_, **__: None)
+    return worker_module.Session(channel, threading.Event(), (header, b""))
+
+
+def test_a_large_table_stays_in_its_file_and_is_summed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, order = ages(*[float(row) for row in range(100)], None), {"phase": "train", "sampling": None}
+    small = in_this_process(AGES, table)
+    monkeypatch.setattr(worker_module, "IN_MEMORY_BYTES", 100)
+    large = in_this_process(AGES, table)
+    assert (type(small.table), type(large.table)) == (Table, Snapshot)
+    found = [one.compute((order, pack("state", np.zeros(4)))) for one in (small, large)]
+    assert found[0].tolist() == found[1].tolist()
+    assert found[0][2] == 100.0
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_large_table_is_trained_on_from_its_file(
+    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, base = recipe(tiny["esm"]), tiny["esm"]
+    monkeypatch.setattr(engine_module, "MAX_CACHE_BYTES", 0)
+    state = finetune.initial(document, finetune.shape(document, base))
+    found = []
+    for limit, kind in ((2**30, Table), (100, Snapshot)):
+        monkeypatch.setattr(worker_module, "IN_MEMORY_BYTES", limit)
+        session = in_this_process(document, tiny_table(40), base)
+        assert isinstance(session.table, kind)
+        order = {"phase": "train", "seed": 1, "sampling": None}
+        found.append(session.compute((order, pack("state", state))))
+    assert np.abs(found[0]).max() > 0
+    assert np.array_equal(found[0], found[1])
+    audited = recipe(base, privacy={"audit": {"canaries": 40, "max_audited_epsilon": 4.0}})
+    session = in_this_process(audited, tiny_table(40), base)
+    assert isinstance(session._canaries.table, Joined)
+    assert np.isfinite(session.compute((order, pack("state", state)))).all()
+
+
+def test_a_document_that_is_none_leaves_no_open_file() -> None:
+    gc.collect()
+    before = sorted(path.name for path in Path("/proc/self/fd").iterdir())
+    with refusal("recipe.malformed"):
+        in_this_process(
+            SimpleNamespace(model_dump=lambda mode: {"computation": "mean"}, contract=AGES.contract),
+            ages(1.0),
+        )
+    gc.collect()
+    assert sorted(path.name for path in Path("/proc/self/fd").iterdir()) == before

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Names are compared without case, blanks and signs; what is only near is marked ``# check``.
+1. Names are compared without case, blanks and signs, values without case and with a sign like any other;
+   what is only near is marked ``# check``.
 2. Local values are named only where a column is to be one of few values and at least :data:`LEAST` rows have
    them: a view's file is shown to approvers. Rarer ones are counted in a comment.
 3. What nothing fits is left as a comment: a proposal is never complete by guessing.
@@ -22,6 +23,7 @@ from sqlglot import exp
 from plasmid.core.errors import DataError
 from plasmid.data.cells import to_text
 from plasmid.data.dialects import table_as
+from plasmid.data.findings import counted
 from plasmid.data.source import LocalTable, Source
 from plasmid.recipes.cohort import SEXES
 from plasmid.recipes.columns import AnyColumn, CategoryColumn, LabelColumn, NumberColumn
@@ -29,6 +31,7 @@ from plasmid.recipes.declared import TABLES
 
 LEAST = 11
 MOST_VALUES = 40
+MOST_OWN = 200
 _NEAR = 0.72
 
 _TABLE_NAMES = {
@@ -43,11 +46,11 @@ _TABLE_NAMES = {
     "ancestor": "concept_ancestor ancestor",
 }
 _COLUMN_NAMES = {
-    "person": "person person_id patient patient_id subject subject_id pat_id pid mrn",
-    "birth_date": "birth_date birth_datetime date_of_birth dob birthdate geburtsdatum",
+    "person": "person person_id patient patient_id patientid subject subject_id pat_id pid mrn nr",
+    "birth_date": "birth_date birth_datetime date_of_birth dob birthdate born birth geburtsdatum geburt",
     "sex": "sex gender gender_concept_id gender_source_value geschlecht",
     "death_date": "death_date date_of_death death_datetime",
-    "date": "date start_date event_date admission_date admitted onset recorded datum taken_on",
+    "date": "date start_date event_date admission_date admitted onset recorded written taken_on datum von",
     "end_date": "end_date discharge_date discharged stop_date",
     "code": "code concept_id icd icd10 icd_code loinc atc type kind",
     "system": "system code_system vocabulary",
@@ -162,9 +165,13 @@ def _details(
             yield "codes:"
             yield from (f"  {line}" for line in _codes(values, wanted))
             own = [value for value in wanted if value not in values]  # whether a row has them or not
-            yield from (f"  {_quoted(value)}: {_quoted(value)}" for value in own)
+            if len(own) <= MOST_OWN:
+                yield from (f"  {_quoted(value)}: {_quoted(value)}" for value in own)
+            else:
+                yield f"  # {len(own)} other values of the contract: list those that you have    # check"
         if strange:
-            yield f"# {strange} values are on fewer than {LEAST} rows, and none of the contract's    # check"
+            some = counted(strange, "value")
+            yield f"# {some} on fewer than {LEAST} rows each, and none of the contract's    # check"
 
 
 def _codes(values: Iterable[str], wanted: list[str]) -> Iterator[str]:
@@ -188,14 +195,17 @@ def _values(source: Source, table: str, local: str) -> tuple[list[str], list[str
         for cell, number in zip(cells, batch.column(1).to_pylist(), strict=True):
             if cell and len(counts) <= 10_000:
                 counts[cell] = counts.get(cell, 0) + int(number)
-    common = sorted((one for one, number in counts.items() if number >= LEAST), key=lambda one: -counts[one])
+    enough = (one for one, number in counts.items() if number >= LEAST)
+    common = sorted(enough, key=lambda one: (-counts[one], one))
     shown = common[:MOST_VALUES]
     return shown, [one for one in counts if one not in shown]
 
 
 def _events(tables: Mapping[str, LocalTable], cohort: Any) -> Iterator[str]:
     yield "tables:"
-    for declared in sorted(_asked(cohort.model_dump(mode="json")) | {"person"}):
+    values = cohort.model_dump(mode="json", exclude_none=True)
+    wanted = _wanted(values)
+    for declared in sorted(_asked(values) | {"person"}):
         if declared not in TABLES:
             continue
         local, sure = _nearest(declared, tables, _TABLE_NAMES[declared].split())
@@ -210,12 +220,28 @@ def _events(tables: Mapping[str, LocalTable], cohort: Any) -> Iterator[str]:
         for column, needed in TABLES[declared].items():
             found, exact = _nearest(column, tables[local].columns, _COLUMN_NAMES[column].split())
             if found is None:
-                if needed:
-                    yield f"      # {column}: ...    # missing"
+                if needed or (declared, column) in wanted:
+                    yield f"      # {column}: ...    # missing: no local column is called like it"
                 continue
             yield f"      {column}: {_quoted(found)}{'' if exact else '    # check'}"
             if column == "sex":
                 yield f"      # with codes: sex: {{column: ..., codes: {{...}}}} to {', '.join(SEXES)}"
+
+
+def _wanted(value: Any) -> set[tuple[str, str]]:
+    """Return the (table, column) pairs that a cohort's JSON needs beside those that every mapping gives."""
+    found: set[tuple[str, str]] = set()
+    if isinstance(value, Mapping):
+        if value.get("take") == "age" or "age" in value:
+            found.add(("person", "birth_date"))
+        if value.get("take") == "sex" or "sex" in value:
+            found.add(("person", "sex"))
+        if value.get("table") == "death":
+            found.add(("person", "death_date"))
+        if value.get("take") == "value" or "value" in value:
+            found.add((str(value.get("table")), "value"))
+        value = list(value.values())
+    return found.union(*(_wanted(one) for one in value)) if isinstance(value, list) else found
 
 
 def _asked(value: Any) -> set[str]:
@@ -254,7 +280,7 @@ def _also(name: str) -> list[str]:
 
 
 def _same(one: str, other: str) -> bool:
-    a, b = _plain(one), _plain(other)
+    a, b = (re.sub(r"[\W_]+", " ", value).strip().casefold() for value in (one, other))  # V20-1 is not V2*01
     return a == b or any(a in words and b in words for words in _SYNONYMS)
 
 

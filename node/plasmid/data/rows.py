@@ -153,7 +153,7 @@ class Rows:
             columns[name], unread = convert(columns[name], how, self._wanted[name])
             for code, mask in unread.items():
                 self._tally.add(name, code, mask, numbers)
-                told[name] = told.get(name, False) | mask
+                told[name] = np.logical_or(told.get(name, False), mask)
         for name in self._wanted:
             columns.setdefault(name, pa.nulls(batch.num_rows))
         numbers_before = numbers
@@ -168,9 +168,9 @@ class Rows:
             values[name] = checked.values
             findings[name] = checked.findings
             for finding, mask in checked.findings.items():
-                known = np.isin(numbers, numbers_before[told[name]]) if name in told else False
-                new = mask & ~known if finding is Finding.missing_value else mask
-                self._tally.add(name, finding.value, new, numbers)
+                if finding is Finding.missing_value and name in told:
+                    mask = mask & ~np.isin(numbers, numbers_before[told[name]])
+                self._tally.add(name, finding.value, mask, numbers)
         found = pa.RecordBatch.from_pydict(values)
         if self._watch is not None:
             self._watch(changed, found, findings)

@@ -178,7 +178,11 @@ class Snapshot:
         if hasattr(self._map, "madvise"):  # rows are drawn at random: what is read ahead is not needed
             self._map.madvise(mmap.MADV_RANDOM)
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.names: list[str] = self._file.schema.names
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names, in order."""
+        return list(self._file.schema.names)
 
     @property
     def rows(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from plasmid.models.specs import Cell
 
@@ -97,8 +97,12 @@ class Drawn(Protocol):
     def subset(self, indices: Iterable[int]) -> Table:
         """Return the rows at *indices*, in that order."""
 
-    def groups(self, column: str) -> Sequence[Sequence[int]]:
-        """Return the row numbers of each person."""
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+
+    def groups(self, column: str) -> Sequence[Any]:
+        """Return the row numbers of each person, each a sequence of int."""
 
 
 class Joined:
@@ -106,7 +110,11 @@ class Joined:
 
     def __init__(self, first: Drawn, second: Table) -> None:
         self._first, self._second = first, second
-        self.names = second.names
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return self._second.names
 
     @property
     def rows(self) -> int:
@@ -122,7 +130,7 @@ class Joined:
         places, after = iter(range(len(here))), iter(range(len(here), len(wanted)))
         return joined.subset([next(places) if index < cut else next(after) for index in wanted])
 
-    def groups(self, column: str) -> Sequence[Sequence[int]]:
+    def groups(self, column: str) -> Sequence[Any]:
         """Return the row numbers of each person; nobody is in both parts."""
         cut = self._first.rows
         own = [[cut + row for row in rows] for rows in self._second.groups(column)]

@@ -52,7 +52,6 @@ from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
 from plasmid.gateway.released import released
 from plasmid.gateway.revoked import Revoked
-from plasmid.gateway.views import slice_of
 from plasmid.privacy.evidence import Evidence
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import Words, add_noise, encode
@@ -299,7 +298,7 @@ class Gateway:
             evidence,
             disclosure=policy.require.disclosure,
             min_cohort=policy.require.min_cohort,
-            folder=self.home.lineage / slice_of(self.home, admitted.document).population,
+            folder=self.home.lineage / "statistics" / admitted.population,
             run=manifest.run,
             digest=admitted.digest,
         )

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plasmid.data.snapshot import Snapshot
-from plasmid.data.table import Joined, Table, concatenate
+from plasmid.data.table import Drawn, Joined, Table, concatenate
 from plasmid.models.specs import Cell
 from plasmid.privacy.audit import planned_guesses
 from plasmid.recipes.columns import (
@@ -70,7 +70,7 @@ class Canaries:
         self.rows = Table(columns, count)
         self._included = np.array([bool(source.getrandbits(1)) for _ in range(count)])
         kept = self.rows.subset(np.flatnonzero(self._included))
-        self.table: Table | Joined = (
+        self.table: Drawn = (
             concatenate([table, kept]) if isinstance(table, Table) else Joined(table, kept)
         )
 

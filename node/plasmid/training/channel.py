@@ -27,7 +27,7 @@ from plasmid.protocol.body import MAX_BODY_BYTES, Body
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")
-_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # Linux: no child that starts meanwhile inherits it
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def parse_header(text: bytes) -> dict[str, Any]:
@@ -104,6 +104,8 @@ class Channel:
             raise ChannelClosed
         found = descriptors[0] if descriptors else None
         try:
+            if found is not None:
+                os.set_inheritable(found, False)  # not every kernel knows the flag
             return start + self._exactly(_LENGTHS.size - len(start)), found
         except BaseException:
             if found is not None:

@@ -84,7 +84,7 @@ class Engine:
         self,
         recipe: Recipe,
         base: BaseModel,
-        table: Table | Drawn,
+        table: Drawn,
         *,
         device: str = "auto",
         progress: Callable[[int, int], None] | None = None,

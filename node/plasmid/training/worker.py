@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from plasmid.computations import api
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.snapshot import Snapshot
-from plasmid.data.table import Joined, Table
+from plasmid.data.table import Drawn, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
@@ -89,11 +89,11 @@ class Session:
             assert base is not None, "a document with a loss names a base model"
             assert self.table is not None, "a document with a loss has a contract"
             document: Any = self.document
-            table: Table | Snapshot | Joined = self.table
+            table: Drawn = self.table
             if document.privacy.audit is not None:
                 from plasmid.training.canaries import Canaries
 
-                self._canaries = Canaries(document, table, document.privacy.audit.canaries)
+                self._canaries = Canaries(document, self.table, document.privacy.audit.canaries)
                 table = self._canaries.table
             self._engine = Engine(
                 document,

@@ -7,7 +7,8 @@ Rules
 2. DuckDB may read exactly those files and spill to one private folder; then external access is switched off
    and the configuration locked. A query can reach nothing else, whatever it says.
 3. CSV is UTF-8 text as :mod:`plasmid.recipes.rows` reads it. DuckDB reads it first; where it finds anything
-   amiss, that reader, which is strict and knows lines, goes over the file and has the last word.
+   amiss, that reader, which is strict and knows lines, goes over the file and has the last word. To both,
+   empty cells beyond the header's are nothing.
 4. DuckDB does not tell names apart by case. Columns that differ in it alone are repeated ones; so are tables.
 5. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
 """
@@ -203,7 +204,7 @@ class FilesSource:
             return f"row {row + 1}"
         with open_csv(file.path) as content:
             width = len(content.header)
-            sound = (line for line, cells in content.rows if len(cells) == width)
+            sound = (line for line, cells in content.rows if _sound(cells, width))
             for place, line in enumerate(sound):
                 if place == row:
                     return f"line {line}"
@@ -264,11 +265,11 @@ class FilesSource:
                 f" escape = '\"', strict_mode = true, max_line_size = {4 * MAX_LINE_CHARACTERS},"
                 " allow_quoted_nulls = false, hive_partitioning = false"
             )
-            rows = f"SELECT {given} FROM read_csv({place}, {how})"  # noqa: S608 - quoted names only
-            self._connection.execute(f"CREATE TEMP VIEW {view} AS {rows}")
+            text = f"SELECT {given} FROM read_csv({place}, {how})"  # noqa: S608 - quoted names only
+            self._connection.execute(f"CREATE TEMP VIEW {view} AS {text}")
         elif file.kind == "parquet":
             self._connection.execute(
-                f"CREATE TEMP VIEW {view} AS SELECT * FROM"  # noqa: S608
+                f"CREATE TEMP VIEW {view} AS SELECT * FROM"  # noqa: S608 - the same
                 f" read_parquet({place}, hive_partitioning = false)"
             )
         else:
@@ -296,11 +297,9 @@ class FilesSource:
         try:
             self._connection.execute(f'CREATE TEMP TABLE {view} AS SELECT * FROM "plasmid stream"')  # noqa: S608
         except duckdb.Error:
-            problem = self._problem or self._unread({name})
-        else:
-            problem = self._problem
-        if problem is not None:
-            raise problem
+            self._problem = self._problem or self._unread({name})
+        if self._problem is not None:
+            raise self._problem
 
     def _offer_carefully(self, name: str, *, many: bool) -> None:
         """Replace a CSV table by what the strict reader says of its file."""
@@ -315,7 +314,7 @@ class FilesSource:
         with open_csv(self.files[name].path) as content:
             places = [content.header.index(column) for column in columns]
             for line, cells in content.rows:
-                if len(cells) != len(content.header):
+                if not _sound(cells, len(content.header)):
                     ragged = [ragged[0] + 1, ragged[1] or line]
                     continue
                 kept.append([cells[place] for place in places])
@@ -336,7 +335,7 @@ class FilesSource:
             self._problem.__traceback__ = None
 
     def _is_odd(self, name: str) -> bool:
-        """Return whether DuckDB reads a CSV file in its own way: one column, a NUL, a first line that is blank."""
+        """Return whether DuckDB has its own way with a CSV file: one column, a NUL, a blank line first."""
         file = self.files[name]
         if file.kind != "csv" or not file.path.stat().st_size:
             return False
@@ -445,6 +444,10 @@ def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
             batch = file.get_batch(index)
             batch.validate(full=True)  # a damaged offset would end the process
             yield batch
+
+
+def _sound(cells: Sequence[str], width: int) -> bool:
+    return len(cells) >= width and not any(cells[width:])
 
 
 def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:

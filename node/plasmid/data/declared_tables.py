@@ -52,6 +52,8 @@ class DeclaredTables:
         Declared table -> the site's.
     local_tables
         The local tables that are read.
+    scaled
+        Table whose values a factor of the mapping scales -> the source that they are of.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class DeclaredTables:
         self.tables, self.dialect = tables, dialect
         self.local_tables: set[str] = set()
         self._concepts = concepts
+        self.scaled: dict[str, str] = {}
         self._today = today.toordinal() - date(1970, 1, 1).toordinal()
         self._prefix = "plasmid_"
         while any(table.table.lower().startswith(self._prefix) for table in tables.values()):

@@ -20,13 +20,21 @@ def measured(base: DeclaredTables, table: str, source: str, unit: str | None) ->
     ------
     DataError
         ``data.column_unmapped``; ``data.unit_unmapped``: nothing says in which unit the values are;
-        ``data.unit_unconvertible``: all of them are in one that does not convert.
+        ``data.unit_unconvertible``: all of them are in one that does not convert; ``data.factor_ambiguous``:
+        one factor, and values of several concept sets.
     """
     how = base.has(table, "value")
     raw = column("e", "value")
     unread = both(is_there(column("b", "value_t")), is_null(column("b", "value")))
     base.check("data.not_a_number", table, "value", source, unread)
     if how.factor is not None:
+        if base.scaled.setdefault(table, source) != source:
+            raise DataError(
+                "data.factor_ambiguous",
+                f"the view gives one factor for {table}.value, and the recipe asks for several things of it.",
+                "A factor fits one analyte in one unit: name the rows' units instead ('unit', 'units'), or "
+                "map a database view that has converted them.",
+            )
         return _scaled(raw, how.factor, how.offset)
     if unit is None:
         return raw

@@ -3,7 +3,7 @@
 What lives longer than a run
 ----------------------------
 * ``lineage/runs``: who was in it. Purged by hand or after ``retention_days``.
-* ``lineage/statistics/<population>``: the sets of people that released statistics were about, which the overlap guard
+* ``lineage/statistics``: the sets of people that released statistics were about, which the overlap guard
   needs for as long as the statistics are known outside. Never purged.
 * ``runs``: the mark that it was admitted, its last epoch and round; ``ledger.jsonl``; ``audit``; signed
   approvals. Never purged: a run that could be admitted twice, privacy spent twice and a log with holes are

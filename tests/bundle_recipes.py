@@ -20,7 +20,7 @@ from plasmid.recipes.source import PACKAGE
 from plasmid.training.bundle import BundleCode
 from plasmid.training.session import WorkerSession
 from plasmid.training.worker import Session
-from snapshots import frame_rows
+from snapshots import frame_rows, snapshot_of
 
 AGES: dict[str, Any] = {"age": {"type": "number", "bounds": [0, 120], "missing": "allowed"}}
 RECORD = {"unit": "record", "mechanism": "dp-fedsgd", "epsilon": 1.0, "delta": 1e-6, "record_clip": 1.0}
@@ -94,7 +94,7 @@ def computed(document: Any, table: Table | None, state: np.ndarray | None = None
 
 def by_worker(at: WorkerSession, document: Any, table: Table | None, length: int = 3) -> np.ndarray:
     """Return the vector that the worker of *at* makes of *table* in one round."""
-    at.open(document.model_dump(mode="json"), None, table)
+    at.open(document.model_dump(mode="json"), None, snapshot_of(table, document) if table else None)
     return at.compute(
         np.zeros(length),
         order=order(document),

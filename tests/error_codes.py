@@ -21,7 +21,7 @@ def raised(tree: ast.AST) -> Iterator[str]:
 
     A code is the first argument of a call (an exception's, or of a helper that makes one), the first of a
     tuple, the value of ``"code"`` in a dictionary, what a variable ``code`` is set to, a key under which
-    something is kept, or a member of an enumeration. What an audit log writes first is an action, and no code.
+    something is kept, or a member of an enumeration. What an audit log writes first is an action, no code.
     """
     for node in ast.walk(tree):
         match node:

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 START = dt.date(2018, 1, 1)
 WORDS = (  # of notes
-    "stable", "fever", "cough", "wound", "insulin", "dose", "oedema", "rest", "pain", "diet", "walks", "sleeps",
-    "eats", "well", "worse", "better", "glucose", "pressure", "renal", "foot", "ulcer", "healed", "admitted",
-    "discharged", "review", "advised",
+    "stable", "fever", "cough", "wound", "insulin", "dose", "oedema", "rest", "pain", "diet", "walks",
+    "sleeps", "eats", "well", "worse", "better", "glucose", "pressure", "renal", "foot", "ulcer", "healed",
+    "admitted", "discharged", "review", "advised",
 )  # fmt: skip
 CONDITIONS = {"E11.9": 201826, "E11.65": 443729, "I10": 320128, "J45.9": 317009}
 HBA1C, WEIGHT = "4548-4", "29463-7"
@@ -306,13 +306,14 @@ def write_postgres(people: Iterable[Patient], connection: Any) -> dict[str, Any]
 _OMOP = {
     "person": "person_id INTEGER, gender_concept_id INTEGER, year_of_birth INTEGER, birth_datetime TEXT, "
     "person_source_value TEXT",
-    "condition_occurrence": "condition_occurrence_id INTEGER, person_id INTEGER, condition_concept_id INTEGER"
-    ", condition_start_date TEXT, condition_source_value TEXT",
+    "condition_occurrence": "condition_occurrence_id INTEGER, person_id INTEGER, "
+    "condition_concept_id INTEGER, condition_start_date TEXT, condition_source_value TEXT",
     "measurement": "measurement_id INTEGER, person_id INTEGER, measurement_concept_id INTEGER, "
     "measurement_date TEXT, value_as_number REAL, unit_concept_id INTEGER",
     "visit_occurrence": "visit_occurrence_id INTEGER, person_id INTEGER, visit_concept_id INTEGER, "
     "visit_start_date TEXT, visit_end_date TEXT",
-    "note": "note_id INTEGER, person_id INTEGER, note_date TEXT, note_type_concept_id INTEGER, note_text TEXT",
+    "note": "note_id INTEGER, person_id INTEGER, note_date TEXT, note_type_concept_id INTEGER, "
+    "note_text TEXT",
     "concept_ancestor": "ancestor_concept_id INTEGER, descendant_concept_id INTEGER",
 }
 

@@ -214,7 +214,7 @@ class Federation:
         return MemoryKeys(self.identities[site])
 
     def allow(self, site: str, digests: Sequence[str], **require: Any) -> None:
-        """Write a site's policy. Python of a recipe may return as many numbers as it likes: tables are tiny."""
+        """Write a site's policy. A recipe's Python may return any number of numbers: tables are tiny."""
         if getattr(self.document, "bundle", None) is not None:
             require.setdefault("disclosure", {"max_parameters_share": None})
         policy = {"allow": list(digests), "require": require, "budgets": dict(self.budgets)}

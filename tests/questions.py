@@ -45,6 +45,7 @@ def rows_in_hand(rows: Mapping[str, int]) -> Iterator[None]:
 
     def opened(home: Any, *_: Any, **__: Any) -> Opened:
         number = rows[home.folder.name]
+        home.data_key()  # as opening draws it
         return Opened(descriptor=None, digest=None, rows=number, people=number)
 
     with mock.patch("plasmid.gateway.admission.open_view", opened):

@@ -125,8 +125,8 @@ def test_postgresql_gives_it_too_with_weights_in_grams(
     postgres.database("hospital")
     with psycopg.connect(dbname="hospital", user="postgres", host=postgres.socket) as connection:
         view = write_postgres(people, connection)
-    postgres.run("CREATE ROLE reader LOGIN", "GRANT pg_read_all_data TO reader", database="hospital")
-    table, figures = opened(tmp_path, {"kind": "sql", "url": postgres.url("hospital", "reader")}, view)
+    postgres.run("CREATE ROLE agreeing LOGIN", "GRANT pg_read_all_data TO agreeing", database="hospital")
+    table, figures = opened(tmp_path, {"kind": "sql", "url": postgres.url("hospital", "agreeing")}, view)
     assert figures.digest == expected[1].digest
     assert table.columns == expected[0].columns
 

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from e2e.conftest import Home
 
-ROWS = 12
+ROWS = 40
+"""Enough for 13 numbers of one query: at most one for every three rows."""
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,8 @@ def test_without_a_unit_the_sum_is_exact(
 def test_under_a_unit_every_record_is_computed_apart_and_noised(
     home: Home, recipe: Path, tables: Path, ages: dict[str, list[int]]
 ) -> None:
-    """40 turns of 300 ms, most of them nobody's; noise of m - c = 2 shares is planned, three are there."""
-    settings = ("--set", "data.max_rows=40", "--set", "bundle.record_ms=300", "--set", "privacy.epsilon=8")
+    """50 turns of 300 ms, some of them nobody's; noise of m - c = 2 shares is planned, three are there."""
+    settings = ("--set", "data.max_rows=50", "--set", "bundle.record_ms=300", "--set", "privacy.epsilon=8")
     data = run(home, recipe, tables, *settings)
     counts = Counter(age // 10 for values in ages.values() for age in values)
     wrong = np.array(data["result"]["tensors"]["counts"]) - [counts[decade] for decade in range(13)]

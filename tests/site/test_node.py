@@ -356,7 +356,7 @@ def test_an_end_that_comes_while_a_run_is_admitted_anew_ends_it(
     go.set()
     outbox.wait_for("admission", 2)
     no_run(node)
-    assert federation.log("alpha")[-1]["action"] == "end"
+    until(lambda: federation.log("alpha")[-1]["action"] == "end")
 
 
 def test_a_run_that_was_over_before_the_answer_leaves_nothing(make: Callable[..., Made]) -> None:
@@ -371,7 +371,7 @@ def test_a_run_that_was_over_before_the_answer_leaves_nothing(make: Callable[...
     node._take(admit(federation))
     until(lambda: echo.ended)
     no_run(node)
-    assert federation.log("alpha")[-1]["action"] == "end"
+    until(lambda: federation.log("alpha")[-1]["action"] == "end")
 
 
 def test_a_ledger_that_cannot_be_written_at_the_end_is_told(

@@ -118,7 +118,7 @@ def test_control_as_many_moments_as_people_are_their_values() -> None:
 def test_a_vector_of_too_many_numbers_is_refused_and_a_table_of_too_many_suppressed(tmp_path: Path) -> None:
     moments = bundle_recipe(MOMENTS, half="vector", size=20, max_rows=1000, bound=1000.0)
     with pytest.raises(AssertionError, match=r"policy\.parameters"):
-        Questions(tmp_path / "few").ask(moments, ages(number=60))
+        Questions(tmp_path / "few", disclosure={}).ask(moments, ages(number=60))
     fine = cut(*np.linspace(0, 120, 41).tolist())
     told = Questions(tmp_path / "table").ask(fine, ages(number=100))
     assert set(told["suppressed_at"]) == {4}

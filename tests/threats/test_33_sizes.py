@@ -27,6 +27,8 @@ from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Failed, Signed, sign, wire
 from plasmid.recipes.protection import Protection
 from plasmid.training.worker import Session
+from questions import summed
+from snapshots import rows_in
 
 PEERS = "age\n40\n50\n"
 """What the other two sites hold, in every case."""
@@ -89,13 +91,15 @@ def said(root: Path, table: str, *, unit: bool) -> list[tuple[str, int]]:
     return kept
 
 
-def contribution(federation: Federation, site: str) -> np.ndarray:
+def contribution(federation: Federation, site: str) -> Any:
     """Return what the worker makes of the site's own rows."""
     admitted = federation.gateways[site].run(federation.run)
     assert admitted.opened is not None
-    rows = os.dup(admitted.opened.descriptor or -1)
-    frame = ({"document": federation.values, "base": None, "descriptor": rows}, b"")
-    session = Session(SimpleNamespace(send=None), threading.Event(), frame)  # type: ignore[arg-type]
+    descriptor = admitted.opened.descriptor
+    if admitted.terms is None:  # a sum in cells, beside which the worker tells of their people
+        return summed(federation.document, rows_in(descriptor), data_key=federation.home(site).data_key())
+    header = {"document": federation.values, "base": None, "descriptor": os.dup(descriptor or -1)}
+    session = Session(SimpleNamespace(send=None), threading.Event(), (header, b""))  # type: ignore[arg-type]
     order = {"phase": "train", "seed": 1, "sampling": sampling(admitted.document, admitted.terms)}
     state = np.zeros(admitted.shape.schema.size, admitted.shape.dtype)
     return session.compute((order, pack("state", state)))

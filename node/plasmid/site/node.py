@@ -78,7 +78,7 @@ class _Run(threading.Thread):
         self.node, self.run_id = node, run
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.pulse = _Pulse()
-        self.ended = threading.Event()
+        self.ended, self._ending = threading.Event(), threading.Lock()
         gateway = node.gateway
         base = gateway.run(run).base
         self._session = WorkerSession(
@@ -106,7 +106,7 @@ class _Run(threading.Thread):
             self.node.forget(self.run_id)
         except PlasmidError as error:  # the ledger cannot be written
             problem = problem or error
-        if problem is not None and not self.ended.is_set():  # told last: the run may be admitted anew at once
+        if problem is not None and self._is_first_to_end():  # told last: it may be admitted anew at once
             self.node.report(self.run_id, problem)
 
     def _waiting(self) -> list[Any]:
@@ -121,13 +121,22 @@ class _Run(threading.Thread):
             if message is not None and not (isinstance(message, Manifest) and index < begins[-1])
         ]
 
-    def end(self, reason: str, *, actor: str = "coordinator") -> None:
-        """Stop training at the next step; kill the worker if it does not listen."""
-        if self.ended.is_set():
-            return
-        self.ended.set()
-        self.inbox.put(None)
+    def _is_first_to_end(self) -> bool:
+        """Mark the run as ended; return whether it was not, so that its end is told once."""
+        with self._ending:
+            first = not self.ended.is_set()
+            self.ended.set()
+        return first
+
+    def end(self, reason: str, *, actor: str = "coordinator") -> bool:
+        """Stop training at the next step; kill the worker if it does not listen.
+
+        Return whether the run had not ended before.
+        """
+        if not self._is_first_to_end():
+            return False
         self.node.note("end", actor=actor, run=self.run_id, reason=reason)
+        self.inbox.put(None)
 
         def finish() -> None:
             try:
@@ -138,6 +147,7 @@ class _Run(threading.Thread):
             self._session.end()
 
         threading.Thread(target=finish, daemon=True).start()
+        return True
 
     def _answer(self, message: Admit | Epoch | Relay | Manifest) -> None:
         node, gateway = self.node, self.node.gateway
@@ -279,8 +289,8 @@ class Node:
         with self._lock:
             running = [run for run in self._runs.values() if not run.ended.is_set()]
         for run in running:
-            run.end(reason.message, actor="owner")
-            self.report(run.run_id, reason)
+            if run.end(reason.message, actor="owner"):
+                self.report(run.run_id, reason)
 
     def forget(self, run: str) -> None:
         """Drop a run that has ended."""

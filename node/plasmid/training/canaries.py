@@ -70,9 +70,7 @@ class Canaries:
         self.rows = Table(columns, count)
         self._included = np.array([bool(source.getrandbits(1)) for _ in range(count)])
         kept = self.rows.subset(np.flatnonzero(self._included))
-        self.table: Drawn = (
-            concatenate([table, kept]) if isinstance(table, Table) else Joined(table, kept)
-        )
+        self.table: Drawn = concatenate([table, kept]) if isinstance(table, Table) else Joined(table, kept)
 
     def guess(self, score: npt.NDArray[np.floating]) -> tuple[int, int]:
         """Return (guesses, right).

@@ -223,9 +223,7 @@ class Controller:
             )
         return sorted(wanted)
 
-    async def _ask_sites(
-        self, ask: Ask, invited: list[str], timeout_s: float
-    ) -> dict[str, dict[str, Any]]:
+    async def _ask_sites(self, ask: Ask, invited: list[str], timeout_s: float) -> dict[str, dict[str, Any]]:
         asked, question = ask.run, sign(self._identity, ask)
         online = [site for site in await self._link.online.remote() if site in invited]
         await self._link.open_run.remote(asked, online)

@@ -11,19 +11,17 @@ Rules
    empty cells beyond the header's are nothing.
 4. DuckDB does not tell names apart by case. Columns that differ in it alone are repeated ones; so are tables.
 5. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
+6. A query that only picks and names columns of one file needs no engine: it is read straight
+   (:mod:`plasmid.data.sources.plain`).
 """
 
 from __future__ import annotations
 
-import mmap
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -35,18 +33,18 @@ from plasmid.core.errors import DataError
 from plasmid.data.findings import HINTS, counted
 from plasmid.data.settings import ENDINGS, table_kind, table_name
 from plasmid.data.source import BATCH_ROWS, LocalTable, Trouble
+from plasmid.data.sources.plain import (
+    File,
+    described,
+    reading,
+    sound,
+    straight,
+    stream,
+    strict,
+)
 from plasmid.recipes.rows import MAX_LINE_CHARACTERS, open_csv
 
 MEMORY_LIMIT = "512MB"
-_KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z_][A-Za-z0-9_.-]*)=")
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a connection."""
-
-    path: Path
-    kind: str
 
 
 def files_in(path: Path) -> dict[str, File]:
@@ -142,7 +140,7 @@ class FilesSource:
     def tables(self) -> Mapping[str, LocalTable]:
         """Return the files' columns; reads headers only."""
         if self._tables is None:
-            self._tables = {name: self._described(file) for name, file in self.files.items()}
+            self._tables = {name: described(file) for name, file in self.files.items()}
         return self._tables
 
     def check_role(self, tables: Sequence[str]) -> None:
@@ -157,15 +155,18 @@ class FilesSource:
             self._check_told_apart(name, asked)
         # Whether a table is read once is DuckDB's to decide where a part of the query has a name.
         many = query.args.get("with_") is not None or sum(1 for _ in query.find_all(exp.Table)) > 1
-        for name in names:
-            self._offer(name, asked, many=many)
-        done, doubt = 0, any(self._is_odd(name) for name in names)
+        done, plain = 0, _projection(query, self.tables())
+        ways = {reading(self.files[name], list(self.tables()[name].columns), asked) for name in names}
+        doubt, direct = "strict" in ways, plain is not None and ways == {"straight"}
+        if not direct:
+            for name in names:
+                self._offer(name, asked, many=many)
         if not doubt:
             try:
-                for batch in self._run(text):
+                for batch in self._straight(*plain) if direct and plain else self._run(text):
                     yield batch
                     done += batch.num_rows
-            except duckdb.Error:
+            except (duckdb.Error, pa.ArrowException, OSError):
                 doubt = True
         if self._problem is not None:
             raise self._problem  # a stream that ends early is no error to DuckDB
@@ -204,8 +205,8 @@ class FilesSource:
             return f"row {row + 1}"
         with open_csv(file.path) as content:
             width = len(content.header)
-            sound = (line for line, cells in content.rows if _sound(cells, width))
-            for place, line in enumerate(sound):
+            lines = (line for line, cells in content.rows if sound(cells, width))
+            for place, line in enumerate(lines):
                 if place == row:
                     return f"line {line}"
         return f"row {row + 1}"
@@ -218,6 +219,12 @@ class FilesSource:
             self._opened = None
 
     # -- how DuckDB sees each kind of file -----------------------------------------------------------
+
+    def _straight(self, name: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """Yield the local *columns* (by the names that they get) of one file, without DuckDB."""
+        for batch in self._watched(straight(self.files[name], list(dict.fromkeys(columns.values())))):
+            chosen = [batch.column(local) for local in columns.values()]
+            yield pa.RecordBatch.from_arrays(chosen, names=list(columns))
 
     def _run(self, text: str) -> Iterator[pa.RecordBatch]:
         reader = self._connection.sql(text).to_arrow_reader(BATCH_ROWS)
@@ -274,7 +281,7 @@ class FilesSource:
             )
         else:
             wanted = [column for column in columns if column in asked]
-            rows = iter(self._watched(_stream(file, wanted)))
+            rows = iter(self._watched(stream(file, wanted)))
             first = next(rows, None)
             if self._problem is not None:
                 raise self._problem
@@ -303,28 +310,14 @@ class FilesSource:
 
     def _offer_carefully(self, name: str, *, many: bool) -> None:
         """Replace a CSV table by what the strict reader says of its file."""
-        self._connection.execute(f"DROP VIEW {exp.to_identifier(name, quoted=True).sql('duckdb')}")
-        columns = list(self.tables()[name].columns)
-        schema = pa.schema([(column, pa.string()) for column in columns])
-        self._offer_stream(name, schema, self._watched(self._strict(name, columns, schema)), many=many)
+        view = exp.to_identifier(name, quoted=True).sql("duckdb")
+        self._connection.execute(f"DROP VIEW IF EXISTS {view}")
+        schema = pa.schema([(column, pa.string()) for column in self.tables()[name].columns])
+        rows = strict(self.files[name].path, schema, lambda count, line: self._tell_ragged(name, count, line))
+        self._offer_stream(name, schema, self._watched(rows), many=many)
 
-    def _strict(self, name: str, columns: list[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        ragged = [0, 0]
-        kept: list[list[str]] = []
-        with open_csv(self.files[name].path) as content:
-            places = [content.header.index(column) for column in columns]
-            for line, cells in content.rows:
-                if not _sound(cells, len(content.header)):
-                    ragged = [ragged[0] + 1, ragged[1] or line]
-                    continue
-                kept.append([cells[place] for place in places])
-                if len(kept) == BATCH_ROWS:
-                    yield _batch(kept, schema)
-                    kept = []
-        if ragged[0]:
-            self._ragged[name] = (ragged[0], ragged[1])
-        if kept:
-            yield _batch(kept, schema)
+    def _tell_ragged(self, name: str, count: int, line: int) -> None:
+        self._ragged[name] = (count, line)
 
     def _watched(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; keep what they raise, which DuckDB would turn into an error of its own."""
@@ -334,127 +327,31 @@ class FilesSource:
             self._problem = error
             self._problem.__traceback__ = None
 
-    def _is_odd(self, name: str) -> bool:
-        """Return whether DuckDB has its own way with a CSV file: one column, a NUL, a blank line first."""
-        file = self.files[name]
-        if file.kind != "csv" or not file.path.stat().st_size:
-            return False
-        with (
-            file.path.open("rb") as content,
-            mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        ):
-            begin = mapped[:4].removeprefix(b"\xef\xbb\xbf")[:1]
-            alone = len(self.tables()[name].columns) == 1 or begin in (b"\r", b"\n")
-            return alone or mapped.find(b"\0") >= 0
-
     def _unread(self, names: Iterable[str]) -> DataError:
         files = ", ".join(sorted(self.files[name].path.name for name in names)) or "the query"
         return DataError(
             "data.source_damaged", f"{files} cannot be read to the end.", "Check that the files are whole."
         )
 
-    def _described(self, file: File) -> LocalTable:
-        match file.kind:
-            case "csv":
-                with open_csv(file.path) as content:
-                    header = content.header
-                names = [one for one in header if one]
-                return LocalTable(dict.fromkeys(names, "text"), None, _repeated(names))
-            case "parquet":
-                return _columnar(file.path, _parquet_schema)
-            case "arrow":
-                return _columnar(file.path, _arrow_schema)
-            case "sd":
-                from plasmid.data.sources.molecules import sd_columns
-
-                return LocalTable(sd_columns(file.path))
-            case _:
-                return LocalTable(_sequence_columns(file))
-
-
-def _stream(file: File, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a file that DuckDB does not read itself, with the *wanted* columns at least."""
-    if file.kind == "arrow":
-        yield from _arrow_batches(file.path)
-    elif file.kind == "sd":
-        from plasmid.data.sources.molecules import read_sd
-
-        yield from read_sd(file.path, columns=wanted)
-    else:
-        fixed, read = _sequences(file)
-        yield from read(file.path, keys=[column for column in wanted if column not in fixed])
-
-
-def _sequences(file: File) -> tuple[dict[str, str], Any]:
-    from plasmid.data.sources import sequences
-
-    if file.kind == "fasta":
-        return sequences.fasta_columns(), sequences.read_fasta
-    return sequences.fastq_columns(), sequences.read_fastq
-
-
-def _sequence_columns(file: File) -> dict[str, str]:
-    """Return the columns that every record has, and the keys (``key=value``) of the first descriptions."""
-    columns, read = _sequences(file)
-    first = next(read(file.path), None)
-    said = [] if first is None else first.column("description").slice(0, 1000).to_pylist()
-    keys = dict.fromkeys(key for text in said for key in _KEY.findall(text or ""))
-    return {**columns, **dict.fromkeys([key for key in keys if key not in columns][:100], "string")}
-
-
-def _columnar(path: Path, read: Callable[[Path], tuple[pa.Schema, int | None]]) -> LocalTable:
-    try:
-        schema, rows = read(path)
-    except (OSError, pa.ArrowException):
-        damaged = True
-    else:
-        damaged = False
-    if damaged:
-        raise DataError(
-            "data.source_damaged",
-            f"{path.name} is not what its ending says.",
-            "Check that the file is whole.",
-        )
-    types: dict[str, str] = {}
-    for field in schema:
-        types.setdefault(field.name, str(field.type))
-    return LocalTable(types, rows, _repeated(schema.names))
-
-
-def _repeated(names: Sequence[str]) -> dict[str, int]:
-    """Return how often a name occurs that more than one column has, in any case of its letters."""
-    folded = [name.casefold() for name in names]
-    return {name: folded.count(name.casefold()) for name in names if folded.count(name.casefold()) > 1}
-
-
-def _parquet_schema(path: Path) -> tuple[pa.Schema, int | None]:
-    with pa.parquet.ParquetFile(path) as file:
-        return file.schema_arrow, file.metadata.num_rows
-
-
-def _arrow_schema(path: Path) -> tuple[pa.Schema, int | None]:
-    with pa.memory_map(str(path)) as mapped:
-        return pa.ipc.open_file(mapped).schema, None
-
-
-def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(path)) as mapped:
-        file = pa.ipc.open_file(mapped)
-        for index in range(file.num_record_batches):
-            batch = file.get_batch(index)
-            batch.validate(full=True)  # a damaged offset would end the process
-            yield batch
-
-
-def _sound(cells: Sequence[str], width: int) -> bool:
-    return len(cells) >= width and not any(cells[width:])
-
-
-def _batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = [pa.array(list(cells), pa.string()) for cells in zip(*rows, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
 
 def _joined(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield first
     yield from rest
+
+
+def _projection(query: exp.Select, known: Mapping[str, LocalTable]) -> tuple[str, dict[str, str]] | None:
+    """Return the table of a query that only picks and names columns of one, and those by name; or None."""
+    source = query.args.get("from_")
+    given = {name for name, value in query.args.items() if value} - {"expressions", "from_", "kind"}
+    if given or source is None or not isinstance(source.this, exp.Table) or source.this.name not in known:
+        return None
+    if source.this.args.get("joins"):
+        return None
+    columns = {}
+    for one in query.expressions:
+        column = one.unalias()
+        if not isinstance(column, exp.Column):
+            return None
+        columns[one.alias_or_name] = column.name
+    there = known[source.this.name].columns.keys() >= set(columns.values())
+    return (source.this.name, columns) if there and len(columns) == len(query.expressions) else None

@@ -275,3 +275,14 @@ def test_a_long_file_keeps_its_order_and_its_lines(tmp_path: Path) -> None:
     path.write_text(HEAD + "\n".join(lines))
     table = read_table(path, CONTRACT)
     assert table.columns["weight"] == [float(row % 250) if row != 287_654 else 1.0 for row in range(300_000)]
+
+
+def test_nothing_is_told_of_a_person_who_opted_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(HEAD + "p1,CASS,x,1,yes\np2,CASS,y,1,no\n")
+    columns = {"gene": {"column": "gene", "codes": {"y": "b"}}}
+    view = {"tables": {"rows": {"table": "a", "columns": columns}}}
+    assert refusal(path, view).code == "data.code_unmapped"
+    (tmp_path / "optout.txt").write_text("p1\n")
+    table, figures, _ = opened(path, {**view, "transforms": [{"opt_out": {"file": "optout.txt"}}]})
+    assert (table.columns["gene"], figures.rows) == (["b"], 1)

@@ -149,10 +149,11 @@ class Rows:
         told: dict[str, Mask] = {
             name: np.ones(len(numbers), bool) for name in self._wanted if name not in columns
         }
+        unmapped: list[tuple[str, str, Mask]] = []
         for name, how in self._query.conversions.items():
             columns[name], unread = convert(columns[name], how, self._wanted[name])
             for code, mask in unread.items():
-                self._tally.add(name, code, mask, numbers)
+                unmapped.append((name, code, mask))
                 told[name] = np.logical_or(told.get(name, False), mask)
         for name in self._wanted:
             columns.setdefault(name, pa.nulls(batch.num_rows))
@@ -162,6 +163,8 @@ class Rows:
             changed = self._transforms.apply(changed)
         numbers = changed.column(_ROW).to_numpy()
         self.kept += len(numbers)
+        for name, code, mask in unmapped:  # of rows that a transform took out nothing is to be told
+            self._tally.add(name, code, mask & np.isin(numbers_before, numbers), numbers_before)
         values, findings = {}, {}
         for name, column in self._wanted.items():
             checked = check_column(changed.column(name), column, self._contract.labels)

@@ -13,7 +13,7 @@ from bundle_recipes import computed
 from in_memory import Federation, document_of
 from plasmid.computations import api
 from plasmid.data.table import Table
-from plasmid.gateway.cell_rules import layout_of, person_key
+from plasmid.gateway.cell_rules import layout_of, people_key
 from plasmid.gateway.gateway import Summed
 from plasmid.gateway.opening import Opened
 from plasmid.privacy.ring import decode_sum
@@ -35,7 +35,7 @@ def summed(document: Any, table: Table, *, data_key: bytes) -> Any:
     if layout is None:
         return vector
     computation: Any = api.load(document.computation)
-    key = person_key(data_key)
+    key = people_key(data_key)
     return Summed(vector, evidence_of(computation, document, layout, table.records(), key=key))
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasmid.core.errors import PolicyRefused, StorageError
-from plasmid.gateway.overlap import Overlap, person_keys, with_margins
+from plasmid.data.people import person_key
+from plasmid.gateway.overlap import Overlap, with_margins
 from plasmid.privacy.differencing import PREFIX, conflict, sets_of
 
 LEAST = 11
@@ -18,7 +19,8 @@ SECRET = b"of this site"
 
 
 def people(*parts: range) -> np.ndarray:
-    return person_keys(SECRET, (str(number) for part in parts for number in part))
+    names = (str(number).encode() for part in parts for number in part)
+    return np.array([person_key(name, SECRET) for name in names], np.uint64)
 
 
 EVERYBODY = people(range(20_000))

@@ -77,7 +77,7 @@ class Disclosure(BaseModel):
         )
 
 
-def person_key(data_key: bytes) -> bytes:
+def people_key(data_key: bytes) -> bytes:
     """Return the key under which a worker hashes people: 32 bytes that tell nothing of the site's own."""
     return hmac.digest(data_key, _LABEL, hashlib.sha256)
 

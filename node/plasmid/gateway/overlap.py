@@ -18,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,12 +32,6 @@ from plasmid.privacy.differencing import Keys, Sets, conflict, sets_of
 _FORM = "plasmid-overlap-1"
 _SUFFIX = ".people"
 _ALIGN = 64
-
-
-def person_keys(secret: bytes, persons: Iterable[str]) -> Keys:
-    """Return the key of each person, uint64; *secret* is the site's own, at most 64 bytes."""
-    digests = (hashlib.blake2b(one.encode(), digest_size=8, key=secret).digest() for one in persons)
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def with_margins(

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from plasmid.core.clock import now
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, SiteFailed, place
-from plasmid.gateway.cell_rules import layout_of, person_key
+from plasmid.gateway.cell_rules import layout_of, people_key
 from plasmid.gateway.conditions import check_start
 from plasmid.gateway.gateway import Gateway, Summed
 from plasmid.gateway.home import SiteHome
@@ -201,7 +201,7 @@ class _Run(threading.Thread):
             state,
             cells=None if layout is None or opened is None else (layout, opened.rows),
             order={
-                "cells": None if layout is None else person_key(gateway.home.data_key()).hex(),
+                "cells": None if layout is None else people_key(gateway.home.data_key()).hex(),
                 "phase": manifest.phase,
                 "seed": local_seed(document.seed, gateway.site, manifest.round),
                 "sampling": sampling(document, admitted.terms),

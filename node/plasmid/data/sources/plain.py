@@ -30,6 +30,7 @@ _BLOCK_BYTES = MAX_LINE_CHARACTERS
 _LOOK_BYTES = 256 * 1024
 _PART_BYTES = 32 * 2**20
 _MANY_ROWS = 4 * BATCH_ROWS
+_BUFFER_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def straight(file: File, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         As the reader of the file's kind.
     """
     if file.kind == "parquet":
-        with pa.parquet.ParquetFile(file.path) as content:
+        # pre_buffer would keep all that was read until the end
+        with pa.parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as content:
             yield from content.iter_batches(_MANY_ROWS, columns=list(columns))
     elif file.kind == "csv":
         yield from _unquoted(file.path, columns)

@@ -21,7 +21,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
@@ -67,8 +66,10 @@ def main() -> list[Result]:
         return [*tables(folder), *databases(folder), *sequences(folder), *fhir(folder)]
 
 
-def frame(rows: int) -> pd.DataFrame:
-    """Return made-up records of *rows* patients."""
+def frame(rows: int) -> Any:
+    """Return made-up records of *rows* patients, a DataFrame."""
+    import pandas as pd
+
     random = Random(0)
     words = ["pain", "in", "the", "left", "arm", "since", "yesterday", "fever", "and", "cough", "at", "night"]
     return pd.DataFrame(
@@ -85,6 +86,8 @@ def frame(rows: int) -> pd.DataFrame:
 
 def tables(folder: Path) -> list[Result]:
     """CSV, Parquet and Arrow files of a million rows."""
+    import pandas as pd
+
     data = frame(ROWS)
     data.to_csv(folder / "t.csv", index=False)
     table = pa.Table.from_pandas(data, preserve_index=False)
@@ -133,6 +136,7 @@ def databases(folder: Path) -> list[Result]:
 
 
 def _database(what: str, connection: SqlConnection, folder: Path, url: str, rows: int) -> Result:
+    import pandas as pd
     import sqlalchemy as sa
 
     def peer() -> None:

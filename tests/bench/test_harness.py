@@ -54,7 +54,8 @@ def test_the_last_line_of_stdout_is_the_json_object(capsys: pytest.CaptureFixtur
 
 
 def test_every_benchmark_is_discovered_by_its_file() -> None:
-    assert runner.names() == ["demo", "dp_step", "gateway", "link", "secure_aggregation"]
+    names = ["agreement", "connectors", "demo", "dp_step", "gateway", "link", "secure_aggregation"]
+    assert runner.names() == names
     for name in runner.names():
         module = importlib.import_module(f"bench.bench_{name}")
         assert callable(module.main)

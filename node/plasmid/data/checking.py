@@ -48,6 +48,7 @@ class Checked:
     problem: DataError | None
 
 
+@extras.told()
 def check_view(
     view: ViewFile,
     connections: Connections,
@@ -67,32 +68,6 @@ def check_view(
     DataError
         The source cannot be reached or asked; ``data.library_missing``. What is wrong with rows is returned.
     """
-    with extras.told():
-        return _checked(
-            view,
-            connections,
-            document,
-            folder=folder,
-            path=path,
-            scratch=scratch,
-            key=key,
-            today=today,
-            progress=progress,
-        )
-
-
-def _checked(
-    view: ViewFile,
-    connections: Connections,
-    document: Any,
-    *,
-    folder: Path,
-    path: Path | None,
-    scratch: Path,
-    key: bytes,
-    today: date,
-    progress: Callable[[int], None],
-) -> Checked:
     contract, data = document.contract, getattr(document, "data", None)
     patient = patient_of(document)
     wanted, tally = wanted_columns(contract, labels=True), Tally()

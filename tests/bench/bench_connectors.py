@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sqlite3
@@ -85,11 +86,15 @@ def frame(rows: int) -> Any:
 
 
 def tables(folder: Path) -> list[Result]:
-    """CSV, Parquet and Arrow files of a million rows."""
+    """CSV, Parquet and Arrow files of a million rows; CSV again, with quotes."""
     import pandas as pd
 
     data = frame(ROWS)
     data.to_csv(folder / "t.csv", index=False)
+    quoted = data.assign(
+        note=[punctuated(note) if not row % 20 else note for row, note in enumerate(data["note"])]
+    )
+    quoted.to_csv(folder / "q.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
     table = pa.Table.from_pandas(data, preserve_index=False)
     pa.parquet.write_table(table, folder / "t.parquet")
     pa.feather.write_feather(table, folder / "t.arrow", compression="uncompressed")
@@ -103,7 +108,17 @@ def tables(folder: Path) -> list[Result]:
         path = folder / f"t.{kind}"
         found.append(compared(f"{kind}, pandas", lambda: drained(open_file(path)), lambda: peer(path), ROWS))  # noqa: B023
         told(kind, lambda: open_file(path), folder)  # noqa: B023
+    path = folder / "q.csv"
+    found.append(
+        compared("csv with quotes, pandas", lambda: drained(open_file(path)), lambda: pd.read_csv(path), ROWS)
+    )
     return found
+
+
+def punctuated(note: str) -> str:
+    """Return a note with a comma, quotes and a line break."""
+    first, second, third, *rest = note.split()
+    return f'{first}, "{second}"\n{third} {" ".join(rest)}'
 
 
 def databases(folder: Path) -> list[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from fhir_data import bundle, coded, condition, event, filled, lines, observation, opened, patient
 from plasmid.core.errors import DataError
 from plasmid.data.fhir import reading
+from plasmid.data.fhir.loading import TYPES
+from plasmid.data.fhir.validating import Validator, model_of
 
 CANARY = "CANARY-7731"
 UCUM = {"system": "http://unitsofmeasure.org", "code": "g"}
@@ -133,6 +136,40 @@ def test_an_invalid_resource_is_told_by_type_and_path(tmp_path: Path, name: str)
     code = "data.fhir_damaged" if message == "no JSON" else "data.fhir_invalid"
     found = refused(tmp_path, patient(), resource, resource, code=code)
     assert found == [f"{message}: 2 (first at all.ndjson, line 2)"]
+
+
+def test_what_is_told_of_a_resource_does_not_depend_on_those_before_it() -> None:
+    quantity = {"value": 1.5, **UCUM}
+    before = [
+        patient(meta={"lastUpdated": "2024-01-01T00:00:00Z"}),
+        condition(),
+        observation(valueQuantity=quantity),
+        observation(component=[{"code": coded("1")}], valueInteger=1),
+        event("Encounter", "e", status="finished", type=[coded("1")], **{"class": {"code": "IMP"}}),
+    ]
+    worse: list[Any] = [None, [], [None], [{}], {}, "", "2024-02-30", 7731, -1.5, True, "a b", quantity]
+    worse += [coded("2"), [coded("2")], {"reference": 1}, {"extension": []}]
+    used = Validator(())
+    for one in before * 2:
+        assert used(one, lambda *_: None)
+    assert used._shapes == {(one["resourceType"], *one) for one in before}
+    verdicts = {True: 0, False: 0}
+    for one in before:
+        for element in list(one)[1:]:
+            for name, value in itertools.product((element, f"_{element}"), worse):
+                told: list[tuple[str, str]] = []
+                fresh: list[tuple[str, str]] = []
+                changed = {**one, name: value}
+                verdict = used(changed, lambda *what: told.append(what))  # noqa: B023
+                assert Validator(())(changed, lambda *what: fresh.append(what)) == verdict  # noqa: B023
+                assert sorted(told) == sorted(fresh)
+                verdicts[verdict] += 1
+    assert verdicts[True] > 80
+    assert verdicts[False] > 400
+
+
+def test_elements_of_every_type_that_has_rows_can_be_validated_one_by_one() -> None:
+    assert [kind for kind in TYPES if not (model := model_of(kind)) or not model.parts] == []
 
 
 def test_a_resource_nested_deeper_than_its_model_can_follow_is_invalid(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
+from plasmid.data.sources import csv_arrow, plain
 from plasmid.data.sources import files as module
-from plasmid.data.sources import plain
 from plasmid.data.sources.files import FilesSource, open_file, open_files
 from plasmid.data.sources.plain import strict
 
@@ -307,6 +307,70 @@ def test_both_readers_agree_on_what_nobody_should_write(
     assert same(through_the_source(path, columns), strictly(path, columns))
 
 
+ODD = st.sampled_from(
+    [*'ab,,"" ü\t', '""', ',"', '",', '"\n', '\n"', '"\r\n', "\n", "\r", "\r\n", "NULL", "NA"]
+)
+
+
+@settings(max_examples=120)
+@given(
+    made=st.one_of(
+        csv_texts(),
+        st.tuples(st.lists(ODD, max_size=30).map(lambda one: "c0,c1\n" + "".join(one)), st.just(2)),
+    ),
+    size=st.sampled_from([8, 16, 40, 2**20]),
+)
+def test_rows_read_straight_are_the_strict_reader_s(
+    tmp_path_factory: pytest.TempPathFactory, made: tuple[str, int], size: int
+) -> None:
+    """However a file is cut into parts: all of them, or the first ones and then an error."""
+    path = tmp_path_factory.getbasetemp() / "straight.csv"
+    path.write_bytes(made[0].encode())
+    columns, found = [f"c{one}" for one in range(made[1])], []
+    if plain.only_strict(plain.File(path, "csv"), columns, engine=False):
+        return
+    whole = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_arrow, "_PART_BYTES", size)
+        try:
+            for batch in plain.straight(plain.File(path, "csv"), columns):
+                found += batch.to_pylist()
+        except pa.ArrowInvalid:
+            whole = False
+    expected = strictly(path, columns)
+    assert isinstance(expected, list) or not whole
+    if isinstance(expected, list) and all(isinstance(row, dict) for row in expected):
+        assert same(found, expected if whole else expected[: len(found)])
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_csv_with_quotes_is_read_without_duckdb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quoting: Any
+) -> None:
+    cells = ["a, b", 'said ""', "one\ntwo", "\r\n", '"', "", "NULL", "ü", ' "x" ', ","]
+    expected = [{"id": str(row), "note": cells[row % len(cells)]} for row in range(5000)]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["id", "note"], quoting=quoting)
+        writer.writeheader()
+        writer.writerows(expected)
+    monkeypatch.setattr(csv_arrow, "_PART_BYTES", 3000)
+    source = open_files(tmp_path)
+    assert rows(source, "SELECT s.id AS id, s.note AS note FROM a AS s") == expected
+    assert source._opened is None
+    source.close()
+
+
+@pytest.mark.parametrize("bad", ['"a"b', 'a"b', ' "a"', '"a" ', '"a', "\0", "a\udcff"])
+def test_what_could_be_taken_in_two_ways_is_not_read_straight(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "a.csv"
+    text = "id,note\n" + "0,a\n" * 5000 + f"1,{bad}\n2,b\n"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    for columns in (["id"], ["id", "note"]):
+        with pytest.raises(pa.ArrowInvalid):
+            list(plain.straight(plain.File(path, "csv"), columns))
+    assert same(through_the_source(path, ["id", "note"]), strictly(path, ["id", "note"]))
+
+
 def test_a_file_of_mixed_line_ends_is_read_whole_however_often_a_query_asks_for_it(tmp_path: Path) -> None:
     """DuckDB refuses it; the strict reader has the last word, and its rows can be read once."""
     made = "".join(
@@ -427,7 +491,7 @@ def test_types_of_parquet_come_as_they_are(tmp_path: Path) -> None:
 def test_parts_of_a_file_end_where_lines_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, ends: str
 ) -> None:
-    monkeypatch.setattr(plain, "_PART_BYTES", size)
+    monkeypatch.setattr(csv_arrow, "_PART_BYTES", size)
     lines = ["id,name", *(f"{number},{'x' * (number % 13)}" for number in range(60))]
     path = tmp_path / "a.csv"
     path.write_bytes(ends.join(lines).encode())

@@ -132,6 +132,22 @@ def test_molecules_that_rdkit_refuses_are_counted_and_none_is_shown(
     ]
 
 
+def test_molecules_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
+    # Each of these would take its neighbour with it if RDKit were let go on to the next record.
+    short = "  0  0  0  0  0  0            999 V2000\nM  END\n"
+    ended = ETHANOL.replace("ethanol", "$$$$")
+    empty = EMPTY.replace("nothing", "  0  0  0  0  0  0            999 V2000")
+    for odd, refused in ((short, 1), (ended, 0), (EMPTY, 0), (ETHANOL.replace("  3  2", "  9  9"), 1)):
+        path = write(tmp_path, sd_record(ETHANOL) + sd_record(odd) + sd_record(empty) + sd_record(ETHANOL))
+        assert (Chem.MolFromMolBlock(odd) is None) == bool(refused)
+        if refused:
+            with pytest.raises(DataError, match="cannot read 1 molecule, first record 2, line 12"):
+                rows(path, columns=["smiles"])
+        else:
+            expected = ["CCO", None if odd == EMPTY else "CCO", None, "CCO"]
+            assert [row["smiles"] for row in rows(path, columns=["smiles"])] == expected
+
+
 @pytest.mark.parametrize(
     ("content", "code", "what"),
     [

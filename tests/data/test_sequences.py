@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS
-from plasmid.data.sources import blocks
+from plasmid.data.sources import blocks, sequences
 from plasmid.data.sources.sequences import fasta_columns, fastq_columns, read_fasta, read_fastq
 from sequence_files import write_fasta, write_fastq
 
@@ -36,7 +37,9 @@ def rows(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, b"\xef\xbb\xbf".__add__, lambda text: text[:-2]])
 def test_a_fasta_file_wrapped_packed_or_from_windows(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    found = rows(read_fasta(write(tmp_path, pack(UNIPROT)), keys=["OS", "OX", "SV", "label"]))
+    found = rows(
+        read_fasta(write(tmp_path, pack(UNIPROT)), columns=[*fasta_columns(), "OS", "OX", "SV", "label"])
+    )
     assert [row["id"] for row in found] == ["sp|P69905|HBA_HUMAN", "s2", "s3"]
     assert [row["sequence"] for row in found] == ["MVLSPADKTNVKAAW", "ac*-", "MK"]
     assert found[0]["description"] == "Hemoglobin subunit alpha OS=Homo sapiens OX=9606 GN=HBA1 PE=1 SV=2"
@@ -49,11 +52,13 @@ def test_a_fasta_file_wrapped_packed_or_from_windows(tmp_path: Path, pack: Calla
 
 def test_a_fastq_file_and_its_mean_quality(tmp_path: Path) -> None:
     content = "@r1 élan lane=3\nACGT\n+\n!!~~\n@r2\r\nN\r\n+r2\r\nI\r\n".encode()
-    assert rows(read_fastq(write(tmp_path, content), keys=["lane"])) == [
+    assert rows(read_fastq(write(tmp_path, content), columns=[*fastq_columns(), "lane"])) == [
         {"id": "r1", "description": "élan lane=3", "sequence": "ACGT", "mean_quality": 46.5, "lane": "3"},
         {"id": "r2", "description": "", "sequence": "N", "mean_quality": 40.0, "lane": None},
     ]
     assert fastq_columns()["mean_quality"] == "double"
+    few = rows(read_fastq(write(tmp_path, content), columns=["mean_quality", "lane", "id"]))
+    assert list(few[0].items()) == [("mean_quality", 46.5), ("lane", "3"), ("id", "r1")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 600, 5000, blocks.BLOCK_BYTES])
@@ -77,18 +82,40 @@ def test_no_size_of_block_makes_a_difference(
     )
 
 
+def test_a_word_ends_at_a_blank_alone(tmp_path: Path) -> None:
+    headers = {"a b\tc": ("a", "b c"), "\t d  e ": ("d", "e"), "f\x0bg\th": ("f\x0bg", "h"), "": ("", "")}
+    path = write(tmp_path, "".join(f"@{header}\nA\n+\nI\n" for header in headers).encode())
+    found = [(row["id"], row["description"].replace("\t", " ")) for row in rows(read_fastq(path))]
+    assert found == list(headers.values())
+
+
+def test_a_problem_comes_after_the_records_before_it_and_no_thread_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(sequences, "_THREADS", 3)
+    good = b"".join(b"@r%d\nACGT\n+\nIIII\n" % number for number in range(2000))
+    for bad, what in ((b"@x\nAC\n+\nI\n", "record 2001, line 8004: not as"), (b"@\0\n", "line 8001")):
+        path = write(tmp_path, good + bad + b"@y\nA?\n+\nII\n" * 2000)
+        found: list[str] = []
+        with pytest.raises(DataError, match=what):  # noqa: PT012 - what came before it counts
+            for batch in read_fastq(path):
+                found += batch["id"].to_pylist()
+        assert found == [f"r{number}" for number in range(len(found))]
+        assert len(found) > 1700
+    before = threading.active_count()
+    opened = read_fastq(write(tmp_path, good))
+    assert next(opened)["id"][0].as_py() == "r0"
+    assert threading.active_count() > before
+    opened.close()
+    assert threading.active_count() == before
+
+
 def test_a_batch_has_a_limited_number_of_rows(tmp_path: Path) -> None:
     path = write(tmp_path, b"".join(b">%d\nAC\n" % number for number in range(40_000)))
     batches = list(read_fasta(path))
     assert max(batch.num_rows for batch in batches) == BATCH_ROWS
     assert [row for batch in batches for row in batch["id"].to_pylist()] == [*map(str, range(40_000))]
-
-
-def test_repeated_ids_are_counted(tmp_path: Path) -> None:
-    told: list[int] = []
-    path = write(tmp_path, b">a\nA\n>b\nA\n>a x\nC\n>a\nA\n")
-    assert len(rows(read_fasta(path, repeated=told.append))) == 4
-    assert told == [2]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +160,10 @@ def test_what_is_no_fasta_file(tmp_path: Path, content: bytes, code: str, what: 
         ),
         (b"@a\nA\n+\nI\n@b\nA \n+\nII\n", "data.not_fastq", "record 2, line 6: a character"),
         (b"@a\nA\n+\nI\n@b\nAA\n+\nI \n", "data.not_fastq", "record 2, line 8: a quality mark"),
+        (b"@a b\r\nA\r\n+\r\nI\r\n@b\nAA\n+\nI\r\r\n", "data.not_fastq", "record 2, line 8: a quality mark"),
+        (b"@a\nA\n+\n~\n@b\nA\n+\n\x7f\n", "data.not_fastq", "record 2, line 8: a quality mark"),
+        ("@é\nAA\n+\n~!\n@b\nAA\n+é\né\n".encode(), "data.not_fastq", "record 2, line 7: the third line"),
+        ("@é\nAA\n+é\n~!\n@b\nAA\n+\né\n".encode(), "data.not_fastq", "record 2, line 8: a quality mark"),
     ],
 )
 def test_what_is_no_fastq_file(tmp_path: Path, content: bytes, code: str, what: str) -> None:
@@ -172,8 +203,8 @@ def test_a_record_without_end_is_refused_before_it_fills_the_memory(
         rows(read_fasta(path))
 
 
-@pytest.mark.parametrize("key", ["sequence", "a b", "a.*", ""])
-def test_a_key_that_cannot_be_one(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("columns", [["id", "id"], ["OS", "OS"], ["a b"], ["a.*"], [""]])
+def test_a_column_that_cannot_be_one(tmp_path: Path, columns: list[str]) -> None:
     with pytest.raises(DataError) as caught:
-        rows(read_fasta(write(tmp_path, UNIPROT), keys=[key]))
+        rows(read_fasta(write(tmp_path, UNIPROT), columns=columns))
     assert caught.value.code == "data.source_table"

@@ -23,7 +23,7 @@ from plasmid.data.fhir.names import Name, name_of, names
 from plasmid.data.fhir.reading import Found
 from plasmid.data.fhir.store import Store
 from plasmid.data.fhir.tally import Tally
-from plasmid.data.fhir.validating import validate
+from plasmid.data.fhir.validating import Validator
 
 TYPES = (
     "Patient", "Condition", "MedicationRequest", "MedicationAdministration", "MedicationStatement",
@@ -68,7 +68,7 @@ class Loader:
     ) -> None:
         self._store = store
         self._tally = tally
-        self._accepted = frozenset(accepted)
+        self._validate = Validator(accepted)
         self._flattener = Flattener()
         self._base = base
         self._read = 0
@@ -106,7 +106,7 @@ class Loader:
             self._version(number, gone.local.partition("/")[0], [gone], found, {})
             tell("notice.fhir_versions", "entries that delete a resource")
             return
-        if not validate(resource, self._accepted, tell):
+        if not self._validate(resource, tell):
             return
         kind = resource["resourceType"]
         if kind not in TYPES:

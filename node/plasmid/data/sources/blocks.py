@@ -5,7 +5,8 @@ Rules
 1. gzip is known by its first two bytes, not by the file's name.
 2. What is yielded is UTF-8 without a byte order mark and without NULs, and ends in a line break. Line breaks
    are LF or CRLF.
-3. Memory is bounded by :data:`BLOCK_BYTES` and the longest record, however large the file or its expansion.
+3. Memory is bounded by :data:`BLOCK_BYTES` and the longest record, times the blocks kept at a time, however
+   large the file or its expansion.
 4. No error holds a part of the file, not even as its cause.
 """
 
@@ -31,7 +32,7 @@ MAX_RECORD_BYTES = 16 * 2**20
 
 MAX_RECORD_LINES = 1_000_000
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
@@ -44,14 +45,20 @@ class Block:
     Attributes
     ----------
     letters
-        The bytes. They are overwritten by the next block.
+        The bytes. They are overwritten by a later block: see *kept* of :func:`blocks`.
+    low
+        Where in *letters* bytes up to the space are: line breaks, blanks, control characters.
+    ranks
+        Which of *low* are the line breaks.
     breaks
-        Where in *letters* the line breaks are; the last byte is one.
+        Where in *letters* those are; the last byte is one.
     line
         Number of the first line, from 1.
     """
 
     letters: Bytes
+    low: Places
+    ranks: Places
     breaks: Places
     line: int
 
@@ -60,13 +67,15 @@ Whole = Callable[[bytearray, int, Places], int]
 """Takes a buffer, how many of its bytes count, and their line breaks; returns how many are whole records."""
 
 
-def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES) -> Iterator[Block]:
+def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES, kept: int = 1) -> Iterator[Block]:
     """Yield the records of *path*, and what follows the last one unless it is blank.
 
     Parameters
     ----------
     most
         Bytes that a record may have.
+    kept
+        How many blocks there are at a time: the last one, and those before it.
 
     Raises
     ------
@@ -74,27 +83,34 @@ def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES) -> Iterato
         ``data.unreadable``, ``data.gzip_damaged``, ``data.not_utf8``, ``data.nul_character``,
         ``data.record_too_long``, ``data.empty``: nothing but blanks.
     """
-    # One buffer for the whole file: fresh memory for each block costs more than parsing it.
-    buffer, filled, line, found = bytearray(BLOCK_BYTES + len(_BOM)), 0, 1, False
+    # The same buffers for the whole file: fresh memory for each block costs more than parsing it.
+    ring = [bytearray(BLOCK_BYTES + len(BOM)) for _ in range(kept)]
+    turn, filled, line, found = 0, 0, 1, False
     with _opened(path) as file:
         while True:
+            buffer = ring[turn]
             count = _fill(path, file, buffer, filled)
-            if not filled and not found and buffer.startswith(_BOM):
-                del buffer[: len(_BOM)]
-                count -= len(_BOM)
+            if not filled and not found and buffer.startswith(BOM):
+                del buffer[: len(BOM)]
+                count -= len(BOM)
             filled += count
             if not count and filled and buffer[filled - 1] != ord("\n"):
                 buffer[filled : filled + 1] = b"\n"
                 filled += 1
             letters = np.frombuffer(buffer, np.uint8, filled)
-            breaks: Places = np.flatnonzero(letters == ord("\n"))
+            low: Places = np.flatnonzero(letters <= ord(" "))
+            ranks: Places = np.flatnonzero(letters[low] == ord("\n"))
+            breaks: Places = low[ranks]
             if not count:
                 break
             place = whole(buffer, filled, breaks)
             if place:
                 inside = int(np.searchsorted(breaks, place))
-                yield _checked(path, Block(letters[:place], breaks[:inside], line))
-                line, found = line + inside, True
+                until = ranks[inside - 1] + 1
+                yield _checked(
+                    path, Block(letters[:place], low[:until], ranks[:inside], breaks[:inside], line)
+                )
+                line, found, turn = line + inside, True, (turn + 1) % kept
             elif filled > most or len(breaks) > MAX_RECORD_LINES:
                 raise DataError(
                     "data.record_too_long",
@@ -105,10 +121,10 @@ def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES) -> Iterato
             rest = bytes(letters[place:])
             filled = len(rest)
             del letters
-            buffer = _room(buffer, filled)
-            buffer[:filled] = rest
+            ring[turn] = _room(ring[turn], filled)
+            ring[turn][:filled] = rest
     if bytes(letters).strip():
-        yield _checked(path, Block(letters, breaks, line))
+        yield _checked(path, Block(letters, low, ranks, breaks, line))
     elif not found:
         raise DataError("data.empty", f"{path} is empty.", "Give a file with at least one record.")
 
@@ -154,13 +170,13 @@ def _unreadable(path: Path, why: str) -> DataError:
 
 
 def _checked(path: Path, block: Block) -> Block:
+    if block.letters.view(np.int8).min() > 0:  # neither NUL nor beyond ASCII
+        return block
     if block.letters.min() == 0:
         where = block.line + int(np.searchsorted(block.breaks, np.argmin(block.letters)))
         raise DataError(
             "data.nul_character", f"{path} holds a NUL at line {where}.", "Save the file as plain text."
         )
-    if block.letters.max() < 128:
-        return block
     where = -1
     try:
         bytes(block.letters).decode("utf-8")

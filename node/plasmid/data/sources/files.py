@@ -6,9 +6,9 @@ Rules
    or a folder; what lies deeper is not looked at.
 2. DuckDB may read exactly those files and spill to one private folder; then external access is switched off
    and the configuration locked. A query can reach nothing else, whatever it says.
-3. CSV is UTF-8 text as :mod:`plasmid.recipes.rows` reads it. DuckDB reads it first; where it finds anything
-   amiss, that reader, which is strict and knows lines, goes over the file and has the last word. To both,
-   empty cells beyond the header's are nothing.
+3. CSV is UTF-8 text as :mod:`plasmid.recipes.rows` reads it. Arrow or DuckDB reads it first; where they find
+   anything amiss, that reader, which is strict and knows lines, goes over the file and has the last word. To
+   all of them, empty cells beyond the header's are nothing.
 4. DuckDB does not tell names apart by case. Columns that differ in it alone are repeated ones; so are tables.
 5. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
 6. A query that only picks and names columns of one file needs no engine: it is read straight
@@ -36,7 +36,8 @@ from plasmid.data.source import BATCH_ROWS, LocalTable, Trouble
 from plasmid.data.sources.plain import (
     File,
     described,
-    reading,
+    is_straight,
+    only_strict,
     sound,
     straight,
     stream,
@@ -156,8 +157,11 @@ class FilesSource:
         # Whether a table is read once is DuckDB's to decide where a part of the query has a name.
         many = query.args.get("with_") is not None or sum(1 for _ in query.find_all(exp.Table)) > 1
         done, plain = 0, _projection(query, self.tables())
-        ways = {reading(self.files[name], list(self.tables()[name].columns), asked) for name in names}
-        doubt, direct = "strict" in ways, plain is not None and ways == {"straight"}
+        direct = plain is not None and is_straight(self.files[plain[0]], asked)
+        doubt = any(
+            only_strict(self.files[name], list(self.tables()[name].columns), engine=not direct)
+            for name in names
+        )
         if not direct:
             for name in names:
                 self._offer(name, asked, many=many)

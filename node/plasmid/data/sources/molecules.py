@@ -3,7 +3,8 @@
 Rules
 -----
 1. A record is a molfile, then data items, then ``$$$$``: CTfile Formats, BIOVIA, 2020. Files are cut into
-   records here, which gives every problem a record and a line; RDKit sees one molfile at a time.
+   records here, which gives every problem a record and a line; RDKit sees molfiles only. It takes those of a
+   block together, which is faster; if it then refuses any, it is asked for each alone, and that counts.
 2. ``smiles`` is RDKit's canonical isomeric SMILES of the sanitised molecule, hydrogens implicit. Salts and
    mixtures are kept as they are. A record without atoms has none: null.
 3. ``inchikey`` costs as much as all the rest, so it is there only for who asks for it by name.
@@ -17,9 +18,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +36,14 @@ MAX_BATCH_BYTES = 32 * 2**20
 _OWN = ("name", "smiles", "inchikey")
 _END = "\n$$$$"
 # Possessive, so that no line is gone through twice.
+_LIKE_HEADER = re.compile(rb"\n(>[^\n]*+)")
 _HEADER = re.compile(r"^>[^<\n]*+<([^\n]+)>[^<>\n]*+$", re.MULTILINE)
 _ITEM = re.compile(_HEADER.pattern + r"\n((?:[^\S\n]*+\S[^\n]*+\n)*+)(?:[^\S\n]*+\n)*+", re.MULTILINE)
+# With one line of text or none, then one blank line: as most are, and quickly checked.
+_PLAIN_ITEM = re.compile(r">[^<\n]*+<([^<>\n]++)>[^<>\n]*+\n(?:[!-~][^\n]*+\n)?+\n")
+_PLAIN_ITEMS = re.compile(rf"(?:{_PLAIN_ITEM.pattern})*+")
+# An item, or a line that belongs to none.
+_PART = re.compile(_ITEM.pattern + r"|^([^\n]*+)\n", re.MULTILINE)
 
 
 def sd_columns(path: Path) -> dict[str, str]:
@@ -68,7 +74,8 @@ def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.
         As :func:`plasmid.data.sources.blocks.blocks`; ``data.not_sd``; ``data.molecule_invalid``, after the
         last record; ``data.source_table``: there is no such column; ``data.library_missing``: RDKit.
     """
-    fields = _fields(path)
+    # The pass that finds their names is spared where none is asked for.
+    fields = {} if columns is not None and set(columns) <= set(_OWN) else _fields(path)
     listed = _listed(fields)
     wanted = listed if columns is None else list(columns)
     strange = [name for name in wanted if name not in listed and name != "inchikey"]
@@ -82,17 +89,15 @@ def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.
     schema = pa.schema([(name, pa.string()) for name in wanted])
     rows: list[dict[str, str | None]] = []
     size = 0
-    for record in _records(path):
-        row: dict[str, str | None] = {"name": record.molfile.split("\n", 1)[0].strip()}
-        row |= {fields[name]: text for name, text in record.fields.items()}
-        row |= parse(record)
-        if parse.refused:
-            continue
-        rows.append(row)
-        size += record.size
-        if len(rows) == BATCH_ROWS or size > MAX_BATCH_BYTES:
-            yield _batch(rows, schema)
-            rows, size = [], 0
+    for records in _records(path, values=bool(fields)):
+        for record, found in zip(records, parse(records), strict=False):  # nothing after one that is refused
+            row = found | {fields[name]: text for name, text in record.fields.items()} if fields else found
+            row["name"] = record.molfile.split("\n", 1)[0].strip()
+            rows.append(row)
+            size += record.size
+            if len(rows) == BATCH_ROWS or size > MAX_BATCH_BYTES:
+                yield _batch(rows, schema)
+                rows, size = [], 0
     parse.raise_if_refused()
     if rows:
         yield _batch(rows, schema)
@@ -116,7 +121,7 @@ def _fields(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     taken = {name.casefold() for name in _OWN}
     for block in blocks(path, _whole, most=MAX_RECORD_BYTES):
-        for header in dict.fromkeys(_lines_of_headers(block)):
+        for header in dict.fromkeys(_LIKE_HEADER.findall(bytes(block.letters))):
             match = _HEADER.match(header.decode("utf-8").rstrip())
             if match is None or (name := match[1].strip()) in found:
                 continue  # reading the records tells what is wrong
@@ -135,8 +140,7 @@ def _fields(path: Path) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     """One record: its number and first line, from 1, its molfile with ``M  END``, data items, characters."""
 
     number: int
@@ -146,26 +150,21 @@ class _Record:
     size: int
 
 
-def _records(path: Path) -> Iterator[_Record]:
+def _records(path: Path, *, values: bool) -> Iterator[list[_Record]]:
+    """Yield the records of *path*, a block's together; without *values*, data items are only checked."""
     number = 0
     for block in blocks(path, _whole, most=MAX_RECORD_BYTES):
         text, line, place = _text(block), block.line, 0
+        found: list[_Record] = []
         while (end := text.find(_END, place)) >= 0:
             number += 1
-            yield _record(path, number, line, text[place : end + 1])
+            found.append(_record(path, number, line, text, place, end + 1, values=values))
             after = text.index("\n", end + len(_END)) + 1
             line += text.count("\n", place, after)
             place = after
         if text[place:].strip():
             raise _error(path, number + 1, line, "no $$$$ ends this record; the file may be cut off")
-
-
-def _lines_of_headers(block: Block) -> Iterator[bytes]:
-    starts = block.breaks[:-1] + 1
-    which = np.flatnonzero(block.letters[starts] == ord(">"))
-    raw = bytes(block.letters)
-    for start, end in zip(starts[which].tolist(), block.breaks[which + 1].tolist(), strict=True):
-        yield raw[start:end]
+        yield found
 
 
 def _text(block: Block) -> str:
@@ -182,30 +181,44 @@ def _whole(buffer: bytearray, filled: int, breaks: Places) -> int:
     return int(breaks[following]) + 1 if place >= 0 else 0
 
 
-def _record(path: Path, number: int, line: int, text: str) -> _Record:
-    end = text.find("\nM  END")
+def _record(path: Path, number: int, line: int, text: str, start: int, stop: int, *, values: bool) -> _Record:
+    """Return the record at *start* of *text*, whose ``$$$$`` is at *stop*."""
+    end = text.find("\nM  END", start, stop)
     if end < 0:
         raise _error(path, number, line, "a record without the line 'M  END'")
-    end = place = text.index("\n", end + 1) + 1
+    end = text.index("\n", end + 1) + 1
     fields: dict[str, str] = {}
-    for item in _ITEM.finditer(text, end):
-        start = item.start()
-        if start > place and text[place:start].strip():
-            break
-        name, value = item.groups()
-        name = name.strip()
-        if name in fields:
-            where = line + text.count("\n", 0, start)
+    if values or not _are_plain(text, end, stop):
+        parts = _PART.findall(text, end, stop)
+        fields = {name.strip(): value[:-1] for name, value, _ in parts if name}
+        if len(fields) < len(parts):  # blank lines before the first item, or a problem
+            _check_items(path, number, line, text[start:stop], end - start)
+    return _Record(number, line, text[start:end], fields, stop - start)
+
+
+def _are_plain(text: str, start: int, stop: int) -> bool:
+    """Return whether what is there are data items of the usual form and of different names."""
+    if not _PLAIN_ITEMS.fullmatch(text, start, stop):
+        return False
+    names = _PLAIN_ITEM.findall(text, start, stop)
+    return len(set(map(str.strip, names))) == len(names)
+
+
+def _check_items(path: Path, number: int, line: int, text: str, place: int) -> None:
+    """Raise DataError if, from *place* on, *text* is not data items of different names, and blank lines."""
+    names: set[str] = set()
+    for part in _PART.finditer(text, place):
+        name, _, stray = part.groups()
+        where = line + text.count("\n", 0, part.start())
+        if name is None:
+            if not stray.strip():
+                continue
+            raise _error(
+                path, number, where, "a line that belongs to no data item, or a data item without <name>"
+            )
+        if name.strip() in names:
             raise _error(path, number, where, "a data item that the record has already")
-        fields[name] = value[:-1]
-        place = item.end()
-    if text[place:].strip():
-        place += len(text[place:]) - len(text[place:].lstrip())
-        where = line + text.count("\n", 0, place)
-        raise _error(
-            path, number, where, "a line that belongs to no data item, or a data item without <name>"
-        )
-    return _Record(number, line, text[:end], fields, len(text))
+        names.add(name.strip())
 
 
 def _error(path: Path, number: int, line: int, what: str) -> DataError:
@@ -225,6 +238,7 @@ class _Molecules:
         self._path, self._smiles, self._inchikey = path, smiles, inchikey
         self._first: _Record | None = None
         self._chem: Any = None
+        self._supplier: Any = None
         self._block_logs: Any = None
         if smiles or inchikey:
             self._load()
@@ -239,28 +253,58 @@ class _Molecules:
                 f"{self._path} is an SD file, and RDKit is not installed.",
                 "Install plasmid with its extra 'molecules'.",
             ) from None
-        self._chem, self._block_logs = Chem, BlockLogs
+        self._chem, self._block_logs, self._supplier = Chem, BlockLogs, Chem.SDMolSupplier()
 
-    def __call__(self, record: _Record) -> dict[str, str | None]:
-        """Return what is wanted of ``smiles`` and ``inchikey``: null without atoms, nothing if refused."""
+    def __call__(self, records: Sequence[_Record]) -> list[dict[str, str | None]]:
+        """Return what is wanted of ``smiles`` and ``inchikey`` of each: null without atoms.
+
+        Once a molecule was refused, the list ends before it, and all later ones are empty.
+        """
         if self._chem is None:
-            return {}
-        found: dict[str, str | None] = {}
+            return [{} for _ in records]
         with self._block_logs():
+            found = None if self.refused else self._together(records)
+            return self._alone(records) if found is None else found
+
+    def _together(self, records: Sequence[_Record]) -> list[dict[str, str | None]] | None:
+        """Return the same, or None where one by one is the only way to know which is refused."""
+        # A damaged one could take its neighbour with it, and a name could end it: then the numbers differ.
+        if any(record.molfile.startswith("$$$$") for record in records):
+            return None
+        self._supplier.SetData("$$$$\n".join([*(record.molfile for record in records), ""]))
+        found = []
+        try:
+            for molecule in self._supplier:
+                if molecule is None:
+                    return None
+                found.append(self._of(molecule))
+        except (RuntimeError, ValueError):
+            return None
+        return found if len(found) == len(records) else None
+
+    def _alone(self, records: Sequence[_Record]) -> list[dict[str, str | None]]:
+        found = []
+        for record in records:
             try:
                 molecule = self._chem.MolFromMolBlock(record.molfile)
-                if molecule is not None:
-                    atoms = molecule.GetNumAtoms()
-                    if self._smiles:
-                        found["smiles"] = self._chem.MolToSmiles(molecule) if atoms else None
-                    if self._inchikey:
-                        found["inchikey"] = (self._chem.MolToInchiKey(molecule) or None) if atoms else None
-                    return found
+                known = None if molecule is None else self._of(molecule)
             except (RuntimeError, ValueError):
-                pass  # as if it had returned None: counted below
-        self.refused += 1
-        self._first = self._first or record
-        return {}
+                known = None
+            if known is None:
+                self.refused += 1
+                self._first = self._first or record
+            elif not self.refused:
+                found.append(known)
+        return found
+
+    def _of(self, molecule: Any) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        atoms = molecule.GetNumAtoms()
+        if self._smiles:
+            found["smiles"] = self._chem.MolToSmiles(molecule) if atoms else None
+        if self._inchikey:
+            found["inchikey"] = (self._chem.MolToInchiKey(molecule) or None) if atoms else None
+        return found
 
     def raise_if_refused(self) -> None:
         if self._first is not None:

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. CSV without any quote, and Parquet, are read by Arrow itself: nothing in them can be taken in two ways.
-   Where it finds anything amiss, it stops, and the caller asks somebody stricter from there on.
+1. CSV (:mod:`plasmid.data.sources.csv_arrow`) and Parquet are read by Arrow itself. Where anything in a file
+   is amiss, or could be taken in two ways, it stops, and the caller asks somebody stricter from there on.
 2. The strict reader of CSV knows lines, and counts rows with another number of cells than the header. Empty
    cells beyond the header's are nothing.
 """
@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 
 from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS, LocalTable
-from plasmid.recipes.rows import MAX_LINE_CHARACTERS, open_csv
+from plasmid.data.sources.blocks import BOM
+from plasmid.data.sources.csv_arrow import read_csv
+from plasmid.recipes.rows import open_csv
 
 _KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z_][A-Za-z0-9_.-]*)=")
-_BLOCK_BYTES = MAX_LINE_CHARACTERS
 _LOOK_BYTES = 256 * 1024
-_PART_BYTES = 32 * 2**20
 _MANY_ROWS = 4 * BATCH_ROWS
 _BUFFER_BYTES = 8 * 2**20
 
@@ -61,33 +61,25 @@ def described(file: File) -> LocalTable:
             return LocalTable(_sequence_columns(file))
 
 
-Reading = Literal["straight", "engine", "strict"]
+def is_straight(file: File, wanted: Iterable[str]) -> bool:
+    """Return whether :func:`straight` may read the columns *wanted* of *file*."""
+    return file.kind != "parquet" or not any(
+        "." in column for column in wanted
+    )  # Arrow takes that for a path
 
 
-def reading(file: File, columns: Sequence[str], wanted: Iterable[str]) -> Reading:
-    """Return who may read *wanted* of the *columns* of *file*: this module, an engine, or only the strict.
+def only_strict(file: File, columns: Sequence[str], *, engine: bool) -> bool:
+    """Return whether nobody but the strict reader may read *file*, whose columns are *columns*.
 
-    Engines have their own way with CSV of one column, with a NUL, or with a blank line first.
+    Others have their own way with CSV of one column, or with a blank line first; an *engine* with a NUL, too.
     """
-    if file.kind == "parquet":
-        return (
-            "engine" if any("." in column for column in wanted) else "straight"
-        )  # Arrow takes that for a path
     if file.kind != "csv":
-        return "straight"
-    if not file.path.stat().st_size:
-        return "engine"
+        return False
     with file.path.open("rb") as content:
-        begin = content.read(4).removeprefix(b"\xef\xbb\xbf")[:1]
+        begin = content.read(4).removeprefix(BOM)[:1]
         if len(columns) == 1 or begin in (b"\r", b"\n"):
-            return "strict"
-        content.seek(0)
-        quoted = False
-        while part := content.read(_LOOK_BYTES):
-            if b"\0" in part:
-                return "strict"
-            quoted = quoted or b'"' in part
-    return "engine" if quoted else "straight"
+            return True
+        return engine and any(b"\0" in part for part in iter(lambda: content.read(_LOOK_BYTES), b""))
 
 
 def straight(file: File, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -105,43 +97,9 @@ def straight(file: File, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with pa.parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as content:
             yield from content.iter_batches(_MANY_ROWS, columns=list(columns))
     elif file.kind == "csv":
-        yield from _unquoted(file.path, columns)
+        yield from read_csv(file.path, columns)
     else:
         yield from stream(file, columns)
-
-
-def _unquoted(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with open_csv(path) as content:
-        header = content.header
-    names = [f"c{place}" for place in range(len(header))]
-    chosen = [names[header.index(column)] for column in columns]
-    options = {
-        "parse_options": pa.csv.ParseOptions(quote_char=False, newlines_in_values=False),
-        "convert_options": pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(chosen, pa.string()), include_columns=chosen
-        ),
-    }
-    for number, lines in enumerate(_whole_lines(path)):  # Arrow's own stream parses on one core
-        read = pa.csv.ReadOptions(column_names=names, skip_rows=0 if number else 1, block_size=_BLOCK_BYTES)
-        table = pa.csv.read_csv(pa.BufferReader(lines), read_options=read, **options)
-        yield from table.rename_columns(list(columns)).to_batches(_MANY_ROWS)
-
-
-def _whole_lines(path: Path) -> Iterator[pa.Buffer]:
-    """Yield the bytes of *path* in large parts, each of whole lines; they are mapped, not copied."""
-    with pa.memory_map(str(path)) as content:
-        every, start = content.read_buffer(), 0
-        while start < every.size:
-            end = start + _PART_BYTES
-            if end < every.size:
-                look = min(MAX_LINE_CHARACTERS, _PART_BYTES)
-                near = every.slice(end - look, look).to_pybytes()
-                cut = max(near.rfind(b"\n"), near[:-1].rfind(b"\r")) + 1  # the LF of a last CR may come next
-                if not cut:
-                    raise pa.ArrowInvalid("a line is too long")
-                end -= look - cut
-            yield every.slice(start, min(end, every.size) - start)
-            start = end
 
 
 def strict(path: Path, schema: pa.Schema, ragged: Callable[[int, int], None]) -> Iterator[pa.RecordBatch]:
@@ -182,10 +140,10 @@ def stream(file: File, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
     elif file.kind == "sd":
         from plasmid.data.sources.molecules import read_sd
 
-        yield from read_sd(file.path, columns=wanted)
+        yield from read_sd(file.path, columns=wanted or ["name"])
     else:
-        fixed, read = _sequences(file)
-        yield from read(file.path, keys=[column for column in wanted if column not in fixed])
+        _, read = _sequences(file)
+        yield from read(file.path, columns=wanted or ["id"])
 
 
 def _sequences(file: File) -> tuple[dict[str, str], Any]:
@@ -199,7 +157,8 @@ def _sequences(file: File) -> tuple[dict[str, str], Any]:
 def _sequence_columns(file: File) -> dict[str, str]:
     """Return the columns that every record has, and the keys (``key=value``) of the first descriptions."""
     columns, read = _sequences(file)
-    first = next(read(file.path), None)
+    with closing(read(file.path)) as batches:
+        first = next(batches, None)
     said = [] if first is None else first.column("description").slice(0, 1000).to_pylist()
     keys = dict.fromkeys(key for text in said for key in _KEY.findall(text or ""))
     return {**columns, **dict.fromkeys([key for key in keys if key not in columns][:100], "string")}

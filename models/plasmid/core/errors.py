@@ -12,6 +12,7 @@
     ├── RunFailed         a run ended without a result                              run.*
     ├── SiteFailed        a site's own process failed                               site.*
     ├── StorageError      the state folder cannot be read or written                storage.*
+    ├── HubError          the hub has not got it, or refuses                        hub.*
     └── KeysError         private keys are absent, locked or not to be opened       keys.*
 
 Rules
@@ -127,6 +128,12 @@ class StorageError(PlasmidError):
     family = "storage"
 
 
+class HubError(PlasmidError):
+    """The hub has not got it, or refuses."""
+
+    family = "hub"
+
+
 class KeysError(PlasmidError):
     """Private keys are absent, locked or not to be opened."""
 
@@ -154,6 +161,7 @@ _FAMILIES: dict[str, type[PlasmidError]] = {
         RunFailed,
         SiteFailed,
         StorageError,
+        HubError,
         KeysError,
     )
 }

@@ -4,6 +4,7 @@ Rules
 -----
 1. A verb is an entry point of group ``plasmid.verbs`` that names a typer app. It is imported only
    when it is called: ``plasmid --help`` reads the first line of each verb's file instead.
+   A verb's own verbs may be such entry points, too (:class:`LazyVerbs`): some are the platform's.
 2. A usage error in ``--format json`` is one JSON object like every other answer.
 """
 
@@ -24,6 +25,14 @@ from typer.main import get_command
 from plasmid.cli.output import Format, Reply, extra_missing, print_envelope
 from plasmid.core.errors import UsageError
 
+GROUP = "plasmid.verbs"
+
+
+def installed(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of *group* whose file is installed, by name, sorted."""
+    found = {point.name: point for point in entry_points(group=group) if _source(point)}
+    return dict(sorted(found.items()))
+
 
 def verbs() -> dict[str, EntryPoint]:
     """Return the installed verbs by name, in the order in which people meet them."""
@@ -32,6 +41,7 @@ def verbs() -> dict[str, EntryPoint]:
         "runs",
         "query",
         "models",
+        "hub",
         "recipes",
         "predict",
         "evaluate",
@@ -40,9 +50,9 @@ def verbs() -> dict[str, EntryPoint]:
         "coordinator",
         "login",
     )
-    found = {point.name: point for point in entry_points(group="plasmid.verbs") if _source(point)}
-    known = [name for name in order if name in found] + sorted(set(found) - set(order))
-    return {name: found[name] for name in known}
+    found = installed(GROUP)
+    known = [name for name in order if name in found]
+    return {name: found[name] for name in known} | found
 
 
 def _source(point: EntryPoint) -> Path | None:
@@ -55,36 +65,68 @@ def _source(point: EntryPoint) -> Path | None:
 
 
 def summary(point: EntryPoint) -> str:
-    """Return the first line of the docstring of the verb's file, without running it."""
+    """Return the first line of the help of a verb's function, app or else file, without running it."""
     source = _source(point)
-    document = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) if source else None
-    return (document or "").partition("\n")[0]
+    if source is None:
+        return ""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) if name == point.attr:
+                return (ast.get_docstring(node) or "").partition("\n")[0]
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call) if name == point.attr:
+                for keyword in call.keywords:
+                    if keyword.arg == "help" and isinstance(keyword.value, ast.Constant):
+                        return str(keyword.value.value)
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def load(point: EntryPoint) -> Any:
+    """Import a verb, a typer app or a function, and return its command.
+
+    Raises
+    ------
+    UsageError
+        ``usage.extra_missing``: it is the platform's, whose packages are not installed.
+    """
+    try:
+        verb = point.load()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("plasmid"):
+            raise
+        raise extra_missing(error) from error
+    if not isinstance(verb, typer.Typer):
+        function, verb = verb, typer.Typer(add_completion=False)
+        verb.command()(function)
+    return get_command(verb)
 
 
 class LazyVerbs(TyperGroup):
-    """A group that knows its verbs' names and help without importing them."""
+    """A group that knows its verbs' names and help without importing them.
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature is typer's
+    A verb of verbs names another ``points_group`` of entry points; what its app defines itself comes first.
+    """
+
+    points_group = GROUP
+
+    def _points(self) -> dict[str, EntryPoint]:
+        return verbs() if self.points_group == GROUP else installed(self.points_group)
+
+    def list_commands(self, ctx: Any) -> list[str]:
         """Return the verbs' names."""
-        return list(verbs())
+        return list(dict.fromkeys([*super().list_commands(ctx), *self._points()]))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the signature is typer's
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a stand-in that carries the verb's help, or None for an unknown name."""
-        point = verbs().get(cmd_name)
-        return None if point is None else TyperCommand(cmd_name, help=summary(point))
+        own, point = super().get_command(ctx, cmd_name), self._points().get(cmd_name)
+        return own if own is not None or point is None else TyperCommand(cmd_name, help=summary(point))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the verb that *args* names."""
-        point = verbs().get(args[0])
-        if point is None:
+        point = self._points().get(args[0])
+        if point is None or super().get_command(ctx, args[0]) is not None:
             return super().resolve_command(ctx, args)
-        try:
-            verb = point.load()
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("plasmid"):
-                raise
-            raise extra_missing(error) from error
-        return point.name, get_command(verb), args[1:]
+        return point.name, load(point), args[1:]
 
 
 app = typer.Typer(

@@ -1,0 +1,340 @@
+"""Finding repositories: by words, tags, base, licence, metric and epsilon, in an order, page by page.
+
+Rules
+-----
+1. Nobody is shown, and nobody can count, what they may not read.
+2. A cursor holds the last repository's place in the order, so that a page costs the same wherever it is.
+3. A question is first asked of a few repositories, the next ones in the order: that answers most. The others
+   look once at every small row that has the tags; both databases are kept from walking an order's index over
+   everything instead, which is far slower where little matches.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, func, intersect, or_, select, tuple_
+
+from plasmid.core.errors import HubError
+from plasmid.hub.changes import plain_text
+from plasmid.hub.lineage import Lineage
+from plasmid.hub.reading import BATCH, repos
+from plasmid.hub.records import Account, Repo
+from plasmid.hub.tables import AccountRow, RepoRow, TagRow, TextsRow
+
+Sort = Literal["updated", "created", "downloads", "metric", "epsilon", "name"]
+NEAR = (500, 4_000)
+FEW = 2_000
+MAX_LIMIT = 1_000
+MAX_WORDS = 8
+MAX_TAGS = 16
+MAX_SEARCH = 200
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for; everything that is given must hold.
+
+    Attributes
+    ----------
+    search
+        Words, each a part of the name or a whole tag; eight at most, the others are not looked at.
+    author
+        The owner.
+    tags
+        Whole ones: ``peft``, ``license:mit``, ``unit:patient``; 16 at most.
+    base, licence
+        ``plasmid/antiberty``, ``mit``: short for their tags.
+    min_metric, max_epsilon
+        Repositories without one are left out.
+    retired
+        False leaves out those that are.
+    sort
+        The newest, most downloaded, best or, for ``epsilon``, smallest first; ``name`` from A to Z. Sorting
+        by metric or epsilon leaves out repositories without one.
+    """
+
+    search: str = ""
+    author: str | None = None
+    tags: tuple[str, ...] = ()
+    base: str | None = None
+    licence: str | None = None
+    min_metric: float | None = None
+    max_epsilon: float | None = None
+    retired: bool = True
+    sort: Sort = "updated"
+
+    def all_tags(self) -> tuple[str, ...]:
+        """Return the tags to look for, in lower case."""
+        given = list(self.tags)
+        given += [f"base_model:{self.base}"] if self.base else []
+        given += [f"license:{self.licence}"] if self.licence else []
+        return tuple(dict.fromkeys(plain_text(tag, MAX_SEARCH).lower() for tag in given))[:MAX_TAGS]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A repository as a list shows it; *tags* as :mod:`plasmid.hub.facts` makes them."""
+
+    repo: Repo
+    title: str
+    tags: tuple[str, ...]
+    metric: float | None
+    epsilon: float | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of what was found; *cursor* asks for what comes next, None: nothing does."""
+
+    found: tuple[Found, ...]
+    cursor: str | None
+
+
+class Finding(Lineage):
+    """Searches in one hub's database, and lineage. Methods may be called from several threads."""
+
+    def search(
+        self, query: Query, *, viewer: Account | None, limit: int = 50, cursor: str | None = None
+    ) -> Page:
+        """Return what *viewer* (None: nobody in particular) may see of what *query* asks for.
+
+        Parameters
+        ----------
+        limit
+            From 1 to 1,000.
+        cursor
+            Of the page before, with the same *query*.
+
+        Raises
+        ------
+        HubError
+            ``hub.cursor``: it is none of ours for this order; ``hub.sort``: there is no such order.
+        """
+        order = _Order.of(query.sort)
+        limit = max(1, min(limit, MAX_LIMIT))
+        place = None if cursor is None else order.read(cursor)
+        with self._engine.connect() as connection:
+            asked = _Asked.of(query, viewer, connection)
+            rows = _rows(connection, order, asked, place, limit + 1) if asked else []
+            shown = rows[:limit]
+            found = about(connection, [row.key for row in shown])
+        return Page(tuple(found), order.write(shown[-1]) if len(rows) > limit else None)
+
+    def about(self, repo: Repo) -> Found:
+        """Return what a list would say of *repo*, which must be there."""
+        with self._engine.connect() as connection:
+            return about(connection, [repo.key])[0]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """An order: by a column, then by key."""
+
+    name: Sort
+    down: bool
+
+    @classmethod
+    def of(cls, name: Sort) -> _Order:
+        if name not in ("updated", "created", "downloads", "metric", "epsilon", "name"):
+            raise HubError(
+                "hub.sort",
+                f"there is no order {name!r}.",
+                "Sort by updated, created, downloads, metric, epsilon or name.",
+            )
+        return cls(name, down=name not in ("name", "epsilon"))
+
+    @property
+    def column(self) -> str:
+        return "folded" if self.name == "name" else self.name
+
+    def value(self, rows: Any, *, flat: bool = False) -> Any:
+        """Return the column of *rows*; with *flat* as a value that no index has."""
+        value = getattr(rows, self.column)
+        return value if not flat else value + "" if self.name == "name" else value + 0
+
+    def by(self, rows: Any, *, flat: bool = False) -> list[Any]:
+        parts = (self.value(rows, flat=flat), rows.key)
+        return [part.desc() if self.down else part.asc() for part in parts]
+
+    def after(self, rows: Any, place: _Place | None, *, flat: bool = False) -> list[ColumnElement[bool]]:
+        """Return the conditions of what is in the order, and comes after *place*."""
+        value = self.value(rows, flat=flat)
+        conditions = [value.is_not(None)] if self.name in ("metric", "epsilon") else []
+        if place is not None:
+            here = tuple_(value, rows.key)
+            conditions.append(here < place if self.down else here > place)
+        return conditions
+
+    def write(self, row: Any) -> str:
+        text = json.dumps([self.name, getattr(row, self.column), row.key])
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    def read(self, cursor: str) -> _Place:
+        try:
+            name, value, key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        except (ValueError, TypeError):
+            name = value = key = None
+        numbers = [part for part in (value, key) if isinstance(part, int | float)]
+        if (
+            name != self.name
+            or not isinstance(value, str if self.name == "name" else int | float)
+            or not isinstance(key, int)
+            or any(abs(number) > _MOST for number in numbers)
+        ):
+            raise HubError(
+                "hub.cursor", "the cursor is none of this list's.", "Begin again at the first page."
+            )
+        return value, key
+
+
+_MOST = 2**62
+_Place = tuple[Any, int]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question of somebody, its names looked up."""
+
+    query: Query
+    owners: tuple[int, ...]
+    author: int | None
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    few: bool
+    """Whether one of the tags is so rare that those with it are looked at first."""
+
+    @classmethod
+    def of(cls, query: Query, viewer: Account | None, connection: Connection) -> _Asked | None:
+        """Return the question, None where nothing can answer it."""
+        mine = [] if viewer is None else [viewer.name, *viewer.organisations]
+        owners = _accounts(connection, mine)
+        author = None
+        if query.author is not None:
+            known = _accounts(connection, [plain_text(query.author, MAX_SEARCH)])
+            if not known:
+                return None
+            author = known[0]
+        words = plain_text(query.search, MAX_SEARCH).lower().split()[:MAX_WORDS]
+        counts = [
+            connection.execute(
+                select(func.count()).select_from(_tagged(tag).limit(FEW).subquery())
+            ).scalar_one()
+            for tag in query.all_tags()
+        ]
+        least = min(counts, default=FEW)
+        return cls(query, owners, author, tuple(words), query.all_tags(), least < FEW) if least else None
+
+    def nears(self) -> tuple[int, ...]:
+        """Return how many of the next ones to look at first: where there are tags, few or none of them."""
+        return () if self.few else NEAR[:1] if self.tags else NEAR
+
+    def of_rows(self, connection: Connection, rows: Any) -> list[ColumnElement[bool]]:
+        """Return the conditions on *rows*, but for those on tags."""
+        query = self.query
+        wanted = [or_(rows.private.is_(False), rows.owner.in_(self.owners))]
+        if self.author is not None:
+            wanted.append(rows.owner == self.author)
+        if query.min_metric is not None:
+            wanted.append(rows.metric >= query.min_metric)
+        if query.max_epsilon is not None:
+            wanted.append(rows.epsilon <= query.max_epsilon)
+        if not query.retired:
+            wanted.append(rows.retired.is_(None))
+        part_of = func.instr if connection.dialect.name == "sqlite" else func.strpos
+        wanted += [or_(part_of(rows.folded, word) > 0, rows.key.in_(_tagged(word))) for word in self.words]
+        return wanted
+
+
+def _accounts(connection: Connection, names: Sequence[str]) -> tuple[int, ...]:
+    folded = [name.lower() for name in names]
+    return (
+        tuple(connection.scalars(select(AccountRow.key).where(AccountRow.folded.in_(folded))))
+        if folded
+        else ()
+    )
+
+
+def _tagged(tag: str) -> Any:
+    return select(TagRow.repo).where(TagRow.tag == tag)
+
+
+_COLUMNS = (
+    "key",
+    "owner",
+    "folded",
+    "private",
+    "retired",
+    "updated",
+    "created",
+    "downloads",
+    "metric",
+    "epsilon",
+)
+_SMALL = [getattr(RepoRow, name) for name in _COLUMNS]
+
+
+def _rows(
+    connection: Connection, order: _Order, asked: _Asked, place: _Place | None, limit: int
+) -> Sequence[Any]:
+    for near in asked.nears():
+        rows = _near(connection, order, asked, place, limit, near) if near > limit else None
+        if rows is not None:
+            return rows
+    return _everywhere(connection, order, asked, place, limit)
+
+
+def _near(
+    connection: Connection, order: _Order, asked: _Asked, place: _Place | None, limit: int, near: int
+) -> Sequence[Any] | None:
+    """Return the first *limit* rows if the *near* ones after *place* have them or are the last."""
+    next_ones = select(*_SMALL).where(*order.after(RepoRow, place)).order_by(*order.by(RepoRow)).limit(near)
+    if asked.author is not None:
+        next_ones = next_ones.where(RepoRow.owner == asked.author)
+    rows = next_ones.subquery().c
+    count = select(func.count()).select_from(next_ones.subquery()).scalar_subquery()
+    wanted = select(*rows, count.label("looked_at")).where(*asked.of_rows(connection, rows))
+    for tag in asked.tags:
+        wanted = wanted.where(_tagged(tag).where(TagRow.repo == rows.key).exists())
+    found = connection.execute(wanted.order_by(*order.by(rows)).limit(limit)).all()
+    if len(found) == limit or (found and found[0].looked_at < near):
+        return found
+    return None
+
+
+def _everywhere(
+    connection: Connection, order: _Order, asked: _Asked, place: _Place | None, limit: int
+) -> Sequence[Any]:
+    """Return the first *limit* rows after *place*, from one look at each that has the tags."""
+    conditions = [*asked.of_rows(connection, RepoRow), *order.after(RepoRow, place, flat=True)]
+    if asked.tags:
+        conditions.append(RepoRow.key.in_(intersect(*(_tagged(tag) for tag in asked.tags))))
+    wanted = select(*_SMALL).where(*conditions)
+    return connection.execute(wanted.order_by(*order.by(RepoRow, flat=True)).limit(limit)).all()
+
+
+def about(connection: Connection, keys: Sequence[int]) -> list[Found]:
+    """Return what a list says of the repositories *keys*, in that order."""
+    found: dict[int, Found] = {}
+    for first in range(0, len(keys), BATCH):
+        part = keys[first : first + BATCH]
+        tags: dict[int, list[str]] = {}
+        for key, tag in connection.execute(select(TagRow.repo, TagRow.tag).where(TagRow.repo.in_(part))):
+            tags.setdefault(key, []).append(tag)
+        said = {
+            row.key: row
+            for row in connection.execute(
+                select(RepoRow.key, TextsRow.title, RepoRow.metric, RepoRow.epsilon)
+                .join(TextsRow, TextsRow.repo == RepoRow.key)
+                .where(RepoRow.key.in_(part))
+            )
+        }
+        for repo in repos(connection, RepoRow.key.in_(part)):
+            row = said[repo.key]
+            known = tuple(sorted(tags.get(repo.key, [])))
+            found[repo.key] = Found(repo, row.title, known, row.metric, row.epsilon)
+    return [found[key] for key in keys if key in found]

@@ -1,0 +1,1 @@
+"""The hub's HTTP routes, one file per thing that clients do."""

@@ -1,0 +1,156 @@
+"""The hub's process: a socket, uvicorn in a thread, and a collect when it starts.
+
+Rules
+-----
+1. Tokens never cross a network in the clear: without a certificate only loopback is served.
+2. One process serves a folder at a time; the verbs that make users and tokens run beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from plasmid.core.clock import now
+from plasmid.core.errors import HubError, place
+from plasmid.hub.app import build_app
+from plasmid.hub.keeping import collect
+from plasmid.hub.settings import Hub, HubSettings
+from plasmid.link.guard import GuardedServer, Limits, guarded
+
+CONNECTIONS = Limits(head_bytes=64 * 1024)
+"""Of the link's: what one connection, one address and all together may take."""
+_GRACE_S = 5
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files: the certificate with its chain, and its private key."""
+
+    certificate: Path
+    key: Path
+
+
+@contextmanager
+def serving(settings: HubSettings, *, host: str, port: int, tls: Tls | None) -> Iterator[str]:
+    """Serve the hub until the block ends; yield its URL. Port 0: a free one.
+
+    Raises
+    ------
+    HubError
+        ``hub.plain_http``, ``hub.tls``, ``hub.in_use``, ``hub.port_taken``, ``hub.migrations``.
+    """
+    if tls is None and not _is_loopback(host):
+        raise HubError(
+            "hub.plain_http",
+            f"without TLS, tokens and files would cross the network to {host} in the clear.",
+            "Give --certificate and --key, or serve on 127.0.0.1 behind a proxy that has them.",
+        )
+    with _alone(settings.folder), settings.open() as hub, _bound(host, port) as listening:
+        server = GuardedServer(_config(hub, tls))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="hub", daemon=True)
+        thread.start()
+        threading.Thread(target=_tidy, args=(hub,), name="collect", daemon=True).start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            yield _url(host, listening.getsockname()[1], tls)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _config(hub: Hub, tls: Tls | None) -> uvicorn.Config:
+    config = uvicorn.Config(
+        build_app(hub),
+        http=guarded(CONNECTIONS),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_S,
+        ssl_certfile=str(tls.certificate) if tls else None,
+        ssl_keyfile=str(tls.key) if tls else None,
+    )
+    problem = ""
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        problem = error.strerror or type(error).__name__
+    if tls is not None and problem:
+        raise HubError(
+            "hub.tls",
+            f"{tls.certificate} and {tls.key} are no certificate and its key: {problem}.",
+            "Give PEM files: the certificate with its chain, and the key without a passphrase.",
+        )
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return config
+
+
+def _tidy(hub: Hub) -> None:
+    try:
+        done = collect(hub.engine, hub.blobs, now())
+    except Exception as error:  # noqa: BLE001 - a hub serves although it could not tidy up
+        log.warning("the collect failed: %s", place(error))
+    else:
+        log.info("collected %d files, %d bytes, %d partial uploads", done.blobs, done.size, done.partial)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "hub.lock").open("a") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        if not held:
+            raise HubError(
+                "hub.in_use",
+                f"another hub is served from {folder}.",
+                "End it, or give this one another folder with --home.",
+            )
+        yield
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise HubError(
+                "hub.port_taken",
+                f"cannot listen on {host}:{port}: {error.strerror}.",
+                "Choose another --port, or 0 to let the system choose.",
+            ) from error
+        yield listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _url(host: str, port: int, tls: Tls | None) -> str:
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"

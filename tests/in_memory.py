@@ -424,6 +424,7 @@ class Federation:
             "mechanism": self.document.privacy.mechanism or "none",
             "min_sites": plan.min_sites,
             "theta": plan.theta,
+            "total": None,
         }
         return Manifest(**values | changes)
 

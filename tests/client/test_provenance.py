@@ -1,31 +1,37 @@
-"""What an adapter's provenance says beside its privacy."""
+"""What is said of where a result comes from."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
-from plasmid.client.provenance import project_line, provenance
+from plasmid.client.provenance import project_line, sums_provenance
 
 PROJECT = {"name": "trial", "digest": "d" * 64, "purpose": "vaccine-research"}
 
 
-def test_an_adapter_names_its_project_and_who_asked_for_it() -> None:
-    result: Any = {"participants": ["alpha"], "survivors": [], "epochs": [], "step": 1.0, "state": "s"}
+def test_sums_name_their_project_and_who_asked_for_them() -> None:
+    result: Any = {
+        "participants": ["alpha"],
+        "survivors": [],
+        "epochs": [],
+        "step": 1.0,
+        "state": "s",
+        "rounds": 1,
+    }
     shown = {
         "run_id": "run-1",
         "project": PROJECT,
         "requester": "ada",
         "digest": "e" * 64,
         "rounds_done": 1,
-        "round_log": [],
+        "round_log": [{"manifest": "m"}],
         "result": result,
     }
-    recipe = SimpleNamespace(name="tiny", privacy=SimpleNamespace(update_clip=None))
-    base: Any = SimpleNamespace(id="b", revision="r", digest="f" * 64)
-    facts: Any = SimpleNamespace(rehearsal=False, as_json=dict)
-    made = provenance(shown, recipe, base, facts, coordinator="AAAA", metrics={})
-    assert (made["schema"], made["project"], made["requester"]) == ("plasmid.provenance/3", PROJECT, "ada")
+    facts: Any = SimpleNamespace(rehearsal=False, protocol="none", protect="none", as_json=dict)
+    made = sums_provenance(shown, SimpleNamespace(name="tiny"), facts, coordinator="AAAA")
+    assert (made["schema"], made["project"], made["requester"]) == ("plasmid.provenance/4", PROJECT, "ada")
+    assert (made["countersigned"], made["not_countersigned"], made["manifests"]) == ({}, ["alpha"], ["m"])
     assert project_line(PROJECT, "ada") == (
         f"Project `trial`, for vaccine-research, digest `{'d' * 64}`. The run was asked for by `ada`."
     )

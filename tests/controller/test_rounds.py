@@ -14,7 +14,7 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
-from plasmid.protocol.body import pack
+from plasmid.protocol.body import pack, unpack
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
 from tiny_task import tiny_recipe
@@ -54,23 +54,36 @@ def test_the_mean_is_over_those_who_took_part(scene: Make) -> None:
     assert np.abs(state - mean).max() < 1e-6
 
 
-def test_a_state_is_there_before_its_manifest_and_goes_when_the_next_one_is_recorded(scene: Make) -> None:
+def test_a_state_and_its_total_are_there_before_their_manifest_and_go_when_the_next_ones_are_recorded(
+    scene: Make,
+) -> None:
     made = scene(3, PingDocument(length=6, rounds=3))
     published = made.link.bodies._folder / "published"
     made.link.bodies.published(made.state.digest).unlink()
-    seen = []
+    seen: list[Any] = []
+    totals: list[np.ndarray] = []
 
     def look(site: str, manifest: Any) -> np.ndarray:
-        seen.append((manifest.round, manifest.state, sorted(path.name for path in published.iterdir())))
+        held = {path.name for path in published.iterdir()}
+        seen.append((manifest.round, manifest.state, held, manifest.total))
+        if manifest.total and site == "alpha":
+            body = made.link.bodies.published(manifest.total.digest).read_bytes()
+            totals.append(unpack(body, "total", length=6, dtype=np.dtype(np.float64)))
+            assert (manifest.total.size, manifest.total.sites) == (len(body), 3)
         return made.vectors[site]
 
     made.link.compute = look
     state = rounds_of(made).run()
     log = made.runs.show(made.federation.run)["round_log"]
     digests = [sha256_hex(pack("state", np.zeros(6, np.float32))), *[done["state"] for done in log]]
-    assert [(round_, digest, held) for round_, digest, held in seen[::3]] == [
-        (round_, digests[round_ - 1], [digests[round_ - 1]]) for round_ in (1, 2, 3)
+    assert [(round_, digest) for round_, digest, _, _ in seen[::3]] == [
+        (round_, digests[round_ - 1]) for round_ in (1, 2, 3)
     ]
+    assert seen[0][2:] == ({digests[0]}, None)
+    for _, digest, held, total in seen[3:]:
+        assert held == {digest, total.digest}
+    expected = made.expected(*NAMES[:3])
+    assert [np.abs(total - expected).max() < 1e-6 for total in totals] == [True, True]
     assert [path.name for path in published.iterdir()] == [sha256_hex(pack("state", state))]
     assert [done["manifest"] for done in log] == [e["object"] for e in made.events("alpha", "manifest")]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from controller.conftest import NAMES, TINY_TABLES, Scene
-from plasmid.client.provenance import privacy_facts
 from plasmid.controller import run as run_module
 from plasmid.models.store import BaseModel
 from plasmid.privacy.claims import PrivacyFacts, statement
+from plasmid.protocol.outcome import privacy_facts
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe

@@ -59,6 +59,7 @@ def test_tcr_covid_runs_without_shared_files(federation: Deployment, data: dict[
         "The run was asked for by `researcher`." in (Path(data["adapter"]) / "README.md").read_text()
     )
     assert provenance["key_epochs"] == [{"n": 3, "c": 1, "theta": 3, "m": 3}]
+    assert (sorted(provenance["countersigned"]), provenance["not_countersigned"]) == (list(DONORS), [])
     facts = PrivacyFacts.from_json(provenance["privacy"])
     assert (facts.protocol, facts.rehearsal) == ("plasmid-sa/1", False)
     shown = federation.cli("researcher", "runs", "show", data["run_id"], "--coordinator", federation.url)
@@ -83,6 +84,7 @@ def test_what_leaves_is_in_the_log(federation: Deployment, data: dict[str, Any])
             "epoch",
             "ready",
             *2 * ["manifest", "released", "consent", "shares"],
+            "countersigned",
         ]
 
 

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, QUICK, ROWS, Home
+from in_memory import flat
 from plasmid.client.provenance import project_line
+from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.home import SiteHome
 from plasmid.privacy.claims import PrivacyFacts, statement
+from plasmid.protocol.released import Trust, verify_release
 
 SITES = list(DONORS)
 
@@ -90,6 +94,26 @@ def test_provenance_says_what_was_done(answer: dict[str, Any], home: Home) -> No
     assert not list(folder.parent.glob(".*"))
     for sentence in statement(facts):
         assert f"- {sentence}\n" in card
+
+
+def test_every_signature_holds_down_to_the_keys_in_the_sites_own_folders(
+    answer: dict[str, Any], home: Home
+) -> None:
+    folder = Path(answer["data"]["adapter"])
+    keys = {site: SiteHome(home.folder / "sites" / site).public for site in SITES}
+    coordinator = json.loads((home.folder / "coordinator" / "launcher" / "coordinator.json").read_text())
+    found = verify_release(folder, Trust(coordinator=coordinator["key"], sites=keys))
+    assert (found.countersigned, found.missing, found.server_step) == (tuple(SITES), (), "re-run")
+    assert found.pinned == (*SITES, "coordinator")
+    assert (found.person, found.privacy[0].split(":")[0]) == ("launcher", "This is a rehearsal")
+    for site in SITES:
+        (entry,) = [
+            flat(entry)
+            for entry in AuditLog(SiteHome(home.folder / "sites" / site).audit).entries()
+            if (entry["run"], entry["action"]) == (answer["data"]["run_id"], "countersigned")
+        ]
+        assert (entry["contributed"], entry["rerun"]) == (2, 2)
+    assert "Every server step was re-run by" in (folder / "README.md").read_text()
 
 
 def test_runs_tell_of_it_afterwards(answer: dict[str, Any], home: Home) -> None:

@@ -61,6 +61,14 @@ def _approval(values: dict[str, Any]) -> None:
     values |= {"signed_at": "2026-01-01T00:00:00Z", "expires": "2027-01-01T00:00:00Z"}
 
 
+@consistent("Attestation")
+def _attestation(values: dict[str, Any]) -> None:
+    kind = type(values["predicate"]).__name__.lower()
+    values["predicateType"] = f"urn:plasmid:{kind}:1"
+    subjects = {subject.name: subject for subject in values["subject"]}
+    values["subject"] = [subjects[name] for name in sorted(subjects)]
+
+
 def instance(model: type[BaseModel], random: Random) -> BaseModel:
     """Return a valid instance of *model*."""
     values = {name: _field(field, random) for name, field in model.model_fields.items()}

@@ -20,6 +20,14 @@ from fuzz.runner import Target
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
 from plasmid.protocol import messages
+from plasmid.protocol.attestation import (
+    Attestation,
+    Round,
+    pack_bundle,
+    pack_rounds,
+    read_bundle,
+    read_rounds,
+)
 from plasmid.protocol.envelope import Envelope, Statement, parse_envelope
 from plasmid.protocol.project import Project, open_project
 from plasmid.protocol.revocation import Revocation, open_revocation
@@ -29,7 +37,8 @@ SEEDS = 8
 
 def _instances(model: Any) -> list[bytes]:
     random = Random(model.__name__)
-    return [canonical_json(instance(model, random).model_dump(mode="json")) for _ in range(SEEDS)]
+    made = [instance(model, random).model_dump(mode="json", by_alias=True) for _ in range(SEEDS)]
+    return [canonical_json(values) for values in made]
 
 
 def message_types() -> list[Any]:
@@ -98,6 +107,16 @@ def _statements() -> Iterator[Target]:
         if kind is Project:  # with one member, the one that signs
             seeds = [_alone(seed) for seed in seeds]
         yield Target(f"statement {kind.__name__.lower()}", seeds, run)
+
+
+@maker
+def _attested() -> Iterator[Target]:
+    random = Random(0)
+    made: list[Any] = [instance(Attestation, random) for _ in range(SEEDS)]
+    bundle = pack_bundle(Envelope.of(one).signed(ALPHA) for one in made)
+    yield Target("bundle of attestations", [bundle], read_bundle, structured=False)
+    rounds: list[Any] = [instance(Round, random) for _ in range(SEEDS)]
+    yield Target("history of a run", [pack_rounds(rounds)], read_rounds)
 
 
 def _alone(seed: bytes) -> bytes:

@@ -23,7 +23,7 @@ from plasmid.privacy.evidence import Evidence
 from plasmid.privacy.ring import decode_sum
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Contribution, Manifest, UnitTerms, open_signed, sign
+from plasmid.protocol.messages import Contribution, Manifest, Total, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from questions import OFF
@@ -290,6 +290,7 @@ REFUSED_CHANGES: dict[str, list[Any]] = {
     "round": [0, 3, -1],
     "rho": ["0" * 64, None],
     "document": ["0" * 64],
+    "total": [Total(digest="0" * 64, size=100, sites=3)],
     "base": ["0" * 64],
     "state_bytes": [0, 1, 2**40, -1],
     "invited": [["alpha", "beta"], ["gamma", "beta", "alpha"], ["alpha", "beta", "gamma", "mallory"]],

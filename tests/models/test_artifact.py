@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import Vector, adapter_schema, initial_state
-from plasmid.models.artifact import read_adapter, write_adapter
+from plasmid.models.artifact import Seal, adapter_files, hub_name, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.predict import predict
 from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
@@ -44,7 +44,14 @@ def _state(size: int) -> Vector:
     return (0.3 * np.random.default_rng(2).standard_normal(size)).astype(np.float32)
 
 
-def _write(folder: Path, base: BaseModel, head: HeadSpec = HEADS["both"], *, lora: LoraSpec = LORA) -> Vector:
+def _write(
+    folder: Path,
+    base: BaseModel,
+    head: HeadSpec = HEADS["both"],
+    *,
+    lora: LoraSpec = LORA,
+    seal: Seal = lambda _: {},
+) -> Vector:
     schema = adapter_schema(base, lora, head)
     state = initial_state(schema, 0) + _state(schema.size)
     write_adapter(
@@ -61,6 +68,7 @@ def _write(folder: Path, base: BaseModel, head: HeadSpec = HEADS["both"], *, lor
         columns={"cdr3": {"type": "protein"}},
         facts=CardFacts(title="Tiny", license="MIT", data="Made up.", results={"federated": 0.8125}),
         provenance={"rounds": 3},
+        seal=seal,
     )
     return state
 
@@ -149,7 +157,8 @@ def test_the_card_scores_like_predict(zoo: dict[str, BaseModel], tmp_path: Path)
     ):
         folder = tmp_path / f"{kind}-{name}"
         _write(folder, zoo[kind], HEADS[name], lora=LORA if kind in ("bert", "esm") else EVERY)
-        (folder / zoo[kind].id).symlink_to(zoo[kind].path)
+        (folder / hub_name(zoo[kind].id)).parent.mkdir()
+        (folder / hub_name(zoo[kind].id)).symlink_to(zoo[kind].path)
         names = ["cdr3", *(covariate.name for covariate in HEADS[name].covariates)]
         cells = zip(*(COLUMNS[name] for name in names), strict=True)
         given[str(folder)] = [dict(zip(names, row, strict=True)) for row in cells]
@@ -170,7 +179,9 @@ def test_the_card_scores_like_predict(zoo: dict[str, BaseModel], tmp_path: Path)
 def test_the_card_says_what_it_is(base: BaseModel, tmp_path: Path) -> None:
     _write(tmp_path / "a", base)
     card = (tmp_path / "a" / "README.md").read_text("utf-8")
-    assert f"base_model: {base.id}" in card
+    assert f"base_model: plasmid/{base.id}\n" in card
+    parameters = adapter_schema(base, LORA, HEADS["both"]).size
+    assert f"A LoRA adapter of {parameters:,} parameters (head included)" in card
     assert base.digest in card
     assert "| federated | 0.812 |" in card
     assert "Made up." in card
@@ -229,12 +240,11 @@ def test_strange_adapters_are_refused(
     assert caught.value.code == code
 
 
-def test_an_adapter_that_is_not_finite_is_not_written(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
+def test_an_adapter_that_is_not_finite_is_not_made(tiny: dict[str, BaseModel]) -> None:
     schema = adapter_schema(tiny["bert"], LORA, HEADS["none"])
     state = np.full(schema.size, np.inf, np.float32)
     with pytest.raises(ModelError) as caught:
-        write_adapter(
-            tmp_path / "a",
+        adapter_files(
             schema=schema,
             state=state,
             base=tiny["bert"],
@@ -245,11 +255,21 @@ def test_an_adapter_that_is_not_finite_is_not_written(tiny: dict[str, BaseModel]
             metric="auc",
             max_length=20,
             columns={},
-            facts=CardFacts(title="x", license="MIT"),
-            provenance={},
         )
     assert caught.value.code == "model.not_finite"
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_files_are_made_from_all_the_others(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
+    seen: dict[str, bytes] = {}
+
+    def seal(others: Mapping[str, bytes]) -> dict[str, bytes]:
+        seen.update(others)
+        return {"seal": b"".join(sorted(others.values()))}
+
+    _write(tmp_path / "a", tiny["bert"], seal=seal)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert written.pop("seal") == b"".join(sorted(seen.values()))
+    assert written == seen
 
 
 @pytest.mark.usefixtures("at_home")

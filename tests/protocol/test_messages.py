@@ -20,7 +20,9 @@ from plasmid.protocol.messages import (
     Ask,
     Blobs,
     Bundles,
+    Conclude,
     Contribution,
+    Countersigned,
     End,
     Epoch,
     Failed,
@@ -35,6 +37,7 @@ from plasmid.protocol.messages import (
     RunRequest,
     Signed,
     StopRequest,
+    Total,
     UnitTerms,
     open_signed,
     parse_signed,
@@ -105,7 +108,10 @@ MESSAGES = {
             noise_variance=2.5,
             min_sites=3,
             theta=3,
+            total=Total(digest=D, size=112, sites=3),
         ),
+        Conclude(run="run-1", result=PROJECT, rounds_bytes=100),
+        Countersigned(run="run-1", site="alpha", statement=PROJECT),
         Contribution(
             run="run-1",
             site="alpha",
@@ -214,6 +220,8 @@ def changes(value: Any) -> list[Any]:
         return [[*value, "x"], *([value[1:], value[::-1]] if len(value) > 1 else [])]
     if isinstance(value, dict):
         return [{**value, "more": 1}, {}]
+    if isinstance(value, Total):
+        return [None, value.model_copy(update={"sites": 2})]
     return ["0" * 64]  # None
 
 
@@ -241,7 +249,7 @@ DEFAULTS = {
 }
 NULLABLE = {
     *(("admission", "terms"), ("admission", "pending")),
-    *(("manifest", "rho"), ("manifest", "base"), ("run_request", "sites")),
+    *(("manifest", "rho"), ("manifest", "base"), ("manifest", "total"), ("run_request", "sites")),
 }
 
 
@@ -445,10 +453,10 @@ def test_the_digest_of_a_manifest_and_a_signature_are_pinned() -> None:
     assert isinstance(manifest, Manifest)
     text = json.dumps({**manifest.model_dump(), "bound": 1}, sort_keys=True, separators=(",", ":"))
     assert manifest.digest() == hashlib.sha256(text.encode()).hexdigest()
-    assert manifest.digest() == "5c7a5f4a433c3fa280b6139d72e8dda789bdf8b2aa7c9883fd227fce82538124"
+    assert manifest.digest() == "07df59d4439e6f79587b7806ccc64900f68f6accb1e094368e90ba487159c4e6"
     assert sign(ALPHA, manifest).signature == (
-        "8c892891f2ff2b125d3650cb70cc2d7ce43b93c0f5d634a16940a4fe67752b7f"
-        "b2c0b604c133b8687fc770b7189527b22e3ebe7cfa097746d258e8d82d12600c"
+        "fa98831458c7b0c4142aba30ea76203d4178cc1d1db1ea698bbc5ccfa8710d56"
+        "92213d154c1d74430b950ab894eacb104c8f966354f6eacd76ec2dd9ca310508"
     )
     assert manifest.encoding().step == 2.0**-29
 

@@ -1,7 +1,7 @@
 """An adapter as a folder: the layout that plain PEFT loads, with the head, card and provenance beside it.
 
     adapter_model.safetensors   LoRA factors only (PEFT would silently ignore head tensors in here)
-    adapter_config.json         PEFT's settings; the base by id and revision, never by a path
+    adapter_config.json         PEFT's settings; the base by its name on the hub and revision, never by a path
     head.safetensors            weight [labels, hidden + covariate slots], bias [labels]
     head.json                   how to get from a row to that head's input; see :class:`HeadFile`
     README.md                   the card; its code block scores rows with stock libraries
@@ -11,12 +11,14 @@ Rules
 -----
 1. A folder is written whole or not at all; reading checks sizes, names and shapes before use.
 2. The files depend on what they are given alone, not on a library's version. No torch is needed.
+3. The first four (:func:`adapter_files`) follow from recipe, base and trained state alone, so that everybody
+   who has these three makes the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,10 +42,14 @@ from plasmid.models.card import CardFacts, card
 from plasmid.models.catalogue import Hex256, ModelId, Revision
 from plasmid.models.specs import HeadSpec, LoraSpec
 from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_floats, write_floats
+from plasmid.models.tensors import pack_floats, read_floats
 
+HUB_ORGANISATION = "plasmid"
+"""Owner of the base models on a hub."""
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TENSORS_BYTES = 4 * 2**30
+
+Seal = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
 
 
 class BaseRef(PydanticModel):
@@ -75,6 +81,9 @@ class HeadFile(PydanticModel):
         What the adapter was judged by.
     columns
         The part of the recipe's data contract that a table to be scored must meet, by column name.
+    temperature
+        What logits are divided by so that probabilities are calibrated; None, and no key in the file: nobody
+        has calibrated them.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -88,6 +97,7 @@ class HeadFile(PydanticModel):
     label: Annotated[str, Field(min_length=1, max_length=200)]
     metric: Literal["auc", "accuracy"]
     columns: dict[str, dict[str, Any]]
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
     head: HeadSpec
     lora: LoraSpec
     base: BaseRef
@@ -123,8 +133,7 @@ class Adapter:
         return schema, schema.flatten(self.tensors)
 
 
-def write_adapter(
-    folder: Path,
+def adapter_files(
     *,
     schema: AdapterSchema,
     state: Vector,
@@ -136,10 +145,8 @@ def write_adapter(
     metric: Literal["auc", "accuracy"],
     max_length: int,
     columns: Mapping[str, Mapping[str, Any]],
-    facts: CardFacts,
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write the adapter *state* to *folder*, replacing what is there.
+) -> dict[str, bytes]:
+    """Return the contents of the first four files of the adapter *state*, by name.
 
     Parameters
     ----------
@@ -149,18 +156,12 @@ def write_adapter(
         In tokens, special ones included.
     columns
         The data contract of the input, label and covariate columns, as JSON values.
-    facts
-        What the card says beside the code.
-    provenance
-        JSON values.
 
     Raises
     ------
     ModelError
         ``model.adapter_mismatch``: *state* doesn't fit *schema*; ``model.not_finite``: it holds
         NaN or an infinity.
-    StorageError
-        The folder cannot be written; it is then as it was.
     """
     if not np.isfinite(state).all():
         raise ModelError(
@@ -182,7 +183,7 @@ def write_adapter(
     config = {
         "peft_type": "LORA",
         "task_type": "FEATURE_EXTRACTION",
-        "base_model_name_or_path": base.id,
+        "base_model_name_or_path": hub_name(base.id),
         "revision": base.revision,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
@@ -194,18 +195,82 @@ def write_adapter(
     weight = np.concatenate(
         [tensors[name] for name in ("head.weight", "head.covariates") if name in tensors], 1
     )
+    return {
+        "adapter_model.safetensors": pack_floats(
+            {name: value for name, value in tensors.items() if name.startswith(PEFT_PREFIX)}
+        ),
+        "adapter_config.json": json_file(config),
+        "head.safetensors": pack_floats({"weight": weight, "bias": tensors["head.bias"]}),
+        "head.json": json_file(about.model_dump(mode="json", exclude={"temperature"})),
+    }
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    schema: AdapterSchema,
+    state: Vector,
+    base: BaseModel,
+    lora: LoraSpec,
+    head: HeadSpec,
+    input_column: str,
+    label_column: str,
+    metric: Literal["auc", "accuracy"],
+    max_length: int,
+    columns: Mapping[str, Mapping[str, Any]],
+    facts: CardFacts,
+    provenance: Mapping[str, Any],
+    seal: Seal = lambda _: {},
+) -> None:
+    """Write the adapter *state* to *folder*, replacing what is there.
+
+    Parameters
+    ----------
+    facts
+        What the card says beside the code.
+    provenance
+        JSON values.
+    seal
+        Returns further files, by name, from the contents of all the others.
+
+    The others are those of :func:`adapter_files`.
+
+    Raises
+    ------
+    ModelError
+        As :func:`adapter_files`.
+    StorageError
+        The folder cannot be written; it is then as it was.
+    """
+    files = adapter_files(
+        schema=schema,
+        state=state,
+        base=base,
+        lora=lora,
+        head=head,
+        input_column=input_column,
+        label_column=label_column,
+        metric=metric,
+        max_length=max_length,
+        columns=columns,
+    )
+    about = HeadFile.model_validate_json(files["head.json"])
+    files["README.md"] = card(about, facts, schema.size, base=hub_name(base.id)).encode()
+    files["provenance.json"] = json_file(provenance)
+    files |= seal(files)
     with folder_atomic(folder) as new:
-        factors = {name: value for name, value in tensors.items() if name.startswith(PEFT_PREFIX)}
-        write_floats(new / "adapter_model.safetensors", factors)
-        write_floats(new / "head.safetensors", {"weight": weight, "bias": tensors["head.bias"]})
-        _write_json(new / "adapter_config.json", config)
-        _write_json(new / "head.json", about.model_dump(mode="json"))
-        _write_json(new / "provenance.json", dict(provenance))
-        (new / "README.md").write_text(card(about, facts, schema.size), "utf-8")
+        for name, content in files.items():
+            (new / name).write_bytes(content)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+def hub_name(model_id: str) -> str:
+    """Return the name under which the hub has the base model *model_id*."""
+    return f"{HUB_ORGANISATION}/{model_id}"
+
+
+def json_file(value: Mapping[str, Any]) -> bytes:
+    """Return *value* as the text of a file: the same bytes for the same value in the same order."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -217,19 +282,10 @@ def read_adapter(folder: Path) -> Adapter:
         ``model.adapter_missing``: *folder* holds none; ``model.adapter_invalid``: a file is missing,
         too large or not what it should be; ``model.tensors_invalid``.
     """
-    if not (folder / "head.json").is_file():
-        raise ModelError(
-            "model.adapter_missing",
-            f"{folder} holds no Plasmid adapter (no head.json).",
-            "Give the folder that 'plasmid run' named at its end.",
-        )
+    about = read_head(folder)
     try:
-        about = HeadFile.model_validate_json(_read(folder / "head.json", MAX_JSON_BYTES))
         provenance = json.loads(_read(folder / "provenance.json", MAX_JSON_BYTES))
         config = json.loads(_read(folder / "adapter_config.json", MAX_JSON_BYTES))
-    except ValidationError as error:
-        places = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
-        raise _invalid(folder, f"head.json is wrong at {', '.join(places)}") from error
     except (ValueError, RecursionError) as error:
         raise _invalid(folder, "a file is not JSON") from error
     if not isinstance(provenance, dict) or not isinstance(config, dict):
@@ -237,6 +293,29 @@ def read_adapter(folder: Path) -> Adapter:
     if config.get("r") != about.lora.rank or config.get("lora_alpha") != about.lora.alpha:
         raise _invalid(folder, "adapter_config.json and head.json differ in rank or alpha")
     return Adapter(_tensors(folder, about.head), about, provenance)
+
+
+def read_head(folder: Path) -> HeadFile:
+    """Return ``head.json`` of the adapter in *folder*, without reading anything else of it.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_missing``, ``model.adapter_invalid``: as :func:`read_adapter`.
+    """
+    if not (folder / "head.json").is_file():
+        raise ModelError(
+            "model.adapter_missing",
+            f"{folder} holds no Plasmid adapter (no head.json).",
+            "Give the folder that 'plasmid run' named at its end.",
+        )
+    try:
+        return HeadFile.model_validate_json(_read(folder / "head.json", MAX_JSON_BYTES))
+    except ValidationError as error:
+        places = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
+        raise _invalid(folder, f"head.json is wrong at {', '.join(places)}") from error
+    except (ValueError, RecursionError) as error:
+        raise _invalid(folder, "a file is not JSON") from error
 
 
 def _tensors(folder: Path, head: HeadSpec) -> dict[str, Vector]:

@@ -3,7 +3,8 @@
 Rules
 -----
 1. The block has at most 12 lines, needs only transformers, peft, safetensors and what they bring, and
-   runs as it stands in the adapter's folder once ``base`` names the base model's folder.
+   runs as it stands in the adapter's folder, with the hub that has the base model as ``HF_ENDPOINT`` or
+   once ``base`` names the base model's folder.
 2. Its rows are made up; the card holds nothing from anybody's data.
 3. It gives the probabilities of ``plasmid predict``.
 """
@@ -34,6 +35,8 @@ class CardFacts(BaseModel):
         An SPDX name.
     results
         Lines of the honest table, name to value of the metric on unseen data, in order.
+    attested
+        Who signed that this follows from the run.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -45,24 +48,33 @@ class CardFacts(BaseModel):
     limitations: str = ""
     privacy: str = ""
     project: str = ""
+    attested: str = ""
     results: Annotated[dict[str, float], Field(default_factory=dict)]
 
 
-def card(about: HeadFile, facts: CardFacts, parameters: int) -> str:
-    """Return ``README.md``; *parameters* is the number of trained parameters."""
-    base = about.base
+def card(about: HeadFile, facts: CardFacts, parameters: int, *, base: str) -> str:
+    """Return ``README.md``.
+
+    Parameters
+    ----------
+    parameters
+        How many were trained.
+    base
+        The base model's name on the hub.
+    """
+    of = about.base
     sections = [
         f"""---
 library_name: peft
 license: {facts.license.lower()}
-base_model: {base.id}
+base_model: {base}
 tags: [plasmid, lora, federated]
 ---
 
 # {facts.title}
 
-A LoRA adapter of {parameters:,} parameters (head included) for the base model `{base.id}`, revision
-`{base.revision}`. It reads the column `{about.input}` ({about.kind}) and tells apart:
+A LoRA adapter of {parameters:,} parameters (head included) for the base model `{of.id}`, revision
+`{of.revision}`. It reads the column `{about.input}` ({about.kind}) and tells apart:
 `{"`, `".join(about.head.labels)}`.
 """,
         f"""## Use it
@@ -70,7 +82,7 @@ A LoRA adapter of {parameters:,} parameters (head included) for the base model `
 `plasmid predict . --data FILE`, or without Plasmid, in this folder:
 
 ```python
-{code_block(about)}
+{code_block(about, base)}
 ```
 """,
     ]
@@ -87,21 +99,28 @@ A LoRA adapter of {parameters:,} parameters (head included) for the base model `
         ("Project", facts.project),
     ):
         if text:
-            sections.append(f"## {title}\n\n{text.strip()}\n")
+            sections.append(section(title, text))
     sections.append(
         f"## Provenance\n\n`provenance.json` says from which recipe, sites and code this adapter comes. "
-        f"Digest of the base model: `{base.digest}`.\n"
+        f"Digest of the base model: `{of.digest}`.\n"
     )
+    if facts.attested:
+        sections.append(section("Signatures", facts.attested))
     return "\n".join(sections)
 
 
-def code_block(about: HeadFile) -> str:
+def section(title: str, text: str) -> str:
+    """Return a section as a card has it."""
+    return f"## {title}\n\n{text.strip()}\n"
+
+
+def code_block(about: HeadFile, base: str) -> str:
     """Return the lines that turn ``rows`` into ``probabilities`` [rows, labels]."""
     covariates = about.head.covariates
     text = '" ".join(row[about["input"]])' if about.spaced else 'row[about["input"]]'
     lines = [
         "import json, peft, safetensors.torch, torch, transformers",
-        f"base = \"{about.base.id}\"  # the folder that 'plasmid models show {about.base.id}' prints",
+        f"base = \"{base}\"  # on the hub; or the folder that 'plasmid models show {about.base.id}' prints",
         f"rows = [{', '.join(_example(about, place) for place in (0, 1))}]"
         + "  # None: missing" * bool(covariates),
         'about, head = json.load(open("head.json")), safetensors.torch.load_file("head.safetensors")',

@@ -10,13 +10,14 @@ Rules
 3. Written files depend on nothing but names and values: tensors sorted by name, float32, header
    padded with blanks to 8 bytes.
 4. No torch: numbers are numpy arrays, bfloat16 and float16 widen to float32.
+5. A file of any size can be read and written in parts of :data:`PART_BYTES`, with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -33,6 +34,7 @@ MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
 MAX_TENSOR_BYTES = 2**40
 MAX_HEADER_VALUES = 20 * MAX_TENSORS
+PART_BYTES = 16 * 2**20
 _NAME = re.compile(r"(\w+|\*)(\.(\w+|\*))*", re.ASCII)  # transformers writes "layer.*" for what layers share
 _WIDTH_BYTES = {
     "F64": 8,
@@ -147,28 +149,77 @@ def read_floats(
         for name, info in header.items():
             if info.dtype in _FLOATS:
                 file.seek(info.start)
-                raw = np.frombuffer(file.read(info.end - info.start), _FLOATS[info.dtype])
-                if info.dtype == "BF16":
-                    raw = (raw.astype("<u4") << 16).view("<f4")
-                found[name] = raw.astype(np.float32).reshape(info.shape)
+                raw = file.read(info.end - info.start)
+                found[name] = _widened(raw, info.dtype).reshape(info.shape)
     return found
+
+
+def is_float(info: TensorInfo) -> bool:
+    """Return whether a tensor's numbers are floating-point."""
+    return info.dtype in _FLOATS
+
+
+def float_parts(path: Path, info: TensorInfo) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the numbers of one floating-point tensor of *path* as float32, flat, a part at a time."""
+    with path.open("rb") as file:
+        file.seek(info.start)
+        for start in range(info.start, info.end, PART_BYTES):
+            yield _widened(file.read(min(PART_BYTES, info.end - start)), info.dtype)
+
+
+def _widened(raw: bytes, dtype: str) -> npt.NDArray[np.float32]:
+    numbers = np.frombuffer(raw, _FLOATS[dtype])
+    if dtype == "BF16":
+        numbers = (numbers.astype("<u4") << 16).view("<f4")
+    return numbers.astype(np.float32)
 
 
 def write_floats(path: Path, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Write *tensors* as float32 to *path*, sorted by name."""
+    write_parts(path, {name: tensor.shape for name, tensor in tensors.items()}, lambda name: [tensors[name]])
+
+
+def write_parts(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    parts: Callable[[str], Iterable[npt.NDArray[np.float32]]],
+) -> None:
+    """Write tensors as float32 to *path*, sorted by name, without holding one of them whole.
+
+    Parameters
+    ----------
+    parts
+        Returns the numbers of the tensor of a name, in C order, in as many arrays as it likes.
+    """
+    with path.open("wb") as file:
+        file.write(_header(shapes))
+        for name in sorted(shapes):
+            for part in parts(name):
+                file.write(np.ascontiguousarray(part, "<f4").data)
+
+
+def pack_floats(tensors: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+    """Return the bytes that :func:`write_floats` writes."""
+    return b"".join(_parts(tensors))
+
+
+def _parts(tensors: Mapping[str, npt.NDArray[np.float32]]) -> Iterator[bytes]:
+    yield _header({name: tensor.shape for name, tensor in tensors.items()})
+    for name in sorted(tensors):
+        yield np.ascontiguousarray(tensors[name], "<f4").tobytes()
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name in sorted(tensors):
-        size = tensors[name].size * 4
+    for name in sorted(shapes):
+        size = prod(shapes[name]) * 4
         header[name] = {
             "dtype": "F32",
-            "shape": list(tensors[name].shape),
+            "shape": list(shapes[name]),
             "data_offsets": [offset, offset + size],
         }
         offset += size
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for name in sorted(tensors):
-            file.write(np.ascontiguousarray(tensors[name], "<f4").tobytes())
+    return len(encoded).to_bytes(8, "little") + encoded

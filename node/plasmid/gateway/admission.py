@@ -21,6 +21,7 @@ from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
+from plasmid.gateway.following import Following
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.lineage import Derived, Lineage
@@ -72,6 +73,8 @@ class AdmittedRun:
         The epoch's secrets; None where nothing is masked.
     last
         The last attempt: (epoch, slot), the manifest's digest, and the answer once there is one.
+    following
+        The public states so far, and whether each followed from the one before.
     """
 
     run: str
@@ -90,6 +93,10 @@ class AdmittedRun:
     planned: Planned | None = None
     epoch: SiteEpoch | None = None
     last: tuple[tuple[int, int], str, Answer | None] = field(default=((0, -1), "", None))
+    following: Following = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.following = Following(self.document, self.digest, self.shape)
 
     @property
     def project(self) -> Project:

@@ -70,6 +70,8 @@ SENTENCES = {
     "protocol.revoked": "The coordinator has revoked a party of the run.",
     "protocol.epoch_used": "The key epoch was used before, or the run began with another plan.",
     "protocol.manifest": "The manifest does not describe the run that was admitted.",
+    "protocol.step": "The state does not follow from the published totals.",
+    "protocol.result": "The result is not what this site took part in.",
     "protocol.second_manifest": "The site has already begun another manifest for this slot.",
     "protocol.slot_used": "The slot is used.",
     "protocol.evidence": "The site's worker said nothing about the people in the cells.",

@@ -20,7 +20,8 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,10 @@ from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.cell_rules import controlled
 from plasmid.gateway.charges import logged
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
+from plasmid.gateway.countersigning import check_result, word_of
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.epochs import Epochs
+from plasmid.gateway.following import Answered, Fetch
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
@@ -65,6 +68,8 @@ from plasmid.protocol.messages import (
     Ask,
     Blobs,
     Bundles,
+    Conclude,
+    Countersigned,
     Epoch,
     Manifest,
     Relay,
@@ -72,6 +77,7 @@ from plasmid.protocol.messages import (
     open_signed,
     sign,
 )
+from plasmid.protocol.outcome import hardware_name
 from plasmid.protocol.revocation import Revocation
 
 
@@ -106,6 +112,7 @@ class Gateway:
         self._marks = Marks(home.runs)
         self._epochs = Epochs(home, self.identity, self.projects, self.audit, self.ledger)
         self._runs: dict[str, AdmittedRun] = {}
+        self._broken: dict[str, ProtocolError] = {}
 
     @property
     def site(self) -> str:
@@ -136,6 +143,8 @@ class Gateway:
     def answer(self, request: Ask | Admit) -> Admission:
         """Answer ``ask`` or ``admit``; with ``admit`` and a yes, the run is known from now on."""
         try:
+            if request.run in self._broken:
+                raise self._broken[request.run]
             if isinstance(request, Admit):
                 self.audit.verify()
             self.audit.write(
@@ -156,6 +165,8 @@ class Gateway:
             )
             if isinstance(request, Admit):
                 before = self._runs.get(request.run)
+                if before is not None:
+                    admitted.following = before.following
                 if before is not None and before.opened is not None:
                     before.opened.close()
                 self._runs[request.run] = admitted
@@ -288,7 +299,8 @@ class Gateway:
             slot=manifest.slot,
         )
         noised = manifest.mechanism == "dp-sgd"
-        made = computation(manifest)
+        with self._noting(manifest.run):
+            made = computation(manifest)
         raw, evidence = (made.vector, made.evidence) if isinstance(made, Summed) else (made, None)
         vector, norm = bounded(raw, shape, noised=noised)
         policy = self._check_may_leave(admitted)  # it may have changed while this was computed
@@ -315,7 +327,52 @@ class Gateway:
             **suppressed,
         )
         admitted.last = (attempt, digest, answer)
+        admitted.following.answered[manifest.round] = Answered(
+            digest, manifest.state, manifest.min_sites - admitted.c
+        )
+        admitted.following.attempts += manifest.phase == "train"
         return answer
+
+    def countersign(self, message: Conclude, fetch: Fetch) -> Countersigned:
+        """Countersign what a run came to, if it is what this site took part in; logged before it is signed.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.result``, ``protocol.step``, ``protocol.claims``: see
+            :func:`plasmid.gateway.countersigning.check_result`.
+        PlasmidError
+            What lets nothing leave, as for :meth:`contribute`.
+        """
+        admitted = self.run(message.run)
+        self._check_may_leave(admitted)
+        coordinator = read_peers(self.home.peers).coordinator
+        with self._noting(message.run):
+            statement = check_result(self.site, coordinator, admitted, message, fetch)
+        hardware = hardware_name(self.home.config().devices)
+        word = word_of(self.site, admitted, statement, hardware=hardware)
+        self.audit.write(
+            "countersigned",
+            object=word.digest(),
+            run=message.run,
+            outcome=statement.digest(),
+            contributed=len(admitted.following.answered),
+            rerun=admitted.following.rerun,
+            epsilon=admitted.document.privacy.epsilon,
+        )
+        return Countersigned(
+            run=message.run, site=self.site, statement=Envelope.of(word).signed(self.identity)
+        )
+
+    @contextmanager
+    def _noting(self, run: str) -> Iterator[None]:
+        """Take part no more in a run whose states do not follow from its totals, asked again or not."""
+        try:
+            yield
+        except ProtocolError as error:
+            if error.code == "protocol.step":
+                self._broken[run] = ProtocolError(error.code, error.message, error.hint)
+            raise
 
     def _check_may_leave(self, admitted: AdmittedRun) -> Policy:
         """Refuse what the owner has paused, a project that he has left, and a requester who was revoked.

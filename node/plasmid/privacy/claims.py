@@ -16,7 +16,7 @@ from plasmid.privacy.facts import PrivacyFacts, SiteFacts, shown
 
 __all__ = ["PrivacyFacts", "SiteFacts", "shown", "statement"]
 
-_UNITS = {
+UNITS = {
     "record": "any one record at a site",
     "patient": "all records of any one patient at a site",
     "site": "all data of any one site",
@@ -54,7 +54,7 @@ def statement(facts: PrivacyFacts) -> list[str]:
 def _promise(facts: PrivacyFacts, spent: Mapping[str, float]) -> Iterator[str]:
     worst, delta = shown(max(spent.values())), f"{facts.delta:g}"
     yield (
-        f"({worst}, {delta})-differential privacy for {_UNITS[facts.unit]}: adding or removing it changes "
+        f"({worst}, {delta})-differential privacy for {UNITS[facts.unit]}: adding or removing it changes "
         f"the probability of anything that the run reveals by a factor of at most e^{worst}, but for a "
         f"probability of {delta}. Each site's ledger is charged epsilon {facts.epsilon:g}."
     )

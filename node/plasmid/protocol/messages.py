@@ -200,6 +200,14 @@ class Blobs(_Message):
     sealed: Annotated[list[Annotated[bytes, Base64Bytes(16, 16 + 64 * 32)]], Field(max_length=MAX_SLOTS)]
 
 
+class Total(_Message):
+    """A decoded sum, published as the body ``total`` (float64): digest, bytes, over how many sites it is."""
+
+    digest: Digest
+    size: Whole
+    sites: Whole
+
+
 class Manifest(_Message):
     """Coordinator to site: the description of one attempt at a round; its digest H enters every mask.
 
@@ -219,6 +227,8 @@ class Manifest(_Message):
         The :class:`~plasmid.privacy.ring.Encoding`; ``length`` counts the padding of a rotation.
     min_sites, theta
         The smallest survivor set m, and the threshold of the shares (0 where nothing is masked).
+    total
+        The sum of the round before, from which the state follows; None before the first round.
     """
 
     type: Literal["manifest"] = "manifest"
@@ -242,6 +252,7 @@ class Manifest(_Message):
     noise_variance: float
     min_sites: Whole
     theta: Whole
+    total: Total | None
 
     def encoding(self) -> Encoding:
         """Return how this attempt's vectors are written."""
@@ -321,6 +332,35 @@ class Failed(_Message):
     sentence: Annotated[str, Field(max_length=400)]
 
 
+class Conclude(_Message):
+    """Coordinator to site, after the last round: please countersign what the run came to.
+
+    Attributes
+    ----------
+    result
+        The coordinator's signed :class:`~plasmid.protocol.attestation.Result`.
+    rounds_bytes
+        Size of the body with the run's history, whose digest is among the result's files.
+    """
+
+    type: Literal["conclude"] = "conclude"
+    run: RunId
+    result: Envelope
+    rounds_bytes: Whole
+
+
+class Countersigned(_Message):
+    """Site to coordinator: the answer to :class:`Conclude`.
+
+    ``statement`` is this site's signed :class:`~plasmid.protocol.attestation.Countersignature`.
+    """
+
+    type: Literal["countersigned"] = "countersigned"
+    run: RunId
+    site: SiteName
+    statement: Envelope
+
+
 class End(_Message):
     """Coordinator to site: the run is over; the worker may go."""
 
@@ -380,10 +420,13 @@ class StopRequest(_Message):
 
 
 FromPerson = RunRequest | StopRequest
-FromCoordinator = Ask | Admit | Epoch | Relay | Manifest | End | Revoked
+FromCoordinator = Ask | Admit | Epoch | Relay | Manifest | Conclude | End | Revoked
 ToSites = LogCheckpoint | LogCosignature
 """What one site says to another; the coordinator passes it on unopened."""
-FromSite = Admission | Advert | Bundles | Blobs | Ready | Contribution | Consent | Shares | Heartbeat | Failed
+FromSite = (
+    Admission | Advert | Bundles | Blobs | Ready | Contribution | Consent | Shares | Heartbeat | Failed
+    | Countersigned
+)  # fmt: skip
 Statement = Advert | Bundle | Recovery | Ready | Contribution | Consent
 Message = FromCoordinator | FromSite | FromPerson | Statement | ToSites
 

@@ -31,10 +31,10 @@ from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.terms import sampling
-from plasmid.protocol.body import unpack
 from plasmid.protocol.messages import (
     Admit,
     Ask,
+    Conclude,
     End,
     Epoch,
     Failed,
@@ -149,7 +149,7 @@ class _Run(threading.Thread):
         threading.Thread(target=finish, daemon=True).start()
         return True
 
-    def _answer(self, message: Admit | Epoch | Relay | Manifest) -> None:
+    def _answer(self, message: Admit | Epoch | Relay | Manifest | Conclude) -> None:
         node, gateway = self.node, self.node.gateway
         if isinstance(message, Admit):  # the coordinator had given this site up
             admission = gateway.answer(message)
@@ -164,6 +164,8 @@ class _Run(threading.Thread):
             said = gateway.relay(message)
             if said is not None:
                 self._say(said if isinstance(said, Signed) else sign(gateway.identity, said))
+        elif isinstance(message, Conclude):
+            self._say(sign(gateway.identity, gateway.countersign(message, node.link.download)))
         else:
             answer = gateway.contribute(message, self._compute)
             check_running(gateway.home)
@@ -188,8 +190,7 @@ class _Run(threading.Thread):
         gateway = self.node.gateway
         admitted = gateway.run(self.run_id)
         document, shape = admitted.document, admitted.shape
-        body = self.node.link.download(manifest.state, manifest.state_bytes)
-        state = unpack(body, "state", length=shape.schema.size, dtype=shape.dtype)
+        state = admitted.following.take(manifest, self.node.link.download)
         self.pulse = _Pulse(manifest.round)
 
         def progress(step: int, steps: int) -> None:
@@ -341,7 +342,7 @@ class Node:
                 self._end(name, run, message.state)
             elif isinstance(message, Revoked):
                 self.gateway.revoke(message.statement)
-            elif isinstance(message, Admit | Epoch | Relay | Manifest):
+            elif isinstance(message, Admit | Epoch | Relay | Manifest | Conclude):
                 if run is None:
                     self.report(
                         message.run, ProtocolError("run.unknown", f"{message.run} is not known here.")

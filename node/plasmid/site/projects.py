@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from plasmid.core.errors import LinkError, ProjectRefused, UsageError
 from plasmid.privacy.statements import SiteName
 from plasmid.protocol.enrolment import Organisation, Role
-from plasmid.protocol.envelope import Envelope
+from plasmid.protocol.envelope import Envelope, parse_envelope
 from plasmid.protocol.identity import PublicKey
 from plasmid.protocol.project import Project
 from plasmid.site.link import LinkClient, answered_json
@@ -75,6 +75,14 @@ def fetch_projects(link: LinkClient) -> list[Known]:
     except (ValidationError, KeyError, TypeError) as error:
         raise LinkError("link.refused", "the coordinator's list of projects has no form.") from error
     return [Known(envelope.open(Project), envelope) for envelope in envelopes]
+
+
+def fetch_project(link: LinkClient, digest: str) -> Envelope:
+    """Return the project *digest* with its signatures. Raises LinkError (``link.refused``)."""
+    envelope = parse_envelope(link.request("GET", f"/v1/projects/{digest}").content)
+    if envelope.open(Project).digest() != digest:
+        raise LinkError("link.refused", f"the coordinator's answer about {digest} is another project.")
+    return envelope
 
 
 def find_project(known: list[Known], wanted: str) -> Known:

@@ -19,6 +19,7 @@ from plasmid.core.clock import now, stamp
 from plasmid.core.files import home
 from plasmid.gateway.keystore import Passphrase
 from plasmid.gateway.passphrase import find
+from plasmid.protocol.envelope import Envelope, Statement
 from plasmid.protocol.messages import RunRequest, StopRequest, sign, wire
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
@@ -139,6 +140,10 @@ class Coordinator:
     def sign(self, message: RunRequest | StopRequest) -> bytes:
         """Return the wire form of *message*, signed by this person."""
         return wire(sign(self._identity, message))
+
+    def attest(self, statement: Statement) -> Envelope:
+        """Return *statement* in an envelope that this person has signed."""
+        return Envelope.of(statement).signed(self._identity)
 
     def _request(self, document: dict[str, Any], sites: list[str] | None, project: str | None) -> bytes:
         return self.sign(

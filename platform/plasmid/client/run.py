@@ -1,6 +1,7 @@
 """One run at a coordinator: watch it, stop it, take what came of it.
 
-The adapter is assembled here, from the final state that the coordinator publishes: whole or not at all.
+The adapter is assembled here, from the final state that the coordinator publishes and from what coordinator
+and sites have signed about it: whole or not at all. Whoever assembles it signs the list of all its files.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasmid.client.provenance import privacy_facts, project_line, provenance
+from plasmid.client.provenance import project_line, sums_provenance
 from plasmid.client.results import write_result
 from plasmid.client.table import Table
 from plasmid.computations import api as computations
-from plasmid.core.errors import ProjectRefused, RunFailed, from_dict
+from plasmid.core.errors import ModelError, ProjectRefused, RunFailed, from_dict
 from plasmid.core.files import home
 from plasmid.models.store import ensure_model
 from plasmid.privacy.claims import statement
+from plasmid.protocol.attestation import BUNDLE, ROUNDS, Attestation, Release, digests, pack_bundle
+from plasmid.protocol.attested import Attested, attested
 from plasmid.protocol.body import unpack
+from plasmid.protocol.envelope import Envelope, parse_envelope
 from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.messages import StopRequest
+from plasmid.protocol.outcome import privacy_facts
+from plasmid.protocol.released import PROJECT, Trust, Verified, verify_release
 from plasmid.recipes.documents import parse_document
 from plasmid.site.link import answered_json, answered_part
+from plasmid.site.projects import fetch_project
 from plasmid.training.release import write_release
 
 if TYPE_CHECKING:
@@ -43,8 +50,9 @@ class Run:
         Its id.
     table
         The honest table, as far as it has been measured.
-    adapter
-        The adapter's folder, once :meth:`save_adapter` has written it.
+    adapter, verified
+        The adapter's folder, once :meth:`save_adapter` has written it, and what was verified of it, by the
+        coordinator's pinned key and the keys of the project.
     rehearsal
         Whether one owner held all sites' data and keys (an embedded run); card and provenance say so.
     """
@@ -54,10 +62,11 @@ class Run:
         self.id = run
         self.document = document
         self.adapter: Path | None = None
+        self.verified: Verified | None = None
         self.rehearsal = coordinator.rehearsal
         self.table = Table(metric=document.get("task", {}).get("metric", ""))
         self._final: dict[str, Any] | None = None
-        self._state: bytes | None = None
+        self._fetched: tuple[bytes, bytes, Envelope] | None = None
 
     def show(self) -> dict[str, Any]:
         """Return all that the coordinator knows of the run."""
@@ -144,39 +153,87 @@ class Run:
         Raises
         ------
         RunFailed, ProjectRefused
-            As :meth:`result`.
+            As :meth:`result`; ``run.not_signed``.
+        ModelError
+            ``model.release_*``: what was signed about it does not hold.
         StorageError
             The folder cannot be written; nothing half-written stays.
         """
         folder = folder or home() / "adapters" / self.id
         shown = self._finished()
-        result = shown["result"]
         recipe: Any = parse_document(self.document)
         base = ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
         shape = computations.load(recipe.computation).shape(recipe, base)
-        if self._state is None:
-            self._state = self.coordinator.link.download(result["state"], int(result["state_bytes"]))
-        state = unpack(self._state, "state", length=shape.schema.size, dtype=np.dtype(np.float32))
-        facts = privacy_facts(result, self.document, rehearsal=self.rehearsal)
+        body, history, project = self._fetch(shown)
+        signed = shown["result"]["signed"]
+        result = parse_envelope(signed["result"])
+        words = {site: parse_envelope(word) for site, word in signed["countersignatures"].items()}
+        made = attested(project, result, words, history)
+
+        def seal(files: Mapping[str, bytes]) -> dict[str, bytes]:
+            return self._seal(made, result, words, {**files, ROUNDS: history, PROJECT: project.wire()})
+
         write_release(
             folder,
             recipe,
             base,
-            state,
+            unpack(body, "state", length=shape.schema.size, dtype=np.dtype(np.float32)),
             results=dict(self.table.rows()),
-            privacy="\n".join(f"- {sentence}" for sentence in statement(facts)),
+            privacy=made.privacy_lines(),
             project=project_line(shown["project"], shown["requester"]),
-            provenance=provenance(
-                shown,
-                recipe,
-                base,
-                facts,
-                coordinator=fingerprint(self.coordinator.credential.coordinator()[1]),
-                metrics=self.table.as_json(),
-            ),
+            attested=made.signature_lines(),
+            provenance=made.provenance(self.table.as_json()),
+            seal=seal,
+        )
+        self.verified = verify_release(
+            folder, Trust(coordinator=self.coordinator.credential.coordinator()[1])
         )
         self.adapter = folder
         return folder
+
+    def _fetch(self, shown: Mapping[str, Any]) -> tuple[bytes, bytes, Envelope]:
+        """Return the last state, the run's history and the signed project, fetched once."""
+        if self._fetched is None:
+            link, result, digest = self.coordinator.link, shown["result"], shown["project"]["digest"]
+            signed = result["signed"]
+            if signed is None:
+                raise RunFailed(
+                    "run.not_signed",
+                    f"the coordinator has signed nothing about the run {self.id}.",
+                    "It was run by an earlier release: fetch it with that one, or run it again.",
+                )
+            self._fetched = (
+                link.download(result["state"], int(result["state_bytes"])),
+                link.download(signed["rounds"], int(signed["rounds_bytes"])),
+                fetch_project(link, digest),
+            )
+        return self._fetched
+
+    def _seal(
+        self,
+        made: Attested,
+        result: Envelope,
+        words: Mapping[str, Envelope],
+        files: Mapping[str, bytes],
+    ) -> dict[str, bytes]:
+        """Return what goes beside the files of the adapter: history, project and all that was signed."""
+        found = digests(files)
+        other = sorted(name for name, digest in made.files.items() if found.get(name) != digest)
+        if other:
+            raise ModelError(
+                "model.release_invalid",
+                f"made here from the run's last state, {', '.join(other)} are not what was signed.",
+                "Use the release of Plasmid that the coordinator runs.",
+            )
+        release = Release(
+            run=self.id,
+            person=self.coordinator.credential.name,
+            released_result=made.digest,
+            countersignatures={site: word.open(Attestation).digest() for site, word in words.items()},
+        )
+        envelope = self.coordinator.attest(Attestation.about(found, release))
+        bundle = pack_bundle([result, *(words[site] for site in sorted(words)), envelope])
+        return {ROUNDS: files[ROUNDS], PROJECT: files[PROJECT], BUNDLE: bundle}
 
     def save_result(self, folder: Path | None = None) -> Path:
         """Fetch the final state of a run that trains no model, and write it to *folder*.
@@ -200,13 +257,11 @@ class Run:
             folder,
             shape.schema,
             unpack(body, "state", length=shape.schema.size, dtype=shape.dtype),
-            provenance=provenance(
+            provenance=sums_provenance(
                 shown,
                 recipe,
-                None,
                 privacy_facts(result, self.document, rehearsal=self.rehearsal),
                 coordinator=fingerprint(self.coordinator.credential.coordinator()[1]),
-                metrics={},
             ),
         )
         return folder

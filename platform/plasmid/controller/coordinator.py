@@ -122,7 +122,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _secure_ray(folder: Path) -> None:
+def secure_ray(folder: Path) -> None:
     """Make Ray, whose ports listen on every interface, refuse whoever does not hold this folder's token."""
     token = folder / "ray.token"
     if not token.exists():
@@ -149,7 +149,7 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
     home.identity()
     with home.lock():
         home.check_database()
-        _secure_ray(home.folder)
+        secure_ray(home.folder)
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
         import ray

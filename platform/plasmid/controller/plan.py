@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
@@ -54,7 +56,8 @@ class Job:
             "trainable_parameters": self.shape.schema.size,
             "rounds": self.document.rounds,
             "bytes_up_per_round": body_bytes("words", encoding.length + TAIL, encoding.dtype),
-            "bytes_down_per_round": body_bytes("state", encoding.length, self.shape.dtype),
+            "bytes_down_per_round": body_bytes("state", self.shape.schema.size, self.shape.dtype)
+            + body_bytes("total", encoding.length, np.dtype(np.float64)) * (self.document.rounds > 1),
             "protect": privacy.protect,
             "min_sites": attempt.min_sites,
             "theta": attempt.theta,

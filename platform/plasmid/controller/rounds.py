@@ -2,9 +2,11 @@
 
 Rules
 -----
-1. A state is published before the manifest that names it; the one before the last is deleted only when
-   its successor is on disk and recorded.
+1. A state, and the total from which it follows, are published before the manifest that names both; the ones
+   before the last are deleted only when their successors are on disk and recorded.
 2. After the last round, the sites audit the final state where the document asks for it.
+3. The last total is published only where sites are to countersign what came of it: a question's total is for
+   those who may receive its answer.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from plasmid.federation.server import ServerOptimiser, build_strategy
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.body import pack
+from plasmid.protocol.messages import Total
 
 
 class Rounds:
@@ -31,6 +34,12 @@ class Rounds:
         self._context, self._job, self._sums = context, job, sums
         self._computation = api.load(job.document.computation)
         self._state = State("", 0)
+        self._summed: tuple[NDArray[Any], int] | None = None
+
+    @property
+    def last(self) -> State:
+        """The newest state, as it was published."""
+        return self._state
 
     def run(self) -> NDArray[Any]:
         """Run every round and return the last state."""
@@ -42,15 +51,14 @@ class Rounds:
         state = self._computation.initial(job.document, job.shape)
         self._publish(state)
         for round_ in range(1, job.document.rounds + 1):
-            before = self._state.digest
+            before = self._state
             if optimiser:
                 state = optimiser.step(round_, state, self._secure_mean(round_))
             else:
                 state = self._round(round_, state)
-            self._publish(state)
+            self._publish(state, last=round_ == job.document.rounds)
             context.runs.end_round(context.run, round_, self._state.digest)
-            if before != self._state.digest:
-                context.bodies.published(before).unlink(missing_ok=True)
+            self._forget(before)
         return state
 
     def audit(self) -> Audit:
@@ -74,14 +82,26 @@ class Rounds:
 
         return secure
 
-    def _publish(self, state: NDArray[Any]) -> None:
+    def _publish(self, state: NDArray[Any], *, last: bool = False) -> None:
+        bodies, total = self._context.bodies, None
+        if self._summed is not None and (not last or self._job.base is not None):
+            summed, sites = self._summed
+            body = pack("total", np.asarray(summed, np.float64))
+            total = Total(digest=bodies.publish(body), size=len(body), sites=sites)
         body = pack("state", state)
-        self._state = State(self._context.bodies.publish(body), len(body))
+        self._state = State(bodies.publish(body), len(body), total)
+
+    def _forget(self, before: State) -> None:
+        """Delete what was published for a state that has a successor, unless it is also the successor's."""
+        now, bodies = self._state, self._context.bodies
+        kept = {now.digest, now.total.digest if now.total else ""}
+        for digest in {before.digest, before.total.digest if before.total else before.digest} - kept:
+            bodies.published(digest).unlink(missing_ok=True)
 
     def _round(self, round_: int, state: NDArray[Any]) -> NDArray[Any]:
         """Return what the computation makes of one secure sum."""
         job = self._job
-        total, sites = self._sums.total(round_, self._state)
+        total, sites = self._summed = self._sums.total(round_, self._state)
         if job.document.privacy.rotation == "hadamard":
             total = unrotate(total, seed=bytes.fromhex(job.digest), length=job.shape.schema.size)
         return np.asarray(self._computation.advance(job.document, job.shape, state, total, sites))

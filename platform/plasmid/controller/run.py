@@ -1,6 +1,6 @@
 """One run: an actor that takes it from CREATED to its end, and always says which.
 
-    admit -> key epoch -> rounds -> audit -> result
+    admit -> key epoch -> rounds -> audit -> countersignatures -> result
 
 Rules
 -----
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from plasmid.computations import api
 from plasmid.controller.admission import Admissions
 from plasmid.controller.context import RunContext
+from plasmid.controller.countersign import conclude
 from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, prepare
 from plasmid.controller.rounds import Rounds
@@ -95,7 +96,10 @@ class RunActor:
         state = rounds.run()
         runs.move(run, RunState.FINISHING)
         audit = self._audit(job, rounds)
-        runs.move(run, RunState.SUCCEEDED, result=self._result(job, terms, sums, state, audit))
+        record = self._result(job, terms, sums, state, audit)
+        if job.base is not None:
+            record["signed"] = conclude(self._context, job, sums.account, state, rounds.last, record)
+        runs.move(run, RunState.SUCCEEDED, result=record)
 
     def _audit(self, job: Job, rounds: Rounds) -> Audit | None:
         """Audit the final state where the document asks for it.
@@ -149,4 +153,5 @@ class RunActor:
             "epochs": account.epochs,
             "terms": {site: term.model_dump() if term else None for site, term in terms.items()},
             "audit": audit.as_json() if audit else None,
+            "signed": None,
         }

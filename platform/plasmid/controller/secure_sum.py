@@ -35,8 +35,9 @@ from plasmid.privacy.keystream import Pad
 from plasmid.privacy.ring import TAIL, decode_sum
 from plasmid.privacy.statements import EPOCH_SLOTS, PROTOCOL, Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch
+from plasmid.protocol.attestation import Round
 from plasmid.protocol.body import body_bytes
-from plasmid.protocol.messages import Admission, Admit, Epoch, Manifest, Planned, Signed, UnitTerms
+from plasmid.protocol.messages import Admission, Admit, Epoch, Manifest, Planned, Signed, Total, UnitTerms
 from plasmid.protocol.plan import AttemptPlan, attempt_plan, audit_plan
 
 Phase = Literal["train", "audit"]
@@ -48,10 +49,15 @@ class _Void(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """The public state as the sites fetch it: digest and size of its body."""
+    """The public state as the sites fetch it: digest and size of its body.
+
+    ``total`` is the sum from which it follows, also published; None before the first round, and where no site
+    is to see it.
+    """
 
     digest: str
     size: int
+    total: Total | None = None
 
 
 @dataclass
@@ -66,11 +72,14 @@ class Account:
         The sites of each training round's sum.
     epochs
         Of each key epoch that was used: n, c, theta and m.
+    rounds
+        The manifest of each sum, the audit's included, and over whom it is.
     """
 
     attempts: int = 0
     survivors: list[list[str]] = field(default_factory=list)
     epochs: list[dict[str, int]] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
 
 
 class SecureSum:
@@ -251,6 +260,7 @@ class SecureSum:
         for body in bodies.values():
             body.unlink(missing_ok=True)
         decoded = decode_sum(total, encoding, len(bodies))
+        self.account.rounds.append(Round(manifest=manifest, sites=sorted(bodies)))
         if phase == "train":
             self.account.survivors.append(sorted(bodies))
         if len(bodies) < len(self._terms):
@@ -324,6 +334,7 @@ class SecureSum:
             mechanism="none" if phase == "audit" else job.document.privacy.mechanism or "none",
             min_sites=plan.min_sites,
             theta=plan.theta,
+            total=state.total,
         )
 
 

@@ -34,6 +34,7 @@ from plasmid.protocol.messages import (
     Admission,
     Blobs,
     Bundles,
+    Countersigned,
     Failed,
     Heartbeat,
     LogCheckpoint,
@@ -52,7 +53,7 @@ MAX_PROJECT_BYTES = 512 * 1024
 MAX_WAIT_S = 30.0
 _FROM_SITE = (
     *(Admission, Advert, Bundles, Blobs, Ready, Contribution, Consent, Shares, Heartbeat, Failed),
-    *(LogCheckpoint, LogCosignature),
+    *(Countersigned, LogCheckpoint, LogCosignature),
 )
 _STATUS = {
     "link.not_enrolled": 401,

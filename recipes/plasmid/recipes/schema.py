@@ -182,12 +182,16 @@ class Federation(Limits):
 
 
 class Release(Strict):
-    """What the adapter's card says beside the figures."""
+    """What the adapter's card says beside the figures, and what it must reach to be published.
+
+    ``min_metric`` is the least value of the task's metric on data that nobody trained on; None asks for none.
+    """
 
     license: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     data: Sentence
     intended_use: Sentence
     limitations: Sentence
+    min_metric: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Recipe(Strict):

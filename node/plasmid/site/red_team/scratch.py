@@ -267,6 +267,7 @@ class Scratch:
             "mechanism": "none",
             "min_sites": plan.min_sites,
             "theta": plan.theta,
+            "total": None,
         }
         return Manifest(**values | changes)
 

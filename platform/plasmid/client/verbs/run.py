@@ -14,6 +14,11 @@ from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 
 app = typer.Typer(add_completion=False, help=__doc__)
+PublishOption = Annotated[
+    str | None,
+    typer.Option(help="OWNER/NAME on the hub of HF_ENDPOINT; default: publish.yaml's owner, else nowhere"),
+]
+PublicHubOption = Annotated[bool, typer.Option("--public-hub", help="Publish to huggingface.co itself")]
 ProjectOption = Annotated[
     str | None,
     typer.Option(help="Deployed: name or digest; default: the only project in which you may launch"),
@@ -39,11 +44,14 @@ def run(
     project: ProjectOption = None,
     passphrase_file: PassphraseFile = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
+    publish: PublishOption = None,
+    public_hub: PublicHubOption = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Run a recipe over its sites and keep the adapter, or what its Python computes."""
     with reply(format) as answer:
+        from plasmid.client import publish as publishing
         from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -58,6 +66,7 @@ def run(
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
         trains = resolved.parsed.computation == "finetune"
+        repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
         test = materialise_eval(resolved, work, eval_file) if trains else None
         if tables:
@@ -86,6 +95,7 @@ def run(
             done.save_adapter()
         answer.data["metrics"] = done.table.as_json()
         _tell(done, folder, test, answer)
+        publishing.publish(done, repo, public_hub=public_hub, answer=answer)
 
 
 def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> None:

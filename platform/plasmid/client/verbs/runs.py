@@ -12,6 +12,7 @@ import typer
 from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.client.progress import state_text
+from plasmid.client.verbs.run import PublicHubOption, PublishOption
 from plasmid.core.errors import RunFailed
 from plasmid.core.files import home
 
@@ -161,12 +162,16 @@ def logs(
 @app.command()
 def fetch(
     run: Annotated[str, typer.Argument(help="The id of a run that SUCCEEDED")],
+    publish: PublishOption = None,
+    public_hub: PublicHubOption = False,
     url: UrlOption = None,
     passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Fetch what came of a run that you may receive: its adapter, or a query's answer."""
     with reply(format) as answer, _at(url, passphrase_file) as coordinator:
+        from plasmid.client import publish as publishing
+
         if coordinator is None:
             shown = _Unattended().show(run)
             raise RunFailed(
@@ -180,8 +185,10 @@ def fetch(
             answer.data["folder"] = str(found.save_result())
             answer.say(f"Result: {answer.data['folder']}")
         if result is None:
+            repo = publishing.target(publish, found.document["name"], public_hub=public_hub)
             answer.data["adapter"] = str(found.save_adapter())
             answer.say(f"Adapter: {answer.data['adapter']}")
+            publishing.publish(found, repo, public_hub=public_hub, answer=answer)
         else:
             answer.data["result"] = result
             answer.say(*(f"{name}: {value}" for name, value in result.items()))

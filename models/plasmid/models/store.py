@@ -7,6 +7,8 @@ Rules
 2. Its digest is over the names and SHA-256 of exactly those files. A file that was changed, added or
    removed, and a digest other than the catalogue's or the caller's, are refused.
 3. Opening imports no torch; converting does, so :func:`ensure_model` has a child process do it.
+4. A model that is not here comes from its wheel; where that is not installed, from the hub of
+   ``HF_ENDPOINT``, by revision or digest, never by name alone.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plasmid.core.canonical import digest_json
-from plasmid.core.errors import ModelError, from_dict
-from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record
+from plasmid.core.errors import ModelError, PlasmidError, from_dict
+from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record, shipped
 
 IMPORT_TIMEOUT_S = 900
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -135,31 +137,55 @@ def _check_files(folder: Path, recorded: dict[str, str]) -> None:
 
 
 def ensure_model(model_id: str, *, revision: str | None = None, digest: str | None = None) -> BaseModel:
-    """Return the model, after importing it from its wheel in a child process if it is not there.
+    """Return the model; one that is not there is imported or fetched first, in a child process.
 
     Raises
     ------
     ModelError
         As :func:`open_model`, and what :mod:`plasmid.models.importer` raises.
+    HubError
+        The hub has not got it, or cannot be reached.
     """
     try:
         return open_model(model_id, revision=revision, digest=digest)
     except ModelError as error:
-        if error.code != "model.not_imported" or get(model_id).source.kind != "wheel":
+        if error.code not in ("model.not_imported", "model.unknown"):
             raise
-    child = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "plasmid.models.importer", model_id],
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_TIMEOUT_S,
-        check=False,
-    )
-    if child.returncode:
-        raise _child_error(model_id, child.stdout, child.returncode)
+        problem: PlasmidError = error
+    model_folder(model_id, revision or "any")  # refuses what cannot be a name
+    entry = shipped(model_id)
+    if entry is not None and entry.source.kind == "wheel" and revision in (None, entry.revision):
+        found = _in_child(model_id, [model_id], IMPORT_TIMEOUT_S)
+        if found is None:
+            return open_model(model_id, revision=revision, digest=digest)
+        if getattr(found, "code", "") != "model.source_missing":
+            raise found
+        problem = found
+    from plasmid.models.hub_client import configured_hub
+
+    wanted = revision or (entry.revision if entry is not None else None)
+    if configured_hub() is None or (wanted is None and digest is None):
+        raise problem
+    options = [f"--{name}={value}" for name, value in (("revision", wanted), ("digest", digest)) if value]
+    found = _in_child(model_id, [model_id, "--from-hub", *options], None)
+    if found is not None:
+        raise found
     return open_model(model_id, revision=revision, digest=digest)
 
 
-def _child_error(model_id: str, output: str, status: int) -> Exception:
+def _in_child(model_id: str, arguments: list[str], timeout_s: float | None) -> PlasmidError | None:
+    """Run the importer, and return what is wrong; None as *timeout_s* waits for as long as it takes."""
+    child = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "plasmid.models.importer", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return _child_error(model_id, child.stdout, child.returncode) if child.returncode else None
+
+
+def _child_error(model_id: str, output: str, status: int) -> PlasmidError:
     try:
         return from_dict(json.loads(output.strip().splitlines()[-1]))
     except (ValueError, IndexError, KeyError):

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from plasmid.cli.output import Format, FormatOption, reply
+from plasmid.cli.output import Format, FormatOption, plain, reply
+from plasmid.cli.verbs.hub_options import EndpointOption, TokenOption, hub_of
 from plasmid.core.errors import ModelError, UsageError
 from plasmid.models import catalogue
+from plasmid.models.architectures import InputKind
 from plasmid.models.catalogue import Entry
 from plasmid.models.store import BaseModel, model_folder, open_model
 
@@ -26,9 +28,11 @@ class Input(StrEnum):
 
 def _describe(entry: Entry) -> dict[str, Any]:
     folder = model_folder(entry.id, entry.revision)
+    source = entry.source
+    where = source.package if source.kind == "wheel" else source.repo if source.kind == "hub" else "folder"
     return {
         **entry.model_dump(mode="json", exclude={"source", "spaced"}),
-        "source": entry.source.package if entry.source.kind == "wheel" else "folder",
+        "source": where,
         "imported": catalogue.read_record(folder) is not None,
     }
 
@@ -53,20 +57,69 @@ def list_models(format: FormatOption = Format.text) -> None:  # noqa: A002 - the
 @app.command("import")
 def import_model(
     source: Annotated[
-        str, typer.Argument(help="A name of the catalogue, or a folder in the Hugging Face layout")
+        str,
+        typer.Argument(
+            help="A name of the catalogue, a folder in the Hugging Face layout, or OWNER/NAME on a hub"
+        ),
     ],
-    model_id: Annotated[str | None, typer.Option("--id", help="For a folder: its name here")] = None,
-    reads: Annotated[Input | None, typer.Option("--input", help="For a folder: what the model reads")] = None,
+    model_id: Annotated[
+        str | None, typer.Option("--id", help="Its name here, but for the catalogue's")
+    ] = None,
+    reads: Annotated[
+        Input | None, typer.Option("--input", help="What the model reads, but for the catalogue's")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="From a hub: a tag, branch or commit")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Of the authors, an SPDX name; else what is known")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Put it on the hub of HF_ENDPOINT, too")
+    ] = None,
+    endpoint: EndpointOption = None,
+    token_file: TokenOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Convert a base model to safetensors, once, and keep it."""
+    """Convert a base model to safetensors, once, and keep it; with --push also on a hub.
+
+    --endpoint says where OWNER/NAME is fetched from.
+    """
     with reply(format) as answer:
-        base = _import(source, model_id, reads)
+        target = None if push is None else hub_of(None, token_file)
+        if "/" in source and not Path(source).exists():
+            base = _fetch(source, model_id, reads, revision, licence, hub_of(endpoint, token_file))
+        else:
+            base = _import(source, model_id, reads, licence)
         _show(answer, base)
+        if push is not None and target is not None:
+            from plasmid.models.hub import push_base
+
+            commit = push_base(target, base, push, licence=licence)
+            answer.data |= {"pushed": push, "commit": commit}
+            answer.say(plain(f"on the hub: {push}, tag {base.revision}, commit {commit[:12]}"))
         answer.say(f"Next: name it in a recipe (model.base: {base.id}), or 'plasmid models show {base.id}'")
 
 
-def _import(source: str, model_id: str | None, reads: Input | None) -> BaseModel:
+def _kind(reads: Input | None) -> InputKind | None:
+    return None if reads is None else "protein" if reads is Input.protein else "text"
+
+
+def _fetch(
+    source: str,
+    model_id: str | None,
+    reads: Input | None,
+    revision: str | None,
+    licence: str | None,
+    hub: Any,
+) -> BaseModel:
+    from plasmid.models.hub import import_repo
+
+    kind = _kind(reads)
+    return import_repo(hub, source, revision=revision, model_id=model_id, kind=kind, licence=licence)
+
+
+def _import(source: str, model_id: str | None, reads: Input | None, licence: str | None) -> BaseModel:
     named = model_id is not None or reads is not None
     shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
     if not named and source in shipped:
@@ -83,7 +136,7 @@ def _import(source: str, model_id: str | None, reads: Input | None) -> BaseModel
         )
     from plasmid.models.importer import import_folder
 
-    return import_folder(Path(source), model_id=model_id, kind=None if reads is None else reads.value)
+    return import_folder(Path(source), model_id=model_id, kind=_kind(reads), licence=licence)
 
 
 def _show(answer: Any, base: BaseModel) -> None:

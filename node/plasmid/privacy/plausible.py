@@ -1,0 +1,69 @@
+"""A quick look at privacy facts that a stranger wrote, before an accountant is asked.
+
+Rules
+-----
+1. The exact accountant takes minutes for figures that promise nothing. Rényi differential privacy (Mironov,
+   https://arxiv.org/abs/1702.07476) bounds the same epsilon from above in milliseconds, for honest figures
+   by less than twice: what it puts far above the charge beside the figures cannot follow from them.
+2. Charges above :data:`MAX_EPSILON` are no promise worth the time, and refused like a contradiction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from plasmid.core.errors import ProtocolError
+
+MAX_EPSILON = 64.0
+MAX_SITES = 1000
+MAX_KINDS = 64
+"""Sites whose figures differ: each is accounted by itself."""
+_FAR, _MORE = 4.0, 4.0
+_ORDERS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+
+
+def check_plausible(values: Mapping[str, Any]) -> None:
+    """Raise ProtocolError (``protocol.claims``) if the facts in *values* cannot hold, or take too long."""
+    try:
+        sound = _plausible(values)
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
+        sound = False
+    if not sound:
+        raise ProtocolError(
+            "protocol.claims",
+            "the facts about privacy hold figures that cannot give the epsilon beside them, or one above "
+            f"{MAX_EPSILON:g}.",
+            "Nothing is claimed about this run; its record was changed.",
+        )
+
+
+def _plausible(values: Mapping[str, Any]) -> bool:
+    sites = values["participants"]
+    if len(sites) > MAX_SITES:
+        return False
+    if values["unit"] == "none":
+        return True
+    charged, delta = float(values["epsilon"]), float(values["delta"])
+    if not (0 < charged <= MAX_EPSILON and 0 < delta < 1):
+        return False
+    if values["mechanism"] != "dp-sgd":
+        return True  # accounted by Rényi orders anyway
+    kinds = {(float(site["rate"]), float(site["noise_multiplier"])) for site in sites}
+    steps = int(values["attempts"]) * int(values["steps"])
+    if len(kinds) > MAX_KINDS or not 0 < steps <= 10**8:
+        return False
+    return all(_bound(rate, noise, steps, delta) <= _FAR * charged + _MORE for rate, noise in kinds)
+
+
+def _bound(rate: float, noise: float, steps: int, delta: float) -> float:
+    """Return an upper bound of epsilon at *delta*."""
+    if not (0 < rate <= 1 and 0 < noise < math.inf):
+        raise ValueError
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant(_ORDERS)
+    accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), steps)
+    return float(accountant.get_epsilon(delta))

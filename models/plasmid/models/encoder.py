@@ -51,6 +51,27 @@ def _in_schema(name: str, tensor: Tensor) -> Tensor:
     return tensor.mT if name.endswith(".lora_B.weight") else tensor
 
 
+def attention_on(device: str | torch.device) -> str:
+    """Return which attention is faster: on a CPU the plain one, by a quarter, for tens of tokens."""
+    return "eager" if torch.device(device).type == "cpu" else "sdpa"
+
+
+def longest_input(base: BaseModel, config: Any) -> int | None:
+    """Return how many tokens *base*, whose configuration is *config*, has positions for; None: any number."""
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return None
+    longest = int(config.max_position_embeddings)
+    if architecture(base.entry.architecture).counts_padding:
+        longest -= config.pad_token_id + 1
+    return longest
+
+
+def mean_of_own(encoded: Tensor, own: Tensor) -> Tensor:
+    """Return the mean of *encoded* [n, tokens, hidden] where *own*, bool [n, tokens]: float32 [n, hidden]."""
+    weights = own[:, :, None].to(torch.float32)
+    return (encoded.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
 class _Replayed(nn.Module):
     """Stands in for the embeddings and returns what is cached."""
 
@@ -131,9 +152,7 @@ class AdaptedModel(nn.Module):
             As :func:`plasmid.models.loading.load_encoder`, :func:`plasmid.models.adapter.lora_modules` and
             :class:`plasmid.models.tokenizing.Tokenizer`.
         """
-        # On a CPU the plain attention is a quarter faster for sequences of tens of tokens.
-        attention = "eager" if torch.device(device).type == "cpu" else "sdpa"
-        encoder = load_encoder(base, attention=attention)
+        encoder = load_encoder(base, attention=attention_on(device))
         return cls(base, lora, head, encoder, checkpointing=checkpointing).to(device)
 
     @property
@@ -250,11 +269,8 @@ class AdaptedModel(nn.Module):
 
     def check_length(self, max_length: int) -> None:
         """Raise ModelError (``model.too_long``) if the model has no positions for *max_length* tokens."""
-        config = self.encoder.config
-        longest = config.max_position_embeddings
-        if architecture(self.base.entry.architecture).counts_padding:
-            longest -= config.pad_token_id + 1
-        if getattr(config, "position_embedding_type", "absolute") == "absolute" and max_length > longest:
+        longest = longest_input(self.base, self.encoder.config)
+        if longest is not None and max_length > longest:
             raise ModelError(
                 "model.too_long",
                 f"inputs of {max_length} tokens, but {self.base.id} has positions for {longest}.",
@@ -289,8 +305,7 @@ class AdaptedModel(nn.Module):
             else:
                 with self._cut(upper=True, hidden=batch.hidden):
                     encoded = self._run(batch)
-        own = batch.own[:, :, None].to(torch.float32)
-        return (encoded.float() * own).sum(1) / own.sum(1).clamp(min=1.0)
+        return mean_of_own(encoded, batch.own)
 
     def _run(self, batch: Batch) -> Tensor:
         output: Tensor = self.encoder(

@@ -1,0 +1,179 @@
+"""The ASGI application: routes, and what every request goes through.
+
+    POST /v1/embeddings     as OpenAI's                     POST /v1/predict    labels and their probabilities
+    GET  /v1/models         base, adapters with ``parent``  GET  /v1/models/ID
+    GET  /health            the process lives               GET  /ready         it can compute
+    GET  /metrics           Prometheus
+
+Rules
+-----
+1. All of ``/v1`` needs a caller (:mod:`plasmid.endpoint.access`); health, readiness and figures name
+   nobody.
+2. Inputs are neither stored nor logged, and each answer says so in ``X-Plasmid-Inputs``, with whether they
+   have left the caller's machine for this one.
+3. On loopback the ``Host`` header must be a loopback name: a page that points its own name here is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from plasmid.endpoint.access import Access, Caller
+from plasmid.endpoint.asked import Embed, Predict, read
+from plasmid.endpoint.measured import TEXT
+from plasmid.endpoint.problems import Problem, problem_of
+from plasmid.endpoint.service import Service
+from plasmid.models.adapter import Vector
+
+LOCAL = "not stored, not logged; computed on this machine"
+REMOTE = "not stored, not logged; inputs leave the caller for this server"
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Work = Callable[[Request, Caller], Awaitable[Any]]
+
+
+class _Routes:
+    def __init__(self, service: Service, access: Access, *, local: bool) -> None:
+        self._service, self._access, self._local = service, access, local
+        self._note = LOCAL if local else REMOTE
+
+    def guarded(self, work: Work) -> Endpoint:
+        """Return the endpoint that does *work* for a known caller, and answers what goes wrong."""
+        route = work.__name__
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                caller = await self._caller(request)
+                with self._service.under_way(caller):
+                    answer: Response = JSONResponse(await work(request, caller))
+            except Exception as error:  # noqa: BLE001 - everything becomes an answer
+                answer = problem_of(error).response()
+            answer.headers["X-Plasmid-Inputs"] = self._note
+            answer.headers["Cache-Control"] = "no-store"
+            self._service.measured.requests[route, answer.status_code] += 1
+            return answer
+
+        return endpoint
+
+    async def _caller(self, request: Request) -> Caller:
+        host = request.headers.get("host", "")
+        if self._local and host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
+            raise Problem(421, "wrong_host", "This server answers under its loopback address only.")
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        caller = await self._access.who(token.strip() if kind.lower() == "bearer" and token else None)
+        if caller is None:
+            raise Problem(
+                401,
+                "invalid_api_key",
+                "The bearer token is missing or is nobody's.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return caller
+
+    async def embeddings(self, request: Request, caller: Caller) -> Any:
+        asked = await read(request, Embed)
+        name, found, tokens = await self._service.embed(asked, caller)
+        shown = _base64 if asked.encoding_format == "base64" else _floats
+        data = [
+            {"object": "embedding", "index": place, "embedding": shown(one)}
+            for place, one in enumerate(found)
+        ]
+        return {"object": "list", "data": data, "model": name, "usage": _usage(tokens)}
+
+    async def predict(self, request: Request, caller: Caller) -> Any:
+        asked = await read(request, Predict)
+        name, adapter, found, tokens = await self._service.predict(asked, caller)
+        labels = adapter.about.head.labels
+        data = [
+            {
+                "object": "prediction",
+                "index": place,
+                "label": labels[int(one.argmax())],
+                "probabilities": dict(zip(labels, one.tolist(), strict=True)),
+            }
+            for place, one in enumerate(found)
+        ]
+        calibrated = adapter.about.temperature is not None
+        return {
+            "object": "list",
+            "data": data,
+            "model": name,
+            "labels": labels,
+            "calibrated": calibrated,
+            "usage": _usage(tokens),
+        }
+
+    async def models(self, request: Request, caller: Caller) -> Any:  # noqa: ARG002 - see Work
+        return {"object": "list", "data": await self._service.models(caller), "inputs": self._note}
+
+    async def model(self, request: Request, caller: Caller) -> Any:
+        return await self._service.model_of(request.path_params["name"], caller)
+
+    async def health(self, request: Request) -> Response:  # noqa: ARG002 - starlette's signature
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002 - starlette's signature
+        stuck = self._service.stuck
+        return JSONResponse({"status": "stuck" if stuck else "ready"}, 503 if stuck else 200)
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002 - starlette's signature
+        return PlainTextResponse(self._service.metrics(), media_type=TEXT)
+
+
+def make_app(service: Service, access: Access, *, local: bool) -> Starlette:
+    """Return the application.
+
+    Parameters
+    ----------
+    local
+        It listens on loopback: the caller's inputs stay on this machine.
+    """
+    routes = _Routes(service, access, local=local)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await service.batcher.close()
+        await access.close()
+
+    async def not_found(_request: Request, _error: Exception) -> Response:
+        return Problem(404, "not_found", "There is no such address; see /v1/models.").response()
+
+    async def not_allowed(_request: Request, _error: Exception) -> Response:
+        return Problem(405, "method_not_allowed", "This address takes another method.").response()
+
+    return Starlette(
+        routes=[
+            Route("/v1/embeddings", routes.guarded(routes.embeddings), methods=["POST"]),
+            Route("/v1/predict", routes.guarded(routes.predict), methods=["POST"]),
+            Route("/v1/models", routes.guarded(routes.models)),
+            Route("/v1/models/{name:path}", routes.guarded(routes.model)),
+            Route("/health", routes.health),
+            Route("/ready", routes.ready),
+            Route("/metrics", routes.metrics),
+        ],
+        exception_handlers={404: not_found, 405: not_allowed},
+        lifespan=lifespan,
+    )
+
+
+def _floats(vector: Vector) -> Any:
+    return vector.tolist()
+
+
+def _base64(vector: Vector) -> Any:
+    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+
+
+def _usage(tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": tokens, "total_tokens": tokens}

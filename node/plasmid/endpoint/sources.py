@@ -1,0 +1,183 @@
+"""Where adapters come from: folders that the operator names, and a hub, by id, at first use.
+
+Rules
+-----
+1. A name is looked up, never made into a path. A hub's is ``owner/name`` or ``owner/name@revision``.
+2. A revision is resolved with the caller's token, at most once a minute, and an adapter is known by its
+   commit: who may not read it is told what the hub says, whether or not it is in memory for others.
+3. Of a repository the adapter's own files are fetched and no other: safetensors and JSON, each with a cap
+   that is compared with what the hub says before, and with what came after. They are deleted when the
+   adapter is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plasmid.endpoint.access import Caller, Remembered, server_token
+from plasmid.endpoint.problems import Problem, adapter_not_found
+from plasmid.models.pool import Fetch, at
+
+RESOLVED_S = 60.0
+TIMEOUT_S = 30.0
+MAX_FILE_BYTES = {
+    "adapter_model.safetensors": 2 * 2**30,
+    "head.safetensors": 256 * 2**20,
+    "adapter_config.json": 2**20,
+    "head.json": 16 * 2**20,
+    "provenance.json": 16 * 2**20,
+}
+"""The files of an adapter, and how long each may be."""
+_REPO = re.compile(
+    r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An adapter that the caller may use.
+
+    Attributes
+    ----------
+    key
+        The same files for ever: an id and a commit, or an operator's own name.
+    """
+
+    key: str
+    fetch: Fetch
+
+
+class Sources:
+    """Adapters by name.
+
+    Parameters
+    ----------
+    folders
+        The operator's own, by name.
+    hub
+        The hub's URL, None for none.
+    api
+        ``huggingface_hub.HfApi`` for it, if not that.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], hub: str | None, *, api: Any = None) -> None:
+        self.folders, self.hub = dict(folders), hub
+        self._remembered = Remembered()
+        self._api = api
+        if hub is not None and api is None:
+            from huggingface_hub import HfApi
+
+            self._api = HfApi(endpoint=hub.rstrip("/"), library_name="plasmid-serve")
+
+    def find(self, name: str, caller: Caller) -> Found:
+        """Return the adapter called *name* as *caller* may have it. Waits for the hub.
+
+        Raises
+        ------
+        Problem
+            404 ``adapter_not_found``; 401 or 403, in the hub's words; 502: the hub does not answer.
+        """
+        if name in self.folders:
+            return Found(name, at(self.folders[name]))
+        match = _REPO.fullmatch(name)
+        if match is None or ".." in name:
+            raise adapter_not_found(name)
+        if self.hub is None:
+            raise adapter_not_found(name, "This server has no hub to fetch it from.")
+        repo, revision = match[1], match[2]
+        token = caller.hub_token or server_token()
+        known = self._remembered.get((repo, revision, caller.key))
+        if known is None:
+            commit = self._resolve(repo, revision, name, token)
+            self._remembered.put((repo, revision, caller.key), commit, RESOLVED_S)
+            known = (commit,)
+        return Found(f"{repo}@{known[0]}", partial(self._download, repo, known[0], name, token))
+
+    def may(self, key: str, caller: Caller) -> bool:
+        """Return whether *caller* may know of the adapter *key*, which is in memory."""
+        if key in self.folders:
+            return True
+        try:
+            self.find(key, caller)
+        except Problem:
+            return False
+        return True
+
+    def _resolve(self, repo: str, revision: str | None, name: str, token: str | None) -> str:
+        info = _asking(
+            name,
+            partial(
+                self._api.model_info,
+                repo,
+                revision=revision,
+                timeout=TIMEOUT_S,
+                files_metadata=True,
+                token=token or False,
+            ),
+        )
+        sizes = {one.rfilename: one.size for one in info.siblings or ()}
+        if "head.json" not in sizes or "adapter_model.safetensors" not in sizes:
+            raise adapter_not_found(name, "The repository is no adapter of Plasmid's: it has no head.json.")
+        for file, most in MAX_FILE_BYTES.items():
+            size = sizes.get(file, 0)
+            if size is None or size > most:
+                raise Problem(
+                    422,
+                    "adapter_too_large",
+                    f"{file} of {name!r} has {size} bytes, and may have {most}.",
+                    param="model",
+                )
+        if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
+            raise Problem(502, "hub_unreachable", "The hub names no commit.", kind="server_error")
+        return str(info.sha)
+
+    @contextmanager
+    def _download(self, repo: str, commit: str, name: str, token: str | None) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="plasmid-serve-") as folder:
+            _asking(
+                name,
+                partial(
+                    self._api.snapshot_download,
+                    repo,
+                    revision=commit,
+                    local_dir=folder,
+                    allow_patterns=list(MAX_FILE_BYTES),
+                    token=token or False,
+                    etag_timeout=TIMEOUT_S,
+                ),
+            )
+            yield Path(folder)
+
+
+def _asking(name: str, call: Any) -> Any:
+    """Return what *call* to the hub gives; what the hub refuses becomes a :class:`Problem`."""
+    import httpx
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return call()
+    except GatedRepoError as error:
+        said = error.server_message or "Its owner lets in only who has accepted its terms."
+        problem = Problem(403, "adapter_gated", f"The adapter {name!r} is gated. {said}", param="model")
+    except HfHubHTTPError as error:
+        problem = _refused(name, error.response.status_code, error.server_message or "")
+    except (httpx.HTTPError, LocalEntryNotFoundError, OSError):
+        problem = Problem(
+            502, "hub_unreachable", f"The hub does not give the adapter {name!r}.", kind="server_error"
+        )
+    raise problem
+
+
+def _refused(name: str, status: int, said: str) -> Problem:
+    if status in (401, 404):  # a stock hub says 401 for what is not there or not the caller's
+        return adapter_not_found(name, f"The hub says: {said or status}")
+    if status == 403:
+        return Problem(403, "adapter_forbidden", f"The hub refuses {name!r}: {said or status}", param="model")
+    return Problem(502, "hub_unreachable", f"The hub answers {status} for {name!r}.", kind="server_error")

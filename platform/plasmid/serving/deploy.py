@@ -1,0 +1,152 @@
+"""The endpoint on Ray Serve.
+
+Rules
+-----
+1. A replica is :func:`plasmid.endpoint.app.make_app` whole: Ray starts it, spreads requests over replicas
+   and starts a dead one again. There is no second implementation.
+2. Each replica holds the base once, and adapters of its own; it batches what it is sent.
+3. Ray's own access log is off. Ray is started here, with a token, and ends here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from plasmid.cli.output import Reply
+from plasmid.core.errors import LinkError
+from plasmid.core.files import home
+from plasmid.core.lifetime import end_event
+from plasmid.endpoint.service import Settings
+
+MAX_ONGOING = 1024
+"""Requests in one replica: its own batcher and limits decide, not Ray's."""
+TLS = tuple[Path, Path]
+"""Certificate chain, private key."""
+
+
+def build(settings: Settings, tokens: Path | None) -> Any:
+    """Return the ASGI application of one replica, its model loaded."""
+    from plasmid.endpoint.access import HubAccess, TokenFile
+    from plasmid.endpoint.app import make_app
+    from plasmid.endpoint.service import Service
+
+    access = TokenFile(tokens) if tokens is not None else HubAccess(settings.hub or "")
+    return make_app(Service.open(settings), access, local=False)
+
+
+def deployment(settings: Settings, tokens: Path | None, *, replicas: int, threads: int) -> Any:
+    """Return the application for ``serve.run``."""
+    from ray import serve
+
+    def builder() -> Any:
+        return build(settings, tokens)
+
+    gpus = 1 if settings.device.startswith("cuda") else 0
+    options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus}
+    ingress: Any = serve.ingress(builder)()
+    made: Any = serve.deployment(
+        ingress,
+        name="endpoint",
+        num_replicas=replicas,
+        max_ongoing_requests=MAX_ONGOING,
+        ray_actor_options=options,
+        logging_config={"enable_access_log": False, "log_level": "ERROR"},
+    )
+    return made.bind()
+
+
+@contextmanager
+def running(
+    settings: Settings,
+    *,
+    tokens: Path | None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: TLS | None = None,
+    replicas: int = 1,
+    threads: int = 1,
+) -> Iterator[str]:
+    """Serve on Ray Serve and yield the URL; on exit everything it started ends.
+
+    Raises
+    ------
+    LinkError
+        ``link.port_taken``, before anything is started; ``link.replica_failed``: no replica came up.
+    PlasmidError
+        What :func:`build` raises, as it is told before Ray starts.
+    """
+    folder = home() / "serving"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    from plasmid.controller.coordinator import secure_ray
+
+    secure_ray(folder)
+    import ray
+    from ray import serve as untyped
+
+    from plasmid.link.server import free_port
+
+    serve: Any = untyped
+    port = free_port(host, port)
+    settings = _with_device(settings)
+    ray.init(
+        address="local",
+        num_cpus=replicas * threads + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 * 2**20,
+        namespace="plasmid-serving",
+        logging_level=logging.ERROR,
+    )
+    try:
+        options: dict[str, Any] = {"host": host, "port": port}
+        if tls is not None:
+            options |= {"ssl_certfile": str(tls[0]), "ssl_keyfile": str(tls[1])}
+        quiet = {"enable_access_log": False, "log_level": "ERROR"}
+        serve.start(http_options=options, logging_config=quiet)
+        made = deployment(settings, tokens, replicas=replicas, threads=threads)
+        failed = False
+        try:
+            serve.run(made, name="plasmid", route_prefix="/")
+        except RuntimeError:
+            failed = True
+        if failed:
+            raise LinkError(
+                "link.replica_failed",
+                "no replica of the endpoint came up.",
+                "Try the same options with --local: it tells what is wrong.",
+            )
+        scheme = "http" if tls is None else "https"
+        yield f"{scheme}://{host}:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _with_device(settings: Settings) -> Settings:
+    """Return *settings* with ``auto`` decided here: a replica that asks Ray for no GPU sees none."""
+    if settings.device != "auto":
+        return settings
+    import torch
+
+    return replace(settings, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def serve_on_ray(
+    answer: Reply, settings: Settings, *, until_stdin_closes: bool = False, **options: Any
+) -> None:
+    """Serve until Ctrl-C; *options* are those of :func:`running`. It is ``ray`` of ``plasmid.servers``."""
+    from plasmid.models.store import ensure_model
+
+    ensure_model(settings.base)
+    with running(settings, **options) as url:
+        ended = end_event(
+            until_stdin_closes=until_stdin_closes
+        )  # Ray has set its own handler of SIGTERM by now
+        answer.note(f"{settings.base} is served at {url}/v1 (Ctrl-C ends it)")
+        ended.wait()
+    answer.data["url"] = url

@@ -1,0 +1,158 @@
+"""Adapters and accounts of a hub: what is fetched, with whose token, and what a refusal says."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from plasmid.endpoint.access import Caller, HubAccess
+from plasmid.endpoint.problems import Problem
+from plasmid.endpoint.sources import MAX_FILE_BYTES, Sources
+from plasmid.models.artifact import read_adapter
+from plasmid.models.store import BaseModel
+from served import write
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ANA, BOB = Caller("ana", "hf_ana", "1"), Caller("bob", "hf_bob", "2")
+
+
+class FakeHub:
+    """``HfApi`` of a hub with one adapter, which is ana's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sizes: dict[str, int | None] = {one.name: one.stat().st_size for one in folder.iterdir()}
+        self.asked: list[tuple[str, str | None, Any]] = []
+        self.error: Exception | None = None
+        self.folders: list[Path] = []
+
+    def model_info(self, repo: str, *, revision: str | None, token: Any, **_: Any) -> Any:
+        self.asked.append((repo, revision, token))
+        if self.error is not None:
+            raise self.error
+        if token != "hf_ana":
+            raise _refusal(RepositoryNotFoundError, 404, "Repository not found")
+        siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in self.sizes.items()]
+        return SimpleNamespace(sha=COMMIT, siblings=siblings)
+
+    def snapshot_download(
+        self, repo: str, *, revision: str, local_dir: str, allow_patterns: list[str], **_: Any
+    ) -> str:
+        assert (repo, revision) == ("team/x", COMMIT)
+        for name in allow_patterns:
+            shutil.copy(self.folder / name, local_dir)
+        self.folders.append(Path(local_dir))
+        return local_dir
+
+
+def _refusal(kind: type[HfHubHTTPError], status: int, said: str) -> HfHubHTTPError:
+    request = httpx.Request("GET", "http://hub.test/api/models/team/x")
+    return kind("no", response=httpx.Response(status, request=request), server_message=said)
+
+
+@pytest.fixture
+def hub(tiny: dict[str, BaseModel], tmp_path: Path) -> FakeHub:
+    folder = write(tmp_path / "x", tiny["bert"], "small")
+    (folder / "evil.py").write_text("print('no')")
+    return FakeHub(folder)
+
+
+def test_an_adapter_is_known_by_its_commit_and_its_files_do_not_stay(hub: FakeHub) -> None:
+    sources = Sources({}, "http://hub.test", api=hub)
+    found = sources.find("team/x", ANA)
+    assert found.key == f"team/x@{COMMIT}"
+    with found.fetch() as folder:
+        assert sorted(one.name for one in folder.iterdir()) == sorted(MAX_FILE_BYTES)
+        assert read_adapter(folder).about.head.labels == ["no", "yes"]
+    assert not hub.folders[0].exists()
+    assert sources.find("team/x@v1", ANA).key == found.key
+    sources.find("team/x", ANA)
+    assert hub.asked == [("team/x", None, "hf_ana"), ("team/x", "v1", "hf_ana")]  # the third was remembered
+
+
+def test_who_may_not_read_it_may_not_use_it(hub: FakeHub) -> None:
+    sources = Sources({}, "http://hub.test", api=hub)
+    key = sources.find("team/x", ANA).key
+    with pytest.raises(Problem) as caught:
+        sources.find("team/x", BOB)
+    assert (caught.value.status, caught.value.code) == (404, "adapter_not_found")
+    assert "Repository not found" in caught.value.message
+    assert (sources.may(key, ANA), sources.may(key, BOB)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "words"),
+    [
+        (
+            _refusal(GatedRepoError, 403, "Accept the terms at http://hub.test/team/x"),
+            403,
+            "adapter_gated",
+            "terms at",
+        ),
+        (_refusal(HfHubHTTPError, 403, "Not yours"), 403, "adapter_forbidden", "Not yours"),
+        (_refusal(HfHubHTTPError, 500, ""), 502, "hub_unreachable", "500"),
+        (httpx.ConnectError("refused"), 502, "hub_unreachable", "does not give"),
+    ],
+)
+def test_what_the_hub_says_is_told(
+    hub: FakeHub, error: Exception, status: int, code: str, words: str
+) -> None:
+    hub.error = error
+    with pytest.raises(Problem) as caught:
+        Sources({}, "http://hub.test", api=hub).find("team/x", ANA)
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["../x", "team/../x", "/etc/x", "team/x/y", "a b/c", "team/x@../y", "x"])
+def test_a_name_that_is_none_asks_nobody(hub: FakeHub, name: str) -> None:
+    with pytest.raises(Problem) as caught:
+        Sources({}, "http://hub.test", api=hub).find(name, ANA)
+    assert caught.value.code == "adapter_not_found"
+    assert hub.asked == []
+
+
+def test_too_large_a_file_and_a_repository_without_an_adapter_are_not_fetched(hub: FakeHub) -> None:
+    hub.sizes["head.json"] = 16 * 2**20 + 1
+    with pytest.raises(Problem, match=r"head\.json of 'team/x' has 16777217 bytes, and may have 16777216"):
+        Sources({}, "http://hub.test", api=hub).find("team/x", ANA)
+    del hub.sizes["head.json"]
+    with pytest.raises(Problem) as caught:
+        Sources({}, "http://hub.test", api=hub).find("team/x", ANA)
+    assert caught.value.code == "adapter_not_found"
+
+
+def test_the_hub_knows_the_tokens_and_is_asked_once_a_minute() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["authorization"])
+        if asked[-1] == "Bearer hf_down_down":
+            return httpx.Response(500)
+        good = asked[-1] == "Bearer hf_ana_ana"
+        return httpx.Response(200, json={"name": "ana"}) if good else httpx.Response(401)
+
+    async def scene() -> None:
+        access = HubAccess("http://hub.test/", transport=httpx.MockTransport(answer))
+        for _ in range(3):
+            caller = await access.who("hf_ana_ana")
+            assert caller is not None
+            assert (caller.name, caller.hub_token) == ("ana", "hf_ana_ana")
+            assert "hf_ana" not in caller.key
+            assert await access.who("hf_nobodys") is None
+        assert await access.who(None) is None
+        assert await access.who("hf_\nnobodys") is None
+        assert asked == ["Bearer hf_ana_ana", "Bearer hf_nobodys"]
+        with pytest.raises(Problem) as caught:
+            await access.who("hf_down_down")
+        assert caught.value.status == 502
+        await access.close()
+
+    asyncio.run(scene())

@@ -1,0 +1,76 @@
+"""Adapters of many shapes on one tiny base, and what each gives alone: for tests of serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plasmid.models.adapter import Vector, adapter_schema, initial_state
+from plasmid.models.artifact import write_adapter
+from plasmid.models.card import CardFacts
+from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.store import BaseModel
+
+GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
+AGE = NumberCovariate(name="age", bounds=(0.0, 100.0))
+SHAPES: dict[str, tuple[LoraSpec, HeadSpec]] = {
+    "small": (
+        LoraSpec(rank=2, alpha=4.0, targets=["query", "value"], layers=1),
+        HeadSpec(labels=["no", "yes"]),
+    ),
+    "large": (
+        LoraSpec(rank=8, alpha=8.0, targets=["all-linear"]),
+        HeadSpec(labels=["x", "y", "z"], covariates=[GENE]),
+    ),
+    "dense": (
+        LoraSpec(rank=3, alpha=6.0, targets=["output.dense"], layers=2),
+        HeadSpec(labels=["no", "yes"], covariates=[GENE, AGE]),
+    ),
+}
+COLUMNS: dict[str, dict[str, Any]] = {
+    "sequence": {"type": "protein", "max_length": 30, "too_long": "refuse"},
+    "gene": {"type": "category", "vocabulary": ["a", "b"], "missing": "allowed"},
+    "age": {"type": "number", "bounds": [0.0, 100.0], "missing": "allowed"},
+    "label": {"type": "label"},
+}
+MAX_LENGTH = 32
+FACTS = CardFacts(
+    title="Made up",
+    license="MIT",
+    data="Made up.",
+    intended_use="Tests.",
+    limitations="Everything.",
+    results={},
+)
+ROWS: dict[str, list[Any]] = {
+    "sequence": ["CASSYGQGPYGYTF", "CAS", "CASSFMGQGYEQYFCASSFMGQGY", "WYV", "CAYF", "KLMNPQRST"],
+    "gene": ["a", None, "b", "a", "zz", "b"],
+    "age": [10.0, None, 99.0, 50.0, 0.0, 1.0],
+}
+
+
+def write(folder: Path, base: BaseModel, shape: str, *, seed: int = 0) -> Path:
+    """Write an adapter of *shape* with numbers of *seed*, large enough to matter, and return *folder*."""
+    lora, head = SHAPES[shape]
+    schema = adapter_schema(base, lora, head)
+    noise = np.random.default_rng(seed).standard_normal(schema.size).astype(np.float32)
+    state: Vector = initial_state(schema, seed) + np.float32(0.2) * noise
+    own = ("sequence", *(one.name for one in head.covariates), "label")
+    write_adapter(
+        folder,
+        schema=schema,
+        state=state,
+        base=base,
+        lora=lora,
+        head=head,
+        input_column="sequence",
+        label_column="label",
+        metric="accuracy",
+        max_length=MAX_LENGTH,
+        columns={name: COLUMNS[name] for name in own},
+        facts=FACTS,
+        provenance={"made": "up"},
+    )
+    return folder

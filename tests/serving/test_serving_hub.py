@@ -1,0 +1,67 @@
+"""The endpoint and a real hub: adapters by id at first use, with the caller's own rights."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import HfApi
+
+from asgi import AsgiClient
+from hub_server import served
+from plasmid.endpoint.access import HubAccess
+from plasmid.endpoint.app import make_app
+from plasmid.endpoint.service import Service, Settings
+from plasmid.models.predict import predict
+from plasmid.models.store import BaseModel
+from served import ROWS, write
+
+
+def _auth(token: str) -> dict[str, dict[str, str]]:
+    return {"headers": {"Authorization": f"Bearer {token}"}}
+
+
+def test_an_adapter_of_the_hub_answers_those_who_may_read_it(
+    tiny: dict[str, BaseModel], at_home: None, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "adapter", tiny["bert"], "small")
+    (tmp_path / "hub").mkdir()
+    with served(tmp_path / "hub") as hub, asyncio.Runner() as runner:
+        ana, bob = hub.user("ana"), hub.user("bob", scope="read")
+        api = HfApi(endpoint=hub.url, token=ana)
+        api.create_repo("ana/small", private=True)
+        commit = api.upload_folder(repo_id="ana/small", folder_path=folder).oid
+        service = Service.open(Settings(base="tiny-bert", adapters={}, hub=hub.url, device="cpu"))
+        access = HubAccess(hub.url)
+        client = AsgiClient(make_app(service, access, local=False), runner)
+        asked: dict[str, Any] = {"model": "ana/small", "input": ROWS["sequence"]}
+
+        answer = client.post("/v1/predict", json=asked, **_auth(ana))
+        assert answer.status_code == 200, answer.text
+        found = [list(one["probabilities"].values()) for one in answer.json()["data"]]
+        np.testing.assert_allclose(found, predict(folder, ROWS, device="cpu"), atol=1e-5)
+        assert answer.json()["model"] == f"ana/small@{commit}"
+
+        refused = client.post("/v1/predict", json=asked, **_auth(bob))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "adapter_not_found")
+        seen = {
+            name: [one["id"] for one in client.get("/v1/models", **_auth(token)).json()["data"]]
+            for name, token in (("ana", ana), ("bob", bob))
+        }
+        assert seen == {"ana": ["tiny-bert", f"ana/small@{commit}"], "bob": ["tiny-bert"]}
+        for model in ("ana/nothing", "ana/small@v9"):
+            missing = client.post("/v1/predict", json=asked | {"model": model}, **_auth(ana))
+            assert (missing.status_code, missing.json()["error"]["code"]) == (404, "adapter_not_found")
+        assert client.get("/v1/models", **_auth("hf_nobodys_token")).status_code == 401
+        assert service.pool.loads == 1
+        runner.run(service.batcher.close())
+        runner.run(access.close())
+
+
+@pytest.fixture(autouse=True)
+def _no_progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -1,14 +1,167 @@
-"""Probabilities from an adapter's folder."""
+"""Probabilities from an adapter's folder.
+
+Rules
+-----
+1. One adapter alone is folded into the weights of its base, W + alpha / rank * B A: rows then cost what
+   they cost without an adapter. The result is that of the factors beside the weights, to the rounding of
+   float32.
+2. Rows of like length share a batch, so that little of it is padding; each row is independent of the
+   others.
+3. Logits are divided by the adapter's temperature, where it has one. Everything is float32.
+4. What is longer than the adapter's ``max_length`` is cut, and counted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from plasmid.models.adapter import Vector
-from plasmid.models.artifact import Adapter, read_adapter
+from plasmid.models.artifact import Adapter, HeadFile, read_adapter, read_head
 from plasmid.models.specs import Cell
-from plasmid.models.store import ensure_model
+from plasmid.models.store import BaseModel, ensure_model
+
+if TYPE_CHECKING:
+    from plasmid.models.batches import Rows
+    from plasmid.models.tokenizing import Tokenizer
+
+BATCH_ROWS = {"cpu": 64}
+"""Rows that go through the model together, by kind of device."""
+OTHER_BATCH_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What an adapter says of some rows.
+
+    Attributes
+    ----------
+    probabilities
+        float32 [rows, labels], in the order of the head's labels.
+    cut
+        How many rows had more tokens than the adapter reads.
+    """
+
+    probabilities: Vector
+    cut: int
+
+
+class Predictor:
+    """The adapter on its base, ready for rows. Make one with :meth:`load` where it is in a folder.
+
+    Parameters
+    ----------
+    base
+        None opens the one that the adapter names.
+    device
+        None is a GPU if there is one, else the CPU.
+    batch_rows
+        Rows that go through the model together; None follows from the device.
+
+    Raises
+    ------
+    ModelError
+        The adapter doesn't fit its base, or the base isn't there or differs.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        base: BaseModel | None = None,
+        device: str | None = None,
+        batch_rows: int | None = None,
+    ) -> None:
+        import torch
+
+        from plasmid.lora.layer import LoraLinear
+        from plasmid.models.encoder import AdaptedModel
+
+        self.about = adapter.about
+        self._base = base or _base_of(self.about)
+        _, state = adapter.on(self._base)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._batch_rows = batch_rows or BATCH_ROWS.get(torch.device(self.device).type, OTHER_BATCH_ROWS)
+        self._model = AdaptedModel.load(self._base, self.about.lora, self.about.head, device=self.device)
+        self._model.set_state(state)
+        layers = [
+            (path, one) for path, one in self._model.encoder.named_modules() if isinstance(one, LoraLinear)
+        ]
+        for path, layer in layers:
+            parent, _, name = path.rpartition(".")
+            setattr(self._model.encoder.get_submodule(parent), name, _folded(layer))
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str | None = None, batch_rows: int | None = None) -> Predictor:
+        """Return the one in *folder*; what is not its base's is refused before a tensor is read.
+
+        Raises
+        ------
+        ModelError
+            As :func:`plasmid.models.artifact.read_adapter`, :func:`plasmid.models.fitting.check_fits` and
+            the class.
+        """
+        from plasmid.models.fitting import check_fits
+
+        about = read_head(folder)
+        base = _base_of(about)
+        check_fits(about, folder, base)
+        return cls(read_adapter(folder), base=base, device=device, batch_rows=batch_rows)
+
+    def predict(self, columns: Mapping[str, Sequence[Cell]]) -> Predicted:
+        """Return what the adapter says of *columns*: its input column and its covariates, by name.
+
+        Raises
+        ------
+        ModelError
+            ``model.tokenizer_unknown``.
+        DataError
+            A column is missing or holds something else than its type.
+        """
+        import torch
+
+        model, most = self._model, self.about.max_length
+        rows = model.encode(columns, input_column=self.about.input, max_length=most)
+        found = np.empty((len(rows), len(self.about.head.labels)), np.float32)
+        temperature = self.about.temperature or 1.0
+        with torch.inference_mode():
+            for group in rows.by_length(self._batch_rows):
+                logits = model(rows.batch(group).to(model.device))
+                found[group] = (logits / temperature).softmax(-1).cpu().numpy()
+        return Predicted(found, self._cut(rows, columns[self.about.input]))
+
+    def _cut(self, rows: Rows, texts: Sequence[Cell]) -> int:
+        """Return how many of *texts* have more tokens than are in *rows*: only full ones can."""
+        most = self.about.max_length
+        full = [str(texts[row]) for row in np.flatnonzero(rows.lengths == most).tolist()]
+        return sum(len(text.ids) > most for text in self._tokenizer.encode(full, most + 1))
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from plasmid.models.tokenizing import Tokenizer
+
+        return Tokenizer(self._base)
+
+
+def _base_of(about: HeadFile) -> BaseModel:
+    return ensure_model(about.base.id, revision=about.base.revision, digest=about.base.digest)
+
+
+def _folded(layer: Any) -> Any:
+    """Return the plain linear layer that does what *layer*, with LoRA factors, does."""
+    import torch
+
+    plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    with torch.no_grad():
+        update = layer.scale * (layer.lora_up.mT @ layer.lora_down)
+        plain.weight = torch.nn.Parameter(layer.weight + update, requires_grad=False)
+    plain.bias = layer.bias
+    return plain.eval()
 
 
 def predict(
@@ -30,17 +183,6 @@ def predict(
     DataError
         A column is missing or holds something else than its type.
     """
-    import torch
-
-    from plasmid.models.encoder import AdaptedModel
-
     if isinstance(adapter, Path):
-        adapter = read_adapter(adapter)
-    about = adapter.about
-    base = ensure_model(about.base.id, revision=about.base.revision, digest=about.base.digest)
-    _, state = adapter.on(base)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = AdaptedModel.load(base, about.lora, about.head, device=chosen)
-    model.set_state(state)
-    rows = model.encode(columns, input_column=about.input, max_length=about.max_length)
-    return model.probabilities(rows)
+        return Predictor.load(adapter, device=device).predict(columns).probabilities
+    return Predictor(adapter, device=device).predict(columns).probabilities

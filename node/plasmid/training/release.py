@@ -14,22 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from plasmid.core.canonical import canonical_json
-from plasmid.core.errors import ModelError
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
-from plasmid.models.adapter import Vector, adapter_schema
-from plasmid.models.artifact import Adapter, read_adapter, write_adapter
+from plasmid.models.adapter import Vector
+from plasmid.models.artifact import HeadFile, Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.metrics import label_indices, score
-from plasmid.models.predict import predict
+from plasmid.models.predict import Predictor, predict
 from plasmid.models.store import BaseModel
-from plasmid.recipes.columns import Column, Contract
+from plasmid.prediction.inputs import contract_of
+from plasmid.prediction.job import told_cut
+from plasmid.protocol.outcome import release_settings
 from plasmid.recipes.schema import Recipe
-
-_COLUMNS: TypeAdapter[dict[str, Column]] = TypeAdapter(dict[str, Column])
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,8 @@ def write_release(
     results: Mapping[str, float] | None = None,
     privacy: str = "",
     project: str = "",
+    attested: str = "",
+    seal: Seal = lambda _: {},
 ) -> None:
     """Write what *recipe* trained to *folder*.
 
@@ -86,28 +84,19 @@ def write_release(
         JSON values: recipe and base digests, rounds, participants, code version, metrics.
     results
         Lines of the card's table: the recipe's metric on unseen data by model.
-    privacy, project
+    privacy, project, attested
         Paragraphs for the card.
+    seal
+        As for :func:`plasmid.models.artifact.write_adapter`.
 
     Raises
     ------
     ModelError, StorageError
         As :func:`plasmid.models.artifact.write_adapter`.
     """
-    head = recipe.head()
-    own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
     write_adapter(
         folder,
-        schema=adapter_schema(base, recipe.adapter.lora, head),
-        state=state,
-        base=base,
-        lora=recipe.adapter.lora,
-        head=head,
-        input_column=recipe.data.input,
-        label_column=recipe.data.label,
-        metric=recipe.task.metric,
-        max_length=recipe.max_length,
-        columns={name: recipe.data.columns[name].model_dump(mode="json") for name in own},
+        **release_settings(recipe, base, state),
         facts=CardFacts(
             title=recipe.title,
             license=recipe.release.license,
@@ -116,14 +105,16 @@ def write_release(
             limitations=recipe.release.limitations,
             privacy=privacy,
             project=project,
+            attested=attested,
             results=dict(results or {}),
         ),
         provenance=provenance,
+        seal=seal,
     )
 
 
-def read_for(adapter: Adapter, path: Path, *, labels: bool) -> Table:
-    """Return the columns of the CSV file *path* that *adapter* reads, and its label column if *labels*.
+def read_for(about: HeadFile, path: Path, *, labels: bool) -> Table:
+    """Return the columns of the file *path* that an adapter reads, and its label column if *labels*.
 
     Raises
     ------
@@ -132,33 +123,27 @@ def read_for(adapter: Adapter, path: Path, *, labels: bool) -> Table:
     DataError
         As :func:`plasmid.data.reading.read_table`.
     """
-    about = adapter.about
-    try:
-        columns = _COLUMNS.validate_json(canonical_json(about.columns))
-    except (ValidationError, ValueError) as error:
-        raise ModelError(
-            "model.adapter_invalid",
-            "the columns in the adapter's head.json are no data contract.",
-            "Fetch the adapter again from its source.",
-        ) from error
-    return read_table(path, Contract(columns, tuple(about.head.labels)), labels=labels)
+    return read_table(path, contract_of(about), labels=labels)
 
 
 def predict_file(folder: Path | str, data: Path | str) -> Scores:
-    """Return the scores of the adapter in *folder* for the rows of the CSV file *data*.
+    """Return the scores of the adapter in *folder* for the rows of the file *data*.
 
     Raises
     ------
     ModelError, DataError
-        As :func:`plasmid.models.predict.predict` and :func:`read_for`.
+        As :class:`plasmid.models.predict.Predictor` and :func:`read_for`.
     """
-    adapter = read_adapter(Path(folder))
-    table = read_for(adapter, Path(data), labels=False)
-    return Scores(tuple(adapter.about.head.labels), predict(adapter, table.columns), table.notices)
+    predictor = Predictor.load(Path(folder))
+    about = predictor.about
+    table = read_for(about, Path(data), labels=False)
+    found = predictor.predict(table.columns)
+    told = (told_cut(found.cut, about),) if found.cut else ()
+    return Scores(tuple(about.head.labels), found.probabilities, (*table.notices, *told))
 
 
 def evaluate_file(folder: Path | str, data: Path | str) -> Evaluation:
-    """Return the metric of the adapter in *folder* on the labelled CSV file *data*.
+    """Return the metric of the adapter in *folder* on the labelled file *data*.
 
     Raises
     ------
@@ -166,7 +151,7 @@ def evaluate_file(folder: Path | str, data: Path | str) -> Evaluation:
         As :func:`predict_file`; ``data.one_class``: an AUC of rows that all have one label.
     """
     adapter = read_adapter(Path(folder))
-    table = read_for(adapter, Path(data), labels=True)
+    table = read_for(adapter.about, Path(data), labels=True)
     truth = label_indices(adapter.about.head.labels, table.columns[adapter.about.label])
     value = score(adapter.about.metric, predict(adapter, table.columns), truth)
     return Evaluation(adapter.about.metric, value, table.rows, table.notices)

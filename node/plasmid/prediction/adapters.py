@@ -1,0 +1,86 @@
+"""Where an adapter is: a folder, or a hub.
+
+Rules
+-----
+1. A folder of that name comes first. What has the form ``owner/name`` or ``owner/name@revision`` is looked
+   for on the hub of ``HF_ENDPOINT`` (:mod:`plasmid.models.hub_client`).
+2. Of a repository the files of its top folder that an adapter has are fetched: safetensors, JSON and
+   Markdown, each with a cap. Nothing of them is run.
+3. They are kept in ``PLASMID_HOME/hub-adapters`` by their commit, whole or not at all; a commit that is
+   there needs no hub.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from plasmid.core.errors import ModelError
+from plasmid.core.files import home
+from plasmid.models.artifact import MAX_JSON_BYTES, MAX_TENSORS_BYTES
+from plasmid.models.hub_client import RemoteFile, check_repo, find_hub
+
+CAPS_BYTES = {".safetensors": MAX_TENSORS_BYTES, ".json": MAX_JSON_BYTES, ".md": MAX_JSON_BYTES}
+"""What is fetched, by its ending, and how long it may be."""
+_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
+
+
+def adapter_folder(given: str) -> Path:
+    """Return the folder of the adapter *given*: a path, or an id on the hub.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_missing``: it is neither, or the repository holds none;
+        ``model.adapter_invalid``: a file is too long.
+    HubError
+        As :func:`plasmid.models.hub_client.find_hub`; what the hub says.
+    StorageError
+        The state folder cannot be written.
+    """
+    folder = Path(given)
+    if folder.is_dir():
+        return folder
+    match = _ID.fullmatch(given)
+    if match is None:
+        raise ModelError(
+            "model.adapter_missing",
+            f"there is no folder {given}, and it is no name on a hub.",
+            "Give an adapter's folder, or owner/name or owner/name@revision.",
+        )
+    return _fetched(check_repo(match[1]), match[2])
+
+
+def _fetched(repo: str, revision: str | None) -> Path:
+    kept = home() / "hub-adapters" / repo.replace("/", "--")
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) and (kept / revision).is_dir():
+        return kept / revision
+    hub = find_hub()
+    commit = str(hub.info(repo, revision).sha)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise ModelError("model.adapter_missing", f"the hub names no commit of {repo}.", "Tell its operator.")
+    if not (kept / commit).is_dir():
+        files = [file for file in hub.files(repo, commit) if _is_wanted(repo, file)]
+        if "head.json" not in {file.path for file in files}:
+            raise ModelError(
+                "model.adapter_missing",
+                f"{repo} holds no Plasmid adapter (no head.json).",
+                "Find one with 'plasmid hub search'.",
+            )
+        partial = kept / f".{commit}.partial"  # a broken download goes on there
+        hub.fetch_all(repo, commit, partial, files)
+        partial.replace(kept / commit)
+    return kept / commit
+
+
+def _is_wanted(repo: str, file: RemoteFile) -> bool:
+    cap = CAPS_BYTES.get(Path(file.path).suffix)
+    if cap is None or "/" in file.path:
+        return False
+    if file.size > cap:
+        raise ModelError(
+            "model.adapter_invalid",
+            f"{file.path} of {repo} has {file.size} bytes, and may have {cap}.",
+            "Use another adapter.",
+        )
+    return True

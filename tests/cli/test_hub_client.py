@@ -64,10 +64,14 @@ def test_a_signed_adapter_is_pushed_found_shown_and_pulled(
     run: Run, live: LiveHub, tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:
     folder = _signed(tmp_path / "one", tiny["bert"])
+    api = find_hub(live.url, token=live.tokens["ada"]).api()
+    api.create_repo("ada/one")
+    api.upload_file(path_or_fileobj=b"of before", path_in_repo="left.txt", repo_id="ada/one")
     pushed = run("push", folder, "ada/one", "--tag", "v1")
     assert pushed["status"] == "ok", pushed
     assert len(pushed["data"]["verified"]["countersigned"]) == 3
     commit = pushed["data"]["commit"]
+    assert "left.txt" not in api.list_repo_files("ada/one"), "it would be one more than was signed"
 
     names = [one["id"] for one in run("ls")["data"]["models"]]
     assert {"ada/one", "plasmid/tiny-bert"} <= set(names)

@@ -34,6 +34,7 @@ MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
 MAX_TENSOR_BYTES = 2**40
 MAX_HEADER_VALUES = 20 * MAX_TENSORS
+MAX_METADATA_CHARACTERS = 2**20
 PART_BYTES = 16 * 2**20
 _NAME = re.compile(r"(\w+|\*)(\.(\w+|\*))*", re.ASCII)  # transformers writes "layer.*" for what layers share
 _WIDTH_BYTES = {
@@ -91,16 +92,20 @@ def read_header(path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> dict
                 raise _strange(path, f"header of {length} bytes in a file of {size}")
             text = file.read(length)
             check_json(text, max_values=MAX_HEADER_VALUES)
-            header = json.loads(text)
+            header = json.loads(text, object_pairs_hook=_once)
     except OSError as error:
         raise ModelError(
             "model.file_missing", f"cannot read {path.name}: {error.strerror}.", "Import or fetch it again."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise _strange(path, "the header is not JSON") from error
+        raise _strange(path, "its header is not JSON, or names a tensor twice") from error
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
         raise _strange(path, f"the header is not an object of at most {MAX_TENSORS} tensors")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _strange(path, "its metadata holds something else than strings")
+    if sum(map(len, metadata.values())) > MAX_METADATA_CHARACTERS:
+        raise _strange(path, f"more than {MAX_METADATA_CHARACTERS} characters of metadata")
     base = 8 + length
     found = sorted(
         ((name, _info(path, name, entry, base)) for name, entry in header.items()),
@@ -114,6 +119,13 @@ def read_header(path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> dict
     if expected != size:
         raise _strange(path, f"its tensors end at byte {expected} of {size}")
     return dict(found)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name twice")
+    return found
 
 
 def _info(path: Path, name: str, entry: Any, base: int) -> TensorInfo:

@@ -20,6 +20,7 @@ from plasmid.models.artifact import adapter_files
 from plasmid.models.store import BaseModel
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.claims import PrivacyFacts, SiteFacts
+from plasmid.privacy.plausible import check_plausible
 from plasmid.protocol.project import Project
 
 REHEARSAL = "rehearsal"
@@ -116,6 +117,7 @@ def sound_facts(values: Mapping[str, Any]) -> PrivacyFacts:
     ProtocolError
         ``protocol.claims``: as :meth:`PrivacyFacts.from_json`, or no accountant takes these figures.
     """
+    check_plausible(values)
     try:
         return PrivacyFacts.from_json(values)
     except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError):

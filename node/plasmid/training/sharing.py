@@ -156,7 +156,7 @@ def push(
     message: str | None = None,
     tag: str | None = None,
 ) -> tuple[str, Verified | None]:
-    """Put what is in *folder* into *repo*, made if there is none; return commit id and what was verified.
+    """Make *folder* what *repo* holds, made if there is none; return commit id and what was verified.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def push(
     HubError
         ``hub.no_licence``: its card says none; what the hub says. Nothing is half-published.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     verified = check_folder(folder)
     card = folder / "README.md"
@@ -186,9 +186,15 @@ def push(
     with told():
         api.create_repo(check_repo(repo), private=private, exist_ok=True)
         head = api.model_info(repo).sha
+        new = {name.as_posix(): str(folder / name) for name in names}
+        # A signed release lists every file: one that an earlier commit left would be one too many.
+        held = set(api.list_repo_files(repo, revision=head)) - new.keys() - {".gitattributes"}
         done = api.create_commit(
             repo,
-            [CommitOperationAdd(name.as_posix(), str(folder / name)) for name in names],
+            [
+                *(CommitOperationAdd(name, path) for name, path in new.items()),
+                *map(CommitOperationDelete, sorted(held)),
+            ],
             commit_message=message or f"Upload {folder.resolve().name}",
             parent_commit=head,
         )

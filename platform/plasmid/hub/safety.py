@@ -23,11 +23,10 @@ from typing import Any
 
 from plasmid.core.bounds import check_json
 from plasmid.core.errors import HubError, ModelError
-from plasmid.models.tensors import MAX_HEADER_BYTES, MAX_HEADER_VALUES, read_header
+from plasmid.models.tensors import MAX_HEADER_BYTES, read_header
 
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TEXT_BYTES = 64 * 2**20
-MAX_METADATA_BYTES = 2**20
 SAMPLE_BYTES = 512
 _SHOWN = 10
 
@@ -195,34 +194,11 @@ def _own_library(value: Any) -> bool:
     return value is None or bool(isinstance(value, str) and re.fullmatch(r"transformers(\.\w+)*", value))
 
 
-class _TwiceError(ValueError):
-    """A key is given twice."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _TwiceError
-    return found
-
-
 def _tensors_problem(path: str, content: Content) -> str | None:
     length = int.from_bytes(content.read(0, min(8, content.size)), "little")
     if content.size < 10 or not 2 <= length <= min(MAX_HEADER_BYTES, content.size - 8):
         return f"{path} (a header of {length} bytes in a file of {content.size})"
     head = content.read(0, 8 + length)
-    try:
-        check_json(head[8:], max_values=MAX_HEADER_VALUES)
-        header = json.loads(head[8:], object_pairs_hook=_once)
-    except _TwiceError:
-        return f"{path} (its header names a tensor twice)"
-    except (ValueError, RecursionError):
-        return f"{path} (its header is not JSON)"
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    if not isinstance(metadata, dict) or not all(isinstance(one, str) for one in metadata.values()):
-        return f"{path} (its metadata holds something else than strings)"
-    if sum(map(len, metadata.values())) > MAX_METADATA_BYTES:
-        return f"{path} (more than {MAX_METADATA_BYTES} characters of metadata)"
     # The reader wants a file of the whole size; the tensors' bytes, which it does not look at, are a hole.
     with tempfile.TemporaryDirectory(prefix="plasmid-hub-") as folder:
         copy = Path(folder) / "it"

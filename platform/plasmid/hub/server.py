@@ -15,12 +15,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from plasmid.core.clock import now
 from plasmid.core.errors import HubError, place
@@ -44,7 +45,14 @@ class Tls:
 
 
 @contextmanager
-def serving(settings: HubSettings, *, host: str, port: int, tls: Tls | None) -> Iterator[str]:
+def serving(
+    settings: HubSettings,
+    *,
+    host: str,
+    port: int,
+    tls: Tls | None,
+    app: Callable[[Hub], FastAPI] = build_app,
+) -> Iterator[str]:
     """Serve the hub until the block ends; yield its URL. Port 0: a free one.
 
     Raises
@@ -59,7 +67,7 @@ def serving(settings: HubSettings, *, host: str, port: int, tls: Tls | None) -> 
             "Give --certificate and --key, or serve on 127.0.0.1 behind a proxy that has them.",
         )
     with _alone(settings.folder), settings.open() as hub, _bound(host, port) as listening:
-        server = GuardedServer(_config(hub, tls))
+        server = GuardedServer(_config(app(hub), tls))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="hub", daemon=True)
         thread.start()
         threading.Thread(target=_tidy, args=(hub,), name="collect", daemon=True).start()
@@ -72,9 +80,9 @@ def serving(settings: HubSettings, *, host: str, port: int, tls: Tls | None) -> 
             thread.join()
 
 
-def _config(hub: Hub, tls: Tls | None) -> uvicorn.Config:
+def _config(app: FastAPI, tls: Tls | None) -> uvicorn.Config:
     config = uvicorn.Config(
-        build_app(hub),
+        app,
         http=guarded(CONNECTIONS),
         ws="none",
         lifespan="off",

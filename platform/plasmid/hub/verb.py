@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,10 @@ def serve(
     url: Annotated[
         str | None, typer.Option(help="The address that clients know the hub by, if it is another one")
     ] = None,
+    name: Annotated[str, typer.Option(help="What the pages call the hub")] = "Plasmid hub",
+    require_licence: Annotated[
+        bool, typer.Option(help="Refuse cards that name no licence, instead of warning")
+    ] = False,
     until_stdin_closes: Annotated[
         bool, typer.Option(help="End when standard input does (for launchers)")
     ] = False,
@@ -40,13 +45,17 @@ def serve(
 ) -> None:
     """Serve base models and adapters to Hugging Face clients until Ctrl-C."""
     with reply(format) as answer:
+        from plasmid.hub.app import build_app
+        from plasmid.hub.limits import Limits
         from plasmid.hub.server import Tls, serving
 
         if (certificate is None) != (key is None):
             raise UsageError("usage.tls", "--certificate and --key go together.", "Give both, or neither.")
         tls = Tls(certificate, key) if certificate and key else None
         settings = HubSettings.from_environment(home, url=url)
-        with serving(settings, host=host, port=port, tls=tls) as served:
+        limits = Limits(licence="require" if require_licence else "warn")
+        app = partial(build_app, limits=limits, name=name)
+        with serving(settings, host=host, port=port, tls=tls, app=app) as served:
             ended = end_event(until_stdin_closes=until_stdin_closes)
             answer.note(f"hub is up at {settings.url or served} (Ctrl-C ends it)")
             answer.note(f"clients: export HF_ENDPOINT={settings.url or served}")

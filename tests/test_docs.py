@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from plasmid.cli.main import verbs
+from plasmid.cli.main import LazyVerbs, installed, load, verbs
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -50,14 +50,22 @@ def commands(text: str) -> Iterator[list[str]]:
                 yield words[1:]
 
 
+def below(command: Any) -> dict[str, Any] | None:
+    """Return the commands of a group by name, those that are entry points among them; None for no group."""
+    if not hasattr(command, "commands"):
+        return None
+    points = installed(command.points_group) if isinstance(command, LazyVerbs) else {}
+    return {name: load(point) for name, point in points.items()} | command.commands
+
+
 def find(words: list[str]) -> tuple[Any, list[str]]:
     """Return the command that *words* name, and the words after its name."""
     assert words[0] in verbs(), f"there is no verb {words[0]!r}"
     command, name, rest = get_command(verbs()[words[0]].load()), words[0], words[1:]
-    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+    while (leaves := below(command)) is not None and rest and not rest[0].startswith("-"):
         name = f"{name} {rest[0]}"
-        assert rest[0] in command.commands, f"there is no 'plasmid {name}'"
-        command, rest = command.commands[rest[0]], rest[1:]
+        assert rest[0] in leaves, f"there is no 'plasmid {name}'"
+        command, rest = leaves[rest[0]], rest[1:]
     return command, rest
 
 
@@ -128,8 +136,9 @@ def every_command() -> Iterator[tuple[str, Any]]:
     waiting: list[tuple[str, Any]] = [(name, get_command(point.load())) for name, point in verbs().items()]
     while waiting:
         name, command = waiting.pop(0)
-        if hasattr(command, "commands"):
-            waiting += [(f"{name} {below}", leaf) for below, leaf in command.commands.items()]
+        leaves = below(command)
+        if leaves is not None:
+            waiting += [(f"{name} {word}", leaf) for word, leaf in leaves.items()]
         else:
             yield name, command
 

@@ -24,6 +24,7 @@ from sqlalchemy import Engine, insert, text
 
 from bench.harness import Result
 from plasmid.hub.database import open_hub_engine, writing
+from plasmid.hub.facts import WORD, title_words
 from plasmid.hub.finding import Finding, Query
 from plasmid.hub.migrations import upgrade
 from plasmid.hub.records import Account
@@ -113,15 +114,21 @@ def fill(engine: Engine, count: int = REPOS) -> None:
         for first in range(1, count + 1, _PART):
             keys = range(first, min(first + _PART, count + 1))
             tags = {key: _tags(random) for key in keys}
+            titles = {key: _title(random) for key in keys}
             connection.execute(insert(RepoRow), [_repo(key, tags[key], random) for key in keys])
             connection.execute(
                 insert(TextsRow),
-                [{"repo": key, "title": "A LoRA adapter", "terms": "", "card": "{}"} for key in keys],
+                [{"repo": key, "title": titles[key], "terms": "", "card": "{}"} for key in keys],
             )
             connection.execute(insert(CommitRow), [_commit(key) for key in keys])
             connection.execute(insert(RefRow), [_main(key) for key in keys])
             connection.execute(
-                insert(TagRow), [{"repo": key, "tag": tag} for key in keys for tag in tags[key]]
+                insert(TagRow),
+                [
+                    {"repo": key, "tag": tag}
+                    for key in keys
+                    for tag in (*tags[key], *(WORD + word for word in title_words(titles[key])))
+                ],
             )
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -130,6 +137,11 @@ def fill(engine: Engine, count: int = REPOS) -> None:
 
 def _owner(key: int) -> str:
     return f"lab{key}"
+
+
+def _title(random: Random) -> str:
+    study = f"cohort{random.randrange(2_000)}"
+    return f"A LoRA adapter for {random.choice(_TASKS)}: {random.choice(_WORDS)} samples of {study}"
 
 
 def _tags(random: Random) -> list[str]:
@@ -200,6 +212,10 @@ SEARCHES: dict[str, Ask] = {
     "a name's end": lambda random: Query(search=f"-{random.randint(1, REPOS)}"),
     "a rare word, most downloaded": lambda random: Query(
         search=f"study:{random.randrange(20_000)}", sort="downloads"
+    ),
+    "a rare word of titles": lambda random: Query(search=f"cohort{random.randrange(2_000)}"),
+    "a frequent and a rare word of titles": lambda random: Query(
+        search=f"samples cohort{random.randrange(2_000)}", sort="downloads"
     ),
     "nothing": lambda random: Query(search=f"absent{random.random()}"),
     "a rare tag": lambda random: Query(tags=(f"study:{random.randrange(20_000)}",), sort="downloads"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -82,6 +84,8 @@ def test_a_signed_adapter_is_pushed_found_shown_and_pulled(
     assert (row["id"], row["licence"], row["base"]) == ("ada/one", "mit", "plasmid/tiny-bert")
     assert row["epsilon"] == 8.0
     assert run("search", "--epsilon", "8")["data"]["models"]
+    found = run("search", "task", "--task", "classification", "--tag", "tiny", "--tag", "protein")["data"]
+    assert "ada/one" in [one["id"] for one in found["models"]], "by a word of its title, and its card's tags"
     assert run("search", "--epsilon", "7.9")["data"]["models"] == []
 
     shown = run("show", "ada/one@v1")["data"]
@@ -127,7 +131,9 @@ def test_what_was_changed_is_not_pushed_and_what_the_hub_changes_is_not_taken(
     data = bytearray((changed / "head.safetensors").read_bytes())
     data[-1] ^= 1
     (changed / "head.safetensors").write_bytes(bytes(data))
-    assert run("push", changed, "ada/changed")["error"]["code"] == "model.release_changed"
+    problem = run("push", changed, "ada/changed")["error"]
+    assert problem["code"] == "model.release_changed"
+    assert problem["hint"].startswith("Publish the folder as 'plasmid run' wrote it, or take attestations.")
     assert run("show", "ada/changed")["error"]["code"] == "hub.repo_missing"
 
     # Past our client, a stranger's could put it there; it is caught on arrival, and no folder is made.
@@ -159,7 +165,11 @@ def test_what_was_changed_is_not_pushed_and_what_the_hub_changes_is_not_taken(
 
 
 def test_two_adapters_become_one_and_a_retired_parent_says_what_was_built_on_it(
-    run: Run, tiny: dict[str, BaseModel], tmp_path: Path
+    run: Run,
+    live: LiveHub,
+    tiny: dict[str, BaseModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, number in (("left", "1"), ("right", "2")):
         folder = _signed(tmp_path / name, tiny["bert"], run=f"tiny-000000000000000{number}")
@@ -178,7 +188,9 @@ def test_two_adapters_become_one_and_a_retired_parent_says_what_was_built_on_it(
     assert run("push", tmp_path / "both", "ada/both")["status"] == "ok"
     shown = run("show", "ada/both")["data"]
     assert shown["privacy"]["epsilon"] == 16.0
-    assert {"ada/left", "ada/right"} <= {edge["name"] for edge in shown["lineage"]["parents"]}
+    parents = {edge["name"]: edge["kind"] for edge in shown["lineage"]["parents"]}
+    assert parents == {"ada/left": "merge", "ada/right": "merge", "plasmid/tiny-bert": "base"}
+    assert run("search", "both")["data"]["models"][0]["base"] == "plasmid/tiny-bert"
     # A run that stands behind two parents counts once.
     again = run("merge", "ada/both", "ada/left", "--method", "svd", "--out", tmp_path / "third")["data"]
     assert again["privacy"]["epsilon"] == 16.0
@@ -186,11 +198,29 @@ def test_two_adapters_become_one_and_a_retired_parent_says_what_was_built_on_it(
     assert apart["privacy"]["epsilon"] == 8.0
 
     assert run("retire", "ada/left", "--reason", "A site withdrew.")["error"]["code"] == "usage.not_confirmed"
-    assert run("retire", "ada/left", "--reason", "x", "--yes", who="bob")["error"]["code"] == "hub.forbidden"
+    problem = run("retire", "ada/left", "--reason", "x", "--yes", who="bob")["error"]
+    assert problem["code"] == "hub.forbidden"
+    assert problem["message"] == "bob may not administer ada/left with this token, which is for: read."
     retired = run("retire", "ada/left", "--reason", "A site withdrew.", "--yes")["data"]
     assert retired["built_on_it"] == ["ada/both"]
+    printed: list[logging.LogRecord] = []  # by the client's library, beside what the verb tells
+    library = logging.getLogger("huggingface_hub")
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", printed.append)
+    library.addHandler(handler)
     pulled = run("pull", "ada/left", "--to", tmp_path / "gone")["data"]
     assert (pulled["retired"], pulled["built_on_it"]) == ("A site withdrew.", ["ada/both"])
+    text = CliRunner().invoke(app, ["pull", "ada/left", "--to", str(tmp_path / "again")]).stderr
+    assert "retired: ada/left: A site withdrew. Do not use it any more." in text
+    assert run("show", "ada/left")["data"]["retired"] == "A site withdrew."
+    assert printed == []
+    from huggingface_hub.utils import _http
+
+    _http._WARNED_TOPICS.clear()
+    find_hub(live.url, token=live.tokens["ada"]).info("ada/left")  # as a verb does that tells nothing itself
+    library.removeHandler(handler)
+    assert [record.getMessage() for record in printed] == ["ada/left was retired: A site withdrew."]
+    assert not library.propagate, "the root's handler would tell it again"
     row = {one["id"]: one for one in run("ls", "ada")["data"]["models"]}["ada/left"]
     assert row["retired"] == "A site withdrew."
 
@@ -231,6 +261,20 @@ def test_a_folder_becomes_a_base_on_the_hub_and_comes_back(
     assert (shown["kind"], shown["licence"]) == ("base", "mit")
     pulled = run("pull", "plasmid/seventh", "--to", tmp_path / "folder")["data"]
     assert pulled["files"] == len(list((tmp_path / "folder").iterdir()))
+
+
+def test_who_waits_to_be_let_in_is_told_to_wait(run: Run, live: LiveHub) -> None:
+    api = find_hub(live.url, token=live.tokens["ada"]).api()
+    api.create_repo("ada/gated")
+    api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="ada/gated")
+    api.update_repo_settings("ada/gated", gated="manual")
+    problem = run("pull", "ada/gated", who="bob")["error"]
+    assert problem["message"].endswith(f"read and accept its terms at {live.url}/ada/gated")
+    bob = {"Authorization": f"Bearer {live.tokens['bob']}"}
+    assert httpx.post(f"{live.url}/ada/gated/ask-access", headers=bob, trust_env=False).status_code == 200
+    problem = run("pull", "ada/gated", who="bob")["error"]
+    assert (problem["code"], problem["hint"]) == ("hub.gated", "Its terms are accepted: wait for its owners.")
+    assert problem["message"].endswith("its owners have not yet let this caller in.")
 
 
 def test_merging_cannot_hide_what_a_parent_says(run: Run, tiny: dict[str, BaseModel], tmp_path: Path) -> None:

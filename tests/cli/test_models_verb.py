@@ -42,6 +42,9 @@ def test_ls_and_show(tiny: dict[str, BaseModel]) -> None:
         (("show", "antibert"), "model.unknown"),
         (("import", "antibert"), "model.unknown"),
         (("import", "antiberty", "--id", "mine"), "usage.no_folder"),
+        (("import", "./nothere"), "usage.no_folder"),
+        (("import", "~/nothere", "--id", "mine"), "usage.no_folder"),
+        (("import", "nothere/"), "usage.no_folder"),
     ],
 )
 def test_errors(arguments: tuple[str, ...], code: str) -> None:

@@ -127,7 +127,13 @@ def test_models_name_their_parent(client: AsgiClient) -> None:
         ("predict", {"model": "team/x", "input": "CAS"}, 404, "adapter_not_found", "no hub"),
         ("predict", {"model": "tiny-bert", "input": "CAS"}, 400, "model_without_labels", "no labels"),
         ("predict", {"model": "small"}, 400, "invalid_request", "either input or rows"),
-        ("predict", {"model": "large", "input": "CAS"}, 400, "data.column_missing", "'gene' is missing"),
+        (
+            "predict",
+            {"model": "large", "input": "CAS"},
+            400,
+            "data.column_missing",
+            "data contract (1 problem):\n  column 'gene' is missing. ",
+        ),
         ("predict", {"model": "small", "input": "A" * 31}, 400, "context_length_exceeded", "33 tokens"),
         ("predict", {"model": "small", "input": "A" * 31}, 400, "context_length_exceeded", "at most 32"),
         (

@@ -32,6 +32,7 @@ class FakeHub:
         self.asked: list[tuple[str, str | None, Any]] = []
         self.error: Exception | None = None
         self.folders: list[Path] = []
+        self.retired: str | None = None
 
     def model_info(self, repo: str, *, revision: str | None, token: Any, **_: Any) -> Any:
         self.asked.append((repo, revision, token))
@@ -40,7 +41,7 @@ class FakeHub:
         if token != "hf_ana":
             raise _refusal(RepositoryNotFoundError, 404, "Repository not found")
         siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in self.sizes.items()]
-        return SimpleNamespace(sha=COMMIT, siblings=siblings)
+        return SimpleNamespace(sha=COMMIT, siblings=siblings, retired=self.retired)
 
     def snapshot_download(
         self, repo: str, *, revision: str, local_dir: str, allow_patterns: list[str], **_: Any
@@ -75,6 +76,31 @@ def test_an_adapter_is_known_by_its_commit_and_its_files_do_not_stay(hub: FakeHu
     assert sources.find("team/x@v1", ANA).key == found.key
     sources.find("team/x", ANA)
     assert hub.asked == [("team/x", None, "hf_ana"), ("team/x", "v1", "hf_ana")]  # the third was remembered
+
+
+def test_a_retired_adapter_is_served_with_the_reason(hub: FakeHub) -> None:
+    sources = Sources({}, "http://hub.test", api=hub)
+    assert sources.warning(sources.find("team/x", ANA).key) == {}
+    hub.retired = "a site withdrew"
+    assert sources.warning(sources.find("team/x@v1", ANA).key) == {"retired": "a site withdrew"}
+
+
+def test_a_log_in_is_used_for_the_person_alone_who_logged_in(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.test")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_ana")
+    nobody = Caller("anonymous")
+    mine = Sources({}, "http://hub.test", api=hub, personal=True)
+    assert mine.find("team/x", nobody).key == f"team/x@{COMMIT}"
+    for sources in (
+        Sources({}, "http://hub.test", api=hub),
+        Sources({}, "http://elsewhere.test", api=hub, personal=True),
+    ):
+        with pytest.raises(Problem, match="Repository not found"):
+            sources.find("team/x", nobody)
+    assert [token for _, _, token in hub.asked] == ["hf_ana", False, False]
 
 
 def test_who_may_not_read_it_may_not_use_it(hub: FakeHub) -> None:

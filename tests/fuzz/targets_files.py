@@ -18,7 +18,8 @@ from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.audit_export import Known, Named, export, prove
 from plasmid.gateway.audit_verify import parse_export
 from plasmid.gateway.policy import read_policy
-from plasmid.models.artifact import HeadFile, read_adapter
+from plasmid.models.adapter_files import HeadFile
+from plasmid.models.artifact import read_adapter
 from plasmid.models.specs import HeadSpec, LoraSpec
 from plasmid.models.tensors import read_floats, write_floats
 from plasmid.protocol.body import pack, unpack

@@ -46,7 +46,7 @@ def test_the_facts_of_an_adapter() -> None:
     found = facts(
         CARD, provenance=PROVENANCE, adapter_config=ADAPTER, head={"kind": "protein", "metric": "auc"}
     )
-    assert found.title == "TCR specificity"
+    assert (found.title, found.words) == ("TCR specificity", ("tcr", "specificity"))
     assert (found.metric, found.epsilon) == (0.73, 8.0)
     assert found.tags == (
         "base_model:adapter:plasmid/antiberty",
@@ -77,6 +77,11 @@ def test_a_merge_names_its_adapters() -> None:
     found = facts(b"---\nbase_model: [lab/a, lab/b]\nbase_model_relation: merge\n---\n")
     assert [edge[:2] for edge in found.edges] == [("merge", "lab/a"), ("merge", "lab/b")]
     assert "base_model:merge:lab/a" in found.tags
+    card = b"---\nbase_model: [plasmid/antiberty, lab/a]\nbase_model_relation: merge\n---\n"
+    fitted = facts(card, adapter_config=ADAPTER)
+    assert fitted.edges == (("base", "plasmid/antiberty", "0.1.3"), ("merge", "lab/a", None))
+    assert {"base_model:adapter:plasmid/antiberty", "base_model:merge:lab/a"} <= set(fitted.tags)
+    assert facts(card[:35] + b"\n---\n", adapter_config=ADAPTER).edges[0][0] == "base"
 
 
 def test_the_metric_of_a_card_counts_where_nothing_else_does() -> None:

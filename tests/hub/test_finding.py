@@ -34,7 +34,7 @@ def adapter(
     """Make a repository with a card and a provenance."""
     ann, files = hub.accounts.get("ann"), {}
     card = f"license: {licence}\nbase_model: {base}\nbase_model_relation: {relation}\ntags: [{tags}]"
-    files["README.md"] = f"---\n{card}\n---\n# About {name}\n".encode()
+    files["README.md"] = f"---\n{card}\n---\n# About {name}: T-cell receptors of us\n".encode()
     told: dict[str, Any] = {
         "run": f"run-of-{name}",
         "privacy": {"epsilon": epsilon},
@@ -85,6 +85,9 @@ def check_all(hub: Hub) -> None:
     assert names(hub, Query(search="cr-co")) == ["lab/tcr-covid"]
     assert names(hub, Query(search="covid lab")) == ["lab/tcr-covid"]
     assert names(hub, Query(search="license:apache-2.0")) == ["lab/TCR-flu"]
+    assert names(hub, Query(search="Receptors t-cell flu")) == ["lab/TCR-flu"]
+    assert names(hub, Query(search="receptors cell", tags=("covid",))) == ["lab/tcr-covid"]
+    assert names(hub, Query(search="eceptors")) == names(hub, Query(search="of")) == []
     assert (
         names(hub, Query(search="%"))
         == names(hub, Query(search="a'\\"))
@@ -130,8 +133,13 @@ def test_pages_follow_one_another(shown: Hub, near: Any, sort: Any, monkeypatch:
 
 def test_what_a_list_says_of_one(shown: Hub) -> None:
     found = shown.finding.search(Query(search="flu"), viewer=None).found[0]
-    assert (found.title, found.metric, found.epsilon) == ("About lab/TCR-flu", 0.81, 2.0)
+    assert (found.title, found.metric, found.epsilon) == (
+        "About lab/TCR-flu: T-cell receptors of us",
+        0.81,
+        2.0,
+    )
     assert {"lora", "license:apache-2.0", "base_model:plasmid/antiberty"} <= set(found.tags)
+    assert not [tag for tag in found.tags if "receptors" in tag], "words of the title are no tags of the card"
     assert found == shown.finding.about(found.repo)
 
 

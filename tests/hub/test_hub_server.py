@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from plasmid.core.errors import HubError
 from plasmid.hub.names import RepoId
-from plasmid.hub.server import Tls, serving
+from plasmid.hub.server import Tls, reached, serving
 from plasmid.hub.settings import HubSettings
 
 LOCAL = "127.0.0.1"
@@ -58,8 +58,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubSettings:
     return HubSettings.from_environment()
 
 
-def certified(folder: Path) -> Tls:
-    """Write a certificate for loopback, and its key."""
+def certified(folder: Path, *names: str) -> Tls:
+    """Write a certificate for loopback and *names*, and its key."""
     key, now = generate_private_key(SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hub")])
     certificate = (
@@ -70,7 +70,10 @@ def certified(folder: Path) -> Tls:
         .serial_number(1)
         .not_valid_before(now - timedelta(minutes=1))
         .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOCAL))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOCAL)), *map(x509.DNSName, names)]),
+            critical=False,
+        )
         .sign(key, SHA256())
     )
     tls = Tls(folder / "hub.pem", folder / "hub.key.pem")
@@ -104,6 +107,14 @@ def test_with_tls(settings: HubSettings, tmp_path: Path) -> None:
     with serving(settings, host=LOCAL, port=0, tls=tls) as url:
         assert url.startswith("https://")
         assert fetched(f"{url}/api/models", ssl.create_default_context(cafile=str(tls.certificate))) == b"[]"
+
+
+def test_at_all_addresses_clients_use_a_name_of_the_certificate(tmp_path: Path) -> None:
+    certificate = certified(tmp_path, "*.example.org", "hub.example.org").certificate
+    assert reached("https://0.0.0.0:18443", certificate) == "https://hub.example.org:18443"
+    assert reached("https://[::]:443", certified(tmp_path, "*.example.org").certificate) is None
+    assert reached("https://127.0.0.1:18443", certificate) == "https://127.0.0.1:18443"
+    assert reached("http://127.0.0.1:8080", None) == "http://127.0.0.1:8080"
 
 
 def test_what_is_no_certificate_is_told(settings: HubSettings, tmp_path: Path) -> None:

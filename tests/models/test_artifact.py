@@ -16,7 +16,8 @@ from transformers import AutoModel
 
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import Vector, adapter_schema, initial_state
-from plasmid.models.artifact import Seal, adapter_files, hub_name, read_adapter, write_adapter
+from plasmid.models.adapter_files import adapter_files, hub_name
+from plasmid.models.artifact import Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.predict import predict
 from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from plasmid.models.adapter import adapter_schema
-from plasmid.models.artifact import Adapter, BaseRef, HeadFile
+from plasmid.models.adapter_files import BaseRef, HeadFile
+from plasmid.models.artifact import Adapter
 from plasmid.models.export import LINEAR, code, export_merged
 from plasmid.models.predict import predict
 from plasmid.models.specs import HeadSpec, LoraSpec, NumberCovariate

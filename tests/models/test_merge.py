@@ -10,7 +10,8 @@ import pytest
 
 from plasmid.core.errors import ModelError, UsageError
 from plasmid.models.adapter import adapter_schema
-from plasmid.models.artifact import Adapter, BaseRef, HeadFile
+from plasmid.models.adapter_files import BaseRef, HeadFile
+from plasmid.models.artifact import Adapter
 from plasmid.models.merge import Merged, merge
 from plasmid.models.merge_factors import METHODS, cut, weighted
 from plasmid.models.specs import HeadSpec, LoraSpec, NumberCovariate

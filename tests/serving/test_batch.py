@@ -103,6 +103,7 @@ def test_ray_goes_on_where_the_local_engine_stopped_with_the_same_scores(
         check=False,
     )
     assert found.stdout.split() == ["200", "16", "model.adapter_missing"], found.stderr
+    assert "core_worker" not in found.stderr, "Ray's own lines are not for a user's screen"
     whole = predict_to(tmp_path / "whole.parquet", adapter, source, block_rows=BLOCK).out
     here, there = pa.parquet.read_table(whole), pa.parquet.read_table(out)
     assert here.column("id").equals(there.column("id"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hub_server import served
 from plasmid.endpoint.access import HubAccess
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.service import Service, Settings
+from plasmid.models.hub_client import find_hub
 from plasmid.models.predict import predict
 from plasmid.models.store import BaseModel
 from served import ROWS, write
@@ -57,6 +59,13 @@ def test_an_adapter_of_the_hub_answers_those_who_may_read_it(
             assert (missing.status_code, missing.json()["error"]["code"]) == (404, "adapter_not_found")
         assert client.get("/v1/models", **_auth("hf_nobodys_token")).status_code == 401
         assert service.pool.loads == 1
+
+        find_hub(hub.url, token=ana).ours("ana/small", "retire", {"reason": "A site withdrew."})
+        assert "retired" not in answer.json()
+        warned = client.post("/v1/predict", json=asked | {"model": "ana/small@main"}, **_auth(ana))
+        assert (warned.status_code, warned.json()["retired"]) == (200, "A site withdrew.")
+        assert client.get("/v1/models", **_auth(ana)).json()["data"][1]["retired"] == "A site withdrew."
+        assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.CRITICAL)
         runner.run(service.batcher.close())
         runner.run(access.close())
 

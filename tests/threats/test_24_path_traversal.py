@@ -25,7 +25,8 @@ from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.marks import Marks
 from plasmid.link.bodies import Bodies
 from plasmid.models.adapter import adapter_schema, initial_state
-from plasmid.models.artifact import BaseRef, read_adapter, write_adapter
+from plasmid.models.adapter_files import BaseRef
+from plasmid.models.artifact import read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.importer import import_folder
 from plasmid.models.sources import read_weights

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from plasmid.privacy.facts import shown
-from plasmid.training.described import privacy_of
+from plasmid.training.described import _measured, privacy_of
 from privacy_facts import DP_SGD, MASKED
 
 
@@ -37,6 +37,13 @@ def test_facts_that_cannot_be_read_promise_nothing(privacy: Any) -> None:
     found = privacy_of({"privacy": privacy})
     assert (found["unit"], found["epsilon"], found["spent"]) == (None, None, None)
     assert len(found["statement"]) == 1
+
+
+def test_a_run_s_table_becomes_a_line() -> None:
+    table = {"metric": "auc", "federated": 0.71787, "local": {"a": 0.6, "b": 0.6764}, "central": None}
+    assert list(_measured(table)) == ["auc on unseen data: federated 0.718, best single site 0.676"]
+    assert list(_measured({"metric": ["auc"], "federated": 0.7})) == []
+    assert list(_measured({"metric": "auc", "federated": "0.7", "local": [1.0], "central": True})) == []
 
 
 def test_parents_without_end_are_not_followed() -> None:

@@ -140,6 +140,11 @@ class KeysError(PlasmidError):
     family = "keys"
 
 
+def sentence(text: str) -> str:
+    """Return *text* with a full stop, so that another sentence can follow."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def place(error: BaseException) -> str:
     """Return the type of *error* and where it was raised. Its text is left out: it may quote a cell."""
     frames = traceback.extract_tb(error.__traceback__)

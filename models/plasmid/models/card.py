@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from plasmid.models.specs import CategoryCovariate, NumberCovariate
 
 if TYPE_CHECKING:
-    from plasmid.models.artifact import HeadFile
+    from plasmid.models.adapter_files import HeadFile
 
 _EXAMPLE = {
     "protein": ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY"),
@@ -33,6 +34,9 @@ class CardFacts(BaseModel):
     ----------
     license
         An SPDX name.
+    recipe, task
+        The recipe's name and its task, ``classification``; empty where there is no recipe. A hub finds the
+        adapter by them.
     results
         Lines of the honest table, name to value of the metric on unseen data, in order.
     attested
@@ -43,6 +47,8 @@ class CardFacts(BaseModel):
 
     title: str
     license: str
+    recipe: str = ""
+    task: str = ""
     data: str = ""
     intended_use: str = ""
     limitations: str = ""
@@ -63,13 +69,16 @@ def card(about: HeadFile, facts: CardFacts, parameters: int, *, base: str) -> st
         The base model's name on the hub.
     """
     of = about.base
+    tags = ["plasmid", "lora", "federated", about.kind, *([facts.task] if facts.task else [])]
+    tags += [json.dumps(facts.recipe)] if facts.recipe else []  # quoted: a name may look like a number
+    ours = f"plasmid: {{task: {facts.task}}}\n" if facts.task else ""
     sections = [
         f"""---
 library_name: peft
 license: {facts.license.lower()}
 base_model: {base}
-tags: [plasmid, lora, federated]
----
+tags: [{", ".join(tags)}]
+{ours}---
 
 # {facts.title}
 

@@ -30,8 +30,9 @@ import numpy as np
 
 from plasmid.core.files import folder_atomic
 from plasmid.models.adapter import PEFT_PREFIX, Vector
+from plasmid.models.adapter_files import json_file
 from plasmid.models.architectures import architecture
-from plasmid.models.artifact import Adapter, json_file
+from plasmid.models.artifact import Adapter
 from plasmid.models.card import section
 from plasmid.models.sources import read_json
 from plasmid.models.store import BaseModel

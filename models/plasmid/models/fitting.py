@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 
 from plasmid.core.errors import ModelError
-from plasmid.models.artifact import HeadFile
+from plasmid.models.adapter_files import HeadFile
 from plasmid.models.store import BaseModel
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt")

@@ -21,8 +21,8 @@ from typing import Any
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import HubError, ModelError
 from plasmid.core.files import folder_atomic
+from plasmid.models.adapter_files import hub_name
 from plasmid.models.architectures import InputKind
-from plasmid.models.artifact import hub_name
 from plasmid.models.catalogue import RECORD, Entry, HubSource, Record, models_folder, read_record, shipped
 from plasmid.models.hub_client import Hub, RemoteFile, check_repo
 from plasmid.models.hub_told import told
@@ -267,7 +267,7 @@ def push_base(
 def _same(hub: Hub, base: BaseModel, repo: str, commit: str) -> str:
     """Return *commit* if it holds the weights of *base*."""
     weights = hash_files(base.path)["model.safetensors"]
-    held = {file.path: file for file in hub.files(repo, commit)}.get("model.safetensors")
+    held = next((file for file in hub.files(repo, commit) if file.path == "model.safetensors"), None)
     if held is None or held.sha256 not in (weights, None):
         raise HubError(
             "hub.ref_exists",

@@ -8,16 +8,20 @@ Rules
 3. What goes wrong is a HubError, in the hub's own words and with its own code where it says one.
 4. A file comes in pieces to ``NAME.partial``, which is kept when the connection breaks: the next call goes on
    there (huggingface_hub itself begins again). It gets its name when size and digest are what the hub said.
-5. Names from a hub become paths only if every part of them is plain.
+5. What a hub warns of (``X-HF-Warning``) huggingface_hub tells, once; that something was retired it leaves to
+   the caller who says so himself (:func:`retirement_told`).
+6. Names from a hub become paths only if every part of them is plain.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,13 @@ from plasmid.models.hub_told import told
 
 # Our hub takes large files by HTTP; a client with hf_xet would not try. huggingface_hub reads it at import.
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
+_retirement_told: ContextVar[bool] = ContextVar("retirement_told", default=False)
+# huggingface_hub prints its warnings itself: handed on, they would be told once more, by the root's handler.
+logging.getLogger("huggingface_hub").propagate = False
+logging.getLogger("huggingface_hub.utils._http").addFilter(
+    lambda record: not (_retirement_told.get() and " was retired: " in record.getMessage())
+)
 
 PUBLIC = ("huggingface.co", "www.huggingface.co", "hf.co")
 MAX_FILES = 2000
@@ -210,6 +221,16 @@ def find_hub(endpoint: str | None = None, *, token: str | None = None) -> Hub:
         )
     elsewhere = bool(given) and urlparse(given).netloc != urlparse(named).netloc
     return Hub(named, token or (False if elsewhere else None))
+
+
+@contextlib.contextmanager
+def retirement_told() -> Iterator[None]:
+    """Keep huggingface_hub from telling that something was retired: the caller does."""
+    before = _retirement_told.set(True)
+    try:
+        yield
+    finally:
+        _retirement_told.reset(before)
 
 
 def configured_hub() -> Hub | None:

@@ -23,7 +23,7 @@ _BY_STATUS = {
     412: ("hub.commit_conflict", "Somebody else was faster: look at the new revision, and try again."),
 }
 _BY_CLASS = {
-    "GatedRepoError": ("hub.gated", "Read and accept its terms on its page, then try again."),
+    "GatedRepoError": ("hub.gated", "See its page: accept its terms, or wait for its owners."),
     "RepositoryNotFoundError": (
         "hub.repo_missing",
         "Check the name; a private one needs a token.",
@@ -79,6 +79,7 @@ def _refused(kind: str, response: Any) -> HubError:
         said = {}
     status = int(response.status_code)
     code, hint = _BY_CLASS.get(kind) or _BY_STATUS.get(status) or ("hub.refused", "")
+    hint = _printable(response.headers.get("X-Error-Hint")) or hint
     message = str(response.headers.get("X-Error-Message") or "").strip()
     if isinstance(said, dict):
         own = said.get("code")
@@ -86,5 +87,10 @@ def _refused(kind: str, response: Any) -> HubError:
             code = own
         hint = said["hint"] if isinstance(said.get("hint"), str) and said["hint"] else hint
         message = message or (said["error"] if isinstance(said.get("error"), str) else "")
-    message = "".join(letter if letter.isprintable() else " " for letter in message[:2000])
+    message = _printable(message)
     return HubError(code, message.removesuffix(hint).strip() or f"the hub answered {status}.", hint)
+
+
+def _printable(text: Any) -> str:
+    """Return a header's text without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text or "")[:2000]).strip()

@@ -36,7 +36,8 @@ from plasmid.models.adapter import (
     adapter_schema,
     lora_modules,
 )
-from plasmid.models.artifact import Adapter, HeadFile
+from plasmid.models.adapter_files import HeadFile
+from plasmid.models.artifact import Adapter
 from plasmid.models.merge_factors import METHODS, Method, Pairs, cut, weighted
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel

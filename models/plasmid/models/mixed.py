@@ -26,7 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from plasmid.lora.mixed import Factors, Span, Spans, fastest, mix
 from plasmid.models.adapter import ALL_LINEAR, PEFT_PREFIX, Vector, hidden_size, lora_modules
-from plasmid.models.artifact import Adapter, HeadFile
+from plasmid.models.adapter_files import HeadFile
+from plasmid.models.artifact import Adapter
 from plasmid.models.batches import Batch
 from plasmid.models.encoder import attention_on, longest_input, mean_of_own
 from plasmid.models.loading import load_encoder

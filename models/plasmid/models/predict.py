@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plasmid.models.adapter import Vector
-from plasmid.models.artifact import Adapter, HeadFile, read_adapter, read_head
+from plasmid.models.adapter_files import HeadFile
+from plasmid.models.artifact import Adapter, read_adapter, read_head
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel, ensure_model
 

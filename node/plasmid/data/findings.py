@@ -92,10 +92,14 @@ class Tally:
             return
         codes = list(dict.fromkeys(code for code, _ in found))
         hints = [HINTS.get(code, "") for code in codes] + [one.hint for one in troubles]
-        some = f"{len(found)} problems" if len(found) > 1 else "a problem"
         raise DataError(
             codes[0],
-            "\n  ".join([f"{what} does not meet the data contract ({some}):", *(text for _, text in found)]),
+            "\n  ".join(
+                [
+                    f"{what} does not meet the data contract ({counted(len(found), 'problem')}):",
+                    *(text for _, text in found),
+                ]
+            ),
             " ".join(dict.fromkeys(hint for hint in hints if hint)),
         )
 

@@ -6,8 +6,10 @@ Rules
    if not.
 2. With a hub its answer to ``/api/whoami-v2`` decides, and the caller's own token is what adapters are
    fetched with: who may not read an adapter there may not use it here.
-3. A file of tokens holds ``NAME SHA-256`` a line. Its callers fetch with the server's own token.
-4. Without either anybody may call; then the server listens on loopback alone.
+3. A file of tokens holds ``NAME SHA-256`` a line. Its callers fetch with the server's own token:
+   ``HF_TOKEN``.
+4. Without either anybody may call; then the server listens on loopback alone, and its own token is that of
+   whoever has started it, ``hf auth login`` included.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import httpx
 from plasmid.core.errors import UsageError
 from plasmid.core.files import write_atomic
 from plasmid.endpoint.problems import Problem
+from plasmid.models.hub_client import find_hub
 
 GOOD_S, BAD_S = 60.0, 10.0
 _MOST_REMEMBERED = 4096
@@ -211,6 +214,18 @@ class HubAccess:
         )
 
 
-def server_token() -> str | None:
-    """Return the server's own token for the hub: ``HF_TOKEN``."""
-    return os.environ.get("HF_TOKEN") or None
+def server_token(hub: str, *, personal: bool) -> str | None:
+    """Return the server's own token for *hub*.
+
+    Parameters
+    ----------
+    personal
+        Who runs the server is who calls it: the token is that of every verb
+        (:func:`plasmid.models.hub_client.find_hub`). Else it is ``HF_TOKEN``: a log-in of a person's is not
+        for others.
+    """
+    if not personal:
+        return os.environ.get("HF_TOKEN") or None
+    from huggingface_hub import get_token
+
+    return None if find_hub(hub).token is False else get_token()

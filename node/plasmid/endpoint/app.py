@@ -11,7 +11,8 @@ Rules
    nobody.
 2. Inputs are neither stored nor logged, and each answer says so in ``X-Plasmid-Inputs``, with whether they
    have left the caller's machine for this one.
-3. On loopback the ``Host`` header must be a loopback name: a page that points its own name here is refused.
+3. Who uses an adapter that was retired is told so, in ``retired``.
+4. On loopback the ``Host`` header must be a loopback name: a page that points its own name here is refused.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class _Routes:
             {"object": "embedding", "index": place, "embedding": shown(one)}
             for place, one in enumerate(found)
         ]
-        return {"object": "list", "data": data, "model": name, "usage": _usage(tokens)}
+        answer = {"object": "list", "data": data, "model": name, "usage": _usage(tokens)}
+        return answer | self._service.sources.warning(name)
 
     async def predict(self, request: Request, caller: Caller) -> Any:
         asked = await read(request, Predict)
@@ -111,6 +113,7 @@ class _Routes:
             "labels": labels,
             "calibrated": calibrated,
             "usage": _usage(tokens),
+            **self._service.sources.warning(name),
         }
 
     async def models(self, request: Request, caller: Caller) -> Any:  # noqa: ARG002 - see Work

@@ -24,7 +24,7 @@ from plasmid.core.errors import DataError, ModelError
 from plasmid.data.cells import check_column
 from plasmid.data.findings import Tally
 from plasmid.endpoint.asked import MAX_CHARACTERS
-from plasmid.models.artifact import HeadFile
+from plasmid.models.adapter_files import HeadFile
 from plasmid.models.specs import Cell
 from plasmid.recipes.columns import AnyColumn, Column, ProteinColumn, TextColumn
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
-from plasmid.core.errors import PlasmidError, place
+from plasmid.core.errors import PlasmidError, place, sentence
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def problem_of(error: Exception) -> Problem:
             status, kind = 400, _INVALID
         if status:
             headers = {"Retry-After": "2"} if status == 503 else {}
-            return Problem(status, _CODES.get(error.code, error.code), str(error), kind=kind, headers=headers)
+            said = f"{sentence(error.message)} {error.hint}".strip()
+            return Problem(status, _CODES.get(error.code, error.code), said, kind=kind, headers=headers)
     log.error("a request failed: %s", place(error))
     return Problem(500, "internal_error", "The server failed; its log says where.", kind="server_error")
 

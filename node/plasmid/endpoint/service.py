@@ -58,6 +58,8 @@ class Settings:
         The latency that 95 of 100 rows should stay under.
     device, precision
         ``auto`` is a GPU in bfloat16 if there is one, else the CPU in float32.
+    personal
+        Who runs the server is who calls it (:func:`plasmid.endpoint.access.server_token`).
     """
 
     base: str
@@ -68,6 +70,7 @@ class Settings:
     target_ms: float = 200.0
     device: str = "auto"
     precision: str = "auto"
+    personal: bool = False
 
 
 class Service:
@@ -94,6 +97,8 @@ class Service:
             The base or a pinned adapter cannot be loaded.
         UsageError
             ``usage.adapter_name``: an adapter's name is the base's.
+        HubError
+            ``hub.url``: the hub's address is none.
         """
         import torch
 
@@ -110,7 +115,7 @@ class Service:
         model = MixedModel.load(base, device=device, dtype=torch.bfloat16 if half else torch.float32)
         pool = AdapterPool(model, capacity_bytes=settings.capacity_bytes)
         folders = {name: Path(folder) for name, folder in settings.adapters.items()}
-        sources = Sources(folders, settings.hub)
+        sources = Sources(folders, settings.hub, personal=settings.personal)
         for name in settings.pinned:
             found = sources.find(name, Caller("operator"))
             pool.get(found.key, found.fetch, pin=True)
@@ -261,7 +266,8 @@ class Service:
         for key in dict.fromkeys([*self.sources.folders, *held]):
             if await asyncio.to_thread(self.sources.may, key, caller):
                 one = held.get(key)
-                found.append({"id": key, **shared, "parent": base} | ({} if one is None else _about(one)))
+                about = self.sources.warning(key) | ({} if one is None else _about(one))
+                found.append({"id": key, **shared, "parent": base} | about)
         return found
 
     async def model_of(self, name: str, caller: Caller) -> dict[str, Any]:

@@ -8,10 +8,13 @@ Rules
 3. Of a repository the adapter's own files are fetched and no other: safetensors and JSON, each with a cap
    that is compared with what the hub says before, and with what came after. They are deleted when the
    adapter is loaded.
+4. That one was retired its callers are told. What huggingface_hub would log names adapters: it logs nothing.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +26,7 @@ from typing import Any
 
 from plasmid.endpoint.access import Caller, Remembered, server_token
 from plasmid.endpoint.problems import Problem, adapter_not_found
+from plasmid.models.hub_client import find_hub
 from plasmid.models.pool import Fetch, at
 
 RESOLVED_S = 60.0
@@ -65,16 +69,29 @@ class Sources:
         The hub's URL, None for none.
     api
         ``huggingface_hub.HfApi`` for it, if not that.
+    personal
+        Whose token callers without one fetch with; see :func:`plasmid.endpoint.access.server_token`.
+
+    Raises
+    ------
+    HubError
+        ``hub.url``: *hub* is no address.
     """
 
-    def __init__(self, folders: Mapping[str, Path], hub: str | None, *, api: Any = None) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], hub: str | None, *, api: Any = None, personal: bool = False
+    ) -> None:
         self.folders, self.hub = dict(folders), hub
-        self._remembered = Remembered()
+        self._personal = personal
+        self._remembered, self._retired = Remembered(), Remembered()
         self._api = api
+        if hub is not None:
+            find_hub(hub)
         if hub is not None and api is None:
             from huggingface_hub import HfApi
 
             self._api = HfApi(endpoint=hub.rstrip("/"), library_name="plasmid-serve")
+            logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL + 1)
 
     def find(self, name: str, caller: Caller) -> Found:
         """Return the adapter called *name* as *caller* may have it. Waits for the hub.
@@ -92,7 +109,7 @@ class Sources:
         if self.hub is None:
             raise adapter_not_found(name, "This server has no hub to fetch it from.")
         repo, revision = match[1], match[2]
-        token = caller.hub_token or server_token()
+        token = caller.hub_token or server_token(self.hub, personal=self._personal)
         known = self._remembered.get((repo, revision, caller.key))
         if known is None:
             commit = self._resolve(repo, revision, name, token)
@@ -109,6 +126,11 @@ class Sources:
         except Problem:
             return False
         return True
+
+    def warning(self, key: str) -> dict[str, str]:
+        """Return ``{"retired": REASON}`` where the adapter *key* was found to be retired, else {}."""
+        why = (self._retired.get(key) or (None,))[0]
+        return {} if why is None else {"retired": why}
 
     def _resolve(self, repo: str, revision: str | None, name: str, token: str | None) -> str:
         info = _asking(
@@ -136,6 +158,8 @@ class Sources:
                 )
         if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
             raise Problem(502, "hub_unreachable", "The hub names no commit.", kind="server_error")
+        retired = getattr(info, "retired", None)
+        self._retired.put(f"{repo}@{info.sha}", retired if isinstance(retired, str) else None, math.inf)
         return str(info.sha)
 
     @contextmanager

@@ -21,7 +21,7 @@ from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.opening import open_view
 from plasmid.gateway.views import described, slice_of
-from plasmid.models.artifact import HeadFile
+from plasmid.models.adapter_files import HeadFile
 from plasmid.prediction.inputs import ViewInput, check_kept, contract_of
 from plasmid.prediction.joining import check_ending
 from plasmid.recipes.columns import AnyColumn, IdentifierColumn, LabelColumn

@@ -30,7 +30,7 @@ from plasmid.data.rows import Rows, flat_query, wanted_columns
 from plasmid.data.settings import TableMap, table_kind
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.sources.files import open_file
-from plasmid.models.artifact import HeadFile
+from plasmid.models.adapter_files import HeadFile
 from plasmid.recipes.columns import DEFAULT_MAX_ROWS, AnyColumn, Column, Contract, IdentifierColumn
 
 ANY_ROWS = 2**53

@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from plasmid.core.canonical import digest_json, sha256_hex
 from plasmid.core.errors import DataError, ModelError, UsageError
-from plasmid.models.artifact import HeadFile, read_head
+from plasmid.models.adapter_files import HeadFile
+from plasmid.models.artifact import read_head
 from plasmid.prediction.inputs import Block, Input
 from plasmid.prediction.joining import check_ending, join
 from plasmid.prediction.journal import Part, opened

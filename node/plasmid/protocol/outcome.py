@@ -16,7 +16,7 @@ from typing import Any
 
 from plasmid.core.errors import ProtocolError
 from plasmid.models.adapter import Vector, adapter_schema
-from plasmid.models.artifact import adapter_files
+from plasmid.models.adapter_files import adapter_files
 from plasmid.models.store import BaseModel
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.claims import PrivacyFacts, SiteFacts
@@ -33,7 +33,7 @@ def is_rehearsal(project: Project) -> bool:
 
 
 def release_settings(recipe: Any, base: BaseModel, state: Vector) -> dict[str, Any]:
-    """Return what :func:`plasmid.models.artifact.adapter_files` is to be given for a trained *state*."""
+    """Return what :func:`plasmid.models.adapter_files.adapter_files` is to be given for a trained *state*."""
     head = recipe.head()
     own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
     return {
@@ -56,7 +56,7 @@ def release_files(recipe: Any, base: BaseModel, state: Vector) -> dict[str, byte
     Raises
     ------
     ModelError
-        As :func:`plasmid.models.artifact.adapter_files`.
+        As :func:`plasmid.models.adapter_files.adapter_files`.
     """
     return adapter_files(**release_settings(recipe, base, state))
 

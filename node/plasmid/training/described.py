@@ -16,7 +16,7 @@ from typing import Any
 
 from plasmid.core.errors import PlasmidError
 from plasmid.models.catalogue import RECORD
-from plasmid.models.hub_client import Hub, RemoteFile
+from plasmid.models.hub_client import Hub, RemoteFile, retirement_told
 from plasmid.privacy.claims import statement
 from plasmid.privacy.composing import compose, composed_statement
 from plasmid.privacy.facts import PrivacyFacts
@@ -48,15 +48,16 @@ def describe(hub: Hub, repo: str, revision: str | None, scratch: Path) -> dict[s
     HubError
         What the hub says.
     """
-    commit = commit_of(hub, repo, revision)
-    info = hub.info(repo, commit)
-    files = {file.path: file for file in hub.files(repo, commit)}
-    said = hub.ours(repo)
-    card = _card(hub, repo, commit, files, scratch)
-    read = {
-        name: fetched_json(hub, repo, commit, files, name, scratch)
-        for name in ("provenance.json", "head.json", "adapter_config.json", RECORD)
-    }
+    with retirement_told():
+        commit = commit_of(hub, repo, revision)
+        info = hub.info(repo, commit)
+        files = {file.path: file for file in hub.files(repo, commit)}
+        said = hub.ours(repo)
+        card = _card(hub, repo, commit, files, scratch)
+        read = {
+            name: fetched_json(hub, repo, commit, files, name, scratch)
+            for name in ("provenance.json", "head.json", "adapter_config.json", RECORD)
+        }
     provenance = read["provenance.json"]
     kind = "adapter" if "adapter_config.json" in files else "base" if read[RECORD] else "model"
     matter = front_matter(card)
@@ -152,7 +153,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     if found["labels"]:
         yield f"reads {found['reads']}; tells apart: {', '.join(map(str, found['labels']))}"
     if found["metrics"]:
-        yield "measured: " + ", ".join(f"{name} {value}" for name, value in found["metrics"].items())
+        yield from _measured(found["metrics"])
     if found["privacy"]:
         for sentence in found["privacy"]["statement"]:
             yield f"privacy: {sentence}"
@@ -169,6 +170,23 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{title}: {edge.get('kind')} {edge.get('name')}{revision}{gone}"
     yield ""
     yield from found["commands"]
+
+
+def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line of the figures in a run's table, of the single sites the best, if it has any."""
+    alone = [value for value in _map(metrics.get("local")).values() if _is_figure(value)]
+    told = {
+        "federated": metrics.get("federated"),
+        "central": metrics.get("central"),
+        "best single site": max(alone, default=None),
+    }
+    shown = [f"{what} {value:.3f}" for what, value in told.items() if _is_figure(value)]
+    if shown and isinstance(metrics.get("metric"), str):
+        yield f"{metrics['metric']} on unseen data: {', '.join(shown)}"
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _card(hub: Hub, repo: str, commit: str, files: Mapping[str, RemoteFile], scratch: Path) -> bytes:

@@ -24,7 +24,8 @@ from typing import Any
 
 from plasmid.core.errors import ModelError
 from plasmid.core.files import folder_atomic
-from plasmid.models.artifact import Adapter, adapter_files, hub_name, json_file, read_adapter
+from plasmid.models.adapter_files import adapter_files, hub_name, json_file
+from plasmid.models.artifact import Adapter, read_adapter
 from plasmid.models.card import CardFacts, card, section
 from plasmid.models.licences import Licence, compose_licences
 from plasmid.models.merge import Merged, check_alike, merge
@@ -179,7 +180,7 @@ def merge_adapters(
 
 
 def _head_of(files: Mapping[str, bytes]) -> Any:
-    from plasmid.models.artifact import HeadFile
+    from plasmid.models.adapter_files import HeadFile
 
     return HeadFile.model_validate_json(files["head.json"])
 
@@ -281,7 +282,8 @@ def _front(base: BaseModel, parents: Sequence[Parent], licence: Licence) -> str:
     lines = ["---", "library_name: peft", f"license: {licence.license}"]
     lines += [f"license_name: {licence.name}"] if licence.name else []
     lines += ["base_model:", *(f"- {name}" for name in names), "base_model_relation: merge"]
-    return "\n".join([*lines, "tags: [plasmid, lora, federated, merge]", "---", ""])
+    lines += [f"tags: [plasmid, lora, federated, {base.entry.input}, classification, merge]"]
+    return "\n".join([*lines, "plasmid: {task: classification}", "---", ""])
 
 
 def _lines(parents: Sequence[Parent], weights: Sequence[float], merged: Merged, method: str) -> Iterator[str]:

@@ -17,7 +17,8 @@ from typing import Any
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.models.adapter import Vector
-from plasmid.models.artifact import HeadFile, Seal, read_adapter, write_adapter
+from plasmid.models.adapter_files import HeadFile
+from plasmid.models.artifact import Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.predict import Predictor, predict
@@ -100,6 +101,8 @@ def write_release(
         facts=CardFacts(
             title=recipe.title,
             license=recipe.release.license,
+            recipe=recipe.name,
+            task=recipe.task.kind,
             data=recipe.release.data,
             intended_use=recipe.release.intended_use,
             limitations=recipe.release.limitations,

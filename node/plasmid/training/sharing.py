@@ -36,6 +36,11 @@ from plasmid.protocol.released import Trust, Verified, verify_release
 
 MAX_CARD_BYTES = 2**20
 MAX_JSON_BYTES = 16 * 2**20
+UNSIGNED = (
+    "Publish the folder as 'plasmid run' wrote it, or take "
+    f"{BUNDLE} out of it to publish it without signatures."
+)
+_OF_SIGNED = "model.release_"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
 
@@ -147,6 +152,17 @@ def check_folder(folder: Path, trust: Trust | None = None) -> Verified | None:
     return verify_release(folder, trust) if (folder / BUNDLE).is_file() or trust is not None else None
 
 
+def _check_own(folder: Path) -> Verified | None:
+    """Check a folder that is to be published: whoever made it cannot fetch it again."""
+    try:
+        return check_folder(folder)
+    except ModelError as error:
+        if not error.code.startswith(_OF_SIGNED):
+            raise
+        problem = ModelError(error.code, error.message, UNSIGNED)
+    raise problem
+
+
 def push(
     hub: Hub,
     folder: Path,
@@ -172,7 +188,7 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    verified = check_folder(folder)
+    verified = _check_own(folder)
     card = folder / "README.md"
     if not (card.is_file() and front_matter(card.read_bytes()).get("license")):
         raise HubError(

@@ -3,7 +3,8 @@
 Rules
 -----
 1. An error carries ``X-Error-Code`` where clients have a class for it, and the whole sentence in
-   ``X-Error-Message``: an answer to HEAD has no body. Both show it to the user verbatim.
+   ``X-Error-Message``: an answer to HEAD has no body. Both show it to the user verbatim. ``X-Error-Hint`` is
+   the end of it, which our own client shows apart.
 2. Times are UTC to the millisecond, with a Z: what all versions of the client parse.
 3. Fields that this hub has nothing for are left out, or 0 where a client wants a number.
 """
@@ -62,6 +63,8 @@ def problem(
     status = STATUS.get(error.code, 400)
     said = WRONG_TOKEN if error.code == "hub.token" else str(error)
     told = {"X-Error-Message": header_text(said), "Cache-Control": "no-store", **(headers or {})}
+    if error.hint:
+        told["X-Error-Hint"] = header_text(error.hint)
     if error.code in _CODES:
         told["X-Error-Code"] = _CODES[error.code]
     if isinstance(error, TooManyRequests):

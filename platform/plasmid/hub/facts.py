@@ -38,7 +38,12 @@ MAX_FRONT_MATTER = 65_536
 MAX_TAGS = 100
 MAX_EDGES = 64
 MAX_JSON_VALUES = 100_000
+MAX_WORDS = 16
+WORD = "word:"
+"""Before a word of a title, where it is kept among the tags."""
 _HEADING = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)
+_TITLE_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
+_MIN_WORD = 3
 _RELATIONS = ("adapter", "merge", "finetune", "quantized")
 _PLAIN = ("library_name", "pipeline_tag")
 _OURS = ("domain", "organism", "task")
@@ -56,6 +61,9 @@ class Facts:
     tags
         In lower case, sorted: plain ones, and ``license:``, ``base_model:``, ``dataset:``, ``metric:``,
         ``unit:``, ``mechanism:``, ``domain:``, ``organism:``, ``task:``, ``reads:`` ones.
+    words
+        Of the title, in lower case, without those that are shorter than three letters: ``t-cell`` and, of it,
+        ``cell``.
     metric, epsilon
         None where nothing finite is said.
     edges
@@ -66,6 +74,7 @@ class Facts:
 
     title: str = ""
     tags: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     metric: float | None = None
     epsilon: float | None = None
     edges: tuple[Edge, ...] = ()
@@ -84,10 +93,7 @@ def read_facts(files: Mapping[str, bytes]) -> Facts:
     metric = _first(_number(measured, "federated"), _number(index, "value"))
     named = _first(_word(measured, "metric"), _word(head, "metric"), _word(index, "type"))
     bases = list(_bases(card, adapter))
-    relation = str(card.get("base_model_relation", "")).lower()
-    kind = relation if relation in _RELATIONS else "adapter" if adapter else "finetune"
-    if kind == "merge" or (adapter and len({name.lower() for name, _ in bases}) > 1):
-        kind = "merge"
+    kinds = _kinds(card, adapter, bases)
     tags: dict[str, None] = {}
     for tag in (
         *_words(card.get("tags")),
@@ -96,7 +102,7 @@ def read_facts(files: Mapping[str, bytes]) -> Facts:
         _word(config, "model_type"),
         *_prefixed("license", _words(card.get("license"))),
         *_prefixed("base_model", [name for name, _ in bases]),
-        *_prefixed(f"base_model:{kind}", [name for name, _ in bases]),
+        *(f"base_model:{kind}:{name}" for kind, (name, _) in zip(kinds, bases, strict=True)),
         *_prefixed("dataset", _words(card.get("datasets"))),
         *_prefixed("metric", [named]),
         *_prefixed("unit", [_word(privacy, "unit")]),
@@ -107,12 +113,14 @@ def read_facts(files: Mapping[str, bytes]) -> Facts:
         if tag and len(tag.lower()) <= MAX_TAG and len(tags) < MAX_TAGS:
             tags[tag.lower()] = None
     heading = _HEADING.search(body)
+    title = plain_text(heading[1] if heading else "", MAX_TITLE)
     return Facts(
-        title=plain_text(heading[1] if heading else "", MAX_TITLE),
+        title=title,
         tags=tuple(sorted(tags)),
+        words=title_words(title),
         metric=metric,
         epsilon=_number(privacy, "epsilon", least=0),
-        edges=tuple(_edges(kind, bases, provenance))[:MAX_EDGES],
+        edges=tuple(_edges(kinds, bases, provenance))[:MAX_EDGES],
         card=card,
     )
 
@@ -211,8 +219,35 @@ def _bases(card: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[tupl
             yield name, revision if pinned and name.lower() == pinned.lower() else None
 
 
-def _edges(kind: str, bases: list[tuple[str, str | None]], provenance: Mapping[str, Any]) -> Iterator[Edge]:
-    found: list[Edge] = [("base" if kind == "adapter" else kind, name, revision) for name, revision in bases]
+def _kinds(
+    card: Mapping[str, Any], adapter: Mapping[str, Any], bases: list[tuple[str, str | None]]
+) -> list[str]:
+    """Return how each of *bases* was used: the one that an adapter fits is its base, whatever was merged."""
+    relation = str(card.get("base_model_relation", "")).lower()
+    kind = relation if relation in _RELATIONS else "adapter" if adapter else "finetune"
+    if not adapter or (kind != "merge" and len(bases) < 2):
+        return [kind] * len(bases)
+    fitted = (_word(adapter, "base_model_name_or_path") or "").lower()
+    return ["adapter" if name.lower() == fitted else "merge" for name, _ in bases]
+
+
+def title_words(title: str) -> tuple[str, ...]:
+    """Return the words that *title* is found by; see :class:`Facts`."""
+    found: dict[str, None] = {}
+    for word in _TITLE_WORD.findall(title.lower()):
+        for one in dict.fromkeys((word, *word.split("-"))):
+            if len(one) >= _MIN_WORD and len(WORD + one) <= MAX_TAG and len(found) < MAX_WORDS:
+                found[one] = None
+    return tuple(found)
+
+
+def _edges(
+    kinds: list[str], bases: list[tuple[str, str | None]], provenance: Mapping[str, Any]
+) -> Iterator[Edge]:
+    found: list[Edge] = [
+        ("base" if kind == "adapter" else kind, name, revision)
+        for kind, (name, revision) in zip(kinds, bases, strict=True)
+    ]
     recipe = _map(provenance, "recipe")
     found += [("run", name, None) for name in _words(provenance.get("run"))]
     found += [("recipe", digest, _word(recipe, "name")) for digest in _words(recipe.get("digest"))]

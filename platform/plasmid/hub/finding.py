@@ -21,6 +21,7 @@ from sqlalchemy import ColumnElement, Connection, func, intersect, or_, select, 
 
 from plasmid.core.errors import HubError
 from plasmid.hub.changes import plain_text
+from plasmid.hub.facts import WORD
 from plasmid.hub.lineage import Lineage
 from plasmid.hub.reading import BATCH, repos
 from plasmid.hub.records import Account, Repo
@@ -42,7 +43,8 @@ class Query:
     Attributes
     ----------
     search
-        Words, each a part of the name or a whole tag; eight at most, the others are not looked at.
+        Words, each a part of the name, a word of the title or a whole tag; eight at most, the others are not
+        looked at.
     author
         The owner.
     tags
@@ -203,7 +205,8 @@ class _Asked:
     query: Query
     owners: tuple[int, ...]
     author: int | None
-    words: tuple[str, ...]
+    words: tuple[tuple[str, bool], ...]
+    """Each with whether so many have it that it is looked up for each row that is left, not once for all."""
     tags: tuple[str, ...]
     few: bool
     """Whether one of the tags is so rare that those with it are looked at first."""
@@ -220,14 +223,12 @@ class _Asked:
                 return None
             author = known[0]
         words = plain_text(query.search, MAX_SEARCH).lower().split()[:MAX_WORDS]
-        counts = [
-            connection.execute(
-                select(func.count()).select_from(_tagged(tag).limit(FEW).subquery())
-            ).scalar_one()
-            for tag in query.all_tags()
-        ]
+        counts = [_few(connection, _tagged(tag)) for tag in query.all_tags()]
         least = min(counts, default=FEW)
-        return cls(query, owners, author, tuple(words), query.all_tags(), least < FEW) if least else None
+        if not least:
+            return None
+        frequent = [(word, _few(connection, _said(word)) == FEW) for word in words]
+        return cls(query, owners, author, tuple(frequent), query.all_tags(), least < FEW)
 
     def nears(self) -> tuple[int, ...]:
         """Return how many of the next ones to look at first: where there are tags, few or none of them."""
@@ -246,7 +247,11 @@ class _Asked:
         if not query.retired:
             wanted.append(rows.retired.is_(None))
         part_of = func.instr if connection.dialect.name == "sqlite" else func.strpos
-        wanted += [or_(part_of(rows.folded, word) > 0, rows.key.in_(_tagged(word))) for word in self.words]
+        for word, frequent in self.words:
+            those = _said(word)
+            # Counted, for PostgreSQL may gather all that an EXISTS is about.
+            each = those.with_only_columns(func.count()).where(TagRow.repo == rows.key).scalar_subquery()
+            wanted.append(or_(part_of(rows.folded, word) > 0, each > 0 if frequent else rows.key.in_(those)))
         return wanted
 
 
@@ -261,6 +266,18 @@ def _accounts(connection: Connection, names: Sequence[str]) -> tuple[int, ...]:
 
 def _tagged(tag: str) -> Any:
     return select(TagRow.repo).where(TagRow.tag == tag)
+
+
+def _said(word: str) -> Any:
+    return select(TagRow.repo).where(TagRow.tag.in_((word, WORD + word)))
+
+
+def _few(connection: Connection, those: Any) -> int:
+    """Return how many *those* are, at most FEW."""
+    counted: int = connection.execute(
+        select(func.count()).select_from(those.limit(FEW).subquery())
+    ).scalar_one()
+    return counted
 
 
 _COLUMNS = (
@@ -324,7 +341,8 @@ def about(connection: Connection, keys: Sequence[int]) -> list[Found]:
         part = keys[first : first + BATCH]
         tags: dict[int, list[str]] = {}
         for key, tag in connection.execute(select(TagRow.repo, TagRow.tag).where(TagRow.repo.in_(part))):
-            tags.setdefault(key, []).append(tag)
+            if not tag.startswith(WORD):
+                tags.setdefault(key, []).append(tag)
         said = {
             row.key: row
             for row in connection.execute(

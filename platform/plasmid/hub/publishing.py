@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from plasmid.hub.changes import Files, commit_id
 from plasmid.hub.database import micros
-from plasmid.hub.facts import Facts
+from plasmid.hub.facts import WORD, Facts
 from plasmid.hub.names import RepoId
 from plasmid.hub.reading import MAIN, hold
 from plasmid.hub.records import Commit
@@ -111,8 +111,9 @@ def _commit(connection: Connection, key: int, repo: RepoId, draft: Draft) -> int
 def _find_by(connection: Connection, key: int, facts: Facts) -> None:
     connection.execute(delete(TagRow).where(TagRow.repo == key))
     connection.execute(delete(EdgeRow).where(EdgeRow.repo == key))
-    if facts.tags:
-        connection.execute(insert(TagRow), [{"repo": key, "tag": tag} for tag in facts.tags])
+    tags = dict.fromkeys((*facts.tags, *(WORD + word for word in facts.words)))
+    if tags:
+        connection.execute(insert(TagRow), [{"repo": key, "tag": tag} for tag in tags])
     if facts.edges:
         edges = [
             {"repo": key, "kind": kind, "parent": name.lower(), "name": name, "revision": revision}

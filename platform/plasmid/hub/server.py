@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
+from cryptography.x509 import DNSName, ExtensionNotFound, SubjectAlternativeName, load_pem_x509_certificate
 from fastapi import FastAPI
 
 from plasmid.core.clock import now
@@ -78,6 +80,23 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def reached(served: str, certificate: Path | None) -> str | None:
+    """Return how clients reach what listens at *served*: at all addresses, by the certificate's first name.
+
+    None where the certificate has none but those with a ``*``.
+    """
+    at = urlsplit(served)
+    if certificate is None or not _is_every(at.hostname or ""):
+        return served
+    try:
+        said = load_pem_x509_certificate(certificate.read_bytes()).extensions
+        names = said.get_extension_for_class(SubjectAlternativeName).value.get_values_for_type(DNSName)
+    except (OSError, ValueError, ExtensionNotFound):
+        names = []
+    name = next((name for name in names if "*" not in name), None)
+    return None if name is None else f"https://{name}:{at.port}"
 
 
 def _config(app: FastAPI, tls: Tls | None) -> uvicorn.Config:
@@ -156,6 +175,13 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_every(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
 

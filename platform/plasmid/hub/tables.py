@@ -124,7 +124,7 @@ class TextsRow(Base):
 
 
 class TagRow(Base):
-    """A tag that a repository is found by; not a tag of a revision."""
+    """A tag that a repository is found by, or a word of its title; not a tag of a revision."""
 
     __tablename__ = "repo_tags"
     tag: Mapped[str] = mapped_column(_text(MAX_TAG), primary_key=True)

@@ -67,7 +67,8 @@ def add_user(
     with reply(format) as answer, _accounts(home) as accounts:
         made = accounts.create_user(name, email=email)
         answer.data["account"] = _said(made)
-        answer.say(f"Made the user {made.name}.", f"Next: plasmid hub token create {made.name} --name laptop")
+        following = f"plasmid hub token create {made.name} --name laptop --scope write"
+        answer.say(f"Made the user {made.name}.", f"Next: {following}")
 
 
 @user.command("ls")

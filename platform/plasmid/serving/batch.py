@@ -34,6 +34,7 @@ from plasmid.core.files import home
 from plasmid.prediction.inputs import Block, Input
 from plasmid.prediction.job import Engine, Scorer
 from plasmid.prediction.journal import Part
+from plasmid.serving.quiet import quiet_start, unheard
 
 OBJECT_STORE_BYTES = 256 * 2**20
 _SCHEMA = pa.schema(
@@ -149,20 +150,22 @@ def _local_ray(workers: int | None) -> Iterator[Any]:
     context.enable_progress_bars = False
     own = not ray.is_initialized()
     if own:
-        ray.init(
-            address="local",
-            num_cpus=(workers or cores()) + 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-        )
+        with quiet_start():
+            ray.init(
+                address="local",
+                num_cpus=(workers or cores()) + 1,
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+            )
     try:
         with redirect_stdout(sys.stderr):  # where Ray prints what becomes of tasks: stdout is the answer's
             yield ray
     finally:
         if own:
-            ray.shutdown()
+            with unheard():
+                ray.shutdown()
 
 
 def _row(number: int, content: bytes, cut: int = 0) -> pa.Table:

@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,9 @@ from plasmid.core.errors import LinkError
 from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
 from plasmid.endpoint.service import Settings
+from plasmid.serving.quiet import unheard
 
+EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not listened on
 MAX_ONGOING = 1024
 """Requests in one replica: its own batcher and limits decide, not Ray's."""
 TLS = tuple[Path, Path]
@@ -91,6 +94,7 @@ def running(
     from plasmid.link.server import free_port
 
     serve: Any = untyped
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     port = free_port(host, port)
     settings = _with_device(settings)
     ray.init(
@@ -120,11 +124,39 @@ def running(
                 "no replica of the endpoint came up.",
                 "Try the same options with --local: it tells what is wrong.",
             )
-        scheme = "http" if tls is None else "https"
-        yield f"{scheme}://{host}:{port}"
+        yield address(host, port, tls)
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        with unheard():
+            serve.shutdown()
+            ray.shutdown()
+
+
+def address(host: str, port: int, tls: TLS | None) -> str:
+    """Return the URL under which callers reach a server that listens on *host*.
+
+    A host that means every address of this machine is none to call: its place takes a name that the
+    certificate is for, or, without one, the machine's own.
+    """
+    if host in EVERY_ADDRESS:
+        host = (certified(tls[0]) if tls is not None else None) or socket.gethostname()
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'http' if tls is None else 'https'}://{shown}:{port}"
+
+
+def certified(chain: Path) -> str | None:
+    """Return the first name, else address, that the certificate of *chain* is for; None: it says none."""
+    from cryptography import x509
+
+    try:
+        own = x509.load_pem_x509_certificates(chain.read_bytes())[0]
+        names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return None
+    found = [
+        *(name for name in names.get_values_for_type(x509.DNSName) if not name.startswith("*")),
+        *(str(one) for one in names.get_values_for_type(x509.IPAddress)),
+    ]
+    return next(iter(found), None)
 
 
 def _with_device(settings: Settings) -> Settings:

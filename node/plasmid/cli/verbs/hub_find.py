@@ -29,7 +29,9 @@ def ls(
 
 
 def search(
-    words: Annotated[list[str] | None, typer.Argument(help="Parts of names, titles or tags")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Parts of names, words of titles, or tags")
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="What fits this base: OWNER/NAME or a short id")
     ] = None,
@@ -84,12 +86,12 @@ def _list(answer: Reply, found: list[dict[str, Any]]) -> None:
 
 def _row(one: dict[str, Any]) -> dict[str, Any]:
     tags = [tag for tag in one.get("tags") or () if isinstance(tag, str)]
-    first = {
-        kind: next(
-            (rest for tag in tags if (rest := tag.removeprefix(f"{kind}:")) != tag and ":" not in rest), ""
-        )
+    said = {
+        kind: [rest for tag in tags if (rest := tag.removeprefix(f"{kind}:")) != tag and ":" not in rest]
         for kind in ("license", "base_model")
     }
+    # What was merged is no base, where a base is named beside it.
+    bases = [name for name in said["base_model"] if f"base_model:merge:{name}" not in tags]
     numbers = {
         key: one[key] if isinstance(one.get(key), int | float) else None
         for key in ("metric", "epsilon", "downloads")
@@ -97,8 +99,8 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": one["id"],
         "commit": one.get("sha"),
-        "licence": first["license"],
-        "base": first["base_model"],
+        "licence": next(iter(said["license"]), ""),
+        "base": next(iter(bases or said["base_model"]), ""),
         "private": bool(one.get("private")),
         "gated": one.get("gated") or False,
         "retired": one.get("retired") if isinstance(one.get("retired"), str) else None,

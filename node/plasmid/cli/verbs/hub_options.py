@@ -41,6 +41,6 @@ def hub_of(endpoint: str | None, token_file: Path | None) -> Any:
             raise UsageError(
                 "usage.token_file",
                 f"{token_file} holds no token.",
-                "One line: what 'plasmid hub token' printed.",
+                "One line: what 'plasmid hub token create' printed.",
             )
     return find_hub(endpoint, token=token)

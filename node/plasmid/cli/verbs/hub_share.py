@@ -10,7 +10,7 @@ import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, plain, reply
 from plasmid.cli.verbs.hub_options import EndpointOption, RepoArgument, TokenOption, hub_of
-from plasmid.core.errors import UsageError
+from plasmid.core.errors import UsageError, sentence
 
 TrustOption = Annotated[
     Path | None, typer.Option("--trust", help="Keys that you have compared: who may have signed (peers.yaml)")
@@ -61,6 +61,7 @@ def pull(
 ) -> None:
     """Fetch an adapter or base model into a folder, whole, and verify it; a broken download goes on."""
     with reply(format) as answer:
+        from plasmid.models.hub_client import retirement_told
         from plasmid.protocol.released import read_trust
         from plasmid.training import sharing
 
@@ -68,7 +69,8 @@ def pull(
         name, revision = sharing.split_name(repository)
         folder = to or Path(name.partition("/")[2])
         keys = None if trust is None else read_trust(trust)
-        found = sharing.pull(hub, name, folder, revision=revision, trust=keys)
+        with retirement_told():
+            found = sharing.pull(hub, name, folder, revision=revision, trust=keys)
         answer.data |= {
             "repo": name,
             "commit": found.commit,
@@ -91,7 +93,9 @@ def pull(
 def _warn(answer: Reply, name: str, found: Any) -> None:
     if found.retired is None:
         return
-    answer.note(f"[red]retired[/red]: {plain(name)}: {plain(found.retired)} Do not use it any more.")
+    answer.note(
+        f"[red]retired[/red]: {plain(name)}: {plain(sentence(found.retired))} Do not use it any more."
+    )
     for built in found.built_on_it:
         answer.note(plain(f"  built on it: {built}"))
 

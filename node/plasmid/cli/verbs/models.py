@@ -87,7 +87,7 @@ def import_model(
     """
     with reply(format) as answer:
         target = None if push is None else hub_of(None, token_file)
-        if "/" in source and not Path(source).exists():
+        if _is_on_a_hub(source):
             base = _fetch(source, model_id, reads, revision, licence, hub_of(endpoint, token_file))
         else:
             base = _import(source, model_id, reads, licence)
@@ -99,6 +99,12 @@ def import_model(
             answer.data |= {"pushed": push, "commit": commit}
             answer.say(plain(f"on the hub: {push}, tag {base.revision}, commit {commit[:12]}"))
         answer.say(f"Next: name it in a recipe (model.base: {base.id}), or 'plasmid models show {base.id}'")
+
+
+def _is_on_a_hub(source: str) -> bool:
+    """Return whether *source* names a repository, and no folder, be it there or not."""
+    is_path = source.startswith((".", "/", "~")) or source.endswith("/")
+    return "/" in source and not is_path and not Path(source).exists()
 
 
 def _kind(reads: Input | None) -> InputKind | None:
@@ -127,7 +133,7 @@ def _import(source: str, model_id: str | None, reads: Input | None, licence: str
 
         return import_entry(shipped[source])
     if not Path(source).is_dir():
-        if not named:
+        if not named and "/" not in source:
             catalogue.get(source)
         raise UsageError(
             "usage.no_folder",

@@ -80,6 +80,7 @@ def serve(
             target_ms=target,
             device=device,
             precision=precision,
+            personal=local,
         )
         if local:
             _serve_local(answer, settings, port=port, threads=threads, until_stdin_closes=until_stdin_closes)

@@ -297,7 +297,7 @@ def _settings_problems(where: str, model: type[BaseModel], error: ValidationErro
 def _raise(problems: Sequence[_Problem]) -> None:
     if not problems:
         return
-    some = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    some = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     told = [f"the view's transforms cannot be used ({some}):", *(problem.message for problem in problems)]
     hints = dict.fromkeys(problem.hint for problem in problems)
     raise DataError(problems[0].code, "\n  ".join(told), " ".join(hints))

@@ -28,6 +28,8 @@ from plasmid.hub.settings import Hub
 SLASH = "\x1f"
 """Stands for a slash inside one segment of an address (``%2F``): see :class:`plasmid.hub.app.KeepSlashes`."""
 
+_VERBS: dict[Action, str] = {"read": "read", "write": "write to", "admin": "administer"}
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -97,7 +99,8 @@ class Desk:
                 raise _log_in()
             raise HubError(
                 "hub.forbidden",
-                f"{account.name} may not {action} {repo.id} with this token, which is for: {account.scope}",
+                f"{account.name} may not {_VERBS[action]} {repo.id} with this token, "
+                f"which is for: {account.scope}.",
                 "Ask an administrator of the owner for the role, or use a token with that scope.",
             )
         return repo
@@ -116,12 +119,18 @@ class Desk:
             return
         page = f"{self.url(request)}/{repo.id}"
         if access == "pending":
-            said = f"{repo.id} is gated, and its owners have not yet let this caller in. See {page}"
-        elif access == "rejected":
-            said = f"{repo.id} is gated, and its owners did not let this caller in. See {page}"
-        else:
-            said = f"{repo.id} is gated: read and accept its terms at {page}"
-        raise HubError("hub.gated", said)
+            raise HubError(
+                "hub.gated",
+                f"{repo.id} is gated ({page}), and its owners have not yet let this caller in.",
+                "Its terms are accepted: wait for its owners.",
+            )
+        if access == "rejected":
+            raise HubError(
+                "hub.gated",
+                f"{repo.id} is gated ({page}), and its owners did not let this caller in.",
+                "Ask its owners.",
+            )
+        raise HubError("hub.gated", f"{repo.id} is gated: read and accept its terms at {page}")
 
     def revision(self, repo: Repo, revision: str) -> Commit:
         """Return what a revision in an address means. Raises HubError (``hub.revision_missing``)."""

@@ -35,7 +35,7 @@ def routes(desk: Desk) -> APIRouter:
             raise HubError(
                 "hub.forbidden",
                 f"{account.name} may not create repositories of {repo.owner} with this token, "
-                f"which is for: {account.scope}",
+                f"which is for: {account.scope}.",
                 "Use your own name or an organisation's that you may write for, and the scope write.",
             )
         if found is None:

@@ -1,0 +1,165 @@
+"""The files of an adapter that follow from recipe, base and trained state alone. No torch.
+
+    adapter_model.safetensors   LoRA factors only (PEFT would silently ignore head tensors in here)
+    adapter_config.json         PEFT's settings; the base by its name on the hub and revision, never by a path
+    head.safetensors            weight [labels, hidden + covariate slots], bias [labels]
+    head.json                   how to get from a row to that head's input; see :class:`HeadFile`
+
+Rules
+-----
+1. They depend on what they are given alone, not on a library's version: everybody who has those three makes
+   the same bytes, the sites that countersign them included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel as PydanticModel
+from pydantic import ConfigDict, Field
+
+from plasmid.core.errors import ModelError
+from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, lora_modules, target_regex
+from plasmid.models.catalogue import Hex256, ModelId, Revision
+from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.store import BaseModel
+from plasmid.models.tensors import pack_floats
+
+HUB_ORGANISATION = "plasmid"
+"""Owner of the base models on a hub."""
+
+
+class BaseRef(PydanticModel):
+    """The base model that an adapter belongs to."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    id: ModelId
+    revision: Revision
+    digest: Hex256
+
+
+class HeadFile(PydanticModel):
+    """``head.json``.
+
+    Attributes
+    ----------
+    pooling
+        Mean of the encoder's output over the tokens but the special ones.
+    input, kind
+        The column that the encoder reads, and what it holds.
+    spaced
+        True: put blanks between residues before tokenising.
+    max_length
+        In tokens, special ones included.
+    label
+        The column that holds the label, where it is known.
+    metric
+        What the adapter was judged by.
+    columns
+        The part of the recipe's data contract that a table to be scored must meet, by column name.
+    temperature
+        What logits are divided by so that probabilities are calibrated; None, and no key in the file: nobody
+        has calibrated them.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["plasmid.head/1"] = "plasmid.head/1"
+    pooling: Literal["mean"] = "mean"
+    input: Annotated[str, Field(min_length=1, max_length=200)]
+    kind: Literal["protein", "text"]
+    spaced: bool
+    max_length: Annotated[int, Field(ge=3, le=100_000)]
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    metric: Literal["auc", "accuracy"]
+    columns: dict[str, dict[str, Any]]
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    head: HeadSpec
+    lora: LoraSpec
+    base: BaseRef
+
+
+def adapter_files(
+    *,
+    schema: AdapterSchema,
+    state: Vector,
+    base: BaseModel,
+    lora: LoraSpec,
+    head: HeadSpec,
+    input_column: str,
+    label_column: str,
+    metric: Literal["auc", "accuracy"],
+    max_length: int,
+    columns: Mapping[str, Mapping[str, Any]],
+) -> dict[str, bytes]:
+    """Return the contents of the first four files of the adapter *state*, by name.
+
+    Parameters
+    ----------
+    state
+        float32 [schema.size].
+    max_length
+        In tokens, special ones included.
+    columns
+        The data contract of the input, label and covariate columns, as JSON values.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_mismatch``: *state* doesn't fit *schema*; ``model.not_finite``: it holds
+        NaN or an infinity.
+    """
+    if not np.isfinite(state).all():
+        raise ModelError(
+            "model.not_finite", "the adapter holds numbers that are not finite.", "Don't release it."
+        )
+    tensors = schema.unflatten(state)
+    about = HeadFile(
+        input=input_column,
+        kind=base.entry.input,
+        spaced=base.entry.spaced,
+        max_length=max_length,
+        label=label_column,
+        metric=metric,
+        columns={name: dict(column) for name, column in columns.items()},
+        head=head,
+        lora=lora,
+        base=BaseRef(id=base.id, revision=base.revision, digest=base.digest),
+    )
+    config = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": hub_name(base.id),
+        "revision": base.revision,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": target_regex(base, lora_modules(base, lora)),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    weight = np.concatenate(
+        [tensors[name] for name in ("head.weight", "head.covariates") if name in tensors], 1
+    )
+    return {
+        "adapter_model.safetensors": pack_floats(
+            {name: value for name, value in tensors.items() if name.startswith(PEFT_PREFIX)}
+        ),
+        "adapter_config.json": json_file(config),
+        "head.safetensors": pack_floats({"weight": weight, "bias": tensors["head.bias"]}),
+        "head.json": json_file(about.model_dump(mode="json", exclude={"temperature"})),
+    }
+
+
+def hub_name(model_id: str) -> str:
+    """Return the name under which the hub has the base model *model_id*."""
+    return f"{HUB_ORGANISATION}/{model_id}"
+
+
+def json_file(value: Mapping[str, Any]) -> bytes:
+    """Return *value* as the text of a file: the same bytes for the same value in the same order."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -17,5 +17,5 @@ NAMES = [
 def documented() -> list[str]:
     """Return the verbs of the table, in its order."""
     text = (_HERE.parent / "docs/hub.md").read_text("utf-8")
-    table = text[text.index("| verb |") :].split("\n\n")[0]
+    table = text[text.index("| verb | 0.30.2 |") :].split("\n\n")[0]
     return [row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()[2:]]

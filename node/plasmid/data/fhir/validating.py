@@ -15,9 +15,9 @@ Rules
 4. What the models let pass and rows depend on (numbers as strings, unknown statuses, impossible days) is
    checked where rows are made (:mod:`plasmid.data.fhir.flattening`).
 5. Models are slow to make, and codes, references and days recur. So a resource with the same elements as a
-   valid one before it is taken element by element: each is byte for byte what a valid one had there, or the
-   model's own validator of that element passes it. Whatever does not pass so is validated as a whole, and
-   only that is told.
+   valid one before it is taken element by element: each is letter for letter what a valid one had there, or
+   the model's own validator of that element passes it. Whatever does not pass so is validated as a whole,
+   and only that is told.
 6. Rule 5 holds while nothing but their presence links elements (:data:`_LINKS`). Null, and what stands
    beside a primitive (``_status``), break that, and so would validators of a model's own: such resources are
    always validated as a whole.
@@ -28,7 +28,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from marshal import dumps
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -41,7 +40,7 @@ _LINKS = {"reject_null_complex_elements", "validate_after_model_construction"}
 """What links the elements of a model: nulls in lists; required elements and choices."""
 MAX_KNOWN = 20_000
 """Elements that are remembered, and sets of elements; then memory starts afresh."""
-MAX_KNOWN_BYTES = 512
+MAX_KNOWN_CHARACTERS = 512
 _CANONICAL = re.compile(
     r"https?://[A-Za-z0-9.-]{1,80}(/[A-Za-z0-9._-]{1,60}){0,6}/StructureDefinition/[A-Za-z0-9._-]{1,64}"
 )
@@ -115,7 +114,7 @@ class Validator:
 
     def __init__(self, accepted: Collection[str]) -> None:
         self._accepted = frozenset(accepted)
-        self._known: set[bytes] = set()
+        self._known: set[str] = set()
         self._shapes: set[tuple[str, ...]] = set()
 
     def __call__(self, resource: Mapping[str, Any], tell: Tell) -> bool:
@@ -148,10 +147,10 @@ class Validator:
                     continue
                 if value is None or (isinstance(value, list) and None in value):
                     return False
-                mark = dumps((kind, element, value), 2)  # 2: the same bytes whoever else holds the value
+                mark = f"{kind} {element} {value!r}"
                 if mark not in known:
                     model.validator(element)(value)
-                    if len(mark) <= MAX_KNOWN_BYTES and element != "id":
+                    if len(mark) <= MAX_KNOWN_CHARACTERS and element != "id":
                         if len(known) == MAX_KNOWN:
                             known.clear()
                         known.add(mark)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from plasmid.models.adapter import Vector, adapter_schema, initial_state
+from plasmid.models.adapter_files import adapter_files
 from plasmid.models.artifact import write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
@@ -60,16 +61,19 @@ def write(folder: Path, base: BaseModel, shape: str, *, seed: int = 0) -> Path:
     own = ("sequence", *(one.name for one in head.covariates), "label")
     write_adapter(
         folder,
-        schema=schema,
-        state=state,
-        base=base,
-        lora=lora,
-        head=head,
-        input_column="sequence",
-        label_column="label",
-        metric="accuracy",
-        max_length=MAX_LENGTH,
-        columns={name: COLUMNS[name] for name in own},
+        adapter_files(
+            schema=schema,
+            state=state,
+            base=base,
+            lora=lora,
+            head=head,
+            input_column="sequence",
+            label_column="label",
+            metric="accuracy",
+            max_length=MAX_LENGTH,
+            columns={name: COLUMNS[name] for name in own},
+        ),
+        parameters=schema.size,
         facts=FACTS,
         provenance={"made": "up"},
     )

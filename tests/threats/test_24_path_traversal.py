@@ -25,7 +25,7 @@ from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.marks import Marks
 from plasmid.link.bodies import Bodies
 from plasmid.models.adapter import adapter_schema, initial_state
-from plasmid.models.adapter_files import BaseRef
+from plasmid.models.adapter_files import BaseRef, adapter_files
 from plasmid.models.artifact import read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.importer import import_folder
@@ -144,16 +144,19 @@ def written_adapter(folder: Path, base: BaseModel) -> Path:
     schema = adapter_schema(base, lora, head)
     write_adapter(
         folder,
-        schema=schema,
-        state=initial_state(schema, 0),
-        base=base,
-        lora=lora,
-        head=head,
-        input_column="sequence",
-        label_column="label",
-        metric="auc",
-        max_length=20,
-        columns={"sequence": {"type": "protein"}},
+        adapter_files(
+            schema=schema,
+            state=initial_state(schema, 0),
+            base=base,
+            lora=lora,
+            head=head,
+            input_column="sequence",
+            label_column="label",
+            metric="auc",
+            max_length=20,
+            columns={"sequence": {"type": "protein"}},
+        ),
+        parameters=schema.size,
         facts=CardFacts(title="Tiny", license="MIT", data="Made up.", results={}),
         provenance={},
     )

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -30,9 +30,9 @@ from plasmid.models.adapter import (
     Vector,
     adapter_schema,
 )
-from plasmid.models.adapter_files import HeadFile, adapter_files, hub_name, json_file
+from plasmid.models.adapter_files import HeadFile, hub_name, json_file
 from plasmid.models.card import CardFacts, card
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import HeadSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import read_floats
 
@@ -74,25 +74,21 @@ class Adapter:
 
 def write_adapter(
     folder: Path,
+    files: Mapping[str, bytes],
     *,
-    schema: AdapterSchema,
-    state: Vector,
-    base: BaseModel,
-    lora: LoraSpec,
-    head: HeadSpec,
-    input_column: str,
-    label_column: str,
-    metric: Literal["auc", "accuracy"],
-    max_length: int,
-    columns: Mapping[str, Mapping[str, Any]],
+    parameters: int,
     facts: CardFacts,
     provenance: Mapping[str, Any],
     seal: Seal = lambda _: {},
 ) -> None:
-    """Write the adapter *state* to *folder*, replacing what is there.
+    """Write an adapter to *folder*, replacing what is there.
 
     Parameters
     ----------
+    files
+        What :func:`plasmid.models.adapter_files.adapter_files` made.
+    parameters
+        Trained ones, the head's included.
     facts
         What the card says beside the code.
     provenance
@@ -100,33 +96,19 @@ def write_adapter(
     seal
         Returns further files, by name, from the contents of all the others.
 
-    The others are those of :func:`adapter_files`.
-
     Raises
     ------
-    ModelError
-        As :func:`adapter_files`.
     StorageError
         The folder cannot be written; it is then as it was.
     """
-    files = adapter_files(
-        schema=schema,
-        state=state,
-        base=base,
-        lora=lora,
-        head=head,
-        input_column=input_column,
-        label_column=label_column,
-        metric=metric,
-        max_length=max_length,
-        columns=columns,
-    )
     about = HeadFile.model_validate_json(files["head.json"])
-    files["README.md"] = card(about, facts, schema.size, base=hub_name(base.id)).encode()
-    files["provenance.json"] = json_file(provenance)
-    files |= seal(files)
+    written = {
+        **files,
+        "README.md": card(about, facts, parameters, base=hub_name(about.base.id)).encode(),
+        "provenance.json": json_file(provenance),
+    }
     with folder_atomic(folder) as new:
-        for name, content in files.items():
+        for name, content in {**written, **seal(written)}.items():
             (new / name).write_bytes(content)
 
 

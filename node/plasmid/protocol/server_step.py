@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -60,7 +61,7 @@ class FedAvgM:
         return np.asarray(state - self._rate * gradient).astype(state.dtype)
 
 
-class _Adaptive:
+class _Adaptive(ABC):
     remembers = True
 
     def __init__(
@@ -86,8 +87,9 @@ class _Adaptive:
         moved = state + self._rate(round_) * self._m / (np.sqrt(self._v) + self._tau)
         return np.asarray(moved).astype(state.dtype)
 
+    @abstractmethod
     def _second(self, v: Vector, delta: Vector) -> Vector:
-        raise NotImplementedError
+        """Return the second moment."""
 
     def _rate(self, round_: int) -> Any:  # noqa: ARG002
         return self._eta

@@ -17,7 +17,7 @@ from typing import Any
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.models.adapter import Vector
-from plasmid.models.adapter_files import HeadFile
+from plasmid.models.adapter_files import HeadFile, adapter_files
 from plasmid.models.artifact import Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.metrics import label_indices, score
@@ -97,7 +97,8 @@ def write_release(
     """
     write_adapter(
         folder,
-        **release_settings(recipe, base, state),
+        adapter_files(**release_settings(recipe, base, state)),
+        parameters=state.size,
         facts=CardFacts(
             title=recipe.title,
             license=recipe.release.license,

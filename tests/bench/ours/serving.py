@@ -14,6 +14,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from plasmid.models.adapter import adapter_schema, initial_state
+from plasmid.models.adapter_files import adapter_files
 from plasmid.models.artifact import write_adapter
 from plasmid.models.importer import import_folder
 from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
@@ -45,16 +46,19 @@ def make_adapter(folder: Path, base: BaseModel, seed: int) -> Path:
     noise = np.random.default_rng(seed).standard_normal(schema.size).astype(np.float32)
     write_adapter(
         folder,
-        schema=schema,
-        state=initial_state(schema, seed) + np.float32(0.02) * noise,
-        base=base,
-        lora=LORA,
-        head=HEAD,
-        input_column="sequence",
-        label_column="label",
-        metric="auc",
-        max_length=MAX_LENGTH,
-        columns={name: COLUMNS[name] for name in ("sequence", "label")},
+        adapter_files(
+            schema=schema,
+            state=initial_state(schema, seed) + np.float32(0.02) * noise,
+            base=base,
+            lora=LORA,
+            head=HEAD,
+            input_column="sequence",
+            label_column="label",
+            metric="auc",
+            max_length=MAX_LENGTH,
+            columns={name: COLUMNS[name] for name in ("sequence", "label")},
+        ),
+        parameters=schema.size,
         facts=FACTS,
         provenance={},
     )

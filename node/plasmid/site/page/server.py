@@ -1,31 +1,23 @@
-"""The page's process: a socket on loopback, a link for the owner, and an end.
+"""The page's process: a link for the owner, on loopback, and an end.
 
 Rules
 -----
-1. It listens on 127.0.0.1 and nowhere else, in a process of its own: the gateway imports no web server.
-2. Connections, header bytes and idle time are bounded. No access log is kept: an address holds a secret.
+1. It is a process of its own: the gateway imports no web server.
+2. No access log is kept: an address holds a secret.
 """
 
 from __future__ import annotations
 
 import secrets
-import socket
-import threading
 
-import uvicorn
-
-from plasmid.core.errors import UsageError
+from plasmid.endpoint.loopback import LOOPBACK, LoopbackServer
 from plasmid.gateway.home import SiteHome
 from plasmid.site.page.app import make_app
 from plasmid.site.page.sessions import Sessions
 
-LOOPBACK = "127.0.0.1"
-_CONNECTIONS = 32
-_HEADER_BYTES = 16 * 1024
 
-
-class PageServer:
-    """The page of the site in *home*; :meth:`start` makes it listen, in a thread.
+class PageServer(LoopbackServer):
+    """The page of the site in *home*.
 
     Parameters
     ----------
@@ -40,19 +32,8 @@ class PageServer:
 
     def __init__(self, home: SiteHome, *, port: int = 0, sessions: Sessions | None = None) -> None:
         name = home.config().name
+        super().__init__(port=port, connections=32, header_bytes=16 * 1024, idle_s=5)
         self.sessions = sessions or Sessions()
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((LOOPBACK, port))
-        except OSError as error:
-            self._socket.close()
-            raise UsageError(
-                "usage.port",
-                f"the page cannot listen on port {port}: {error.strerror}.",
-                "Choose another with --port, or leave it out.",
-            ) from error
-        self.port: int = self._socket.getsockname()[1]
         beginning = secrets.token_urlsafe(16)
         self.base = f"http://{LOOPBACK}:{self.port}/{beginning}"
         self.app = make_app(
@@ -62,35 +43,7 @@ class PageServer:
             hosts={f"{LOOPBACK}:{self.port}", f"localhost:{self.port}"},
             site=name,
         )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=_CONNECTIONS,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=2,
-                h11_max_incomplete_event_size=_HEADER_BYTES,
-            )
-        )
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
-
-    def start(self) -> None:
-        """Listen, until :meth:`close`. Whoever connects from now on is answered, or waits for the thread."""
-        self._socket.listen(_CONNECTIONS)
-        self._thread.start()
 
     def link(self) -> str:
         """Return a new login link; it opens the page once, within some minutes."""
         return f"{self.base}/login?secret={self.sessions.issue()}"
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()

@@ -1,4 +1,4 @@
-"""A hub's parts on a fresh database: SQLite, and PostgreSQL where its wheel is installed."""
+"""A hub that runs; and its parts on a fresh database: SQLite, and PostgreSQL where its wheel is installed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
+from hub_requests import client, new_repo
+from hub_server import LiveHub, served
 from plasmid.hub.settings import Hub, HubSettings
 from postgres_server import Postgres
 
@@ -67,3 +70,25 @@ def shared_hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("hub")
     with opened(folder, empty_database(request.param, folder, request)) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHub]:
+    """A hub with Ada and Eve."""
+    with served(tmp_path_factory.mktemp("hub")) as one:
+        one.user("ada")
+        one.user("eve")
+        yield one
+
+
+@pytest.fixture
+def web(live: LiveHub) -> Iterator[httpx.Client]:
+    """Ada's requests."""
+    with client(live, "ada") as one:
+        yield one
+
+
+@pytest.fixture
+def repo(web: httpx.Client) -> str:
+    """A new repository of Ada's with a card and weights."""
+    return new_repo(web)

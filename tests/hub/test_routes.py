@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from hub_requests import CARD, SHA, WEIGHTS, client, commit, lines, new_repo
-from hub_server import LiveHub, served
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHub]:
-    """A hub with Ada and Eve."""
-    with served(tmp_path_factory.mktemp("hub")) as one:
-        one.user("ada")
-        one.user("eve")
-        yield one
-
-
-@pytest.fixture
-def web(live: LiveHub) -> Iterator[httpx.Client]:
-    """Ada's requests."""
-    with client(live, "ada") as one:
-        yield one
-
-
-@pytest.fixture
-def repo(web: httpx.Client) -> str:
-    """A new repository of Ada's with a card and weights."""
-    return new_repo(web)
-
+from hub_requests import CARD, SHA, WEIGHTS, client, commit, lines
+from hub_server import LiveHub
 
 # -- files ---------------------------------------------------------------------------------------------------
 

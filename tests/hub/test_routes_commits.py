@@ -8,39 +8,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from hub_requests import CARD, WEIGHTS, batch, client, commit, lines, new_repo
+from hub_requests import CARD, WEIGHTS, batch, client, commit, lines
 from hub_server import LiveHub, served
 from plasmid.hub.limits import Limits
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHub]:
-    """A hub with Ada and Eve."""
-    with served(tmp_path_factory.mktemp("hub")) as one:
-        one.user("ada")
-        one.user("eve")
-        yield one
-
-
-@pytest.fixture
-def web(live: LiveHub) -> Iterator[httpx.Client]:
-    """Ada's requests."""
-    with client(live, "ada") as one:
-        yield one
-
-
-@pytest.fixture
-def repo(web: httpx.Client) -> str:
-    """A new repository of Ada's with a card and weights."""
-    return new_repo(web)
-
 
 # -- commits -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.plausible import check_plausible
+from plasmid.privacy.plausible import MAX_EPSILON, check_plausible
+from plasmid.recipes.protection import Protection
 from privacy_facts import DP_SGD, MASKED, shared
 
 SITE = {"site": "a", "public_size": 5000, "rate": 0.01, "noise_multiplier": 0.8, "epsilon": 1.0}
@@ -22,6 +23,14 @@ def _facts(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("facts", [DP_SGD, MASKED, shared()])
 def test_facts_of_real_runs_pass(facts: Any) -> None:
     check_plausible(facts.as_json())
+
+
+def test_the_largest_epsilon_that_a_recipe_may_ask_for_passes() -> None:
+    """Else no site would countersign such a run."""
+    assert Protection.model_json_schema()["properties"]["epsilon"]["anyOf"][0]["maximum"] == MAX_EPSILON
+    # what :func:`plasmid.privacy.accounting.dp_sgd_noise` finds for it at delta 1e-5
+    honest = {"rate": 0.05, "noise_multiplier": 0.1097, "attempts": 20, "steps": 10, "delta": 1e-5}
+    check_plausible(_facts(epsilon=MAX_EPSILON, **honest))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,6 @@ from plasmid.protocol.identity import fingerprint
 PROJECT = "project.json"
 LEFT_BY_CLIENTS = frozenset({".cache", ".gitattributes", ".huggingface"})
 MAX_TEXT_BYTES = 16 * 2**20
-_CHUNK_BYTES = 2**20
 
 Pin = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{64}|(?:[A-Z2-7]{4}-){6}[A-Z2-7]{4})$")]
 """A key, or its fingerprint."""
@@ -288,8 +287,5 @@ def _read(path: Path, limit_bytes: int) -> bytes:
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,7 +42,6 @@ logging.getLogger("huggingface_hub.utils._http").addFilter(
 
 PUBLIC = ("huggingface.co", "www.huggingface.co", "hf.co")
 MAX_FILES = 2000
-_CHUNK_BYTES = 2**20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
@@ -265,12 +264,10 @@ def plain_path(path: str) -> bool:
 def _is(path: Path, file: RemoteFile) -> bool:
     if path.stat().st_size != file.size:
         return False
-    digest = (
-        hashlib.sha256()
-        if file.sha256
-        else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)  # how Git names a file
-    )
+
+    def git() -> Any:  # how Git names a file
+        return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+
     with path.open("rb") as stream:
-        while part := stream.read(_CHUNK_BYTES):
-            digest.update(part)
+        digest = hashlib.file_digest(stream, hashlib.sha256 if file.sha256 else git)
     return digest.hexdigest() == (file.sha256 or file.oid)

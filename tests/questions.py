@@ -88,7 +88,9 @@ class Questions:
         total = decode_sum(at.open_sum(list(answers.values()), manifest), manifest.encoding(), len(FOUR))
         computation: Any = api.load(document.computation)
         shape = computation.shape(document, None)
-        state = computation.advance(document, shape, computation.initial(document, shape), total, len(FOUR))
+        state = computation.advance(
+            document, shape, computation.initial(document, shape), api.Sum(total, len(FOUR), 1)
+        )
         return dict(computation.result(document, state, len(FOUR)))
 
     def _made(self, site: str, table: Table) -> Any:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from plasmid.client.simple import simple_scores
 from plasmid.computations import finetune
-from plasmid.computations.api import Shape
+from plasmid.computations.api import Shape, Sum
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
 from plasmid.federation.server import ServerOptimiser, build_strategy
@@ -121,14 +121,14 @@ class Bench:
         """Return the state after all rounds of *sites*."""
         shape = finetune.shape(recipe, self.base)
         server = recipe.federation.server
-        optimiser = ServerOptimiser(build_strategy(server.strategy, server.options), shape.schema)
+        optimiser = ServerOptimiser(build_strategy(server.strategy, server.options), shape.state)
         terms = {site: self.terms(recipe, site, epsilon) for site in sites}
         encoding = self.encoding(recipe, shape, terms)
         state = finetune.initial(recipe, shape)
         for round_ in range(1, recipe.rounds + 1):
 
             def secure_mean(arrays: Any, round_: int = round_) -> Any:
-                before = shape.schema.flatten(arrays)
+                before = shape.state.flatten(arrays)
                 total = np.zeros(encoding.length + TAIL, encoding.dtype)
                 for number, site in enumerate(sites):
                     vector = self.vector(recipe, site, before, terms[site], round_ * 101 + number)
@@ -138,8 +138,8 @@ class Bench:
                         add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
                     total += words
                 summed = decode_sum(total, encoding, len(sites))
-                after = finetune.advance(recipe, shape, before, summed, len(sites))
-                return dict(shape.schema.unflatten(after))
+                after = finetune.advance(recipe, shape, before, Sum(summed, len(sites), round_))
+                return dict(shape.state.unflatten(after))
 
             state = optimiser.step(round_, state, secure_mean)
         return state

@@ -47,7 +47,7 @@ def test_what_becomes_of_the_sum(advance: str, expected: float) -> None:
     document = bundle_recipe(NOT_PYTHON, advance=advance)
     shape = bundle.shape(document, None)
     assert bundle.initial(document, shape).tolist() == [0.0] * 3
-    state = bundle.advance(document, shape, np.ones(3), np.full(3, 12.0), 3)
+    state = bundle.advance(document, shape, np.ones(3), api.Sum(np.full(3, 12.0), 3, 1))
     assert (state.dtype, state.tolist()) == (np.float64, [expected] * 3)
 
 

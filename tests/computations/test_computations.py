@@ -58,7 +58,7 @@ def test_a_site_s_sums_are_bounded_by_its_rows() -> None:
 def test_the_sums_are_the_moments() -> None:
     ages = np.array([20.0, 44.0, 71.0, 80.0])
     total = np.sum([mean.per_record(AGES, np.zeros(4), {"age": age}) for age in ages], axis=0)
-    state = mean.advance(AGES, mean.shape(AGES, None), np.zeros(4), total, 3)
+    state = mean.advance(AGES, mean.shape(AGES, None), np.zeros(4), api.Sum(total, 3, 1))
     answer = mean.result(AGES, state, 3)
     assert answer["mean"] == pytest.approx(ages.mean())
     assert answer["variance"] == pytest.approx(ages.var())
@@ -89,7 +89,7 @@ def test_a_ping_reads_nothing_and_adds_the_mean() -> None:
     assert (shape.schema.size, shape.bound, shape.norm, shape.bits) == (4, 1.0, None, 32)
     state = ping.initial(document, shape)
     assert ping.vector(document, state).tolist() == [0.0] * 4
-    assert ping.advance(document, shape, state, np.full(4, 6.0), 3).tolist() == [2.0] * 4
+    assert ping.advance(document, shape, state, api.Sum(np.full(4, 6.0), 3, 1)).tolist() == [2.0] * 4
 
 
 def test_an_output_without_a_norm_cannot_be_noised() -> None:
@@ -121,7 +121,7 @@ def test_an_update_is_bounded_in_l2_and_its_mean_is_added(tiny: dict[str, BaseMo
         assert (shape.bound, shape.norm, shape.bits) == (3.0, 3.0, 32)
         state = finetune.initial(document, shape)
         total = np.arange(shape.schema.size, dtype=np.float64)
-        moved = finetune.advance(document, shape, state, total, 4)
+        moved = finetune.advance(document, shape, state, api.Sum(total, 4, 1))
         assert moved.dtype == np.float32
         assert np.allclose(moved, state + (total / 4).astype(np.float32))
 
@@ -142,7 +142,9 @@ def test_a_step_of_sgd_takes_each_group_s_rate(tiny: dict[str, BaseModel]) -> No
     document = recipe(tiny["esm"], rates, **UNIT, mechanism="dp-fedsgd")
     shape = finetune.shape(document, tiny["esm"])
     state = finetune.initial(document, shape)
-    moved = finetune.advance(document, shape, state, np.full(shape.schema.size, 32.0), 2)  # a mean of 16
+    moved = finetune.advance(
+        document, shape, state, api.Sum(np.full(shape.schema.size, 32.0), 2, 1)
+    )  # a mean of 16
     step = shape.schema.unflatten(state - moved)
     for name, values in step.items():
         rate = {"head.weight": 2.0, "head.bias": 2.0, "head.covariates": 3.0}.get(name, 1.0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plasmid.computations import counts
+from plasmid.computations.api import Sum
 from plasmid.recipes.counts import CountsDocument
 
 SEX = {"type": "category", "column": "sex", "vocabulary": ["f", "m"]}
@@ -80,7 +81,7 @@ def test_a_cell_holds_its_lower_edge_and_the_last_one_both(value: float, index: 
 
 def test_the_table_is_told_with_its_margins_in_the_column_s_own_unit() -> None:
     asked = document(sum_of=AGE)
-    state = counts.advance(asked, counts.shape(asked, None), np.zeros(48), total(asked, ROWS), 3)
+    state = counts.advance(asked, counts.shape(asked, None), np.zeros(48), Sum(total(asked, ROWS), 3, 1))
     told = counts.result(asked, state, 3)
     assert told["axes"] == [
         {"column": "sex", "cells": ["f", "m", "(unseen)", "(missing)"]},

@@ -41,7 +41,7 @@ class Way:
         for round_ in range(1, rounds + 1):
             state = self.states[-1]
             total = self._source.standard_normal(state.size)
-            averaged = finetune.advance(self.document, self.shape, state, total, SITES)
+            averaged = finetune.advance(self.document, self.shape, state, api.Sum(total, SITES, 1))
             self.totals.append(total)
             self.states.append(averaged if self._step is None else self._step.step(round_, state, averaged))
         return self

@@ -87,7 +87,7 @@ class Following:
     @property
     def state_bytes(self) -> int:
         """The size of a body with a state."""
-        return body_bytes("state", self._shape.schema.size, self._shape.dtype)
+        return body_bytes("state", self._shape.state.size, self._shape.dtype)
 
     @property
     def _total_length(self) -> int:
@@ -121,7 +121,7 @@ class Following:
         ProtocolError
             ``protocol.step``: it does not follow; ``protocol.body``.
         """
-        size, dtype = self._shape.schema.size, self._shape.dtype
+        size, dtype = self._shape.state.size, self._shape.dtype
         state = unpack(body, "state", length=size, dtype=dtype)
         if self._at is not None and self._at[0] == round_:
             if self._at[1] != digest:
@@ -151,8 +151,10 @@ class Following:
         state, document = self._at[2], self._document
         total = unpack(before.body, "total", length=self._total_length, dtype=TOTAL_DTYPE)
         if document.privacy.rotation == "hadamard":
-            total = unrotate(total, seed=bytes.fromhex(self._digest), length=state.size)
-        averaged = self._computation.advance(document, self._shape, state, total, before.sites)
+            total = unrotate(total, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
+        averaged = self._computation.advance(
+            document, self._shape, state, api.Sum(total, before.sites, round_)
+        )
         return averaged if self._server is None else self._server.step(round_, state, averaged)
 
     def _compare(self, round_: int, own: NDArray[Any], stated: NDArray[Any]) -> None:

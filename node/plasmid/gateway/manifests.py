@@ -44,7 +44,7 @@ def check_manifest(site: str, admitted: AdmittedRun, manifest: Manifest) -> api.
         "rho": admitted.epoch.rho if admitted.epoch else None,
         "document": admitted.digest,
         "base": admitted.base.digest if admitted.base else None,
-        "state_bytes": body_bytes("state", admitted.shape.schema.size, admitted.shape.dtype),
+        "state_bytes": body_bytes("state", admitted.shape.state.size, admitted.shape.dtype),
         "mechanism": "none" if audit else document.privacy.mechanism or "none",
         "min_sites": plan.min_sites,
         "theta": plan.theta,

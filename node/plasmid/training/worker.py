@@ -77,7 +77,7 @@ class Session:
                 header["base"]["id"], revision=header["base"]["revision"], digest=header["base"]["digest"]
             )
         self.shape = self.computation.shape(self.document, base)
-        self.dtype = self.computation.initial(self.document, self.shape).dtype
+        self.dtype = self.shape.dtype
         self._engine: Any = None
         self._canaries: Any = None
         self._first: NDArray[Any] | None = None
@@ -113,7 +113,7 @@ class Session:
     def compute(self, frame: Frame) -> NDArray[Any]:
         """Return this site's raw vector for the state in *frame*."""
         header, body = frame
-        state = unpack(body, "state", length=self.shape.schema.size, dtype=self.dtype)
+        state = unpack(body, "state", length=self.shape.state.size, dtype=self.dtype)
         if self._bundle is None:
             vector = self._computed(state, header)
             self._tell_cells(header.get("cells"))

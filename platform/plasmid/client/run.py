@@ -177,7 +177,7 @@ class Run:
             folder,
             recipe,
             base,
-            unpack(body, "state", length=shape.schema.size, dtype=np.dtype(np.float32)),
+            unpack(body, "state", length=shape.state.size, dtype=np.dtype(np.float32)),
             results=dict(self.table.rows()),
             privacy=made.privacy_lines(),
             project=project_line(shown["project"], shown["requester"]),
@@ -255,8 +255,8 @@ class Run:
         body = self.coordinator.link.download(result["state"], int(result["state_bytes"]))
         write_result(
             folder,
-            shape.schema,
-            unpack(body, "state", length=shape.schema.size, dtype=shape.dtype),
+            shape.state,
+            unpack(body, "state", length=shape.state.size, dtype=shape.dtype),
             provenance=sums_provenance(
                 shown,
                 recipe,

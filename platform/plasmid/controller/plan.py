@@ -56,7 +56,7 @@ class Job:
             "trainable_parameters": self.shape.schema.size,
             "rounds": self.document.rounds,
             "bytes_up_per_round": body_bytes("words", encoding.length + TAIL, encoding.dtype),
-            "bytes_down_per_round": body_bytes("state", self.shape.schema.size, self.shape.dtype)
+            "bytes_down_per_round": body_bytes("state", self.shape.state.size, self.shape.dtype)
             + body_bytes("total", encoding.length, np.dtype(np.float64)) * (self.document.rounds > 1),
             "protect": privacy.protect,
             "min_sites": attempt.min_sites,

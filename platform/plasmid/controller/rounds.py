@@ -46,7 +46,7 @@ class Rounds:
         job, context = self._job, self._context
         server = getattr(job.document.federation, "server", None)
         optimiser = server and ServerOptimiser(
-            build_strategy(server.strategy, server.options), job.shape.schema
+            build_strategy(server.strategy, server.options), job.shape.state
         )
         state = self._computation.initial(job.document, job.shape)
         self._publish(state)
@@ -75,7 +75,7 @@ class Rounds:
         )
 
     def _secure_mean(self, round_: int) -> Any:
-        schema = self._job.shape.schema
+        schema = self._job.shape.state
 
         def secure(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return dict(schema.unflatten(self._round(round_, schema.flatten(arrays))))
@@ -104,4 +104,6 @@ class Rounds:
         total, sites = self._summed = self._sums.total(round_, self._state)
         if job.document.privacy.rotation == "hadamard":
             total = unrotate(total, seed=bytes.fromhex(job.digest), length=job.shape.schema.size)
-        return np.asarray(self._computation.advance(job.document, job.shape, state, total, sites))
+        return np.asarray(
+            self._computation.advance(job.document, job.shape, state, api.Sum(total, sites, round_))
+        )

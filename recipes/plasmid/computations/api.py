@@ -10,7 +10,8 @@ Rules
 3. The site half is exactly one of ``loss`` (the node trains), ``per_record`` (the node clips every
    record and sums) or ``vector`` (finished and opaque; the node clips it as a whole). A document may carry
    that half itself, as a bundle; its computation is then the public half alone.
-4. :meth:`Computation.advance` is pure and sees the decoded sum only.
+4. :meth:`Computation.advance` is pure and sees the decoded sum only. What is summed need not be what is
+   public: ``Shape.state`` is a schema of its own where they differ.
 5. A ``per_record`` half that counts or sums in cells may say so (``table``, ``cell``, ``amounts``, see
    :class:`Cellular`); without a privacy unit the node then applies its rules against disclosure to them.
 6. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
@@ -34,20 +35,44 @@ from plasmid.models.adapter import AdapterSchema
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
 
-API_VERSION = "3"
+API_VERSION = "4"
 
 SiteHalf = Literal["loss", "per_record", "vector"]
 State = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
+class Sum:
+    """The decoded sum of one round.
+
+    Attributes
+    ----------
+    values
+        The total, float [Shape.schema.size].
+    sites
+        Over how many contributions it is.
+    round
+        The round, from 1.
+    """
+
+    values: State
+    sites: int
+    round: int
+
+    @property
+    def mean(self) -> State:
+        """The mean contribution."""
+        return np.asarray(self.values / self.sites)
+
+
+@dataclass(frozen=True)
 class Shape:
-    """What is summed in one round; the public state has the same tensors.
+    """What is summed in one round, and what the public state is.
 
     Attributes
     ----------
     schema
-        Names and shapes of the tensors, in order.
+        Names and shapes of the tensors of one site's vector, in order.
     bound
         Largest absolute value of a coordinate of one site's vector.
     norm
@@ -57,6 +82,8 @@ class Shape:
         Width of the ring that the computation needs.
     record_bound
         Largest absolute value of a coordinate of one record's vector (``per_record``).
+    public
+        The tensors of the public state, where they are others; see :attr:`state`.
     """
 
     schema: AdapterSchema
@@ -64,6 +91,12 @@ class Shape:
     norm: float | None
     bits: Literal[32, 64]
     record_bound: float = 1.0
+    public: AdapterSchema | None = None
+
+    @property
+    def state(self) -> AdapterSchema:
+        """Names and shapes of the public state's tensors, in order."""
+        return self.public or self.schema
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -100,10 +133,10 @@ class Computation(Protocol):
         """Return the shape of one contribution for a resolved *document* and its base model."""
 
     def initial(self, document: Any, shape: Shape) -> State:
-        """Return the first public state, float [shape.schema.size]."""
+        """Return the first public state, float [shape.state.size]."""
 
-    def advance(self, document: Any, shape: Shape, state: State, total: State, sites: int) -> State:
-        """Return the next public state from the decoded sum of *sites* contributions."""
+    def advance(self, document: Any, shape: Shape, state: State, summed: Sum) -> State:
+        """Return the next public state from the decoded sum of a round's contributions."""
 
 
 class Cellular(Protocol):

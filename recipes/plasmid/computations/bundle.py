@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasmid.computations.api import Shape, State
+from plasmid.computations.api import Shape, State, Sum
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ def initial(document: BundleRecipe, shape: Shape) -> State:  # noqa: ARG001
     return np.zeros(shape.schema.size, dtype=np.float64)
 
 
-def advance(document: BundleRecipe, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+def advance(document: BundleRecipe, shape: Shape, state: State, summed: Sum) -> State:  # noqa: ARG001
     """Return the total, the mean, or the state plus the mean, as ``bundle.advance`` says."""
     match document.bundle.advance:
         case "total":
-            return np.asarray(total, dtype=np.float64)
+            return np.asarray(summed.values, dtype=np.float64)
         case "mean":
-            return np.asarray(total / sites, dtype=np.float64)
+            return np.asarray(summed.mean, dtype=np.float64)
         case _:
-            return np.asarray(state + total / sites, dtype=np.float64)
+            return np.asarray(state + summed.mean, dtype=np.float64)
 
 
 def result(document: BundleRecipe, state: State, sites: int) -> dict[str, Any]:

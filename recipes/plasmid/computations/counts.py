@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasmid.computations.api import Layout, Shape, SiteHalf, State
+from plasmid.computations.api import Layout, Shape, SiteHalf, State, Sum
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def per_record(document: CountsDocument, state: State, row: Mapping[str, Any]) -
     return vector
 
 
-def advance(document: CountsDocument, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+def advance(document: CountsDocument, shape: Shape, state: State, summed: Sum) -> State:  # noqa: ARG001
     """Return the sums themselves."""
-    return np.asarray(total, dtype=np.float64)
+    return np.asarray(summed.values, dtype=np.float64)
 
 
 def result(document: CountsDocument, state: State, sites: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasmid.computations.api import Shape, SiteHalf, State
+from plasmid.computations.api import Shape, SiteHalf, State, Sum
 from plasmid.models.adapter import adapter_schema, initial_state
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def losses(model: Any, batch: Any) -> torch.Tensor:
     return cross_entropy(model(batch).float(), batch.labels, reduction="none")
 
 
-def advance(document: Recipe, shape: Shape, state: State, total: State, sites: int) -> State:
+def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
     """Return the state plus the mean update, or one step of SGD along the mean gradient (``dp-fedsgd``)."""
-    mean = total / sites
+    mean = summed.mean
     if document.privacy.mechanism == "dp-fedsgd":
         training, scale = document.training, document.privacy.gradient_scale
         lora, head = training.lora_lr / scale.lora, training.head_lr / scale.head

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasmid.computations.api import Layout, Shape, SiteHalf, State
+from plasmid.computations.api import Layout, Shape, SiteHalf, State, Sum
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def per_record(document: QueryDocument, state: State, row: Mapping[str, Any]) ->
     return np.array([z, z * z, 1.0, 0.0][: state.size])
 
 
-def advance(document: QueryDocument, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+def advance(document: QueryDocument, shape: Shape, state: State, summed: Sum) -> State:  # noqa: ARG001
     """Return the sums themselves."""
-    return np.asarray(total, dtype=np.float64)
+    return np.asarray(summed.values, dtype=np.float64)
 
 
 def result(document: QueryDocument, state: State, sites: int) -> dict[str, float | int | None]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from plasmid.computations.api import Shape, SiteHalf, State
+from plasmid.computations.api import Shape, SiteHalf, State, Sum
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
@@ -32,6 +32,6 @@ def vector(document: PingDocument, state: State) -> State:  # noqa: ARG001
     return np.zeros_like(state)
 
 
-def advance(document: PingDocument, shape: Shape, state: State, total: State, sites: int) -> State:  # noqa: ARG001
+def advance(document: PingDocument, shape: Shape, state: State, summed: Sum) -> State:  # noqa: ARG001
     """Return the state plus the mean."""
-    return np.asarray(state + (total / sites).astype(state.dtype))
+    return np.asarray(state + summed.mean.astype(state.dtype))

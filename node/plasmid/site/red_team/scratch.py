@@ -257,7 +257,7 @@ class Scratch:
             "document": digest_of(self.document),
             "base": None,
             "state": "5" * 64,
-            "state_bytes": body_bytes("state", site.shape.schema.size, site.shape.dtype),
+            "state_bytes": body_bytes("state", site.shape.state.size, site.shape.dtype),
             "invited": self.roster,
             "ring_bits": encoding.bits,
             "scale_log2": encoding.scale_log2,

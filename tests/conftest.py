@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import warm
+from plasmid.gateway import opening
 from plasmid.models.store import BaseModel
 from postgres_server import Postgres, running
 from threat_rows import Rows, row_of
@@ -15,6 +18,14 @@ from threat_rows import Rows, row_of
 # The same examples on every machine, however slow; no folder of earlier failures.
 settings.register_profile("plasmid", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("plasmid")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_readers() -> Iterator[None]:
+    """Gateways in the tests' own process start warm readers; gateway/test_opening.py starts cold ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "subprocess", warm.READERS)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +78,25 @@ def postgres() -> Iterator[Postgres]:
     """A running PostgreSQL, one for all tests of a process; skipped where its wheel is not installed."""
     with running() as server:
         yield server
+
+
+# -- order -----------------------------------------------------------------------------------------
+
+FIRST = ("e2e", "threats", "gateway", "cli")
+"""Folders whose files take longest: they begin while there is other work for the other processes."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the folders that take longest first; within each, files and tests stay in their order."""
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.parent.name, len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of garbage from looking at thousands of tests and what they import each time."""
+    gc.collect()
+    gc.freeze()
 
 
 # -- the table of threats; here, so that a session in several processes tells it, too ---------------

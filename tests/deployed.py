@@ -1,7 +1,7 @@
 """A deployed federation on this host: each party a process with its own home, started as the docs say.
 
 Nothing is shared between parties but what their people would exchange: the coordinator's URL, fingerprints,
-invitations, and the sites' public cards.
+invitations, and the sites' public cards. What stays up is started cold, what only answers warm (:mod:`warm`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import warm
 from in_memory import flat
 from plasmid.gateway.keystore import draw_passphrase
 from plasmid.gateway.passphrase import from_file
@@ -26,22 +27,10 @@ from plasmid.gateway.passphrase import from_file
 START_S = 60.0
 
 
-def cli(
-    *arguments: str, home: Path, user: int | None = None, check: bool = True, timeout_s: float = 300.0
-) -> dict[str, Any]:
+def cli(*arguments: str, home: Path, user: int | None = None, check: bool = True) -> dict[str, Any]:
     """Run one ``plasmid`` command to its end and return its JSON answer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "plasmid.cli.main", *arguments, "--format", "json"],
-        env=_environment(home),
-        cwd=home,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        user=user,
-        group=user,
-        extra_groups=[] if user is not None else None,
+    done = warm.run(
+        "plasmid.cli.main", [*arguments, "--format", "json"], env=_environment(home), cwd=home, user=user
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
     if check and (done.returncode or answer["status"] != "ok"):
@@ -111,20 +100,9 @@ class Deployment:
 
     def text(self, party: str, *arguments: str) -> str:
         """Run a command as *party* and return what it prints for people."""
-        user = self.users.get(party)
-        done = subprocess.run(
-            [sys.executable, "-m", "plasmid.cli.main", *arguments],
-            env=_environment(self.home(party)) | {"COLUMNS": "400"},
-            cwd=self.home(party),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-            user=user,
-            group=user,
-            extra_groups=[] if user is not None else None,
-        )
+        home = self.home(party)
+        environment = _environment(home) | {"COLUMNS": "400"}
+        done = warm.run("plasmid.cli.main", arguments, env=environment, cwd=home, user=self.users.get(party))
         assert done.returncode == 0, f"plasmid {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -32,9 +32,11 @@ from typing import Any
 
 import numpy as np
 
+import warm
 from attacks import FOUR, private
 from in_memory import Federation
 from plasmid.core.errors import PlasmidError
+from plasmid.gateway import opening
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.marks import Marks
 from plasmid.privacy.budgets import RunAccount
@@ -327,6 +329,7 @@ def main() -> None:
     )
     parser.add_argument("--until", default="", help="end where this is wrong")
     asked = parser.parse_args()
+    opening.subprocess = warm.READERS  # type: ignore[attr-defined]
     walk = Walk(asked.folder, asked.unit, asked.grain, asked.without)
     steps = walk.steps()
     for number, step in enumerate(steps):

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+import warm
 from live_link import PASSPHRASE, LiveLink
 from plasmid.core.clock import now
 from plasmid.gateway.audit import AuditLog
@@ -46,13 +47,20 @@ class Site:
     passphrase: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
+    def words(self, *arguments: str) -> list[str]:
+        return ["site", *arguments, "--home", str(self.home.folder), "--format", "json"]
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return an environment without Plasmid's variables but for *more*."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("PLASMID")} | {
+            **(more or {})
+        }
+
     def spawn(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command with no passphrase but the one that *arguments* name."""
-        words = ["site", *arguments, "--home", str(self.home.folder), "--format", "json"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PLASMID")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "plasmid.cli.main", *words],
-            env=environment | options.pop("env", {}),
+            [sys.executable, "-m", "plasmid.cli.main", *self.words(*arguments)],
+            env=self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -69,9 +77,11 @@ class Site:
         assert process.poll() is None, process.communicate()
         return process
 
-    def run(self, *arguments: str, passphrase: bool = True, **options: Any) -> Any:
+    def run(self, *arguments: str, passphrase: bool = True, env: Mapping[str, str] | None = None) -> Any:
+        """Return the JSON answer of a command that ends by itself; it starts warm."""
         how = ["--passphrase-file", str(self.passphrase)] if passphrase else []
-        return ended(self.spawn(*arguments, *how, **options))
+        done = warm.run("plasmid.cli.main", self.words(*arguments, *how), env=self.environment(env))
+        return json.loads(done.stdout.splitlines()[-1])
 
     def actions(self) -> list[str]:
         return [entry["action"] for entry in AuditLog(self.home.audit).entries()]
@@ -128,13 +138,15 @@ def test_a_node_does_not_start_without_its_passphrase(site: Site) -> None:
 
     wrong, named = written("wrong", "not the passphrase"), "PLASMID_PASSPHRASE_FILE"
     started = {
-        "wrong": site.spawn("start", "--passphrase-file", wrong),
-        "wrong, named in the environment": site.spawn("start", env={named: wrong}),
-        "readable by others": site.spawn("start", "--passphrase-file", written("open", PASSPHRASE, 0o644)),
-        "empty": site.spawn("start", "--passphrase-file", written("empty", "")),
-        "none": site.spawn("start"),
+        "wrong": site.run("start", "--passphrase-file", wrong, passphrase=False),
+        "wrong, named in the environment": site.run("start", passphrase=False, env={named: wrong}),
+        "readable by others": site.run(
+            "start", "--passphrase-file", written("open", PASSPHRASE, 0o644), passphrase=False
+        ),
+        "empty": site.run("start", "--passphrase-file", written("empty", ""), passphrase=False),
+        "none": ended(site.spawn("start")),
     }
-    assert {what: ended(process)["error"]["code"] for what, process in started.items()} == {
+    assert {what: answer["error"]["code"] for what, answer in started.items()} == {
         "wrong": "keys.passphrase",
         "wrong, named in the environment": "keys.passphrase",
         "readable by others": "keys.passphrase_file",

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+import warm
 from deployed import Deployment
 from plasmid.recipes.catalogue import get
 
@@ -53,6 +54,11 @@ class Home:
             timeout=timeout_s,
             check=False,
         )
+        return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    def ask(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
+        """Return what :meth:`run` does, of a command that starts no federation: it starts warm."""
+        done = warm.run("plasmid.cli.main", [*arguments, "--format", "json"], env=self.environment)
         return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -97,12 +103,14 @@ class Home:
         until(lambda: not self.processes(ray=ray), within_s, lambda: f"left over: {self.processes(ray=ray)}")
 
 
-def until(condition: Callable[[], bool], within_s: float, otherwise: Callable[[], str]) -> None:
+def until(
+    condition: Callable[[], bool], within_s: float, otherwise: Callable[[], str], *, pause_s: float = 0.1
+) -> None:
     """Wait for *condition*; fail with *otherwise* after *within_s*."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, otherwise()
-        time.sleep(0.1)
+        time.sleep(pause_s)
 
 
 def excerpt(source: Path, target: Path, rows: int) -> None:
@@ -135,7 +143,7 @@ def _users() -> dict[str, int]:
     return users
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def federation() -> Iterator[Deployment]:
     """A coordinator and three donors, each with its own folder and, as root, its own user of the system."""
     root = Path(tempfile.mkdtemp(prefix="plasmid-deployed-"))

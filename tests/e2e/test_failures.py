@@ -7,16 +7,34 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from bundle_recipes import write_recipe
 from e2e.conftest import LONG, QUICK, Home, until
 
 CANARY = "CWCANARYWC"
+SLEEPER = """
+computation: bundle
+name: sleeper
+title: It sleeps
+data:
+  columns: {age: {type: number, bounds: [0, 120], missing: allowed}}
+  max_rows: 1000
+bundle: {entry: hostile, half: per_record, tensors: {counts: [3]}}
+federation: {spare_attempts: 0}
+"""
+SLEEPS = """
+    import time
+
+    def per_record(state, row, settings):
+        time.sleep(600)
+        return [0.0, 0.0, 0.0]
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -36,22 +54,47 @@ def _start_long_run(home: Home) -> tuple[Any, str]:
     return process, _wait_for_training(home, process)
 
 
-def _wait_for_training(home: Home, process: Any, *, sites: int = 3) -> str:
-    """Wait until every site has trained a step, and return the run's id."""
+def _wait_for(home: Home, process: Any, condition: Callable[[str], bool]) -> str:
+    """Wait until there is a run for which *condition* holds, and return its id."""
     found: list[str] = []
 
-    def training() -> bool:
+    def holds() -> bool:
         assert process.poll() is None, process.communicate()
-        status, answer, _ = home.run("runs", "ls")
+        _, answer, _ = home.ask("runs", "ls")
         found[:] = [run["run_id"] for run in answer["data"].get("runs", []) if run["state"] == "RUNNING"]
-        if status or not found:
-            return False
-        _, shown, _ = home.run("runs", "show", found[0])
+        return bool(found) and condition(found[0])
+
+    until(holds, 120.0, lambda: f"it never came so far: {found}", pause_s=0.5)
+    return found[0]
+
+
+def _wait_for_training(home: Home, process: Any, *, sites: int = 3) -> str:
+    """Wait until every site has trained a step, and return the run's id."""
+
+    def training(run: str) -> bool:
+        _, shown, _ = home.ask("runs", "show", run)
         progress = shown["data"].get("progress", {})
         return len(progress) == sites and all(site["step"] > 0 for site in progress.values())
 
-    until(training, 120.0, lambda: f"never trained: {found}")
-    return found[0]
+    return _wait_for(home, process, training)
+
+
+@pytest.fixture(scope="module")
+def sleeper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A recipe whose workers are at their rows for ten minutes, and cost next to nothing."""
+    return str(write_recipe(tmp_path_factory.mktemp("recipes") / "sleeper", SLEEPER, hostile=SLEEPS))
+
+
+def _start_sleeper(home: Home, sleeper: str) -> tuple[Any, str]:
+    """Start a run of *sleeper*; return it and its id once the workers have been given their rows."""
+    process = home.start("run", sleeper, "--sites", str(home.sites), "--yes")
+
+    def computing(run: str) -> bool:
+        logs = [folder / "audit" / "log.jsonl" for folder in (home.folder / "sites").iterdir()]
+        lines = [line for log in logs for line in log.read_text().splitlines() if f'"{run}"' in line]
+        return sum('"manifest"' in line for line in lines) == len(list(home.sites.iterdir()))
+
+    return process, _wait_for(home, process, computing)
 
 
 def test_a_policy_that_refuses_is_named_with_its_reason(home: Home, tmp_path: Path) -> None:
@@ -104,7 +147,7 @@ def test_too_many_sites_that_die_end_the_run(home: Home) -> None:
     assert answer["data"]["run_id"] == run
     assert _adapters(home) == before
     home.wait_until_gone(5.0)
-    _, shown, _ = home.run("runs", "show", run)
+    _, shown, _ = home.ask("runs", "show", run)
     assert shown["data"]["state"] == "FAILED"
 
 
@@ -143,7 +186,7 @@ def test_a_coordinator_that_dies_ends_the_run_at_once(home: Home) -> None:
     assert answer["data"]["run_id"] == run
     home.wait_until_gone(15.0, ray=False)
     home.wait_until_gone(90.0)
-    _, shown, _ = home.run("runs", "show", run)
+    _, shown, _ = home.ask("runs", "show", run)
     assert shown["data"]["state"] != "SUCCEEDED"
 
 
@@ -151,22 +194,22 @@ def test_a_second_run_leaves_the_first_alone_and_stop_ends_it_within_ten_seconds
     process, run = _start_long_run(home)
     status, second, _ = home.run("run", "tcr-covid", "--sites", str(home.sites), *QUICK, "--yes")
     assert (status != 0, second["error"]["code"]) == (True, "storage.in_use")
-    _, shown, _ = home.run("runs", "show", run)
+    _, shown, _ = home.ask("runs", "show", run)
     assert shown["data"]["state"] == "RUNNING"
     asked = time.monotonic()
-    status, _, _ = home.run("runs", "stop", run)
+    status, _, _ = home.ask("runs", "stop", run)
     assert status == 0
     out, _ = process.communicate(timeout=60)
     assert time.monotonic() - asked < 20.0  # ten for the training, the rest for all processes to go
     assert json.loads(out.splitlines()[-1])["error"]["code"] == "run.stopped"
     home.wait_until_gone(5.0)
-    _, shown, _ = home.run("runs", "show", run)
+    _, shown, _ = home.ask("runs", "show", run)
     assert shown["data"]["state"] == "STOPPED"
 
 
-def test_ctrl_c_leaves_nothing_after_five_seconds(home: Home) -> None:
+def test_ctrl_c_leaves_nothing_after_five_seconds(home: Home, sleeper: str) -> None:
     before = _adapters(home)
-    process, _ = _start_long_run(home)
+    process, _ = _start_sleeper(home, sleeper)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=15)
     assert process.returncode == 130
@@ -175,13 +218,13 @@ def test_ctrl_c_leaves_nothing_after_five_seconds(home: Home) -> None:
     assert _adapters(home) == before
 
 
-def test_a_killed_launcher_takes_everything_with_it(home: Home) -> None:
-    process, run = _start_long_run(home)
+def test_a_killed_launcher_takes_everything_with_it(home: Home, sleeper: str) -> None:
+    process, run = _start_sleeper(home, sleeper)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=15)
     home.wait_until_gone(15.0, ray=False)
     home.wait_until_gone(90.0)
-    _, shown, _ = home.run("runs", "show", run)
+    _, shown, _ = home.ask("runs", "show", run)
     assert shown["data"]["state"] == "INTERRUPTED"
 
 
@@ -224,18 +267,23 @@ def test_bad_rows_are_told_without_showing_them(
 
 
 def test_usage_is_explained(home: Home) -> None:
-    status, answer, _ = home.run("run", "tcr-covd", "--yes")
+    status, answer, _ = home.ask("run", "tcr-covd", "--yes")
     assert status != 0
     assert answer["error"]["code"] == "recipe.unknown"
     assert "tcr-covid" in answer["error"]["message"]
-    status, answer, _ = home.run("run", "tcr-covid", "--set", "training.stepps=3", "--yes")
+    status, answer, _ = home.ask("run", "tcr-covid", "--set", "training.stepps=3", "--yes")
     assert answer["error"]["code"] == "recipe.invalid"
     assert "steps" in answer["error"]["message"]
-    status, answer, _ = home.run("run", "tcr-covid", "--set", "federation.server.strategy=Krum", "--yes")
-    assert (status != 0, answer["error"]["code"]) == (True, "recipe.strategy")
-    status, answer, _ = home.run(
+    status, answer, _ = home.ask(
         "run", "tcr-covid", "--set", "federation.min_sites=4", *QUICK, "--yes", "--sites", str(home.sites)
     )
     assert answer["error"]["code"] == "data.too_few_sites"
+
+
+@pytest.mark.slow
+def test_what_only_the_plan_shows_ends_it_before_anything_runs(home: Home) -> None:
+    """Each starts a federation; tests/federation/test_server.py and tests/client/test_launch.py need none."""
+    status, answer, _ = home.run("run", "tcr-covid", "--set", "federation.server.strategy=Krum", "--yes")
+    assert (status != 0, answer["error"]["code"]) == (True, "recipe.strategy")
     status, answer, _ = home.run("run", "tcr-covid", "--sites", str(home.sites), *QUICK)
     assert (status != 0, answer["error"]["code"]) == (True, "usage.not_confirmed")

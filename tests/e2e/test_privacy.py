@@ -1,4 +1,7 @@
-"""Differential privacy in embedded runs: what is spent, what is told, and what is refused at once."""
+"""Differential privacy in embedded runs: what is spent, what is told, and what is refused at once.
+
+The questions are slow tests: test_deployed.py asks the same of deployed sites.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +39,19 @@ def ledger(home: Home, donor: str) -> Ledger:
 # -- a question ------------------------------------------------------------------------------------
 
 
-def ask(home: Home, *privacy: str) -> tuple[int, dict[str, Any], str]:
+def question(home: Home, *privacy: str) -> list[str]:
     how = ["--sites", str(home.sites), "--bounds", "0,120", "--yes"]
-    return home.run("query", "mean", "--column", "age", *privacy, *how)
+    return ["query", "mean", "--column", "age", *privacy, *how]
 
 
 @pytest.fixture(scope="module")
 def asked(home: Home) -> dict[str, Any]:
-    status, answer, errors = ask(home, "--epsilon", "1", "--delta", "1e-6")
+    status, answer, errors = home.run(*question(home, "--epsilon", "1", "--delta", "1e-6"))
     assert status == 0, (answer, errors)
     return dict(answer["data"])
 
 
+@pytest.mark.slow
 def test_a_mean_with_noise_says_what_it_promises(home: Home, asked: dict[str, Any]) -> None:
     values = []
     for path in home.sites.glob("*.csv"):
@@ -64,6 +68,7 @@ def test_a_mean_with_noise_says_what_it_promises(home: Home, asked: dict[str, An
     assert f"N = {ROWS} declared by its owner" in said[2]
 
 
+@pytest.mark.slow
 def test_every_site_s_ledger_was_charged(home: Home, asked: dict[str, Any]) -> None:
     for donor in DONORS:
         entries = [entry for entry in ledger(home, donor).entries() if entry["run"] == asked["run_id"]]
@@ -77,7 +82,7 @@ def test_every_site_s_ledger_was_charged(home: Home, asked: dict[str, Any]) -> N
 
 @pytest.fixture(scope="module")
 def tuned(home: Home) -> dict[str, Any]:
-    how = ["--sites", str(home.sites), "--eval", str(home.test), "--no-baselines", "--yes"]
+    how = ["--sites", str(home.sites), "--no-baselines", "--yes"]
     status, answer, errors = home.run("run", "tcr-covid", *QUICK, *settings(), *how)
     assert status == 0, (answer, errors)
     return dict(answer["data"])
@@ -131,7 +136,7 @@ def test_the_whole_plan_was_charged_spare_attempts_included(home: Home, tuned: d
 def test_a_recipe_that_contradicts_itself_is_told_where(
     home: Home, changes: dict[str, str], where: str
 ) -> None:
-    status, answer, _ = home.run("recipes", "show", "tcr-covid", *settings(**changes))
+    status, answer, _ = home.ask("recipes", "show", "tcr-covid", *settings(**changes))
     assert (status != 0, answer["error"]["code"]) == (True, "recipe.invalid")
     assert where in answer["error"]["message"]
 
@@ -147,13 +152,14 @@ def test_a_recipe_that_contradicts_itself_is_told_where(
     ],
 )
 def test_a_question_without_a_sound_promise_is_refused_at_once(home: Home, privacy: tuple[str, ...]) -> None:
-    status, answer, _ = ask(home, *privacy)
+    status, answer, _ = home.ask(*question(home, *privacy))
     assert (status != 0, answer["error"]["code"]) == (True, "usage.query_privacy")
     assert "--delta" in answer["error"]["hint"]
 
 
+@pytest.mark.slow
 def test_a_delta_that_would_allow_publishing_a_record_is_refused_by_every_site(home: Home) -> None:
-    status, answer, _ = ask(home, "--epsilon", "1", "--delta", "0.01")
+    status, answer, _ = home.run(*question(home, "--epsilon", "1", "--delta", "0.01"))
     assert (status != 0, answer["error"]["code"]) == (True, "recipe.too_few_sites")
     for donor in DONORS:
         assert f"\n  {donor}: The site asks for a smaller delta. [policy.delta]" in answer["error"]["message"]

@@ -1,7 +1,8 @@
-"""``plasmid query`` embedded, on a host with a sandbox and on one without: what is said, and logged."""
+"""``plasmid query`` embedded, on a host with a sandbox and on one without: answered, said, and logged."""
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -48,15 +49,43 @@ def own_home(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(tmp_path_factory.mktemp("sandbox") / "home", home.sites, home.test)
 
 
-def test_the_strongest_level_is_taken_where_there_is_one(own_home: Home) -> None:
+@pytest.fixture(scope="module")
+def answered(own_home: Home) -> tuple[dict[str, Any], str]:
+    """What a first question is answered, and what is said beside it."""
     status, answer, errors = own_home.run(*QUERY, "--sites", str(own_home.sites), "--yes")
     assert status == 0, (answer, errors)
+    return dict(answer["data"]), errors
+
+
+def test_the_strongest_level_is_taken_where_there_is_one(
+    own_home: Home, answered: tuple[dict[str, Any], str]
+) -> None:
+    data, errors = answered
     best = choose("best").level
-    assert answer["data"]["isolation"] == best
+    assert data["isolation"] == best
     assert set(released(own_home)) == {best}
     assert "no sandbox" not in errors
 
 
+def test_the_mean_of_a_column_is_exact_but_for_the_rounding_at_each_site(
+    home: Home, answered: tuple[dict[str, Any], str]
+) -> None:
+    values = []
+    for path in home.sites.glob("*.csv"):
+        with path.open(newline="") as file:
+            values += [float(row["age"]) for row in csv.DictReader(file) if row["age"]]
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / len(values)
+    result = answered[0]["result"]
+    assert (result["sites"], result["suppressed_at"]) == (3, 0)
+    off = 3 * 2.5  # in records: three sites, each sum to the nearest multiple of 5
+    assert abs(result["count"] - len(values)) <= off
+    assert result["count"] % 5 == 0
+    assert result["mean"] == pytest.approx(mean, abs=2 * off / len(values) * 60)
+    assert result["variance"] == pytest.approx(variance, abs=6 * off / len(values) * 60**2)
+
+
+@pytest.mark.usefixtures("answered")
 def test_where_there_is_none_it_works_and_says_so(own_home: Home) -> None:
     earlier = len(released(own_home))
     wrapper = WITHOUT.format(mount=NUMBERS[machine()]["mount"])

@@ -42,10 +42,10 @@ ABOUT = {
 """Actions about something that has a digest."""
 
 
-@pytest.fixture
-def federation(tmp_path: Path) -> Federation:
-    """Sites, one of which has gone through everything."""
-    made = private(tmp_path)
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """Sites, one of which has gone through everything; the tests only read what it has logged."""
+    made = private(tmp_path_factory.mktemp("sites"))
     allow_approved(made)
     approvals = add_people(made)
     assert made.admit("alpha").code == "policy.awaiting_approval"

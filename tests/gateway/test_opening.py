@@ -71,6 +71,12 @@ def open_files(home: SiteHome) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
+def cold_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each reader started as sites start it."""
+    monkeypatch.setattr(opening, "subprocess", subprocess)
+
+
+@pytest.fixture(autouse=True)
 def nothing_stays(home: SiteHome) -> Iterator[None]:
     """No open file and no file of a reader is left, however a test ended."""
     yield

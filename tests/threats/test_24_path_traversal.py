@@ -30,8 +30,9 @@ from plasmid.models.artifact import read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.importer import import_folder
 from plasmid.models.sources import read_weights
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel, open_model
+from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_header, valid_name
 from plasmid.privacy.statements import RunId, SiteName
 from plasmid.recipes.documents import parse_document
@@ -140,7 +141,10 @@ def test_an_index_names_files_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def written_adapter(folder: Path, base: BaseModel) -> Path:
-    head, lora = HeadSpec(labels=["no", "yes"]), LoraSpec(rank=2, alpha=4.0, targets=["query"], layers=1)
+    head, lora = (
+        ClassificationHead(labels=["no", "yes"]),
+        LoraSpec(rank=2, alpha=4.0, targets=["query"], layers=1),
+    )
     schema = adapter_schema(base, lora, head)
     write_adapter(
         folder,

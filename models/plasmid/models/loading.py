@@ -1,4 +1,4 @@
-"""The bare encoder of an imported model, loaded offline and checked to be whole."""
+"""An imported model, the bare encoder or the causal model, loaded offline and checked to be whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from plasmid.core.collection import uncollected
 from plasmid.core.errors import ModelError
 from plasmid.models.architectures import architecture
 from plasmid.models.store import BaseModel
@@ -20,33 +21,58 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
     ------
     ModelError
         ``model.tensors_missing``: a tensor that pooled encodings need isn't in the file, or has
-        another shape.
+        another shape; ``model.causal``: it is a causal model.
     """
-    return _loaded(base, attn_implementation=attention).eval()
+    if base.entry.causal:
+        raise ModelError(
+            "model.causal",
+            f"{base.id} is a causal language model: it goes on with texts, and has no encoder for a head.",
+            "Use an encoder ('plasmid models ls'), or serve it for /v1/chat/completions.",
+        )
+    model = _loaded(base, attn_implementation=attention).eval()
+    model.config.use_cache = False  # keys and values for a next token would be kept
+    return model
 
 
-def check_encoder(base: BaseModel) -> None:
-    """Raise what :func:`load_encoder` would, by names and shapes alone: no weight is read."""
+def load_causal(base: BaseModel, *, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the causal model of *base*, its head included, in *dtype* and eval mode, from its folder alone.
+
+    Raises
+    ------
+    ModelError
+        ``model.tensors_missing``; ``model.not_causal``: it is an encoder.
+    """
+    if not base.entry.causal:
+        raise ModelError(
+            "model.not_causal",
+            f"{base.id} is an encoder: it writes no text.",
+            "Use a causal model: 'plasmid models ls' shows what each is for.",
+        )
+    return _loaded(base, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+def check_whole(base: BaseModel) -> None:
+    """Raise what loading would, by names and shapes alone: no weight is read."""
     _loaded(base, device_map="meta")
 
 
-def _loaded(base: BaseModel, **settings: Any) -> Any:
-    from transformers import AutoModel
+def _loaded(base: BaseModel, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
 
     known = architecture(base.entry.architecture)
-    with _quiet():
-        model, report = AutoModel.from_pretrained(
+    made: Any = AutoModelForCausalLM if known.causal else AutoModel
+    with _quiet(), uncollected():
+        model, report = made.from_pretrained(
             base.path,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=torch.float32,
+            dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **settings,
             **({"add_pooling_layer": False} if known.pooler else {}),
         )
-    model.config.use_cache = False  # a causal model would keep keys and values for a next token
     problems = [name for name in report["missing_keys"] if not name.startswith(known.unused)]
     problems += [item[0] for item in report["mismatched_keys"]]
     if problems:

@@ -7,6 +7,8 @@ Rules
 2. Frames in: ``open`` (see :func:`answer`). Frames out: ``progress`` (rows), then ``opened`` (figures,
    notices, steps; the descriptor of the snapshot; body: people) or ``error``.
 3. It ends with its answer, or when whoever asked is gone.
+4. It has no pandas. Where that is installed, pyarrow would import it, only to ask of each list whether it is
+   one of pandas' own: a quarter of a second for each view that is opened.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,15 @@ from plasmid.recipes.documents import parse_document, patient_of
 from plasmid.training.channel import Channel, ChannelClosed
 
 PROGRESS_S = 1.0
+
+
+class NoPandas(MetaPathFinder):
+    """Makes an import of pandas fail, as where it is not installed."""
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        """Raise ModuleNotFoundError for pandas, and leave everything else to the finders after this one."""
+        if fullname.partition(".")[0] == "pandas":
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 def answer(channel: Channel, request: dict[str, Any]) -> None:
@@ -105,6 +117,7 @@ def _what(view: ViewFile, path: Path | None) -> str:
 
 def main() -> None:
     """Answer one request on the channel that is standard input."""
+    sys.meta_path.insert(0, NoPandas())
     channel = Channel(socket.socket(fileno=os.dup(0)))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

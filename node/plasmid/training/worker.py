@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
+from plasmid.core.collection import uncollected
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Drawn, Table
@@ -224,7 +225,8 @@ def serve(channel: Channel) -> None:
             if frame[0]["type"] == "open":
                 if session is not None:
                     session.close()
-                session = Session(channel, stop, frame)
+                with uncollected():
+                    session = Session(channel, stop, frame)
                 channel.send({"type": "opened"})
             elif session is not None:
                 channel.send({"type": "result"}, pack("vector", session.compute(frame)))

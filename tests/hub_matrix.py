@@ -26,6 +26,7 @@ from typing import Any
 from hub_server import GENEROUS, LiveHub, served
 from plasmid.hub.limits import Limits
 from plasmid.hub.names import RepoId
+from plasmid.hub.records import Add
 
 VERBS = Path(__file__).with_name("hub_verbs.py")
 OTHERS = ("huggingface_hub==0.30.2", "huggingface_hub>=1.31,<2")
@@ -94,8 +95,11 @@ def hubs(folder: Path) -> Iterator[tuple[LiveHub, LiveHub]]:
         hub.hub.accounts.join("lab", "ada", "admin")
         ada = hub.hub.accounts.who(hub.tokens["ada"])
         assert ada is not None
+        blob = hub.hub.blobs.put(b"something")  # what nothing was committed to is in no list
+        hub.hub.registry.keep(blob)
         for number in range(MODELS):
-            hub.hub.registry.create(RepoId.parse(f"lab/m{number:03d}"), by=ada)
+            repo = hub.hub.registry.create(RepoId.parse(f"lab/m{number:03d}"), by=ada)
+            hub.hub.registry.commit(repo, "main", [Add("a.txt", blob.sha256)], title="one file", by=ada)
         yield hub, strict
 
 

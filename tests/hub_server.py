@@ -61,10 +61,14 @@ def client_environment(url: str, home: Path, *, token: str | None = None, **more
 
 
 @contextmanager
-def served(folder: Path, *, limits: Limits = GENEROUS) -> Iterator[LiveHub]:
-    """Serve a fresh hub in *folder* from a thread of this process."""
+def served(
+    folder: Path, *, limits: Limits = GENEROUS, database_url: str | None = None, blobs_url: str | None = None
+) -> Iterator[LiveHub]:
+    """Serve a fresh hub from a thread of this process, its database and files in *folder* or elsewhere."""
     settings = HubSettings(
-        folder=folder, database_url=f"sqlite:///{folder / 'hub.db'}", blobs_url=str(folder / "blobs")
+        folder=folder,
+        database_url=database_url or f"sqlite:///{folder / 'hub.db'}",
+        blobs_url=blobs_url or str(folder / "blobs"),
     )
     with settings.open() as hub, socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

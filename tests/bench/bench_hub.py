@@ -178,6 +178,7 @@ def _repo(key: int, tags: list[str], random: Random) -> dict[str, Any]:
         "metric": random.random() if random.random() < 0.8 else None,
         "epsilon": random.uniform(0.1, 16) if random.random() < 0.6 else None,
         "retired": "a site withdrew" if random.random() < 0.02 else None,
+        "filled": 1,
     }
 
 

@@ -17,6 +17,8 @@ from plasmid.endpoint.problems import Problem
 from plasmid.endpoint.sources import MAX_FILE_BYTES, Sources
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
+from plasmid.protocol.released import Trust
+from release_world import World
 from served import write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -48,7 +50,8 @@ class FakeHub:
     ) -> str:
         assert (repo, revision) == ("team/x", COMMIT)
         for name in allow_patterns:
-            shutil.copy(self.folder / name, local_dir)
+            if (self.folder / name).exists():
+                shutil.copy(self.folder / name, local_dir)
         self.folders.append(Path(local_dir))
         return local_dir
 
@@ -66,11 +69,13 @@ def hub(tiny: dict[str, BaseModel], tmp_path: Path) -> FakeHub:
 
 
 def test_an_adapter_is_known_by_its_commit_and_its_files_do_not_stay(hub: FakeHub) -> None:
-    sources = Sources({}, "http://hub.test", api=hub)
+    sources = Sources({}, "http://hub.test", api=hub, unsigned=True)
     found = sources.find("team/x", ANA)
     assert found.key == f"team/x@{COMMIT}"
     with found.fetch() as folder:
-        assert sorted(one.name for one in folder.iterdir()) == sorted(MAX_FILE_BYTES)
+        assert {one.name for one in folder.iterdir()} == {one.name for one in hub.folder.iterdir()} - {
+            "evil.py"
+        }
         assert read_adapter(folder).about.head.labels == ["no", "yes"]
     assert not hub.folders[0].exists()
     assert sources.find("team/x@v1", ANA).key == found.key
@@ -78,11 +83,86 @@ def test_an_adapter_is_known_by_its_commit_and_its_files_do_not_stay(hub: FakeHu
     assert hub.asked == [("team/x", None, "hf_ana"), ("team/x", "v1", "hf_ana")]  # the third was remembered
 
 
-def test_a_retired_adapter_is_served_with_the_reason(hub: FakeHub) -> None:
+def test_a_retired_adapter_is_served_with_the_reason(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
     sources = Sources({}, "http://hub.test", api=hub)
     assert sources.warning(sources.find("team/x", ANA).key) == {}
     hub.retired = "a site withdrew"
     assert sources.warning(sources.find("team/x@v1", ANA).key) == {"retired": "a site withdrew"}
+    sources.find("team/x@v2", ANA)
+    told = [record.getMessage() for record in caplog.records if record.name == "plasmid.endpoint.sources"]
+    assert told == [f"an adapter that is served was retired: commit {COMMIT[:12]}"]
+
+
+# -- signatures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tiny: dict[str, BaseModel]) -> World:
+    return World(tiny["bert"])
+
+
+@pytest.fixture
+def signed(world: World, model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """A hub whose adapter a run has released."""
+    monkeypatch.setenv("PLASMID_HOME", str(model_home))
+    world.fetch(tmp_path / "released")
+    return FakeHub(tmp_path / "released")
+
+
+def pins(world: World, **changes: str) -> Trust:
+    return Trust(
+        coordinator=world.coordinator.public, sites={"alpha": world.identities["alpha"].public} | changes
+    )
+
+
+def loaded(sources: Sources) -> dict[str, str]:
+    found = sources.find("team/x", ANA)
+    with found.fetch():
+        return sources.warning(found.key)
+
+
+def refused(sources: Sources) -> Problem:
+    with pytest.raises(Problem) as caught:
+        loaded(sources)
+    assert caught.value.status == 422
+    assert caught.value.response().headers["content-type"] == "application/json"
+    return caught.value
+
+
+def test_whose_signatures_an_adapter_has_is_checked_when_it_is_fetched(signed: FakeHub, world: World) -> None:
+    assert set(MAX_FILE_BYTES) == {
+        one.name for one in signed.folder.iterdir()
+    }  # nothing is left to be "missing"
+    assert loaded(Sources({}, "http://hub.test", api=signed, trust=pins(world))) == {"signatures": "pinned"}
+    assert loaded(Sources({}, "http://hub.test", api=signed)) == {"signatures": "unpinned"}
+    other = pins(world, alpha="0" * 64)
+    problem = refused(Sources({}, "http://hub.test", api=signed, trust=other, unsigned=True))
+    assert problem.code == "model.release_trust"
+    assert "another key than you have pinned for alpha" in problem.message
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_changed_adapter_is_refused_whatever_the_operator_takes(
+    signed: FakeHub, world: World, unsigned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = signed.folder / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    problem = refused(Sources({}, "http://hub.test", api=signed, trust=pins(world), unsigned=unsigned))
+    assert problem.code == "model.release_changed"
+    assert "adapter_model.safetensors is not as it was released" in problem.message
+    assert not signed.folders[0].exists()
+    assert COMMIT[:12] in caplog.text
+    assert "team/x" not in caplog.text
+
+
+def test_an_unsigned_adapter_is_served_only_where_the_operator_says_so(hub: FakeHub, world: World) -> None:
+    problem = refused(Sources({}, "http://hub.test", api=hub, trust=pins(world)))
+    assert (problem.code, problem.param) == ("model.release_unsigned", "model")
+    assert str(hub.folders[0]) not in problem.message
+    taken = Sources({}, "http://hub.test", api=hub, trust=pins(world), unsigned=True)
+    assert loaded(taken) == {"signatures": "none"}
 
 
 def test_a_log_in_is_used_for_the_person_alone_who_logged_in(

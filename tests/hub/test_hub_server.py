@@ -125,11 +125,9 @@ def test_what_is_no_certificate_is_told(settings: HubSettings, tmp_path: Path) -
         pass
 
 
-def test_the_key_of_a_hub_stays_and_is_its_own(settings: HubSettings) -> None:
-    assert settings.key() == settings.key()
-    assert len(settings.key()) == 32
-    assert (settings.folder / "hub.key").stat().st_mode & 0o777 == 0o600
-    assert settings.folder.stat().st_mode & 0o777 == 0o700
+def test_the_folder_of_a_hub_is_its_operators(settings: HubSettings) -> None:
+    with settings.open():
+        assert settings.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_killed_in_the_middle_of_a_commit_nothing_is_published(settings: HubSettings) -> None:

@@ -37,7 +37,7 @@ def hub(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 
 
 def test_from_a_user_to_a_token_that_is_revoked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert hub(capsys, "migrate") == {"revision": "0001", "changed": True}
+    assert hub(capsys, "migrate") == {"revision": "0002", "changed": True}
     assert hub(capsys, "migrate")["changed"] is False
     assert hub(capsys, "user", "add", "ann", "--email", "ann@lab.org")["account"]["email"] == "ann@lab.org"
     assert hub(capsys, "user", "add", "bob")["account"]["kind"] == "user"

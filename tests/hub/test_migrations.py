@@ -79,6 +79,25 @@ def test_a_database_with_rows_is_upgraded_and_then_refused_by_this_release(
             refused(engine)
 
 
+def test_what_was_committed_to_before_stays_in_lists(engine: Engine) -> None:
+    upgrade(engine, "0001")
+    rows = (
+        "INSERT INTO accounts VALUES (1, 'ann', 'ann', 'user', NULL, 0)",
+        "INSERT INTO repos VALUES (1, 1, 'ann/a', 'ann/a', false, '', 1, 7, 0, NULL, NULL, NULL)",
+        "INSERT INTO repos VALUES (2, 1, 'ann/b', 'ann/b', false, '', 1, 9, 0, NULL, NULL, NULL)",
+        "INSERT INTO commits VALUES (1, 1, 'c1', NULL, '', '', 'ann', 1)",
+        "INSERT INTO commits VALUES (2, 2, 'c2', NULL, '', '', 'ann', 1)",
+        "INSERT INTO commits VALUES (3, 1, 'c3', 1, '', '', 'ann', 7)",
+    )
+    with writing(engine) as connection:
+        for row in rows:
+            connection.execute(text(row))
+    assert upgrade(engine)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT name, filled FROM repos ORDER BY key")).all()
+    assert found == [("ann/a", 7), ("ann/b", None)]
+
+
 def test_an_upgrade_that_fails_changes_nothing(engine: Engine, tmp_path: Path) -> None:
     upgrade(engine)
     with pytest.raises(ZeroDivisionError):

@@ -101,7 +101,7 @@ def test_a_hostile_card_is_text(browser: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/models?search=a", "/ada", "/ada/base", "/ada/absent", "/ada/adapter/tree/main"]
+    "path", ["/", "/login", "/models?search=a", "/ada", "/ada/base", "/ada/absent", "/ada/adapter/tree/main"]
 )
 def test_pages_load_and_run_nothing(path: str, browser: httpx.Client) -> None:
     answer = browser.get(path)

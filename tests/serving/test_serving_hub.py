@@ -19,6 +19,9 @@ from plasmid.endpoint.service import Service, Settings
 from plasmid.models.hub_client import find_hub
 from plasmid.models.predict import predict
 from plasmid.models.store import BaseModel
+from plasmid.protocol.identity import fingerprint
+from plasmid.protocol.released import Trust
+from release_world import World
 from served import ROWS, write
 
 
@@ -36,7 +39,9 @@ def test_an_adapter_of_the_hub_answers_those_who_may_read_it(
         api = HfApi(endpoint=hub.url, token=ana)
         api.create_repo("ana/small", private=True)
         commit = api.upload_folder(repo_id="ana/small", folder_path=folder).oid
-        service = Service.open(Settings(base="tiny-bert", adapters={}, hub=hub.url, device="cpu"))
+        service = Service.open(
+            Settings(base="tiny-bert", adapters={}, hub=hub.url, device="cpu", unsigned=True)
+        )
         access = HubAccess(hub.url)
         client = AsgiClient(make_app(service, access, local=False), runner)
         asked: dict[str, Any] = {"model": "ana/small", "input": ROWS["sequence"]}
@@ -66,6 +71,50 @@ def test_an_adapter_of_the_hub_answers_those_who_may_read_it(
         assert (warned.status_code, warned.json()["retired"]) == (200, "A site withdrew.")
         assert client.get("/v1/models", **_auth(ana)).json()["data"][1]["retired"] == "A site withdrew."
         assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.CRITICAL)
+        runner.run(service.batcher.close())
+        runner.run(access.close())
+
+
+def test_what_the_hub_serves_is_verified_against_the_operator_s_pins(
+    tiny: dict[str, BaseModel], at_home: None, tmp_path: Path
+) -> None:
+    world = World(tiny["bert"])
+    world.fetch(tmp_path / "released")
+    plain = write(tmp_path / "plain", tiny["bert"], "small")
+    (tmp_path / "hub").mkdir()
+    with served(tmp_path / "hub") as hub, asyncio.Runner() as runner:
+        ana = hub.user("ana")
+        api = HfApi(endpoint=hub.url, token=ana)
+        for name, folder in (("released", tmp_path / "released"), ("plain", plain)):
+            api.create_repo(f"ana/{name}")
+            api.upload_folder(repo_id=f"ana/{name}", folder_path=folder)
+        pins = Trust(sites={"beta": fingerprint(world.identities["beta"].public)})
+        service = Service.open(Settings(base="tiny-bert", adapters={}, hub=hub.url, device="cpu", trust=pins))
+        access = HubAccess(hub.url)
+        client = AsgiClient(make_app(service, access, local=False), runner)
+
+        found = client.post("/v1/embeddings", json={"model": "ana/released", "input": "CASSF"}, **_auth(ana))
+        assert (found.status_code, found.json()["signatures"]) == (200, "pinned")
+        listed = client.get("/v1/models", **_auth(ana)).json()["data"]
+        assert [one.get("signatures") for one in listed] == [None, "pinned"]
+
+        refused = client.post("/v1/embeddings", json={"model": "ana/plain", "input": "CASSF"}, **_auth(ana))
+        assert refused.status_code == 422
+        assert refused.json() == {
+            "error": {
+                "message": "The adapter 'ana/plain' is not served here. Nobody has signed it.",
+                "type": "invalid_request_error",
+                "param": "model",
+                "code": "model.release_unsigned",
+            }
+        }
+
+        api.upload_file(path_or_fileobj=b"{}", path_in_repo="head.json", repo_id="ana/released")
+        changed = client.post(
+            "/v1/embeddings", json={"model": "ana/released@main", "input": "CASSF"}, **_auth(ana)
+        )
+        assert (changed.status_code, changed.json()["error"]["code"]) == (422, "model.release_changed")
+        assert service.pool.loads == 1
         runner.run(service.batcher.close())
         runner.run(access.close())
 

@@ -8,7 +8,11 @@ Rules
 3. Of a repository the adapter's own files are fetched and no other: safetensors and JSON, each with a cap
    that is compared with what the hub says before, and with what came after. They are deleted when the
    adapter is loaded.
-4. That one was retired its callers are told. What huggingface_hub would log names adapters: it logs nothing.
+4. What was fetched of a hub is verified as ``plasmid hub verify`` does, offline, against the operator's
+   pins. One that is not as it was signed, or that others signed than are pinned, is refused; one that nobody
+   signed, too, unless the operator takes those. A folder that an operator names is his own affair.
+5. That one was retired, and whose signatures it has, its callers are told. The log names a commit and no
+   adapter; what huggingface_hub would log does, so it logs nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from plasmid.core.errors import ModelError, sentence
 from plasmid.endpoint.access import Caller, Remembered, server_token
 from plasmid.endpoint.problems import Problem, adapter_not_found
 from plasmid.models.hub_client import find_hub
 from plasmid.models.pool import Fetch, at
+from plasmid.protocol.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
+from plasmid.protocol.released import MAX_TEXT_BYTES, PROJECT, Trust, verify_release
+
+log = logging.getLogger(__name__)
 
 RESOLVED_S = 60.0
 TIMEOUT_S = 30.0
@@ -36,9 +45,13 @@ MAX_FILE_BYTES = {
     "head.safetensors": 256 * 2**20,
     "adapter_config.json": 2**20,
     "head.json": 16 * 2**20,
-    "provenance.json": 16 * 2**20,
+    "provenance.json": MAX_TEXT_BYTES,
+    "README.md": MAX_TEXT_BYTES,
+    PROJECT: MAX_TEXT_BYTES,
+    ROUNDS: MAX_ROUNDS_BYTES,
+    BUNDLE: MAX_BUNDLE_BYTES,
 }
-"""The files of an adapter, and how long each may be."""
+"""The files of an adapter and of its history, and how long each may be."""
 _REPO = re.compile(
     r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII
 )
@@ -71,6 +84,12 @@ class Sources:
         ``huggingface_hub.HfApi`` for it, if not that.
     personal
         Whose token callers without one fetch with; see :func:`plasmid.endpoint.access.server_token`.
+    trust
+        Keys that may have signed what comes from the hub; None: those that each release itself names.
+    unsigned
+        Whether what nobody signed is served, too.
+    needs
+        The file without which a repository is no adapter for this server.
 
     Raises
     ------
@@ -79,11 +98,19 @@ class Sources:
     """
 
     def __init__(
-        self, folders: Mapping[str, Path], hub: str | None, *, api: Any = None, personal: bool = False
+        self,
+        folders: Mapping[str, Path],
+        hub: str | None,
+        *,
+        api: Any = None,
+        personal: bool = False,
+        trust: Trust | None = None,
+        unsigned: bool = False,
+        needs: str = "head.json",
     ) -> None:
-        self.folders, self.hub = dict(folders), hub
-        self._personal = personal
-        self._remembered, self._retired = Remembered(), Remembered()
+        self.folders, self.hub, self._needs = dict(folders), hub, needs
+        self._personal, self._trust, self._unsigned = personal, trust, unsigned
+        self._remembered, self._retired, self._signatures = Remembered(), Remembered(), Remembered()
         self._api = api
         if hub is not None:
             find_hub(hub)
@@ -128,9 +155,13 @@ class Sources:
         return True
 
     def warning(self, key: str) -> dict[str, str]:
-        """Return ``{"retired": REASON}`` where the adapter *key* was found to be retired, else {}."""
-        why = (self._retired.get(key) or (None,))[0]
-        return {} if why is None else {"retired": why}
+        """Return what callers of the adapter *key* are to know.
+
+        ``retired``: the reason, where it was found to be. ``signatures``, of one from the hub: ``pinned``, by
+        keys that the operator has pinned; ``unpinned``, by those that it names itself; ``none``.
+        """
+        told = {"retired": self._retired.get(key), "signatures": self._signatures.get(key)}
+        return {name: found[0] for name, found in told.items() if found is not None}
 
     def _resolve(self, repo: str, revision: str | None, name: str, token: str | None) -> str:
         info = _asking(
@@ -145,8 +176,8 @@ class Sources:
             ),
         )
         sizes = {one.rfilename: one.size for one in info.siblings or ()}
-        if "head.json" not in sizes or "adapter_model.safetensors" not in sizes:
-            raise adapter_not_found(name, "The repository is no adapter of Plasmid's: it has no head.json.")
+        if self._needs not in sizes or "adapter_model.safetensors" not in sizes:
+            raise adapter_not_found(name, f"The repository is no adapter for it: it has no {self._needs}.")
         for file, most in MAX_FILE_BYTES.items():
             size = sizes.get(file, 0)
             if size is None or size > most:
@@ -159,7 +190,11 @@ class Sources:
         if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
             raise Problem(502, "hub_unreachable", "The hub names no commit.", kind="server_error")
         retired = getattr(info, "retired", None)
-        self._retired.put(f"{repo}@{info.sha}", retired if isinstance(retired, str) else None, math.inf)
+        key = f"{repo}@{info.sha}"
+        if isinstance(retired, str):
+            if self._retired.get(key) is None:
+                log.warning("an adapter that is served was retired: commit %s", info.sha[:12])
+            self._retired.put(key, retired, math.inf)
         return str(info.sha)
 
     @contextmanager
@@ -177,7 +212,29 @@ class Sources:
                     etag_timeout=TIMEOUT_S,
                 ),
             )
+            self._signatures.put(f"{repo}@{commit}", self._verified(Path(folder), name, commit), math.inf)
             yield Path(folder)
+
+    def _verified(self, folder: Path, name: str, commit: str) -> str:
+        """Return whose signatures the adapter in *folder* has; see :meth:`warning`.
+
+        Raises
+        ------
+        Problem
+            422, with the error's own code: it is not served.
+        """
+        refused: ModelError | None = None
+        try:
+            return "pinned" if verify_release(folder, self._trust).pinned else "unpinned"
+        except ModelError as error:
+            if error.code == "model.release_unsigned" and self._unsigned:
+                return "none"
+            refused = error
+        log.warning("an adapter is not served, %s: commit %s", refused.code, commit[:12])
+        said = "Nobody has signed it." if refused.code == "model.release_unsigned" else refused.message
+        raise Problem(
+            422, refused.code, f"The adapter {name!r} is not served here. {sentence(said)}", param="model"
+        )
 
 
 def _asking(name: str, call: Any) -> Any:

@@ -6,22 +6,33 @@ Rules
    for on the hub of ``HF_ENDPOINT`` (:mod:`plasmid.models.hub_client`).
 2. Of a repository the files of its top folder that an adapter has are fetched: safetensors, JSON and
    Markdown, each with a cap. Nothing of them is run.
-3. They are kept in ``PLASMID_HOME/hub-adapters`` by their commit, whole or not at all; a commit that is
+3. What carries signatures is verified before it is kept, as ``plasmid hub verify`` does without pins: a hub
+   that changes a byte is caught. Who pins keys fetches with ``plasmid hub pull --trust``.
+4. They are kept in ``PLASMID_HOME/hub-adapters`` by their commit, whole or not at all; a commit that is
    there needs no hub.
+5. That one was retired is told each time that the hub is asked.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
 from pathlib import Path
 
 from plasmid.core.errors import ModelError
 from plasmid.core.files import home
 from plasmid.models.artifact import MAX_JSON_BYTES, MAX_TENSORS_BYTES
-from plasmid.models.hub_client import RemoteFile, check_repo, find_hub
+from plasmid.models.hub_client import RemoteFile, check_repo, find_hub, retirement_told
+from plasmid.protocol.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
+from plasmid.protocol.released import verify_release
+
+log = logging.getLogger(__name__)
 
 CAPS_BYTES = {".safetensors": MAX_TENSORS_BYTES, ".json": MAX_JSON_BYTES, ".md": MAX_JSON_BYTES}
 """What is fetched, by its ending, and how long it may be."""
+_OWN_CAPS_BYTES = {BUNDLE: MAX_BUNDLE_BYTES, ROUNDS: MAX_ROUNDS_BYTES}
+"""What is fetched by its name."""
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
 
 
@@ -32,7 +43,8 @@ def adapter_folder(given: str) -> Path:
     ------
     ModelError
         ``model.adapter_missing``: it is neither, or the repository holds none;
-        ``model.adapter_invalid``: a file is too long.
+        ``model.adapter_invalid``: a file is too long; what :func:`plasmid.protocol.released.verify_release`
+        raises of one that carries signatures.
     HubError
         As :func:`plasmid.models.hub_client.find_hub`; what the hub says.
     StorageError
@@ -56,7 +68,13 @@ def _fetched(repo: str, revision: str | None) -> Path:
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) and (kept / revision).is_dir():
         return kept / revision
     hub = find_hub()
-    commit = str(hub.info(repo, revision).sha)
+    with retirement_told():
+        info = hub.info(repo, revision)
+    commit = str(info.sha)
+    retired = getattr(info, "retired", None)
+    if isinstance(retired, str):
+        reason = "".join(letter if letter.isprintable() else " " for letter in retired[:300])
+        log.warning("%s was retired by its owner: %s", repo, reason)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise ModelError("model.adapter_missing", f"the hub names no commit of {repo}.", "Tell its operator.")
     if not (kept / commit).is_dir():
@@ -69,12 +87,18 @@ def _fetched(repo: str, revision: str | None) -> Path:
             )
         partial = kept / f".{commit}.partial"  # a broken download goes on there
         hub.fetch_all(repo, commit, partial, files)
+        if (partial / BUNDLE).exists():
+            try:
+                verify_release(partial)
+            except ModelError:
+                shutil.rmtree(partial)
+                raise
         partial.replace(kept / commit)
     return kept / commit
 
 
 def _is_wanted(repo: str, file: RemoteFile) -> bool:
-    cap = CAPS_BYTES.get(Path(file.path).suffix)
+    cap = _OWN_CAPS_BYTES.get(file.path) or CAPS_BYTES.get(Path(file.path).suffix)
     if cap is None or "/" in file.path:
         return False
     if file.size > cap:

@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plasmid.controller.database import Runs
 from plasmid.core.errors import StorageError, UsageError
@@ -123,7 +125,12 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def secure_ray(folder: Path) -> None:
-    """Make Ray, whose ports listen on every interface, refuse whoever does not hold this folder's token."""
+    """Make Ray, whose ports listen on every interface, refuse whoever does not hold this folder's token.
+
+    Ray reads these settings once, when it is imported, and its token when that is first wanted. Where it was
+    imported before and does not run, it is made to read them again: else the processes that it starts would
+    ask for a token that this one does not send.
+    """
     token = folder / "ray.token"
     if not token.exists():
         write_atomic(token, secrets.token_hex(32).encode(), mode=0o600)
@@ -132,6 +139,10 @@ def secure_ray(folder: Path) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    imported: Any = sys.modules.get("ray._raylet")
+    if imported is not None and not sys.modules["ray"].is_initialized():
+        imported.Config.initialize("")
+        imported.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

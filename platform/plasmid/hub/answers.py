@@ -31,6 +31,7 @@ STATUS = {
     "hub.log_in": 401,
     "hub.forbidden": 403,
     "hub.gated": 403,
+    "hub.form": 403,
     "hub.link": 403,
     "hub.ref_protected": 403,
     "hub.repo_missing": 404,

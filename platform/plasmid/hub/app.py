@@ -24,11 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plasmid.core.errors import HubError, PlasmidError, place
 from plasmid.hub import answers
+from plasmid.hub.keys import hub_key
 from plasmid.hub.limits import Buckets, Limited, Limits
 from plasmid.hub.pages import Renderer
 from plasmid.hub.routes import access, cards, commits, files, lfs, plasmid_api, reading, shown, writing
 from plasmid.hub.routes.desk import SLASH, Desk
 from plasmid.hub.routes.links import Links
+from plasmid.hub.routes.sessions import Sessions
 from plasmid.hub.settings import Hub
 
 log = logging.getLogger(__name__)
@@ -44,11 +46,13 @@ def build_app(hub: Hub, *, limits: Limits | None = None, name: str = "Plasmid hu
     """
     limits = limits or Limits()
     buckets = Buckets(limits)
+    key = hub_key(hub.engine)
     desk = Desk(
         hub=hub,
         limits=limits,
         buckets=buckets,
-        links=Links(hub.settings.key(), limits.link_s, hub.engine),
+        links=Links(key, limits.link_s, hub.engine),
+        sessions=Sessions(key, limits.session_s, hub.accounts),
         uploads=CapacityLimiter(limits.uploads),
         name=name,
     )

@@ -5,7 +5,7 @@ Rules
 1. Bytes are hashed while they are written aside, under a random name; they get their own name when they are
    whole and are what was announced, and not before. On a disk they are there after a loss of power, then.
 2. No name that a client chose is part of a path: only hexadecimal digits are.
-3. Nothing is held in memory but one chunk.
+3. Nothing is held in memory but one chunk; of a file elsewhere one part, of which S3 takes 10,000.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from plasmid.core.files import storage_error, sync_folder
 from plasmid.hub.records import Blob
 
 CHUNK_BYTES = 2**20
+PART_BYTES = 8 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,14 +86,16 @@ class BlobStore:
 
     def __init__(self, url: str) -> None:
         try:
-            self._files, self._root = fsspec.url_to_fs(url)
+            # Without a cache of folders: other processes of the hub store blobs, too.
+            self._files, self._root = fsspec.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise HubError(
                 "hub.blobs_url",
                 f"blobs cannot be kept at {url.split('?')[0]}: {error}.",
-                "Give a folder, or install fsspec's driver (s3fs for s3://).",
+                "Give a folder, or install fsspec's driver ('plasmid[s3]' for s3://).",
             ) from error
         self._local = isinstance(self._files, LocalFileSystem)
+        self._parts = {} if self._local else {"block_size": PART_BYTES}
 
     @contextmanager
     def writing(
@@ -117,7 +120,7 @@ class BlobStore:
         partial = f"{self._root}/partial/{secrets.token_hex(16)}"
         try:
             self._make_folder(f"{self._root}/partial")
-            with self._files.open(partial, "wb") as file:
+            with self._files.open(partial, "wb", **self._parts) as file:
                 writer = BlobWriter(file, size=size, max_bytes=max_bytes)
                 try:
                     yield writer
@@ -161,7 +164,7 @@ class BlobStore:
             ``hub.blob_missing``, at the call.
         """
         try:
-            file = self._files.open(self._place(sha256), "rb")
+            file = self._files.open(self._place(sha256), "rb", **self._parts)
             file.seek(start)
         except FileNotFoundError as error:
             raise missing(sha256) from error
@@ -224,11 +227,11 @@ class BlobStore:
             Path(partial).replace(place)
             sync_folder(Path(place).parent)
         else:
-            self._files.mv(partial, place)
+            self._files.cp_file(partial, place)  # what was written aside is deleted in any case
 
     def _git_oid(self, partial: str, size: int) -> str:
         found = _git_hash(size)
-        with self._files.open(partial, "rb") as file:
+        with self._files.open(partial, "rb", **self._parts) as file:
             while chunk := file.read(CHUNK_BYTES):
                 found.update(chunk)
         return str(found.hexdigest())

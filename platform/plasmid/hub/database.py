@@ -51,6 +51,8 @@ def open_hub_engine(url: str) -> Engine:
         )
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_sqlite)
+    elif engine.dialect.name == "postgresql":
+        event.listen(engine, "connect", _set_postgresql)
     return engine
 
 
@@ -60,6 +62,13 @@ def _set_sqlite(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+
+
+def _set_postgresql(connection: Any, _: Any) -> None:
+    # Requests run beside one another: helpers for one query only make it wait for their start.
+    with connection.cursor() as cursor:
+        cursor.execute("SET max_parallel_workers_per_gather = 0")
+    connection.commit()
 
 
 @contextmanager

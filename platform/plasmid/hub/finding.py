@@ -2,32 +2,32 @@
 
 Rules
 -----
-1. Nobody is shown, and nobody can count, what they may not read.
-2. A cursor holds the last repository's place in the order, so that a page costs the same wherever it is.
-3. A question is first asked of a few repositories, the next ones in the order: that answers most. The others
+1. Nobody is shown, and nobody can count, what they may not read. A repository that nothing was ever committed
+   to is in no list: clients make one before the commit that is then refused.
+2. A question is first asked of a few repositories, the next ones in the order: that answers most. The others
    look once at every small row that has the tags; both databases are kept from walking an order's index over
    everything instead, which is far slower where little matches.
+3. That one look is asked for differently: PostgreSQL is fast at joining sets, and slow to intersect them or
+   to take one of two conditions for each row; SQLite is the other way round.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, intersect, or_, select, tuple_
+from sqlalchemy import ARRAY, ColumnElement, Connection, Integer, any_, func, intersect, or_, select
+from sqlalchemy.orm import aliased
 
-from plasmid.core.errors import HubError
 from plasmid.hub.changes import plain_text
 from plasmid.hub.facts import WORD
 from plasmid.hub.lineage import Lineage
+from plasmid.hub.ordering import Order, Place, Sort
 from plasmid.hub.reading import BATCH, repos
 from plasmid.hub.records import Account, Repo
 from plasmid.hub.tables import AccountRow, RepoRow, TagRow, TextsRow
 
-Sort = Literal["updated", "created", "downloads", "metric", "epsilon", "name"]
 NEAR = (500, 4_000)
 FEW = 2_000
 MAX_LIMIT = 1_000
@@ -117,7 +117,7 @@ class Finding(Lineage):
         HubError
             ``hub.cursor``: it is none of ours for this order; ``hub.sort``: there is no such order.
         """
-        order = _Order.of(query.sort)
+        order = Order.of(query.sort)
         limit = max(1, min(limit, MAX_LIMIT))
         place = None if cursor is None else order.read(cursor)
         with self._engine.connect() as connection:
@@ -131,71 +131,6 @@ class Finding(Lineage):
         """Return what a list would say of *repo*, which must be there."""
         with self._engine.connect() as connection:
             return about(connection, [repo.key])[0]
-
-
-@dataclass(frozen=True)
-class _Order:
-    """An order: by a column, then by key."""
-
-    name: Sort
-    down: bool
-
-    @classmethod
-    def of(cls, name: Sort) -> _Order:
-        if name not in ("updated", "created", "downloads", "metric", "epsilon", "name"):
-            raise HubError(
-                "hub.sort",
-                f"there is no order {name!r}.",
-                "Sort by updated, created, downloads, metric, epsilon or name.",
-            )
-        return cls(name, down=name not in ("name", "epsilon"))
-
-    @property
-    def column(self) -> str:
-        return "folded" if self.name == "name" else self.name
-
-    def value(self, rows: Any, *, flat: bool = False) -> Any:
-        """Return the column of *rows*; with *flat* as a value that no index has."""
-        value = getattr(rows, self.column)
-        return value if not flat else value + "" if self.name == "name" else value + 0
-
-    def by(self, rows: Any, *, flat: bool = False) -> list[Any]:
-        parts = (self.value(rows, flat=flat), rows.key)
-        return [part.desc() if self.down else part.asc() for part in parts]
-
-    def after(self, rows: Any, place: _Place | None, *, flat: bool = False) -> list[ColumnElement[bool]]:
-        """Return the conditions of what is in the order, and comes after *place*."""
-        value = self.value(rows, flat=flat)
-        conditions = [value.is_not(None)] if self.name in ("metric", "epsilon") else []
-        if place is not None:
-            here = tuple_(value, rows.key)
-            conditions.append(here < place if self.down else here > place)
-        return conditions
-
-    def write(self, row: Any) -> str:
-        text = json.dumps([self.name, getattr(row, self.column), row.key])
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-    def read(self, cursor: str) -> _Place:
-        try:
-            name, value, key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        except (ValueError, TypeError):
-            name = value = key = None
-        numbers = [part for part in (value, key) if isinstance(part, int | float)]
-        if (
-            name != self.name
-            or not isinstance(value, str if self.name == "name" else int | float)
-            or not isinstance(key, int)
-            or any(abs(number) > _MOST for number in numbers)
-        ):
-            raise HubError(
-                "hub.cursor", "the cursor is none of this list's.", "Begin again at the first page."
-            )
-        return value, key
-
-
-_MOST = 2**62
-_Place = tuple[Any, int]
 
 
 @dataclass(frozen=True)
@@ -234,10 +169,12 @@ class _Asked:
         """Return how many of the next ones to look at first: where there are tags, few or none of them."""
         return () if self.few else NEAR[:1] if self.tags else NEAR
 
-    def of_rows(self, connection: Connection, rows: Any) -> list[ColumnElement[bool]]:
-        """Return the conditions on *rows*, but for those on tags."""
+    def of_rows(
+        self, connection: Connection, rows: Any, *, everywhere: bool = False
+    ) -> list[ColumnElement[bool]]:
+        """Return the conditions on *rows*, but for those on tags; *everywhere*: on all that there are."""
         query = self.query
-        wanted = [or_(rows.private.is_(False), rows.owner.in_(self.owners))]
+        wanted = [rows.filled.is_not(None), or_(rows.private.is_(False), rows.owner.in_(self.owners))]
         if self.author is not None:
             wanted.append(rows.owner == self.author)
         if query.min_metric is not None:
@@ -246,9 +183,15 @@ class _Asked:
             wanted.append(rows.epsilon <= query.max_epsilon)
         if not query.retired:
             wanted.append(rows.retired.is_(None))
-        part_of = func.instr if connection.dialect.name == "sqlite" else func.strpos
+        sqlite = connection.dialect.name == "sqlite"
+        part_of = func.instr if sqlite else func.strpos
         for word, frequent in self.words:
             those = _said(word)
+            if everywhere and not sqlite and not frequent:
+                named = aliased(RepoRow)
+                by_name = select(named.key).where(part_of(named.folded, word) > 0)
+                wanted.append(rows.key.in_(by_name.union_all(those)))
+                continue
             # Counted, for PostgreSQL may gather all that an EXISTS is about.
             each = those.with_only_columns(func.count()).where(TagRow.repo == rows.key).scalar_subquery()
             wanted.append(or_(part_of(rows.folded, word) > 0, each > 0 if frequent else rows.key.in_(those)))
@@ -272,6 +215,18 @@ def _said(word: str) -> Any:
     return select(TagRow.repo).where(TagRow.tag.in_((word, WORD + word)))
 
 
+def _has_all(connection: Connection, tags: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that a repository has all *tags*, at least one."""
+    if len(tags) == 1 or connection.dialect.name == "sqlite":
+        return RepoRow.key.in_(intersect(*(_tagged(tag) for tag in tags)))
+    first, *others = (aliased(TagRow) for _ in tags)
+    those = select(first.repo).where(first.tag == tags[0])
+    for other, tag in zip(others, tags[1:], strict=True):
+        those = those.join(other, (other.repo == first.repo) & (other.tag == tag))
+    # An array: else the planner would join each of the sets with everything.
+    return RepoRow.key == any_(func.array(those.scalar_subquery(), type_=ARRAY(Integer)))
+
+
 def _few(connection: Connection, those: Any) -> int:
     """Return how many *those* are, at most FEW."""
     counted: int = connection.execute(
@@ -286,6 +241,7 @@ _COLUMNS = (
     "folded",
     "private",
     "retired",
+    "filled",
     "updated",
     "created",
     "downloads",
@@ -296,19 +252,25 @@ _SMALL = [getattr(RepoRow, name) for name in _COLUMNS]
 
 
 def _rows(
-    connection: Connection, order: _Order, asked: _Asked, place: _Place | None, limit: int
+    connection: Connection, order: Order, asked: _Asked, place: Place | None, limit: int
 ) -> Sequence[Any]:
     for near in asked.nears():
-        rows = _near(connection, order, asked, place, limit, near) if near > limit else None
-        if rows is not None:
-            return rows
+        if near > limit:
+            rows, enough = _near(connection, order, asked, place, limit, near)
+            if enough:
+                return rows
+            if len(rows) * NEAR[-1] < limit * near:
+                break  # as rare as that, it is not found often enough among more of them, either
     return _everywhere(connection, order, asked, place, limit)
 
 
 def _near(
-    connection: Connection, order: _Order, asked: _Asked, place: _Place | None, limit: int, near: int
-) -> Sequence[Any] | None:
-    """Return the first *limit* rows if the *near* ones after *place* have them or are the last."""
+    connection: Connection, order: Order, asked: _Asked, place: Place | None, limit: int, near: int
+) -> tuple[Sequence[Any], bool]:
+    """Return the first *limit* rows of the *near* ones after *place*, and whether those are all wanted.
+
+    They are, where they are as many as that, or where nothing comes after the near ones.
+    """
     next_ones = select(*_SMALL).where(*order.after(RepoRow, place)).order_by(*order.by(RepoRow)).limit(near)
     if asked.author is not None:
         next_ones = next_ones.where(RepoRow.owner == asked.author)
@@ -318,18 +280,17 @@ def _near(
     for tag in asked.tags:
         wanted = wanted.where(_tagged(tag).where(TagRow.repo == rows.key).exists())
     found = connection.execute(wanted.order_by(*order.by(rows)).limit(limit)).all()
-    if len(found) == limit or (found and found[0].looked_at < near):
-        return found
-    return None
+    return found, len(found) == limit or bool(found and found[0].looked_at < near)
 
 
 def _everywhere(
-    connection: Connection, order: _Order, asked: _Asked, place: _Place | None, limit: int
+    connection: Connection, order: Order, asked: _Asked, place: Place | None, limit: int
 ) -> Sequence[Any]:
     """Return the first *limit* rows after *place*, from one look at each that has the tags."""
-    conditions = [*asked.of_rows(connection, RepoRow), *order.after(RepoRow, place, flat=True)]
+    conditions = asked.of_rows(connection, RepoRow, everywhere=True)
+    conditions += order.after(RepoRow, place, flat=True)
     if asked.tags:
-        conditions.append(RepoRow.key.in_(intersect(*(_tagged(tag) for tag in asked.tags))))
+        conditions.append(_has_all(connection, asked.tags))
     wanted = select(*_SMALL).where(*conditions)
     return connection.execute(wanted.order_by(*order.by(RepoRow, flat=True)).limit(limit)).all()
 

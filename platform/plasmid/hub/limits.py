@@ -6,7 +6,9 @@ Rules
    rest; it fills up again evenly over the window. An empty one answers 429, says for how long, takes nothing.
 2. An address that shows wrong tokens is slowed down long before it could guess one.
 3. A body that is read whole has a cap. Uploads are streamed, and have theirs where they are written.
-4. Buckets are kept in memory, for so many callers at most; the one that was idle longest goes first.
+4. Buckets are kept in memory, for so many callers at most; the one that was idle longest goes first. Each
+   process of a hub counts by itself: behind a proxy that spreads requests over two, a caller may do twice as
+   much.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class Limits:
         For how long a link to upload to is good.
     uploads
         That are read at the same time; further ones wait.
+    session_s
+        For how long a log-in on the pages is good.
     """
 
     window_s: float = 300.0
@@ -58,6 +62,7 @@ class Limits:
     licence: Literal["warn", "require"] = "warn"
     link_s: float = 6 * 3600.0
     uploads: int = 32
+    session_s: float = 12 * 3600.0
 
 
 class TooManyRequests(HubError):
@@ -74,14 +79,18 @@ class Buckets:
     clock: Callable[[], float] = time.monotonic
     _left: OrderedDict[tuple[Kind, str], tuple[float, float]] = field(default_factory=OrderedDict)
 
-    def take(self, kind: Kind, caller: str) -> None:
+    def check(self, kind: Kind, caller: str) -> None:
+        """Raise TooManyRequests (``hub.too_many_requests``) if *caller* has none left; count nothing."""
+        self.take(kind, caller, count=0)
+
+    def take(self, kind: Kind, caller: str, *, count: int = 1) -> None:
         """Count a request of *caller*. Raises TooManyRequests (``hub.too_many_requests``)."""
         size = self._size(kind)
         left, seen = self._left.pop((kind, caller), (float(size), self.clock()))
         now = self.clock()
         left = min(size, left + (now - seen) * size / self.limits.window_s)
         short = left < 1
-        self._left[kind, caller] = (left if short else left - 1, now)
+        self._left[kind, caller] = (left if short else left - count, now)
         while len(self._left) > self.limits.callers:
             self._left.popitem(last=False)
         if short:

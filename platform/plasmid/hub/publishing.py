@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from plasmid.hub.changes import Files, commit_id
 from plasmid.hub.database import micros
@@ -74,6 +74,8 @@ def publish(
     else:
         connection.execute(update(RefRow).where(place).values(commit=made))
     changed: dict[str, Any] = {"updated": micros(draft.created)}
+    if draft.parent is not None:
+        changed["filled"] = func.coalesce(RepoRow.filled, micros(draft.created))
     if facts is not None and branch == MAIN:
         changed |= {"metric": facts.metric, "epsilon": facts.epsilon}
         _find_by(connection, key, facts)

@@ -10,7 +10,6 @@ Rules
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from plasmid.core.errors import HubError
-from plasmid.core.files import home, write_atomic
+from plasmid.core.files import home
 from plasmid.hub.accounts import Accounts
 from plasmid.hub.blobs import BlobStore
 from plasmid.hub.database import open_hub_engine
 from plasmid.hub.finding import Finding
 from plasmid.hub.migrations import check_release, upgrade
 from plasmid.hub.registry import Registry
-
-_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -75,14 +72,6 @@ class HubSettings:
             blobs_url=os.environ.get("PLASMID_HUB_BLOBS_URL") or str(folder / "blobs"),
             url=known_as.rstrip("/") if known_as else None,
         )
-
-    def key(self) -> bytes:
-        """Return the hub's secret key, 32 bytes, made at the first call: it signs links to upload to."""
-        path = self.folder / "hub.key"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomic(path, secrets.token_bytes(_KEY_BYTES), mode=0o600)
-        return path.read_bytes()
 
     def engine(self) -> Engine:
         """Return an engine of the database, whatever tables it has."""

@@ -85,7 +85,8 @@ class RepoRow(Base):
     """A repository, and what it is found by: ``metric`` and ``epsilon`` are the card's, None where it has
     none.
 
-    ``retired`` is the reason.
+    ``retired`` is the reason. ``filled`` is when something was first committed: None is never, and it is in
+    no list then.
     """
 
     __tablename__ = "repos"
@@ -101,6 +102,7 @@ class RepoRow(Base):
     metric: Mapped[float | None] = mapped_column(Float(53))
     epsilon: Mapped[float | None] = mapped_column(Float(53))
     retired: Mapped[str | None] = mapped_column(_text(MAX_REASON))
+    filled: Mapped[int | None] = mapped_column(BigInteger)
     __table_args__ = (
         Index(None, "updated", "key"),
         Index(None, "created", "key"),
@@ -177,6 +179,23 @@ class BlobRow(Base):
     oid: Mapped[str] = mapped_column(_text(40))
     size: Mapped[int] = mapped_column(BigInteger)
     wanted: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class SecretRow(Base):
+    """A secret of the hub's own, in hexadecimal digits."""
+
+    __tablename__ = "secrets"
+    name: Mapped[str] = mapped_column(_text(32), primary_key=True)
+    value: Mapped[str] = mapped_column(_text(64))
+
+
+class ArrivalRow(Base):
+    """Bytes that came over a link for a repository, which may name them until then (not in a commit yet)."""
+
+    __tablename__ = "arrivals"
+    repo: Mapped[int] = mapped_column(_owned(), primary_key=True)
+    sha256: Mapped[str] = mapped_column(_text(64), primary_key=True)
+    until: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 class FileRow(Base):

@@ -23,6 +23,7 @@ from plasmid.hub.limits import Buckets, Limits, address_of
 from plasmid.hub.names import RepoId
 from plasmid.hub.records import Account, Action, Commit, Repo
 from plasmid.hub.routes.links import Links
+from plasmid.hub.routes.sessions import Session, Sessions
 from plasmid.hub.settings import Hub
 
 SLASH = "\x1f"
@@ -39,6 +40,7 @@ class Desk:
     limits: Limits
     buckets: Buckets
     links: Links
+    sessions: Sessions
     uploads: CapacityLimiter
     name: str
 
@@ -58,6 +60,30 @@ class Desk:
             raise HubError(
                 "hub.token", "the token is not one of this hub, was revoked or has expired.", "Log in again."
             )
+        return account
+
+    def session(self, request: Request) -> Session | None:
+        """Return who has logged in on the pages, None: nobody."""
+        return self.sessions.of(request, self.url(request))
+
+    def viewer(self, request: Request) -> Account | None:
+        """Return who looks at a page or a file: by a token, else by a session. Raises as :meth:`caller`."""
+        account = self.caller(request)
+        if account is None and (session := self.session(request)) is not None:
+            return session.account
+        return account
+
+    def token_of_form(self, request: Request, secret: str) -> Account:
+        """Return whose token a form holds.
+
+        Raises HubError (``hub.token``, ``hub.too_many_requests``), after too many wrong ones for any.
+        """
+        address = address_of(request.scope)
+        self.buckets.check("wrong tokens", address)
+        account = self.hub.accounts.who(secret)
+        if account is None:
+            self.buckets.take("wrong tokens", address)
+            raise HubError("hub.token", "that is not a token of this hub, or it was revoked or has expired.")
         return account
 
     def member(self, request: Request) -> Account:

@@ -50,7 +50,8 @@ def routes(desk: Desk) -> APIRouter:
     def found(
         request: Request, owner: str, name: str, revision: str, path: str
     ) -> tuple[Repo, Commit, FileEntry]:
-        repo, account = desk.repo(request, owner, name)
+        account = desk.viewer(request)
+        repo = desk.repo_for(account, owner, name, "read")
         desk.check_gate(request, repo, account)
         commit = desk.revision(repo, revision)
         try:

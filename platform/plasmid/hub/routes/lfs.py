@@ -68,10 +68,10 @@ def routes(desk: Desk) -> APIRouter:
                 for piece in pieces:
                     writer.write(piece)
             desk.hub.registry.keep(writer.blob)
+            desk.links.came(repo_key, sha256)
             return writer.blob
 
         blob = await read_in_thread(desk, request, store)
-        desk.links.came(repo_key, sha256)
         return {"oid": blob.sha256, "size": blob.size}
 
     @router.post("/api/models/{owner}/{name}/uploads/verify")

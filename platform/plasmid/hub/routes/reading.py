@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from plasmid.core.errors import HubError
 from plasmid.hub import answers
 from plasmid.hub import finding as find
+from plasmid.hub.ordering import Sort
 from plasmid.hub.records import Commit, FileEntry, Repo
 from plasmid.hub.registry import Registry
 from plasmid.hub.routes.desk import Body, Desk, plain, true_of
@@ -23,7 +24,7 @@ HISTORY_PAGE = 50
 LOOK_BACK = 200
 """Revisions that are looked at for the one that a file came with."""
 MAX_CONFIG_BYTES = 2**20
-_SORTS: dict[str, find.Sort] = {
+_SORTS: dict[str, Sort] = {
     "lastModified": "updated",
     "createdAt": "created",
     "downloads": "downloads",

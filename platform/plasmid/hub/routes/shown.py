@@ -1,49 +1,113 @@
-"""The addresses that people open: the list, and a repository at a revision.
+"""The addresses that people open: the list, a repository at a revision, the log-in that private ones need.
 
 Rules
 -----
-1. A page is for everyone: it shows what somebody without a token may see, unless the request shows one.
+1. A page shows what somebody without a token may see, and to who has logged in, or shows a token, what that
+   account may see (:mod:`plasmid.hub.routes.sessions`).
 2. Addresses that clients print (``/tree/``, ``/blob/``, ``/commit/``) lead to the page of that revision.
+3. What is shown to one person is kept by no cache.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from plasmid.core.bounds import check_json
 from plasmid.core.errors import HubError
 from plasmid.hub import answers, pages
 from plasmid.hub.finding import Query
-from plasmid.hub.limits import address_of
 from plasmid.hub.records import Account, Commit, Repo
 from plasmid.hub.routes.cards import MAX_CARD_BYTES, split
 from plasmid.hub.routes.desk import Desk
+from plasmid.hub.routes.sessions import Session, check_form, check_own_page, form_of, here_of, local
 
 ROWS = 50
 FILES = 500
 EDGES = 200
-_FORM_BYTES = 16 * 1024
+_PRIVATE = ("hub.repo_missing", "hub.log_in")
+"""What somebody who has not logged in may be told because of that."""
+Made = Callable[["_Visit"], str]
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """Somebody looks at a page."""
+
+    desk: Desk
+    renderer: pages.Renderer
+    request: Request
+    session: Session | None
+
+    @property
+    def viewer(self) -> Account | None:
+        """As whom: by a token that a program shows, else by a session."""
+        return self.desk.caller(self.request) or (self.session.account if self.session else None)
+
+    def page(self, template: str, title: str, **values: Any) -> str:
+        """Return a page with its frame."""
+        frame = {"session": self.session, "here": here_of(self.request)}
+        return self.renderer.page(template, title, **frame, **values)
+
+    def answer(self, made: Made) -> Response:
+        """Return the page that *made* makes, or one that says what is wrong."""
+        try:
+            return self.sent(made(self))
+        except HubError as error:
+            if "text/html" not in self.request.headers.get("accept", ""):
+                return answers.problem(error)
+            private = self.session is None and error.code in _PRIVATE
+            said = {
+                "message": error.message,
+                "hint": error.hint,
+                "bad": True,
+                "back": "/",
+                "private": private,
+            }
+            text = self.page("message.html", "Not shown", **said)
+            return self.sent(text, answers.STATUS.get(error.code, 400))
+
+    def sent(self, text: str, status: int = 200) -> Response:
+        """Return the answer with the page *text*. Forms name this hub as where they come from."""
+        kept = "no-cache" if self.session is None else "private, no-store"
+        headers = {"Cache-Control": kept, "Vary": "Cookie", "Referrer-Policy": "same-origin"}
+        return HTMLResponse(text, status, headers)
 
 
 def routes(desk: Desk, renderer: pages.Renderer) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
+    def visit(request: Request) -> _Visit:
+        return _Visit(desk, renderer, request, desk.session(request))
+
+    @router.get("/login")
+    def log_in_page(request: Request, next: str = "/") -> Response:  # noqa: A002 - the page's own word
+        return visit(request).answer(lambda seen: _log_in(seen, local(next), ""))
+
+    @router.post("/login")
+    async def log_in(request: Request) -> Response:
+        return await run_in_threadpool(begun, request, await form_of(request))
+
+    @router.post("/logout")
+    async def log_out(request: Request) -> Response:
+        return await run_in_threadpool(ended, request, await form_of(request))
+
     @router.get("/")
     @router.get("/models")
     def models(request: Request, search: str = "", cursor: str | None = None) -> Response:
-        return shown(request, lambda: listed(request, None, search, cursor))
+        return visit(request).answer(lambda seen: _listed(seen, None, search, cursor))
 
     @router.get("/{owner}")
     def of_owner(request: Request, owner: str, search: str = "", cursor: str | None = None) -> Response:
-        return shown(request, lambda: listed(request, owner, search, cursor))
+        return visit(request).answer(lambda seen: _listed(seen, owner, search, cursor))
 
     @router.get("/{owner}/{name}")
     @router.get("/{owner}/{name}/tree/{revision}")
@@ -53,58 +117,90 @@ def routes(desk: Desk, renderer: pages.Renderer) -> APIRouter:
     def repository(request: Request, owner: str, name: str, revision: str = "main") -> Response:
         if owner == "api":
             raise HubError("hub.route", f"this hub does not know GET /api/{name[:100]}.")
-        return shown(request, lambda: page(request, owner, name, revision))
+        return visit(request).answer(lambda seen: _repository(seen, owner, name, revision))
 
     @router.post("/{owner}/{name}/accept")
     async def accept(request: Request, owner: str, name: str) -> Response:
-        body = await request.body()
-        form = dict(parse_qsl(body[:_FORM_BYTES].decode("utf-8", "replace"), max_num_fields=8))
+        form = await form_of(request)
         return await run_in_threadpool(
-            shown, request, lambda: accepted(request, owner, name, form.get("token", ""))
+            lambda: visit(request).answer(lambda seen: _accepted(seen, owner, name, form))
         )
 
-    def shown(request: Request, made: Callable[[], str]) -> Response:
+    def begun(request: Request, form: dict[str, str]) -> Response:
+        """Begin a session, or show the form again."""
+        seen, url = visit(request), desk.url(request)
+        back, secret = local(form.get("next", "/")), form.get("token", "").strip()
+        problem: HubError
         try:
-            return HTMLResponse(made())
+            check_own_page(request, url)
+            desk.token_of_form(request, secret)
         except HubError as error:
-            if "text/html" not in request.headers.get("accept", ""):
-                return answers.problem(error)
-            text = renderer.page(
-                "message.html", "Not shown", message=error.message, hint=error.hint, bad=True, back="/"
-            )
-            return HTMLResponse(text, answers.STATUS.get(error.code, 400))
+            problem = error
+        else:
+            answer = RedirectResponse(back, 303, {"Cache-Control": "no-store"})
+            desk.sessions.begin(answer, url, secret)
+            return answer
+        said = f"{problem.message} {problem.hint}".strip()
+        return seen.sent(_log_in(seen, back, said), answers.STATUS.get(problem.code, 400))
 
-    def listed(request: Request, owner: str | None, search: str, cursor: str | None) -> str:
-        query = Query(search=search[:200], author=owner)
-        found = desk.hub.finding.search(query, viewer=desk.caller(request), limit=ROWS, cursor=cursor)
-        further = urlencode({"search": search[:200], "cursor": found.cursor}) if found.cursor else ""
-        title = f"Models of {owner}" if owner else "Models"
-        return renderer.page("list.html", title, rows=found.found, search=search[:200], next=further)
+    def ended(request: Request, form: dict[str, str]) -> Response:
+        seen = visit(request)
 
-    def page(request: Request, owner: str, name: str, revision: str) -> str:
-        repo, account = desk.repo(request, owner, name)
-        commit = desk.revision(repo, revision)
-        return renderer.page(
-            "repo.html", str(repo.id), **_values(desk, desk.url(request), repo, commit, account)
-        )
+        def checked(_: _Visit) -> str:
+            if seen.session is not None:
+                check_form(seen.session, form.get("form", ""))
+            return ""
 
-    def accepted(request: Request, owner: str, name: str, token: str) -> str:
-        account = desk.hub.accounts.who(token)
-        if account is None:
-            desk.buckets.take("wrong tokens", address_of(request.scope))
-            raise HubError("hub.token", "that is not a token of this hub, or it was revoked or has expired.")
-        repo = desk.repo_for(account, owner, name, "read")
-        said = {
-            "open": "It has no terms to accept: its files can be downloaded.",
-            "accepted": "You accepted the terms. Its files can be downloaded with a token of yours.",
-            "pending": "You accepted the terms. The owners have been asked to let you in.",
-            "rejected": "The owners did not let you in.",
-        }[desk.hub.registry.gates.accept(repo, account)]
-        return renderer.page(
-            "message.html", str(repo.id), message=said, hint="", bad=False, back=f"/{repo.id}"
-        )
+        refused = seen.answer(checked)
+        if refused.status_code != 200:
+            return refused
+        answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
+        desk.sessions.end(answer, desk.url(request))
+        return answer
 
     return router
+
+
+def _log_in(seen: _Visit, back: str, problem: str) -> str:
+    return seen.page("login.html", "Log in", next=back, problem=problem)
+
+
+def _listed(seen: _Visit, owner: str | None, search: str, cursor: str | None) -> str:
+    query = Query(search=search[:200], author=owner)
+    found = seen.desk.hub.finding.search(query, viewer=seen.viewer, limit=ROWS, cursor=cursor)
+    further = urlencode({"search": search[:200], "cursor": found.cursor}) if found.cursor else ""
+    title = f"Models of {owner}" if owner else "Models"
+    return seen.page("list.html", title, rows=found.found, search=search[:200], next=further)
+
+
+def _repository(seen: _Visit, owner: str, name: str, revision: str) -> str:
+    desk, viewer = seen.desk, seen.viewer
+    repo = desk.repo_for(viewer, owner, name, "read")
+    commit = desk.revision(repo, revision)
+    values = _values(desk, desk.url(seen.request), repo, commit, viewer)
+    writes = desk.hub.accounts.may(viewer, repo, "write")
+    access = desk.hub.registry.gates.access(repo, viewer, writes=writes)
+    return seen.page("repo.html", str(repo.id), access=access, **values)
+
+
+def _accepted(seen: _Visit, owner: str, name: str, form: dict[str, str]) -> str:
+    """Accept terms, for who has logged in, or with a token that is in the form and is not kept."""
+    desk = seen.desk
+    if seen.session is not None and not form.get("token"):
+        check_form(seen.session, form.get("form", ""))
+        account = seen.session.account
+    else:
+        account = desk.token_of_form(seen.request, form.get("token", "").strip())
+    repo = desk.repo_for(account, owner, name, "read")
+    said = {
+        "open": "It has no terms to accept: its files can be downloaded.",
+        "accepted": "You accepted the terms. Its files can be downloaded with a token of yours.",
+        "pending": "You accepted the terms. The owners have been asked to let you in.",
+        "rejected": "The owners did not let you in.",
+    }[desk.hub.registry.gates.accept(repo, account)]
+    return seen.page(
+        "message.html", str(repo.id), message=said, hint="", bad=False, back=f"/{repo.id}", private=False
+    )
 
 
 def _values(desk: Desk, url: str, repo: Repo, commit: Commit, viewer: Account | None) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""The encoder architectures that adapters can be put on, and where their parts are.
+"""The architectures that adapters can be put on, and where their parts are: encoders, and causal models.
 
 Rules
 -----
 1. An architecture is known by the ``model_type`` of its ``config.json``.
-2. Paths are those of the bare encoder (``transformers.AutoModel``), without a task prefix.
+2. Paths are those of the bare encoder (``transformers.AutoModel``), without a task prefix. A causal model's
+   are those of the model with its head (``AutoModelForCausalLM``), and its name here ends in ``-causal``.
 3. Inside a transformer layer every two-dimensional weight belongs to a linear layer.
 """
 
@@ -19,16 +20,16 @@ InputKind = Literal["protein", "text"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where an encoder keeps its parts.
+    """Where a model keeps its parts.
 
     Attributes
     ----------
     model_type
         As ``config.json`` says it.
     encoder_class
-        The name of the bare encoder's class, for ``config.json``.
+        The name of the bare encoder's class, or of the causal model's, for ``config.json``.
     prefix
-        What a checkpoint with a task head puts before the encoder's tensor names.
+        What a checkpoint with a task head puts before the encoder's tensor names; "" keeps the head.
     layers
         Path of the list of transformer layers.
     embeddings
@@ -52,10 +53,35 @@ class Architecture:
     unused: tuple[str, ...] = ("pooler.",)
     pooler: bool = True
     counts_padding: bool = False
+    causal: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a catalogue entry calls it."""
+        return causal_name(self.model_type) if self.causal else self.model_type
+
+
+def causal_name(model_type: str) -> str:
+    """Return the name of the causal architecture of *model_type*."""
+    return f"{model_type}-causal"
+
+
+def _causal(model_type: str, made: str, body: str = "model", words: str = "embed_tokens") -> Architecture:
+    return Architecture(
+        model_type,
+        made,
+        "",
+        layers=f"{body}.layers",
+        embeddings=f"{body}.{words}",
+        words=f"{body}.{words}",
+        unused=(),
+        pooler=False,
+        causal=True,
+    )
 
 
 _KNOWN = {
-    known.model_type: known
+    known.name: known
     for known in (
         Architecture("bert", "BertModel", "bert."),
         Architecture(
@@ -85,22 +111,26 @@ _KNOWN = {
             unused=(),
             pooler=False,
         ),
+        _causal("llama", "LlamaForCausalLM"),
+        _causal("mistral", "MistralForCausalLM"),
+        _causal("qwen2", "Qwen2ForCausalLM"),
+        _causal("gpt_neox", "GPTNeoXForCausalLM", "gpt_neox", "embed_in"),
     )
 }
 
 
-def architecture(model_type: str) -> Architecture:
-    """Return the architecture called *model_type*.
+def architecture(name: str) -> Architecture:
+    """Return the architecture called *name*.
 
     Raises
     ------
     ModelError
         ``model.architecture_unknown``.
     """
-    if model_type not in _KNOWN:
+    if name not in _KNOWN:
         raise ModelError(
             "model.architecture_unknown",
-            f"the architecture {model_type!r} is not supported.",
+            f"the architecture {name!r} is not supported.",
             f"Supported: {', '.join(sorted(_KNOWN))}.",
         )
-    return _KNOWN[model_type]
+    return _KNOWN[name]

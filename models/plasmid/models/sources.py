@@ -16,7 +16,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ Tensors = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Weight:
-    """One floating-point tensor of a checkpoint: in a file, or in memory."""
+    """One floating-point tensor of a checkpoint: in a file, in memory, or made when it is asked for."""
 
     shape: tuple[int, ...]
-    place: tuple[Path, TensorInfo] | npt.NDArray[np.float32]
+    place: tuple[Path, TensorInfo] | npt.NDArray[np.float32] | Callable[[], npt.NDArray[np.float32]]
 
     @property
     def size(self) -> int:
@@ -50,7 +50,9 @@ class Weight:
 
     def parts(self) -> Iterable[npt.NDArray[np.float32]]:
         """Return its numbers as float32, in C order, in one array or more."""
-        return float_parts(*self.place) if isinstance(self.place, tuple) else [self.place]
+        if isinstance(self.place, tuple):
+            return float_parts(*self.place)
+        return [self.place() if callable(self.place) else self.place]
 
 
 Weights = dict[str, Weight]

@@ -1,6 +1,7 @@
 """The ASGI application: routes, and what every request goes through.
 
-    POST /v1/embeddings     as OpenAI's                     POST /v1/predict    labels and their probabilities
+    POST /v1/embeddings     as OpenAI's                     POST /v1/predict    labels, or numbers
+    POST /v1/chat/completions, /v1/completions              as OpenAI's, of a causal base
     GET  /v1/models         base, adapters with ``parent``  GET  /v1/models/ID
     GET  /health            the process lives               GET  /ready         it can compute
     GET  /metrics           Prometheus
@@ -30,21 +31,25 @@ from starlette.routing import Route
 
 from plasmid.endpoint.access import Access, Caller
 from plasmid.endpoint.asked import Embed, Predict, read
+from plasmid.endpoint.chat import ChatService
+from plasmid.endpoint.chat_asked import Chat, Complete
+from plasmid.endpoint.chat_told import answered
 from plasmid.endpoint.measured import TEXT
 from plasmid.endpoint.problems import Problem, problem_of
-from plasmid.endpoint.service import Service
+from plasmid.endpoint.service import Service, calibrated
 from plasmid.models.adapter import Vector
 
 LOCAL = "not stored, not logged; computed on this machine"
 REMOTE = "not stored, not logged; inputs leave the caller for this server"
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
+AnyService = Service | ChatService
 Endpoint = Callable[[Request], Awaitable[Response]]
 Work = Callable[[Request, Caller], Awaitable[Any]]
 
 
 class _Routes:
-    def __init__(self, service: Service, access: Access, *, local: bool) -> None:
+    def __init__(self, service: AnyService, access: Access, *, local: bool) -> None:
         self._service, self._access, self._local = service, access, local
         self._note = LOCAL if local else REMOTE
 
@@ -56,7 +61,8 @@ class _Routes:
             try:
                 caller = await self._caller(request)
                 with self._service.under_way(caller):
-                    answer: Response = JSONResponse(await work(request, caller))
+                    found = await work(request, caller)
+                answer: Response = found if isinstance(found, Response) else JSONResponse(found)
             except Exception as error:  # noqa: BLE001 - everything becomes an answer
                 answer = problem_of(error).response()
             answer.headers["X-Plasmid-Inputs"] = self._note
@@ -83,7 +89,7 @@ class _Routes:
 
     async def embeddings(self, request: Request, caller: Caller) -> Any:
         asked = await read(request, Embed)
-        name, found, tokens = await self._service.embed(asked, caller)
+        name, found, tokens = await self._encoder().embed(asked, caller)
         shown = _base64 if asked.encoding_format == "base64" else _floats
         data = [
             {"object": "embedding", "index": place, "embedding": shown(one)}
@@ -94,27 +100,49 @@ class _Routes:
 
     async def predict(self, request: Request, caller: Caller) -> Any:
         asked = await read(request, Predict)
-        name, adapter, found, tokens = await self._service.predict(asked, caller)
-        labels = adapter.about.head.labels
-        data = [
-            {
-                "object": "prediction",
-                "index": place,
-                "label": labels[int(one.argmax())],
-                "probabilities": dict(zip(labels, one.tolist(), strict=True)),
-            }
-            for place, one in enumerate(found)
-        ]
-        calibrated = adapter.about.temperature is not None
+        name, adapter, found, tokens = await self._encoder().predict(asked, caller)
+        head = adapter.about.head
+        data = [{"object": "prediction", "index": place, **head.told(one)} for place, one in enumerate(found)]
         return {
             "object": "list",
             "data": data,
             "model": name,
-            "labels": labels,
-            "calibrated": calibrated,
+            "task": head.kind,
+            **head.facts(),
+            **calibrated(adapter),
             "usage": _usage(tokens),
             **self._service.sources.warning(name),
         }
+
+    async def chat_completions(self, request: Request, caller: Caller) -> Any:
+        asked, service = await read(request, Chat), self._writer()
+        return await answered(service, await service.chat(asked, caller), asked, request, caller)
+
+    async def completions(self, request: Request, caller: Caller) -> Any:
+        asked, service = await read(request, Complete), self._writer()
+        return await answered(service, await service.complete(asked, caller), asked, request, caller)
+
+    def _encoder(self) -> Service:
+        if isinstance(self._service, Service):
+            return self._service
+        raise Problem(
+            400,
+            "model_not_an_encoder",
+            f"{self._service.base_id} is a causal language model: ask /v1/chat/completions or "
+            "/v1/completions. Embeddings and predictions are for encoders.",
+            param="model",
+        )
+
+    def _writer(self) -> ChatService:
+        if isinstance(self._service, ChatService):
+            return self._service
+        raise Problem(
+            400,
+            "model_without_text",
+            f"{self._service.base_id} is an encoder and writes no text: ask /v1/predict or /v1/embeddings. "
+            "Chat and completions are for causal language models.",
+            param="model",
+        )
 
     async def models(self, request: Request, caller: Caller) -> Any:  # noqa: ARG002 - see Work
         return {"object": "list", "data": await self._service.models(caller), "inputs": self._note}
@@ -133,7 +161,7 @@ class _Routes:
         return PlainTextResponse(self._service.metrics(), media_type=TEXT)
 
 
-def make_app(service: Service, access: Access, *, local: bool) -> Starlette:
+def make_app(service: AnyService, access: Access, *, local: bool) -> Starlette:
     """Return the application.
 
     Parameters
@@ -146,7 +174,7 @@ def make_app(service: Service, access: Access, *, local: bool) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await service.batcher.close()
+        await service.close()
         await access.close()
 
     async def not_found(_request: Request, _error: Exception) -> Response:
@@ -159,6 +187,8 @@ def make_app(service: Service, access: Access, *, local: bool) -> Starlette:
         routes=[
             Route("/v1/embeddings", routes.guarded(routes.embeddings), methods=["POST"]),
             Route("/v1/predict", routes.guarded(routes.predict), methods=["POST"]),
+            Route("/v1/chat/completions", routes.guarded(routes.chat_completions), methods=["POST"]),
+            Route("/v1/completions", routes.guarded(routes.completions), methods=["POST"]),
             Route("/v1/models", routes.guarded(routes.models)),
             Route("/v1/models/{name:path}", routes.guarded(routes.model)),
             Route("/health", routes.health),

@@ -29,16 +29,17 @@ AskedCell = Annotated[str, Field(max_length=MAX_CHARACTERS)] | float | None
 Row = Annotated[dict[Annotated[str, Field(max_length=200)], AskedCell], Field(max_length=MAX_COLUMNS)]
 
 
-class _Asked(BaseModel):
+class Asked(BaseModel):
+    """What every question says: which model."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     model: Name
     user: str | None = None
-    truncate: bool = False
 
 
-class Embed(_Asked):
-    """The body of ``POST /v1/embeddings``.
+class _Rows(Asked):
+    """What the questions to an encoder say.
 
     Attributes
     ----------
@@ -46,12 +47,18 @@ class Embed(_Asked):
         True: cut an input that is too long; False: refuse it. Not OpenAI's.
     """
 
+    truncate: bool = False
+
+
+class Embed(_Rows):
+    """The body of ``POST /v1/embeddings``."""
+
     input: Text | Inputs
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
 
 
-class Predict(_Asked):
+class Predict(_Rows):
     """The body of ``POST /v1/predict``.
 
     Attributes
@@ -66,7 +73,7 @@ class Predict(_Asked):
     rows: Annotated[list[Row], Field(min_length=1, max_length=MAX_INPUTS)] | None = None
 
 
-T = TypeVar("T", Embed, Predict)
+T = TypeVar("T", bound=Asked)
 
 
 async def read(request: Request, kind: type[T]) -> T:

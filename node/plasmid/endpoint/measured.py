@@ -54,6 +54,8 @@ class Measured:
     rows: Histogram = field(default_factory=lambda: Histogram(_ROWS))
     mixed: Histogram = field(default_factory=lambda: Histogram(_ROWS))
     tokens: int = 0
+    first: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
+    written: int = 0
 
     def on_pass(self, rows: int, adapters: int, seconds: float) -> None:
         """Count one forward pass."""
@@ -82,11 +84,13 @@ class Measured:
             ("plasmid_pass_seconds", "One forward pass.", self.passes),
             ("plasmid_pass_rows", "Rows of one forward pass.", self.rows),
             ("plasmid_pass_adapters", "Adapters of one forward pass, the base counted.", self.mixed),
+            ("plasmid_first_token_seconds", "From a prompt's coming to the first text.", self.first),
         ):
             family(name, "histogram", what, histogram.lines(name))
         for name, kind, what, value in (
             ("plasmid_tokens_total", "counter", "Tokens of inputs.", self.tokens),
-            ("plasmid_rows_waiting", "gauge", "Rows that wait for a pass.", waiting),
+            ("plasmid_written_tokens_total", "counter", "Tokens of answers.", self.written),
+            ("plasmid_rows_waiting", "gauge", "Rows, or prompts, that wait.", waiting),
             ("plasmid_adapters", "gauge", "Adapters in memory.", held),
             ("plasmid_adapter_bytes", "gauge", "What they take.", held_bytes),
             ("plasmid_adapter_loads_total", "counter", "Adapters loaded.", loads),

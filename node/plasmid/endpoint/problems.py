@@ -27,6 +27,7 @@ _STATUS = {
     "model.adapter_missing": (404, _INVALID),
     "model.tokenizer_unknown": (400, _INVALID),
     "model.base_differs": (422, _INVALID),
+    "model.base_unpinned": (422, _INVALID),
     "model.vocabulary_differs": (422, _INVALID),
     "model.adapter_invalid": (422, _INVALID),
     "model.adapter_mismatch": (422, _INVALID),

@@ -4,16 +4,13 @@ Rules
 -----
 1. Inputs are held for as long as their request takes. None is written or logged, here or below.
 2. Tokenizing, loading and waiting for a hub are done in threads; the event loop only hands rows on.
-3. A caller has at most :data:`MOST_AT_ONCE` requests under way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +19,18 @@ from plasmid.core.errors import UsageError
 from plasmid.endpoint.access import Caller
 from plasmid.endpoint.asked import Embed, Predict, texts
 from plasmid.endpoint.contract import clean, input_column, one_column, wanted
-from plasmid.endpoint.measured import Measured
 from plasmid.endpoint.problems import Problem
+from plasmid.endpoint.serving import Serving
 from plasmid.endpoint.sources import Sources
 from plasmid.models.adapter import Vector
 from plasmid.models.batching import Batcher, Watched
 from plasmid.models.mixed import Item, Loaded, MixedModel
-from plasmid.models.pool import AdapterPool
+from plasmid.models.pool import AdapterPool, Pool
 from plasmid.models.specs import Cell, encode_covariates
-from plasmid.models.store import ensure_model
+from plasmid.models.store import BaseModel, ensure_model
 from plasmid.models.tokenizing import Encoded
+from plasmid.protocol.released import Trust
 
-MOST_AT_ONCE = 64
 STUCK_S = 60.0
 """A forward pass that takes longer is one that will not end."""
 
@@ -60,6 +57,9 @@ class Settings:
         ``auto`` is a GPU in bfloat16 if there is one, else the CPU in float32.
     personal
         Who runs the server is who calls it (:func:`plasmid.endpoint.access.server_token`).
+    trust, unsigned
+        Who may have signed what comes from the hub, and whether nobody need have
+        (:class:`plasmid.endpoint.sources.Sources`).
     """
 
     base: str
@@ -71,25 +71,69 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     personal: bool = False
+    trust: Trust | None = None
+    unsigned: bool = False
 
 
-class Service:
-    """The model in memory, and who may ask it what."""
+def placed(settings: Settings) -> tuple[str, Any]:
+    """Return the device and torch's type of the weights."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    device = ("cuda" if gpu else "cpu") if settings.device == "auto" else settings.device
+    half = settings.precision == "bf16" or (settings.precision == "auto" and device.startswith("cuda"))
+    return device, torch.bfloat16 if half else torch.float32
+
+
+def sources_of(settings: Settings, base_id: str, *, needs: str = "head.json") -> Sources:
+    """Return where adapters come from; one of a hub is one that has the file *needs*.
+
+    Raises
+    ------
+    UsageError
+        ``usage.adapter_name``: an adapter's name is the base's.
+    HubError
+        ``hub.url``: the hub's address is none.
+    """
+    if base_id in settings.adapters:
+        raise UsageError(
+            "usage.adapter_name",
+            f"an adapter cannot be called {base_id}: the base model is.",
+            "Give it another name: --adapter NAME=FOLDER.",
+        )
+    folders = {name: Path(folder) for name, folder in settings.adapters.items()}
+    return Sources(
+        folders,
+        settings.hub,
+        personal=settings.personal,
+        trust=settings.trust,
+        unsigned=settings.unsigned,
+        needs=needs,
+    )
+
+
+def pin(settings: Settings, sources: Sources, pool: Pool[Any]) -> None:
+    """Load the pinned adapters. Raises Problem or PlasmidError: one is not to be had."""
+    for name in settings.pinned:
+        found = sources.find(name, Caller("operator"))
+        pool.get(found.key, found.fetch, pin=True)
+
+
+class Service(Serving[Loaded]):
+    """The encoder in memory, and what may be asked of it."""
 
     def __init__(self, model: MixedModel, pool: AdapterPool, sources: Sources, *, target_ms: float) -> None:
-        self.model, self.pool, self.sources = model, pool, sources
-        self.measured = Measured()
+        super().__init__(model.base, pool, sources)
+        self.model = model
         self.batcher = Batcher(
             model.run,
             target_s=target_ms / 1000,
             watched=Watched(self.measured.on_pass, self.measured.latency.add),
         )
-        self.started = int(time.time())
-        self._under_way: Counter[str] = Counter()
 
     @classmethod
-    def open(cls, settings: Settings) -> Service:
-        """Return the service, its base and pinned adapters loaded.
+    def open(cls, settings: Settings, base: BaseModel | None = None) -> Service:
+        """Return the service, its base and pinned adapters loaded; *base* is the settings', if it is open.
 
         Raises
         ------
@@ -100,25 +144,12 @@ class Service:
         HubError
             ``hub.url``: the hub's address is none.
         """
-        import torch
-
-        gpu = torch.cuda.is_available()
-        device = ("cuda" if gpu else "cpu") if settings.device == "auto" else settings.device
-        half = settings.precision == "bf16" or (settings.precision == "auto" and device.startswith("cuda"))
-        base = ensure_model(settings.base)
-        if base.id in settings.adapters:
-            raise UsageError(
-                "usage.adapter_name",
-                f"an adapter cannot be called {base.id}: the base model is.",
-                "Give it another name: --adapter NAME=FOLDER.",
-            )
-        model = MixedModel.load(base, device=device, dtype=torch.bfloat16 if half else torch.float32)
+        base = base or ensure_model(settings.base)
+        device, dtype = placed(settings)
+        sources = sources_of(settings, base.id)
+        model = MixedModel.load(base, device=device, dtype=dtype)
         pool = AdapterPool(model, capacity_bytes=settings.capacity_bytes)
-        folders = {name: Path(folder) for name, folder in settings.adapters.items()}
-        sources = Sources(folders, settings.hub, personal=settings.personal)
-        for name in settings.pinned:
-            found = sources.find(name, Caller("operator"))
-            pool.get(found.key, found.fetch, pin=True)
+        pin(settings, sources, pool)
         service = cls(model, pool, sources, target_ms=settings.target_ms)
         service.warm_up()
         return service
@@ -137,35 +168,10 @@ class Service:
         self.batcher.pace.start(list(best.items()))
 
     @property
-    def base_id(self) -> str:
-        """The base model's name."""
-        return self.model.base.id
-
-    @property
     def stuck(self) -> bool:
         """Whether a forward pass has been under way for too long."""
         since = self.batcher.since_s
         return since is not None and time.monotonic() - since > STUCK_S
-
-    @contextmanager
-    def under_way(self, caller: Caller) -> Iterator[None]:
-        """Count a request of *caller*. Raises Problem (429) for one too many."""
-        key = caller.key or caller.name
-        if self._under_way[key] >= MOST_AT_ONCE:
-            raise Problem(
-                429,
-                "rate_limit_exceeded",
-                f"You have {MOST_AT_ONCE} requests under way; wait for one to end.",
-                kind="requests",
-                headers={"Retry-After": "1"},
-            )
-        self._under_way[key] += 1
-        try:
-            yield
-        finally:
-            self._under_way[key] -= 1
-            if not self._under_way[key]:
-                del self._under_way[key]
 
     # -- the two questions -------------------------------------------------------------------------
 
@@ -183,20 +189,20 @@ class Service:
                 f"{self.base_id} gives {self.model.hidden} dimensions, not {asked.dimensions}.",
                 param="dimensions",
             )
-        name, adapter = await self._adapter(asked.model, caller)
+        name, adapter = await self.adapter(asked.model, caller)
         values = texts(asked.input)
         encoded = await asyncio.to_thread(self._read_texts, values, adapter, asked.truncate)
         found = await self.batcher.submit([Item(tokens, adapter, scored=False) for tokens in encoded])
         return name, found, self._count(encoded)
 
     async def predict(self, asked: Predict, caller: Caller) -> tuple[str, Loaded, list[Vector], int]:
-        """Return the model's name, the adapter, float32 [labels] of each row, and the tokens of all.
+        """Return the model's name, the adapter, its answer for each row, and the tokens of all.
 
         Raises
         ------
         Problem, PlasmidError
         """
-        name, adapter = await self._adapter(asked.model, caller)
+        name, adapter = await self.adapter(asked.model, caller)
         if adapter is None:
             raise Problem(
                 400,
@@ -208,15 +214,6 @@ class Service:
         items = await asyncio.to_thread(self._read_rows, columns, rows, adapter, asked.truncate)
         found = await self.batcher.submit(items)
         return name, adapter, found, self._count([item.tokens for item in items])
-
-    async def _adapter(self, name: str, caller: Caller) -> tuple[str, Loaded | None]:
-        if name == self.base_id:
-            return name, None
-        found = await asyncio.to_thread(self.sources.find, name, caller)
-        held = self.pool.find(found.key)
-        if held is None:
-            held = await asyncio.to_thread(self.pool.get, found.key, found.fetch)
-        return found.key, held
 
     def _read_texts(self, values: list[str], adapter: Loaded | None, truncate: bool) -> list[Encoded]:
         about = None if adapter is None else adapter.about
@@ -255,53 +252,39 @@ class Service:
 
     # -- what there is -----------------------------------------------------------------------------
 
-    async def models(self, caller: Caller) -> list[dict[str, Any]]:
-        """Return the base, the operator's adapters, and those in memory that *caller* may know of."""
-        base = self.base_id
-        shared = {"object": "model", "created": self.started, "owned_by": "plasmid", "root": base}
-        found: list[dict[str, Any]] = [
-            {"id": base, **shared, "parent": None, "max_model_len": self.model.longest, "task": "embeddings"}
-        ]
-        held = self.pool.held()
-        for key in dict.fromkeys([*self.sources.folders, *held]):
-            if await asyncio.to_thread(self.sources.may, key, caller):
-                one = held.get(key)
-                about = self.sources.warning(key) | ({} if one is None else _about(one))
-                found.append({"id": key, **shared, "parent": base} | about)
-        return found
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a pass."""
+        return self.batcher.waiting
 
-    async def model_of(self, name: str, caller: Caller) -> dict[str, Any]:
-        """Return one of :meth:`models`, loaded if it was not. Raises Problem (404)."""
-        key, adapter = await self._adapter(name, caller)
-        return next(one for one in await self.models(caller) if one["id"] == key) | (
-            {} if adapter is None else _about(adapter)
-        )
+    def about_base(self) -> dict[str, Any]:
+        """Return what ``/v1/models`` says of the base beside its name."""
+        return {"max_model_len": self.model.longest, "task": "embeddings"}
 
-    def metrics(self) -> str:
-        """Return the page of figures."""
-        held = self.pool.held()
-        return self.measured.text(
-            waiting=self.batcher.waiting,
-            held=len(held),
-            held_bytes=sum(one.size_bytes for one in held.values()),
-            loads=self.pool.loads,
-            evictions=self.pool.evictions,
-        )
+    def about(self, held: Loaded) -> dict[str, Any]:
+        """Return what ``/v1/models`` says of the adapter *held* beside its name."""
+        about = held.about
+        return {
+            "max_model_len": about.max_length,
+            "task": about.head.kind,
+            **about.head.facts(),
+            "columns": list(wanted(about)),
+            **calibrated(held),
+        }
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self.batcher.close()
 
 
 ANY_NUMBER = 2**30
 """Of tokens: nothing is cut."""
 
 
-def _about(adapter: Loaded) -> dict[str, Any]:
+def calibrated(adapter: Loaded) -> dict[str, bool]:
+    """Return whether the adapter's probabilities were calibrated; nothing where it gives none."""
     about = adapter.about
-    return {
-        "max_model_len": about.max_length,
-        "task": "classification",
-        "labels": about.head.labels,
-        "columns": list(wanted(about)),
-        "calibrated": about.temperature is not None,
-    }
+    return {"calibrated": about.temperature is not None} if about.head.probabilistic else {}
 
 
 def _columns(asked: Predict, adapter: Loaded) -> tuple[dict[str, list[Cell]], int]:

@@ -36,10 +36,10 @@ def build(settings: Settings, tokens: Path | None) -> Any:
     """Return the ASGI application of one replica, its model loaded."""
     from plasmid.endpoint.access import HubAccess, TokenFile
     from plasmid.endpoint.app import make_app
-    from plasmid.endpoint.service import Service
+    from plasmid.endpoint.opened import open_service
 
     access = TokenFile(tokens) if tokens is not None else HubAccess(settings.hub or "")
-    return make_app(Service.open(settings), access, local=False)
+    return make_app(open_service(settings), access, local=False)
 
 
 def deployment(settings: Settings, tokens: Path | None, *, replicas: int, threads: int) -> Any:

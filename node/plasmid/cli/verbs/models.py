@@ -45,12 +45,12 @@ def list_models(format: FormatOption = Format.text) -> None:  # noqa: A002 - the
 
         entries = [_describe(entry) for entry in catalogue.ls()]
         answer.data["models"] = entries
-        table = Table("model", "revision", "reads", "licence", "imported", "what", box=None, pad_edge=False)
+        names = ("model", "revision", "reads", "for", "licence", "imported", "what")
+        table = Table(*names, box=None, pad_edge=False)
         for entry in entries:
             imported = "yes" if entry["imported"] else "no"
-            table.add_row(
-                entry["id"], entry["revision"], entry["input"], entry["licence"], imported, entry["title"]
-            )
+            shown = [entry["id"], entry["revision"], entry["input"], ", ".join(entry["tasks"])]
+            table.add_row(*shown, entry["licence"], imported, entry["title"])
         answer.say(table)
 
 
@@ -74,6 +74,13 @@ def import_model(
     licence: Annotated[
         str | None, typer.Option("--licence", help="Of the authors, an SPDX name; else what is known")
     ] = None,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Keep it as a language model that writes text, not as an encoder")
+    ] = False,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="Of a causal model that answers: chatml or llama3, one of Plasmid's own"),
+    ] = None,
     push: Annotated[
         str | None, typer.Option("--push", metavar="OWNER/NAME", help="Put it on the hub of HF_ENDPOINT, too")
     ] = None,
@@ -88,9 +95,21 @@ def import_model(
     with reply(format) as answer:
         target = None if push is None else hub_of(None, token_file)
         if _is_on_a_hub(source):
-            base = _fetch(source, model_id, reads, revision, licence, hub_of(endpoint, token_file))
+            from plasmid.models.hub import import_repo
+
+            hub = hub_of(endpoint, token_file)
+            base = import_repo(
+                hub,
+                source,
+                revision=revision,
+                model_id=model_id,
+                kind=_kind(reads),
+                licence=licence,
+                causal=causal,
+                template=chat_template,
+            )
         else:
-            base = _import(source, model_id, reads, licence)
+            base = _import(source, model_id, reads, licence, causal=causal, template=chat_template)
         _show(answer, base)
         if push is not None and target is not None:
             from plasmid.models.hub import push_base
@@ -98,7 +117,10 @@ def import_model(
             commit = push_base(target, base, push, licence=licence)
             answer.data |= {"pushed": push, "commit": commit}
             answer.say(plain(f"on the hub: {push}, tag {base.revision}, commit {commit[:12]}"))
-        answer.say(f"Next: name it in a recipe (model.base: {base.id}), or 'plasmid models show {base.id}'")
+        use = f"serve it ('plasmid serve --local --base {base.id}')"
+        if not base.entry.causal:
+            use = f"name it in a recipe (model.base: {base.id})"
+        answer.say(f"Next: {use}, or 'plasmid models show {base.id}'")
 
 
 def _is_on_a_hub(source: str) -> bool:
@@ -111,22 +133,16 @@ def _kind(reads: Input | None) -> InputKind | None:
     return None if reads is None else "protein" if reads is Input.protein else "text"
 
 
-def _fetch(
+def _import(
     source: str,
     model_id: str | None,
     reads: Input | None,
-    revision: str | None,
     licence: str | None,
-    hub: Any,
+    *,
+    causal: bool,
+    template: str | None,
 ) -> BaseModel:
-    from plasmid.models.hub import import_repo
-
-    kind = _kind(reads)
-    return import_repo(hub, source, revision=revision, model_id=model_id, kind=kind, licence=licence)
-
-
-def _import(source: str, model_id: str | None, reads: Input | None, licence: str | None) -> BaseModel:
-    named = model_id is not None or reads is not None
+    named = model_id is not None or reads is not None or causal or template is not None
     shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
     if not named and source in shipped:
         from plasmid.models.importer import import_entry
@@ -142,7 +158,14 @@ def _import(source: str, model_id: str | None, reads: Input | None, licence: str
         )
     from plasmid.models.importer import import_folder
 
-    return import_folder(Path(source), model_id=model_id, kind=_kind(reads), licence=licence)
+    return import_folder(
+        Path(source),
+        model_id=model_id,
+        kind=_kind(reads),
+        licence=licence,
+        causal=causal,
+        template=template,
+    )
 
 
 def _show(answer: Any, base: BaseModel) -> None:

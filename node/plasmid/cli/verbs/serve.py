@@ -13,6 +13,7 @@ from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from plasmid.endpoint.app import AnyService
     from plasmid.endpoint.service import Settings
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -29,6 +30,13 @@ def serve(
     hub: Annotated[
         str, typer.Option(help="The hub that other adapters come from, by id; default HF_ENDPOINT")
     ] = "",
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="Keys that you have compared: who may have signed the hub's adapters (peers.yaml)"),
+    ] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Serve adapters of the hub that nobody has signed, too")
+    ] = False,
     pin: Annotated[
         list[str] | None, typer.Option(help="An adapter to load now and keep in memory; repeatable")
     ] = None,
@@ -54,6 +62,9 @@ def serve(
         str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is a GPU if there is one")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16; auto is bf16 on a GPU")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="plasmid, or vllm: a causal base on a GPU, by vLLM's own server")
+    ] = "plasmid",
     replicas: Annotated[int, typer.Option(help="Processes, each with the base model", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of each replica", min=1)] = 1,
     until_stdin_closes: Annotated[
@@ -69,8 +80,11 @@ def serve(
         if precision not in ("auto", "fp32", "bf16"):
             raise UsageError("usage.precision", f"{precision!r} is no precision.", "Use auto, fp32 or bf16.")
         from plasmid.endpoint.service import Settings
+        from plasmid.protocol.released import read_trust
 
         folders = _folders(adapter or [])
+        if engine not in ("plasmid", "vllm"):
+            raise UsageError("usage.engine", f"there is no engine {engine!r}.", "Use plasmid or vllm.")
         settings = Settings(
             base=base or _base_of(folders),
             adapters=folders,
@@ -81,7 +95,20 @@ def serve(
             device=device,
             precision=precision,
             personal=local,
+            trust=None if trust is None else read_trust(trust),
+            unsigned=unsigned,
         )
+        if engine == "vllm":
+            given = {"--hub": hub, "--tokens": tokens, "--pin": pin, "--replicas": replicas > 1}
+            _refuse_with_vllm([name for name, value in given.items() if value])
+            listening = {"host": host, "port": port, "behind_proxy": behind_proxy}
+            tls = (tls_cert, tls_key) if tls_cert and tls_key else None
+            _serve_vllm(answer, settings, listening | {"tls": tls}, until_stdin_closes=until_stdin_closes)
+            return
+        if settings.hub is not None and trust is None:
+            answer.note(
+                "No key is pinned: whose signatures the hub's adapters have is their own word (--trust)."
+            )
         if local:
             _serve_local(answer, settings, port=port, threads=threads, until_stdin_closes=until_stdin_closes)
             return
@@ -125,12 +152,14 @@ def _folders(given: list[str]) -> dict[str, str]:
 
 def _base_of(folders: dict[str, str]) -> str:
     from plasmid.models.artifact import read_head
+    from plasmid.models.causal_adapter import is_causal, read_causal_config
 
     if not folders:
         raise UsageError(
             "usage.no_base", "which base model is to be served is not known.", "Give --base ID, or --adapter."
         )
-    return read_head(Path(next(iter(folders.values())))).base.id
+    first = Path(next(iter(folders.values())))
+    return read_causal_config(first).base if is_causal(first) else read_head(first).base.id
 
 
 def _check_remote(settings: Settings, *, host: str, tokens: Path | None, tls: bool, proxy: bool) -> None:
@@ -155,6 +184,48 @@ def _server(name: str) -> Any:
     raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
 
+def _refuse_with_vllm(given: list[str]) -> None:
+    if given:
+        raise UsageError(
+            "usage.engine",
+            f"vLLM's server knows nothing of {', '.join(given)}.",
+            "Leave that out: it serves --base and each --adapter NAME=FOLDER, to who has VLLM_API_KEY.",
+        )
+
+
+def _serve_vllm(
+    answer: Reply, settings: Settings, listening: dict[str, Any], *, until_stdin_closes: bool
+) -> None:
+    import shlex
+
+    from plasmid.core.lifetime import end_event
+    from plasmid.endpoint.vllm import Listening, command, program, started
+    from plasmid.models.store import ensure_model
+
+    program()
+    arguments = command(
+        ensure_model(settings.base),
+        {name: Path(folder) for name, folder in settings.adapters.items()},
+        Listening(**listening),
+        os.environ,
+        precision=settings.precision,
+        trust=settings.trust,
+    )
+    answer.data["command"] = ["vllm", *arguments]
+    answer.note(shlex.join(answer.data["command"]))
+    ended = end_event(until_stdin_closes=until_stdin_closes)
+    child = started(arguments, os.environ)
+    while not ended.wait(0.2) and child.poll() is None:
+        pass
+    status = child.poll()
+    child.terminate()
+    child.wait()
+    if status:
+        raise UsageError(
+            "usage.vllm_failed", f"vLLM ended with status {status}.", "What it says above tells why."
+        )
+
+
 def _serve_local(
     answer: Reply, settings: Settings, *, port: int, threads: int, until_stdin_closes: bool
 ) -> None:
@@ -163,10 +234,9 @@ def _serve_local(
     from plasmid.core.lifetime import end_event
     from plasmid.endpoint.access import Anybody
     from plasmid.endpoint.local import LocalServer
-    from plasmid.endpoint.service import Service
 
     torch.set_num_threads(threads)
-    server = LocalServer(Service.open(settings), Anybody(), port=port)
+    server = LocalServer(_opened(settings), Anybody(), port=port)
     ended = end_event(until_stdin_closes=until_stdin_closes)
     server.start()
     try:
@@ -175,3 +245,15 @@ def _serve_local(
     finally:
         server.close()
     answer.data["url"] = server.url
+
+
+def _opened(settings: Settings) -> AnyService:
+    """Return the service. Raises UsageError (``usage.pin``): an adapter to pin is not to be had."""
+    from plasmid.endpoint.opened import open_service
+    from plasmid.endpoint.problems import Problem
+
+    try:
+        return open_service(settings)
+    except Problem as problem:
+        said = problem.message
+    raise UsageError("usage.pin", said, "Correct --pin, or what the message names (--unsigned, --trust).")

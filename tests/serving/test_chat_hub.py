@@ -1,0 +1,57 @@
+"""A causal base and a real hub: a stock PEFT adapter by its id, at first use."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from asgi import AsgiClient
+from hub_server import served
+from plasmid.endpoint.access import HubAccess
+from plasmid.endpoint.app import make_app
+from plasmid.endpoint.chat import ChatService
+from plasmid.endpoint.opened import open_service
+from plasmid.endpoint.service import Settings
+from plasmid.models.causal import Sampling
+from plasmid.models.chat_templates import Message
+from plasmid.models.importer import import_folder
+from tiny_causal import stock_adapter, tiny_causal
+
+
+def test_a_stock_adapter_of_the_hub_answers_where_unsigned_ones_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
+    base = import_folder(tiny_causal(tmp_path / "base"), model_id="tiny-chat", causal=True, template="chatml")
+    folder = stock_adapter(tmp_path / "adapter", base)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nMade up.\n")
+    (tmp_path / "hub").mkdir()
+    with served(tmp_path / "hub") as hub, asyncio.Runner() as runner:
+        token = hub.user("ana")
+        api = HfApi(endpoint=hub.url, token=token)
+        api.create_repo("ana/notes")
+        commit = api.upload_folder(repo_id="ana/notes", folder_path=folder).oid
+        asked = {"model": "ana/notes", "messages": [{"role": "user", "content": "Hello"}]}
+        for unsigned, status in ((False, 422), (True, 200)):
+            settings = Settings(base="tiny-chat", adapters={}, hub=hub.url, device="cpu", unsigned=unsigned)
+            service = open_service(settings)
+            assert isinstance(service, ChatService)
+            access = HubAccess(hub.url)
+            client = AsgiClient(make_app(service, access, local=False), runner)
+            answer = client.post(
+                "/v1/chat/completions",
+                json=asked | {"temperature": 0, "max_tokens": 8},
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            assert answer.status_code == status, answer.text
+            runner.run(access.close())
+        assert (answer.json()["model"], answer.json()["signatures"]) == (f"ana/notes@{commit}", "none")
+        told: list[str] = []
+        prompt = service.model.prompts.chat([Message("user", "Hello")])
+        service.model.write(
+            prompt, service.model.read(folder), Sampling(most=8, temperature=0.0), tell=told.append
+        )
+        assert answer.json()["choices"][0]["message"]["content"] == "".join(told)

@@ -11,23 +11,35 @@ from plasmid.models.adapter import Vector, adapter_schema, initial_state
 from plasmid.models.adapter_files import adapter_files
 from plasmid.models.artifact import write_adapter
 from plasmid.models.card import CardFacts
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Head
+from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.models.tasks.regression import RegressionHead
+from plasmid.models.tasks.token_classification import TokenHead
 
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0.0, 100.0))
-SHAPES: dict[str, tuple[LoraSpec, HeadSpec]] = {
+SHAPES: dict[str, tuple[LoraSpec, Head]] = {
     "small": (
         LoraSpec(rank=2, alpha=4.0, targets=["query", "value"], layers=1),
-        HeadSpec(labels=["no", "yes"]),
+        ClassificationHead(labels=["no", "yes"]),
     ),
     "large": (
         LoraSpec(rank=8, alpha=8.0, targets=["all-linear"]),
-        HeadSpec(labels=["x", "y", "z"], covariates=[GENE]),
+        ClassificationHead(labels=["x", "y", "z"], covariates=[GENE]),
     ),
     "dense": (
         LoraSpec(rank=3, alpha=6.0, targets=["output.dense"], layers=2),
-        HeadSpec(labels=["no", "yes"], covariates=[GENE, AGE]),
+        ClassificationHead(labels=["no", "yes"], covariates=[GENE, AGE]),
+    ),
+    "number": (
+        LoraSpec(rank=4, alpha=8.0, targets=["key"], layers=2),
+        RegressionHead(unit="kg", bounds=(-5.0, 15.0), covariates=[AGE]),
+    ),
+    "residues": (
+        LoraSpec(rank=2, alpha=4.0, targets=["value"]),
+        TokenHead(labels=["h", "e", "c"], unlabelled="-"),
     ),
 }
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -35,6 +47,10 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "gene": {"type": "category", "vocabulary": ["a", "b"], "missing": "allowed"},
     "age": {"type": "number", "bounds": [0.0, 100.0], "missing": "allowed"},
     "label": {"type": "label"},
+}
+LABELS: dict[str, dict[str, Any]] = {
+    "number": {"type": "number", "bounds": [-5.0, 15.0]},
+    "residues": {"type": "residue_labels", "of": "sequence", "unlabelled": "-"},
 }
 MAX_LENGTH = 32
 FACTS = CardFacts(
@@ -69,9 +85,10 @@ def write(folder: Path, base: BaseModel, shape: str, *, seed: int = 0) -> Path:
             head=head,
             input_column="sequence",
             label_column="label",
-            metric="accuracy",
+            metric="rmse" if shape == "number" else "accuracy",
             max_length=MAX_LENGTH,
-            columns={name: COLUMNS[name] for name in own},
+            columns={name: COLUMNS[name] for name in own}
+            | ({"label": LABELS[shape]} if shape in LABELS else {}),
         ),
         parameters=schema.size,
         facts=FACTS,

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from plasmid.models.adapter import AdapterSchema, Vector, lora_modules, target_regex
 from plasmid.models.batches import Batch
 from plasmid.models.loading import load_encoder
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Head
 
 
 class StockPeft(nn.Module):
     """PEFT's model of *base*, masked mean, head and covariates, in eval mode."""
 
-    def __init__(self, base: BaseModel, lora: LoraSpec, head: HeadSpec) -> None:
+    def __init__(self, base: BaseModel, lora: LoraSpec, head: Head) -> None:
         super().__init__()
         from peft import LoraConfig, get_peft_model
 
@@ -29,8 +30,8 @@ class StockPeft(nn.Module):
             # peft asks transformers 5 for a property that it renamed; nothing here uses either.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             self.encoder = get_peft_model(encoder, LoraConfig(**settings))
-        self.head = nn.Linear(encoder.config.hidden_size, len(head.labels))
-        self.covariates = nn.Linear(max(1, head.covariate_width), len(head.labels), bias=False)
+        self.head = nn.Linear(encoder.config.hidden_size, head.width)
+        self.covariates = nn.Linear(max(1, head.covariate_width), head.width, bias=False)
         self.covariates.weight.requires_grad_(head.covariate_width > 0)
         self.eval()
 

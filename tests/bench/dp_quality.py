@@ -44,7 +44,6 @@ from plasmid.federation.server import ServerOptimiser, build_strategy
 from plasmid.gateway.output import bounded
 from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.adapter import Vector
-from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import ensure_model
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.noise import skellam
@@ -186,8 +185,8 @@ class Bench:
     def scored(self, recipe: Recipe, state: NDArray[Any]) -> float:
         """Return the metric of *state* on the test; one engine keeps it encoded."""
         engine = next(iter(self.engines.values()))
-        labels = label_indices(recipe.task.labels, self.test.columns[recipe.data.label])
-        return score(recipe.task.metric, engine.predict(state, self.test.columns), labels)
+        answers = engine.predict(state, self.test.columns)
+        return recipe.head().score(recipe.task.metric, answers, self.test.columns[recipe.data.label])
 
     def run(self, epsilon: float, seed: int, *, alone: bool) -> dict[str, Any]:
         """Return all figures of one run."""

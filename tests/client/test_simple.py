@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plasmid.client.simple import fit, simple_scores
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
+from plasmid.models.store import BaseModel
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
+from tiny_kinds import kind_recipe, kind_table
 
 
 def tables(name: str, folder: Path) -> tuple[Recipe, dict[str, Table], Table]:
@@ -38,11 +41,11 @@ def test_the_reference_figures(name: str, central: float, local: float, tmp_path
 
 def test_probabilities_have_a_column_for_every_label_seen_or_not(tmp_path: Path) -> None:
     recipe = load_recipe("phenotype").recipe
-    labels = recipe.task.labels
+    labels = recipe.task.classes
     table = Table(
         {"definition": ["of the eye", "of the ear"] * 3, "organ_system": [labels[7], labels[5]] * 3}, 6
     )
-    probabilities = fit(recipe, table).predict(table)
+    probabilities = fit(recipe, table).predict(table).values
     assert probabilities.shape == (6, 14)
     assert probabilities.sum(axis=1) == pytest.approx([1.0] * 6)
     assert (probabilities[:, [0, 1, 2, 3, 4, 6]] == 0).all()
@@ -52,4 +55,28 @@ def test_probabilities_have_a_column_for_every_label_seen_or_not(tmp_path: Path)
 def test_a_site_with_one_label_learns_that_label() -> None:
     recipe = load_recipe("tcr-covid").recipe
     table = Table({"cdr3": ["CASS"] * 4, "v_gene": [None] * 4, "j_gene": [None] * 4, "label": ["1"] * 4}, 4)
-    assert fit(recipe, table).predict(table).tolist() == [[0.0, 1.0]] * 4
+    assert fit(recipe, table).predict(table).values.tolist() == [[0.0, 1.0]] * 4
+
+
+@pytest.mark.parametrize(("kind", "at_least"), [("regression", 0.75), ("token-classification", 0.9)])
+def test_further_kinds_have_a_classical_model(kind: str, at_least: float, tiny: dict[str, BaseModel]) -> None:
+    recipe = kind_recipe(tiny["bert"], kind)
+    sites = {"a": kind_table(kind, 80), "b": kind_table(kind, 40, seed=1)}
+    test = kind_table(kind, 60, seed=9)
+    found = simple_scores(recipe, sites, test)
+    assert found["central"] > at_least
+    assert 0.3 < found["local"] <= found["central"] + 0.05
+    answers = fit(recipe, sites["a"]).predict(test)
+    assert len(answers) == 60
+    if kind == "token-classification":
+        assert [len(row) for row in answers] == [len(str(one)) for one in test.columns["sequence"]]
+        np.testing.assert_allclose(answers.values.sum(1), 1.0, atol=1e-5)
+    else:
+        assert answers.values.min() >= 0.0
+        assert answers.values.max() <= 60.0
+
+
+def test_a_site_without_a_labelled_residue_knows_nothing(tiny: dict[str, BaseModel]) -> None:
+    recipe = kind_recipe(tiny["bert"], "token-classification")
+    table = Table({"sequence": ["CAW", "W"], "label": ["...", "."]}, 2)
+    assert fit(recipe, table).predict(table).values.tolist() == [[0.5, 0.5]] * 4

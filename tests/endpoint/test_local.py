@@ -52,6 +52,8 @@ def test_it_listens_on_loopback_until_it_is_closed(
         (["--base", "antiberty", "--precision", "fp8"], "usage.precision"),
         (["--new-token", "ana"], "usage.tokens"),
         (["--local", "--base", "tiny-bert", "--adapter", "tiny-bert=/tmp"], "usage.adapter_name"),
+        (["--local", "--base", "tiny-bert", "--pin", "team/x"], "usage.pin"),
+        (["--local", "--base", "tiny-bert", "--trust", "/absent/peers.yaml"], "recipe.invalid"),
     ],
 )
 def test_what_the_verb_refuses(

@@ -20,7 +20,8 @@ from plasmid.gateway.audit_verify import parse_export
 from plasmid.gateway.policy import read_policy
 from plasmid.models.adapter_files import HeadFile
 from plasmid.models.artifact import read_adapter
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
+from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_floats, write_floats
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.checkpoint import Checkpoint, Note, cosign, origin_of, parse_note
@@ -138,7 +139,7 @@ def _head() -> bytes:
             "label": "label",
             "metric": "auc",
             "columns": {},
-            "head": HeadSpec(labels=["no", "yes"]),
+            "head": ClassificationHead(labels=["no", "yes"]),
             "lora": LoraSpec(rank=4, alpha=8.0, targets=["query"], layers=2),
             "base": {"id": "tiny", "revision": "1", "digest": "0" * 64},
         }

@@ -15,11 +15,12 @@ from plasmid.lora.layer import LoraLinear
 from plasmid.lora.samples import Samples
 from plasmid.models.adapter import initial_state
 from plasmid.models.encoder import AdaptedModel
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec
+from plasmid.models.specs import CategoryCovariate, LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from stock_peft import StockPeft
 
-HEAD = HeadSpec(labels=["no", "yes"], covariates=[CategoryCovariate(name="gene", vocabulary=["a"])])
+HEAD = ClassificationHead(labels=["no", "yes"], covariates=[CategoryCovariate(name="gene", vocabulary=["a"])])
 COLUMNS = {
     "x": ["CASSYGQGPYGYTF", "CAS", "CASSFMGQGYEQYFCASSFMGQGY", "W", "CAYF"],
     "gene": ["a", None, "b", "a", "c"],

@@ -16,7 +16,7 @@ from plasmid.core.errors import ModelError
 from plasmid.lora.mixed import Factors, MixedLinear, Product, Span, Spans, fastest, mix, onednn
 from plasmid.models.artifact import read_adapter
 from plasmid.models.mixed import Item, Loaded, MixedModel
-from plasmid.models.predict import predict
+from plasmid.models.predict import Predictor
 from plasmid.models.specs import encode_covariates
 from plasmid.models.store import BaseModel
 from served import ROWS, SHAPES, write
@@ -99,7 +99,7 @@ def test_a_mixed_batch_gives_what_predict_gives(
     names = (["", *folders] * 6)[:18]  # neighbours differ; two lengths in one batch make groups
     found = model.run(_items(model, held, names))
     for name, folder in folders.items():
-        alone = predict(folder, ROWS, device="cpu")
+        alone = list(Predictor.load(folder, device="cpu").predict(ROWS).answers)
         rows = [row for row, one in enumerate(names) if one == name]
         assert rows
         for row in rows:

@@ -15,11 +15,12 @@ from plasmid.lora.samples import Block, Samples, watch
 from plasmid.models.adapter import initial_state
 from plasmid.models.batches import Batch, Rows
 from plasmid.models.encoder import AdaptedModel
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from stock_peft import StockPeft
 
-HEAD = HeadSpec(
+HEAD = ClassificationHead(
     labels=["no", "yes", "maybe"],
     covariates=[
         CategoryCovariate(name="gene", vocabulary=["a", "b"]),

@@ -16,11 +16,14 @@ from plasmid.models.adapter import (
     lora_modules,
     target_regex,
 )
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec
+from plasmid.models.specs import CategoryCovariate, LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_header
 
-HEAD = HeadSpec(labels=["0", "1"], covariates=[CategoryCovariate(name="gene", vocabulary=["a", "b"])])
+HEAD = ClassificationHead(
+    labels=["0", "1"], covariates=[CategoryCovariate(name="gene", vocabulary=["a", "b"])]
+)
 LORA = LoraSpec(rank=4, alpha=8.0, targets=["query", "value"], layers=2)
 
 
@@ -40,7 +43,7 @@ def test_schema_is_in_the_documented_order(tiny: dict[str, BaseModel]) -> None:
     head = [("head.weight", [2, 32]), ("head.covariates", [2, 3]), ("head.bias", [2])]
     assert schema.as_json() == factors + [{"name": name, "shape": shape} for name, shape in head]
     assert schema.size == 4 * 2 * 4 * 32 + 64 + 6 + 2
-    bare = adapter_schema(tiny["bert"], LORA, HeadSpec(labels=["0", "1"]))
+    bare = adapter_schema(tiny["bert"], LORA, ClassificationHead(labels=["0", "1"]))
     assert [tensor.name for tensor in bare.tensors[-2:]] == ["head.weight", "head.bias"]
 
 

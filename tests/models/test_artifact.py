@@ -20,17 +20,18 @@ from plasmid.models.adapter_files import adapter_files, hub_name
 from plasmid.models.artifact import Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
 from plasmid.models.predict import predict
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_floats, write_floats
 
 GENE = CategoryCovariate(name="gene", vocabulary=["TRBV28*01", 'b\'s "gene"'])
 AGE = NumberCovariate(name="age", bounds=(10, 90))
 HEADS = {
-    "both": HeadSpec(labels=["0", "1"], covariates=[GENE, AGE]),
-    "category": HeadSpec(labels=["0", "1", "2"], covariates=[GENE]),
-    "number": HeadSpec(labels=["0", "1"], covariates=[AGE]),
-    "none": HeadSpec(labels=["0", "1"]),
+    "both": ClassificationHead(labels=["0", "1"], covariates=[GENE, AGE]),
+    "category": ClassificationHead(labels=["0", "1", "2"], covariates=[GENE]),
+    "number": ClassificationHead(labels=["0", "1"], covariates=[AGE]),
+    "none": ClassificationHead(labels=["0", "1"]),
 }
 LORA = LoraSpec(rank=4, alpha=8.0, targets=["query", "dense"], layers=2)
 EVERY = LoraSpec(rank=4, alpha=8.0, targets=["all-linear"], layers=2)
@@ -48,7 +49,7 @@ def _state(size: int) -> Vector:
 def _write(
     folder: Path,
     base: BaseModel,
-    head: HeadSpec = HEADS["both"],
+    head: ClassificationHead = HEADS["both"],
     *,
     lora: LoraSpec = LORA,
     seal: Seal = lambda _: {},

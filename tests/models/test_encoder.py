@@ -11,10 +11,11 @@ from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.batches import Rows
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.loading import load_encoder
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 
-HEAD = HeadSpec(
+HEAD = ClassificationHead(
     labels=["no", "yes", "maybe"],
     covariates=[
         CategoryCovariate(name="gene", vocabulary=["a", "b"]),
@@ -39,7 +40,7 @@ TARGETS = {
 KINDS = sorted(TARGETS)
 
 
-def _model(base: BaseModel, layers: int | None, head: HeadSpec = HEAD) -> AdaptedModel:
+def _model(base: BaseModel, layers: int | None, head: ClassificationHead = HEAD) -> AdaptedModel:
     lora = LoraSpec(rank=4, alpha=8.0, targets=TARGETS[base.entry.architecture], layers=layers)
     model = AdaptedModel.load(base, lora, head)
     model.set_state(_state(model))
@@ -117,12 +118,12 @@ def test_logits_are_the_documented_formula(kind: str, zoo: dict[str, BaseModel])
 def test_a_row_does_not_depend_on_its_batch(kind: str, zoo: dict[str, BaseModel]) -> None:
     model = _model(zoo[kind], 2)
     rows = _rows(model)
-    together = model.probabilities(rows)
+    together = model.answers(rows).values
     assert together.shape == (20, 3)
     assert np.array_equal(together[:5].argmax(1), together[5:10].argmax(1))
     alone = np.concatenate([model(rows.batch([row])).softmax(-1).detach().numpy() for row in range(5)])
     np.testing.assert_allclose(together[:5], alone, atol=1e-5)
-    np.testing.assert_allclose(together, model.probabilities(model.cached(rows)), atol=1e-5)
+    np.testing.assert_allclose(together, model.answers(model.cached(rows)).values, atol=1e-5)
 
 
 def test_groups_cut_padding_and_keep_every_row(tiny: dict[str, BaseModel]) -> None:
@@ -137,11 +138,11 @@ def test_groups_cut_padding_and_keep_every_row(tiny: dict[str, BaseModel]) -> No
 
 
 def test_no_covariates(tiny: dict[str, BaseModel]) -> None:
-    head = HeadSpec(labels=["no", "yes", "maybe"])
+    head = ClassificationHead(labels=["no", "yes", "maybe"])
     model = _model(tiny["bert"], 1, head)
     assert set(model.groups()) == {"lora", "head"}
     assert np.array_equal(model.state(), _state(model))
-    assert model.probabilities(_rows(model)).shape == (20, 3)
+    assert model.answers(_rows(model)).values.shape == (20, 3)
 
 
 def test_bad_input(tiny: dict[str, BaseModel]) -> None:

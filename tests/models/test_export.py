@@ -16,15 +16,16 @@ from plasmid.models.adapter_files import BaseRef, HeadFile
 from plasmid.models.artifact import Adapter
 from plasmid.models.export import LINEAR, code, export_merged
 from plasmid.models.predict import predict
-from plasmid.models.specs import HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import LoraSpec, NumberCovariate
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_floats
 
 TEXTS = ["CASSYGQGPYGYTF", "CAS", "W", "CASSLLLLAQYFCASSLLLLAQYF"]
 LORA = LoraSpec(rank=4, alpha=8.0, targets=["all-linear"], layers=2)
 
 
-def _adapter(base: BaseModel, head: HeadSpec, temperature: float | None = None) -> Adapter:
+def _adapter(base: BaseModel, head: ClassificationHead, temperature: float | None = None) -> Adapter:
     schema = adapter_schema(base, LORA, head)
     state = np.random.default_rng(5).normal(0, 0.1, schema.size).astype(np.float32)
     about = HeadFile(
@@ -62,7 +63,7 @@ def test_the_card_s_lines_give_the_adapter_s_probabilities(
     kind: str, zoo: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = zoo[kind]
-    adapter = _adapter(base, HeadSpec(labels=["no", "yes", "so"]), temperature=1.5)
+    adapter = _adapter(base, ClassificationHead(labels=["no", "yes", "so"]), temperature=1.5)
     done = export_merged(adapter, base, tmp_path / "out", licence="mit", name="Tiny")
     assert (done.auto_class is not None) == (kind in LINEAR)
     wanted = predict(adapter, {"cdr3": TEXTS})
@@ -79,7 +80,7 @@ def test_the_card_s_lines_give_the_adapter_s_probabilities(
 def test_covariates_are_the_head_s_beside_the_model(
     zoo: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = HeadSpec(labels=["no", "yes"], covariates=[NumberCovariate(name="age", bounds=(0, 100))])
+    head = ClassificationHead(labels=["no", "yes"], covariates=[NumberCovariate(name="age", bounds=(0, 100))])
     adapter = _adapter(zoo["bert"], head)
     export_merged(adapter, zoo["bert"], tmp_path / "out", licence="mit", name="Tiny")
     ages = [30.0, 80.0, 0.0, 55.0]
@@ -93,7 +94,7 @@ def test_covariates_are_the_head_s_beside_the_model(
 def test_a_stock_pipeline_loads_it_with_the_labels(zoo: dict[str, BaseModel], tmp_path: Path) -> None:
     from transformers import pipeline
 
-    adapter = _adapter(zoo["esm"], HeadSpec(labels=["no", "yes"]))
+    adapter = _adapter(zoo["esm"], ClassificationHead(labels=["no", "yes"]))
     export_merged(adapter, zoo["esm"], tmp_path / "out", licence="mit", name="Tiny")
     run = pipeline("token-classification", model=str(tmp_path / "out"), ignore_labels=[])
     found = run("CASSY")
@@ -109,7 +110,7 @@ def test_sentence_transformers_gives_the_mean_that_the_head_reads(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     stock = pytest.importorskip("sentence_transformers")
-    adapter = _adapter(zoo[kind], HeadSpec(labels=["no", "yes"]))
+    adapter = _adapter(zoo[kind], ClassificationHead(labels=["no", "yes"]))
     export_merged(adapter, zoo[kind], tmp_path / "out", licence="mit", name="Tiny")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,10 +14,11 @@ from plasmid.models.adapter_files import BaseRef, HeadFile
 from plasmid.models.artifact import Adapter
 from plasmid.models.merge import Merged, merge
 from plasmid.models.merge_factors import METHODS, cut, weighted
-from plasmid.models.specs import HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import LoraSpec, NumberCovariate
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 
-HEAD = HeadSpec(labels=["no", "yes"], covariates=[NumberCovariate(name="age", bounds=(10, 90))])
+HEAD = ClassificationHead(labels=["no", "yes"], covariates=[NumberCovariate(name="age", bounds=(10, 90))])
 
 
 def _adapter(base: BaseModel, lora: LoraSpec, seed: int, **about: Any) -> Adapter:
@@ -144,7 +145,7 @@ def test_trimming_methods_give_the_same_child_for_the_same_seed(base: BaseModel,
 def test_all_differences_are_told_at_once_with_both_label_lists(tiny: dict[str, BaseModel]) -> None:
     base = tiny["bert"]
     one = _adapter(base, FIRST, 1)
-    other = _adapter(base, FIRST, 2, head=HeadSpec(labels=["0", "1", "2"]), metric="accuracy")
+    other = _adapter(base, FIRST, 2, head=ClassificationHead(labels=["0", "1", "2"]), metric="accuracy")
     other = replace(
         other, about=other.about.model_copy(update={"base": BaseRef(id="x", revision="1", digest="0" * 64)})
     )
@@ -152,8 +153,8 @@ def test_all_differences_are_told_at_once_with_both_label_lists(tiny: dict[str, 
         merge([one, other], [1, 1], base, method="cat")
     assert caught.value.code == "model.merge_mismatch"
     for part in (
-        "['0', '1', '2']",
-        "['no', 'yes']",
+        "`0`, `1`, `2`",
+        "`no`, `yes`",
         "covariates",
         "'accuracy', not 'auc'",
         "0000000000000000",

@@ -32,3 +32,20 @@ def test_errors() -> None:
     assert "canary" not in str(label.value)
     with pytest.raises(UsageError):
         score("f1", PROBABILITIES, np.ones(4, np.int64))
+
+
+def test_they_are_scikit_learn_s_and_scipy_s_with_ties_as_well() -> None:
+    from scipy.stats import spearmanr
+    from sklearn.metrics import f1_score, r2_score, roc_auc_score
+
+    source = np.random.default_rng(0)
+    for _ in range(20):
+        values, truth = source.integers(0, 8, 50) / 4, source.integers(0, 6, 50).astype(float)
+        assert score("spearman", values, truth) == pytest.approx(spearmanr(values, truth).statistic)
+        assert score("r2", values, truth) == pytest.approx(r2_score(truth, values))
+        ones = np.stack([1 - values / 2, values / 2], 1)
+        labels = source.integers(0, 2, 50)
+        assert score("auc", ones, labels) == pytest.approx(roc_auc_score(labels, ones[:, 1]))
+        shares, kinds = source.random((50, 4)), source.integers(0, 3, 50)
+        expected = f1_score(kinds, shares.argmax(1), average="macro")
+        assert score("macro-f1", shares, kinds) == pytest.approx(expected)

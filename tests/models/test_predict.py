@@ -29,13 +29,13 @@ def test_folded_weights_say_what_the_factors_beside_them_say(
     model.set_state(adapter.on(tiny[kind])[1])
     columns = tiny_table(150, seed=3).columns
     rows = model.encode(columns, input_column="sequence", max_length=adapter.about.max_length)
-    beside = model.probabilities(rows)
+    beside = model.answers(rows).values
     found = Predictor(adapter, device="cpu", batch_rows=32).predict(columns)
-    np.testing.assert_allclose(found.probabilities, beside, atol=1e-5)
+    np.testing.assert_allclose(found.answers.values, beside, atol=1e-5)
     assert found.cut == 0
     lora = adapter.tensors | {name: value * 0 for name, value in adapter.tensors.items() if "lora_B" in name}
     model.set_state(model.schema.flatten(lora))
-    assert np.abs(model.probabilities(rows) - beside).max() > 1e-3  # or nothing was folded
+    assert np.abs(model.answers(rows).values - beside).max() > 1e-3  # or nothing was folded
     assert base_alone.shape == model.state().shape
 
 
@@ -48,8 +48,8 @@ def test_rows_beyond_the_adapters_length_are_cut_and_counted(
     columns = {"sequence": ["A" * count for count in letters], "gene": [None] * 5}
     found = Predictor.load(folder).predict(columns)
     assert found.cut == 2
-    np.testing.assert_array_equal(found.probabilities[2], found.probabilities[3])
-    np.testing.assert_allclose(found.probabilities[1], found.probabilities[2], atol=1e-6)
+    np.testing.assert_array_equal(found.answers.values[2], found.answers.values[3])
+    np.testing.assert_allclose(found.answers.values[1], found.answers.values[2], atol=1e-6)
 
 
 def test_logits_are_divided_by_the_temperature(tiny: dict[str, BaseModel], tmp_path: Path) -> None:

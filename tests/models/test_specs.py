@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from plasmid.core.errors import DataError
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate, encode_covariates
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate, encode_covariates
+from plasmid.models.tasks.classification import ClassificationHead
 
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0, 80))
@@ -18,7 +19,7 @@ def test_slots() -> None:
     encoded = encode_covariates([GENE, AGE], columns, 4)
     assert encoded.dtype == np.float32
     assert encoded.tolist() == [[0, 1, 0, 0.25, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 0], [0, 0, 1, 0, 1]]
-    assert HeadSpec(labels=["0", "1"], covariates=[GENE, AGE]).covariate_width == 5
+    assert ClassificationHead(labels=["0", "1"], covariates=[GENE, AGE]).covariate_width == 5
     assert encode_covariates([], {}, 3).shape == (3, 0)
 
 
@@ -48,8 +49,8 @@ def test_bad_columns(columns: dict[str, list[str | float | None]], code: str) ->
         lambda: LoraSpec.model_validate({"rank": 8, "alpha": 1.0, "targets": ["query"], "dropout": 0.1}),
         lambda: NumberCovariate(name="x", bounds=(1.0, 1.0)),
         lambda: CategoryCovariate(name="x", vocabulary=["a", "a"]),
-        lambda: HeadSpec(labels=["only"]),
-        lambda: HeadSpec(labels=["0", "1"], covariates=[AGE, AGE]),
+        lambda: ClassificationHead(labels=["only"]),
+        lambda: ClassificationHead(labels=["0", "1"], covariates=[AGE, AGE]),
     ],
 )
 def test_refused(make: object) -> None:

@@ -11,12 +11,13 @@ import torch
 from plasmid.core.errors import ModelError
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.importer import import_folder
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tokenizing import Tokenizer
 from tiny_models import tiny_llama
 
-HEAD = HeadSpec(labels=["no", "yes"])
+HEAD = ClassificationHead(labels=["no", "yes"])
 LORA = LoraSpec(rank=2, alpha=2.0, targets=["all-linear"])
 
 

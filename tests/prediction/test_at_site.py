@@ -77,7 +77,7 @@ def test_the_rows_of_a_view_are_scored_and_the_scores_stay(site: DataSite, adapt
     found = pa.parquet.read_table(out)
     assert found.schema.names == ["person", "no", "yes"]
     named = dict(zip(found.column("person").to_pylist(), found.column("yes").to_pylist(), strict=True))
-    expected = predict_file(adapter, site.home.folder / "named.csv").probabilities[:, 1]
+    expected = predict_file(adapter, site.home.folder / "named.csv").answers.values[:, 1]
     np.testing.assert_allclose([named[f"P{row:03d}"] for row in range(ROWS)], expected, atol=1e-6)
     (entry,) = AuditLog(site.home.audit).entries()
     assert (entry["action"], entry["actor"], entry["result"]) == ("view.opened", "owner", "ok")

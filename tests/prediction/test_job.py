@@ -49,7 +49,7 @@ def stopping_after(blocks: int) -> Callable[..., Iterator[Part]]:
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "fasta"])
 def test_every_kind_of_file_has_the_scores_of_its_rows(adapter: Path, tmp_path: Path, ending: str) -> None:
-    expected = predict_file(adapter, tiny_rows(tmp_path / "rows.csv", ROWS)).probabilities
+    expected = predict_file(adapter, tiny_rows(tmp_path / "rows.csv", ROWS)).answers.values
     data = tiny_rows(tmp_path / f"rows.{ending}", ROWS)
     told: list[Progress] = []
     done = predict_to(
@@ -65,7 +65,7 @@ def test_every_kind_of_file_has_the_scores_of_its_rows(adapter: Path, tmp_path: 
     np.testing.assert_allclose(table.column("yes").to_numpy(), expected[:, 1], atol=1e-6)
     assert [one.done for one in told] == [0, 16, 32, 48, 64, 80, 96, 100]
     assert {one.rows for one in told} == {ROWS}
-    assert (done.rows, done.resumed, done.cut, done.labels) == (ROWS, 0, 0, ("no", "yes"))
+    assert (done.rows, done.resumed, done.cut, done.columns) == (ROWS, 0, 0, ("no", "yes"))
     assert any("unseen" in notice for notice in done.notices)
     assert json.loads(table.schema.metadata[b"plasmid"])["adapter"] == adapter_digest(adapter)
     assert not (tmp_path / "out.parquet.parts").exists()

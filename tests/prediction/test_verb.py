@@ -16,6 +16,7 @@ from plasmid.models.hub_client import RemoteFile, find_hub
 from plasmid.models.store import BaseModel
 from plasmid.prediction import adapters
 from plasmid.prediction.adapters import adapter_folder
+from release_world import World
 from tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -92,6 +93,7 @@ class OneRepo:
     def __init__(self, folder: Path, **sizes: int) -> None:
         self.folder, self.sizes, self.asked = folder, sizes, 0
         self.sha = COMMIT
+        self.retired: str | None = None
 
     def info(self, repo: str, revision: str | None) -> OneRepo:
         assert (repo, revision) == ("acme/tcr", "v1")
@@ -121,6 +123,33 @@ def test_an_adapter_of_a_hub_is_fetched_once_and_nothing_else_of_its_repository(
     assert hub.asked == 2
     monkeypatch.setattr(adapters, "find_hub", lambda: None)
     assert adapter_folder(f"acme/tcr@{COMMIT}") == folder
+
+
+def test_a_signed_adapter_of_a_hub_is_verified_and_a_retired_one_warned_about(
+    tiny: dict[str, BaseModel],
+    model_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released = tmp_path / "released"
+    with monkeypatch.context() as patch:
+        patch.setenv("PLASMID_HOME", str(model_home))
+        World(tiny["bert"]).fetch(released)
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
+    head = (released / "head.json").read_bytes()
+    (released / "head.json").write_bytes(head + b" ")
+    hub = OneRepo(released)
+    monkeypatch.setattr(adapters, "find_hub", lambda: hub)
+    with pytest.raises(ModelError, match=r"head\.json is not as it was released") as changed:
+        adapter_folder("acme/tcr@v1")
+    assert changed.value.code == "model.release_changed"
+    assert list((tmp_path / "home" / "hub-adapters" / "acme--tcr").iterdir()) == []
+    (released / "head.json").write_bytes(head)
+    hub.retired = "a site\x1b[2J withdrew"
+    folder = adapter_folder("acme/tcr@v1")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in released.iterdir()}
+    assert caplog.messages == ["acme/tcr was retired by its owner: a site [2J withdrew"]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_figures_of_tcr_covid() -> None:
     assert (recipe.rounds, recipe.training.steps, recipe.training.batch) == (8, 6, 32)
     assert recipe.max_length == 42
     assert recipe.head().covariate_width == 77 + 1 + 14 + 1
-    assert recipe.task.labels == ("0", "1")
+    assert recipe.task.classes == ("0", "1")
     assert recipe.privacy.protect == "masked"
     assert recipe.federation.min_sites == 3
 

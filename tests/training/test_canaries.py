@@ -51,10 +51,10 @@ def test_a_canary_is_a_row_of_the_contract(tiny: dict[str, BaseModel]) -> None:
     )
     rows = Canaries(recipe, Table({name: [] for name in COLUMNS}, 0), 300).rows
     assert list(rows.columns) == list(COLUMNS)
-    labels = set(recipe.task.labels)
+    labels = set(recipe.task.classes)
     for name, column in recipe.data.columns.items():
         texts = [str(cell) for cell in rows.columns[name]]
-        checked = check_column(pa.array(texts), column, recipe.task.labels)
+        checked = check_column(pa.array(texts), column, recipe.task.classes)
         assert (checked.values.to_pylist(), checked.findings) == (rows.columns[name], {}), name
     assert len(set(rows.columns["note"])) == len(set(rows.columns["person"])) == 300
     assert set(rows.columns["label"]) == labels
@@ -105,7 +105,7 @@ def test_the_losses_are_those_of_the_predictions(tiny: dict[str, BaseModel]) -> 
     state = initial_state(engine.schema, 0) + np.random.default_rng(0).normal(0, 0.1, size).astype(np.float32)
     columns = tiny_table(150, seed=4).columns
     wanted = label_indices(["no", "yes"], columns["label"])
-    likely = engine.predict(state, columns)[np.arange(150), wanted]
+    likely = engine.predict(state, columns).values[np.arange(150), wanted]
     np.testing.assert_allclose(engine.losses(state, columns), -np.log(likely), rtol=1e-4, atol=1e-6)
     assert engine.losses(state, columns).dtype == np.float32
 

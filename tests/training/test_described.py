@@ -42,6 +42,8 @@ def test_facts_that_cannot_be_read_promise_nothing(privacy: Any) -> None:
 def test_a_run_s_table_becomes_a_line() -> None:
     table = {"metric": "auc", "federated": 0.71787, "local": {"a": 0.6, "b": 0.6764}, "central": None}
     assert list(_measured(table)) == ["auc on unseen data: federated 0.718, best single site 0.676"]
+    table["metric"] = "rmse"  # of which less is better
+    assert list(_measured(table)) == ["rmse on unseen data: federated 0.718, best single site 0.600"]
     assert list(_measured({"metric": ["auc"], "federated": 0.7})) == []
     assert list(_measured({"metric": "auc", "federated": "0.7", "local": [1.0], "central": True})) == []
 

@@ -76,10 +76,10 @@ def test_it_learns(kind: str, tiny: dict[str, BaseModel]) -> None:
     unseen = tiny_table(200, seed=9)
     truth = label_indices(["no", "yes"], unseen.columns["label"])
     state = initial_state(engine.schema, 0)
-    before = score("auc", engine.predict(state, unseen.columns), truth)
+    before = score("auc", engine.predict(state, unseen.columns).values, truth)
     for seed in range(3):
         state = engine.train(state, steps=40, seed=seed)
-    after = score("auc", engine.predict(state, unseen.columns), truth)
+    after = score("auc", engine.predict(state, unseen.columns).values, truth)
     assert before == 0.5, "B and the head start at zero"
     assert after > 0.95
 
@@ -93,7 +93,9 @@ def test_without_cache_the_result_is_the_same(
     whole = _engine(tiny["esm"])
     state = whole.train(start, steps=3, seed=0)
     columns = tiny_table(40, seed=2).columns
-    np.testing.assert_allclose(cached.predict(state, columns), whole.predict(state, columns), atol=1e-5)
+    np.testing.assert_allclose(
+        cached.predict(state, columns).values, whole.predict(state, columns).values, atol=1e-5
+    )
     monkeypatch.undo()
     np.testing.assert_allclose(cached.train(start, steps=3, seed=0), state, atol=2e-5)
 
@@ -108,7 +110,7 @@ def test_bf16_stays_near_fp32(tiny: dict[str, BaseModel]) -> None:
     assert 0.9 < cosine < 1.0
     columns = tiny_table(20, seed=3).columns
     state = start + truth
-    np.testing.assert_array_equal(exact.predict(state, columns), rough.predict(state, columns))
+    np.testing.assert_array_equal(exact.predict(state, columns).values, rough.predict(state, columns).values)
 
 
 def test_progress_and_stop(tiny: dict[str, BaseModel]) -> None:
@@ -290,7 +292,7 @@ def test_it_learns_under_a_unit(tiny: dict[str, BaseModel]) -> None:
     unseen = tiny_table(200, seed=9)
     state = engine.train(initial_state(engine.schema, 0), steps=60, seed=0, sampling=sampling)
     truth = label_indices(["no", "yes"], unseen.columns["label"])
-    assert score("auc", engine.predict(state, unseen.columns), truth) > 0.8
+    assert score("auc", engine.predict(state, unseen.columns).values, truth) > 0.8
 
 
 def test_bf16_sums_stay_near_fp32(tiny: dict[str, BaseModel]) -> None:

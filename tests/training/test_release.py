@@ -55,11 +55,11 @@ def trained(tiny: dict[str, BaseModel], tmp_path: Path) -> tuple[Path, Engine, n
 def test_the_folder_scores_like_the_engine(trained: tuple[Path, Engine, np.ndarray], tmp_path: Path) -> None:
     folder, engine, state = trained
     unseen = tiny_table(60, seed=4)
-    expected = engine.predict(state, unseen.columns)
+    expected = engine.predict(state, unseen.columns).values
     data = _csv(tmp_path / "data.csv", unseen, comment="ignored")
     scores = predict_file(folder, data)
-    assert scores.labels == ("no", "yes")
-    np.testing.assert_allclose(scores.probabilities, expected, atol=1e-5)
+    assert scores.head.classes == ("no", "yes")
+    np.testing.assert_allclose(scores.answers.values, expected, atol=1e-5)
     found = evaluate_file(folder, data)
     truth = label_indices(["no", "yes"], unseen.columns["label"])
     assert (found.metric, found.rows) == ("auc", 60)
@@ -77,7 +77,7 @@ def test_the_verbs(trained: tuple[Path, Engine, np.ndarray], tmp_path: Path) -> 
     assert answer["status"] == "ok"
     assert answer["data"]["labels"] == ["no", "yes"]
     np.testing.assert_allclose(
-        answer["data"]["scores"], engine.predict(state, unseen.columns)[:, 1], atol=1e-5
+        answer["data"]["scores"], engine.predict(state, unseen.columns).values[:, 1], atol=1e-5
     )
     answer = json.loads(CliRunner().invoke(evaluate_app, arguments).stdout.splitlines()[-1])
     assert answer["data"]["rows"] == 12
@@ -106,8 +106,11 @@ def test_bad_files(trained: tuple[Path, Engine, np.ndarray], tmp_path: Path) -> 
 
 
 def test_more_than_two_labels_give_a_list_per_row() -> None:
+    from plasmid.models.tasks import Answers
+    from plasmid.models.tasks.classification import ClassificationHead
     from plasmid.training.release import Scores
 
     probabilities = np.asarray([[0.5, 0.25, 0.25]], np.float32)
-    assert Scores(("a", "b", "c"), probabilities, ()).as_json() == [[0.5, 0.25, 0.25]]
-    assert Scores(("a", "b"), probabilities[:, :2], ()).as_json() == [0.25]
+    three, two = (ClassificationHead(labels=list(labels)) for labels in ("abc", "ab"))
+    assert Scores(three, Answers(probabilities), ()).as_json() == [[0.5, 0.25, 0.25]]
+    assert Scores(two, Answers(probabilities[:, :2]), ()).as_json() == [0.25]

@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from plasmid.core.errors import ModelError
 from plasmid.models.architectures import architecture
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Head
 from plasmid.models.tensors import read_header
 
 Vector = npt.NDArray[np.float32]
@@ -186,7 +187,7 @@ def hidden_size(base: BaseModel) -> int:
     return read_header(base.path / "model.safetensors")[f"{words}.weight"].shape[1]
 
 
-def adapter_schema(base: BaseModel, lora: LoraSpec, head: HeadSpec) -> AdapterSchema:
+def adapter_schema(base: BaseModel, lora: LoraSpec, head: Head) -> AdapterSchema:
     """Return the schema of an adapter on *base*, read from the header of its weights.
 
     Raises
@@ -198,11 +199,11 @@ def adapter_schema(base: BaseModel, lora: LoraSpec, head: HeadSpec) -> AdapterSc
     for module in lora_modules(base, lora):
         tensors.append(TensorSpec(f"{PEFT_PREFIX}{module.path}.lora_A.weight", (lora.rank, module.inputs)))
         tensors.append(TensorSpec(f"{PEFT_PREFIX}{module.path}.lora_B.weight", (module.outputs, lora.rank)))
-    labels = len(head.labels)
-    tensors.append(TensorSpec("head.weight", (labels, hidden_size(base))))
+    width = head.width
+    tensors.append(TensorSpec("head.weight", (width, hidden_size(base))))
     if head.covariate_width:
-        tensors.append(TensorSpec("head.covariates", (labels, head.covariate_width)))
-    tensors.append(TensorSpec("head.bias", (labels,)))
+        tensors.append(TensorSpec("head.covariates", (width, head.covariate_width)))
+    tensors.append(TensorSpec("head.bias", (width,)))
     return AdapterSchema(tuple(tensors))
 
 

@@ -2,7 +2,7 @@
 
     adapter_model.safetensors   LoRA factors only (PEFT would silently ignore head tensors in here)
     adapter_config.json         PEFT's settings; the base by its name on the hub and revision, never by a path
-    head.safetensors            weight [labels, hidden + covariate slots], bias [labels]
+    head.safetensors            weight [outputs, hidden + covariate slots], bias [outputs]
     head.json                   how to get from a row to that head's input; see :class:`HeadFile`
 
 Rules
@@ -19,13 +19,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel as PydanticModel
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, lora_modules, target_regex
 from plasmid.models.catalogue import Hex256, ModelId, Revision
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import AnyHead, Head
 from plasmid.models.tensors import pack_floats
 
 HUB_ORGANISATION = "plasmid"
@@ -48,7 +49,8 @@ class HeadFile(PydanticModel):
     Attributes
     ----------
     pooling
-        Mean of the encoder's output over the tokens but the special ones.
+        ``mean``: of the encoder's output over the tokens but the special ones; ``none``: the head is on the
+        output at each of these.
     input, kind
         The column that the encoder reads, and what it holds.
     spaced
@@ -69,18 +71,30 @@ class HeadFile(PydanticModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["plasmid.head/1"] = "plasmid.head/1"
-    pooling: Literal["mean"] = "mean"
+    pooling: Literal["mean", "none"] = "mean"
     input: Annotated[str, Field(min_length=1, max_length=200)]
     kind: Literal["protein", "text"]
     spaced: bool
     max_length: Annotated[int, Field(ge=3, le=100_000)]
     label: Annotated[str, Field(min_length=1, max_length=200)]
-    metric: Literal["auc", "accuracy"]
+    metric: Annotated[str, Field(min_length=1, max_length=200)]
     columns: dict[str, dict[str, Any]]
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    head: HeadSpec
+    head: AnyHead
     lora: LoraSpec
     base: BaseRef
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadFile:
+        if self.metric not in self.head.metrics:
+            raise ValueError(f"a {self.head.kind} is not judged by {self.metric}")
+        if (self.pooling == "none") is not self.head.per_token:
+            raise ValueError(f"pooling is {self.pooling}")
+        if self.head.per_token and self.kind != "protein":
+            raise ValueError(f"a {self.kind} has no residues")
+        if self.temperature is not None and not self.head.probabilistic:
+            raise ValueError("there are no probabilities to be calibrated")
+        return self
 
 
 def adapter_files(
@@ -89,10 +103,10 @@ def adapter_files(
     state: Vector,
     base: BaseModel,
     lora: LoraSpec,
-    head: HeadSpec,
+    head: Head,
     input_column: str,
     label_column: str,
-    metric: Literal["auc", "accuracy"],
+    metric: str,
     max_length: int,
     columns: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, bytes]:
@@ -119,6 +133,7 @@ def adapter_files(
         )
     tensors = schema.unflatten(state)
     about = HeadFile(
+        pooling="none" if head.per_token else "mean",
         input=input_column,
         kind=base.entry.input,
         spaced=base.entry.spaced,

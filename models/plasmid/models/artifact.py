@@ -32,8 +32,8 @@ from plasmid.models.adapter import (
 )
 from plasmid.models.adapter_files import HeadFile, hub_name, json_file
 from plasmid.models.card import CardFacts, card
-from plasmid.models.specs import HeadSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Head
 from plasmid.models.tensors import read_floats
 
 MAX_JSON_BYTES = 16 * 2**20
@@ -157,7 +157,7 @@ def read_head(folder: Path) -> HeadFile:
         raise _invalid(folder, "a file is not JSON") from error
 
 
-def _tensors(folder: Path, head: HeadSpec) -> dict[str, Vector]:
+def _tensors(folder: Path, head: Head) -> dict[str, Vector]:
     for name in ("adapter_model.safetensors", "head.safetensors"):
         _size_ok(folder / name, MAX_TENSORS_BYTES)
     tensors = read_floats(folder / "adapter_model.safetensors")
@@ -167,19 +167,19 @@ def _tensors(folder: Path, head: HeadSpec) -> dict[str, Vector]:
             folder, f"adapter_model.safetensors holds {', '.join(stray[:5])}, which is no LoRA factor"
         )
     found = read_floats(folder / "head.safetensors")
-    labels, width = len(head.labels), head.covariate_width
+    outputs, width = head.width, head.covariate_width
     weight, bias = found.get("weight"), found.get("bias")
     if (
         len(found) != 2
         or weight is None
         or bias is None
-        or bias.shape != (labels,)
+        or bias.shape != (outputs,)
         or weight.ndim != 2
-        or weight.shape[0] != labels
+        or weight.shape[0] != outputs
         or weight.shape[1] <= width
     ):
         raise _invalid(
-            folder, f"head.safetensors isn't a head of {labels} labels and {width} covariate slots"
+            folder, f"head.safetensors isn't a head of {outputs} outputs and {width} covariate slots"
         )
     hidden = weight.shape[1] - width
     tensors |= {"head.weight": weight[:, :hidden], "head.bias": bias}

@@ -19,12 +19,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from plasmid.models.tasks import IGNORED
+
 STEP = 8
 """Rows and tokens by which a group of rows grows."""
 
 
 def _round_up(lengths: Tensor) -> Tensor:
     return (lengths + STEP - 1) // STEP * STEP
+
+
+def _cut(values: Tensor, longest: int, dimensions: int) -> Tensor:
+    """Return *values* without the padding behind *longest* tokens, if they have as many *dimensions*."""
+    return values[:, :longest] if values.ndim == dimensions else values
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,13 @@ class Batch:
     covariates
         float32 [n, covariate width].
     labels
-        int64 [n], or None where there are none.
+        What is to be learned, [n] or [n, tokens], as :meth:`plasmid.models.tasks.Head.losses` takes it; None
+        where there is nothing.
     hidden
         Cached input of the lowest trained layer, [n, tokens, hidden]; None runs the whole encoder.
     pooled
-        Cached mean of the encoder's output, float32 [n, hidden]; None runs the encoder.
+        Cached: what the head reads of the encoder's output, float32 [n, hidden] or [n, tokens, hidden]; None
+        runs the encoder.
     """
 
     input_ids: Tensor
@@ -82,9 +91,9 @@ class Batch:
             mask[:, :longest],
             self.own[rows, :longest],
             self.covariates[rows],
-            None if self.labels is None else self.labels[rows],
+            None if self.labels is None else _cut(self.labels[rows], longest, 2),
             None if self.hidden is None else self.hidden[rows, :longest],
-            None if self.pooled is None else self.pooled[rows],
+            None if self.pooled is None else _cut(self.pooled[rows], longest, 3),
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -115,11 +124,14 @@ class Rows:
     covariates
         float32 [rows, covariate width].
     labels
-        int64 [rows] or None.
+        What is to be learned, [rows], or [tokens] where *by_token*; None where there is nothing.
     hidden
         Cached activations in the order of *ids*, [tokens, hidden], or None.
     pooled
-        Cached means of the encoder's output, float32 [rows, hidden], or None.
+        Cached: what the head reads of the encoder's output, float32 [rows, hidden], or [tokens, hidden] where
+        *by_token*; or None.
+    by_token
+        Whether the head is per token.
     """
 
     ids: Tensor
@@ -130,6 +142,7 @@ class Rows:
     pad_id: int
     hidden: Tensor | None = None
     pooled: Tensor | None = None
+    by_token: bool = False
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -151,12 +164,22 @@ class Rows:
             (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
             ~special,
             self.covariates[chosen],
-            None if self.labels is None else self.labels[chosen],
+            self._of(self.labels, chosen, spans, padding=IGNORED),
             None
             if self.hidden is None
             else pad_sequence([self.hidden[span] for span in spans], batch_first=True),
-            None if self.pooled is None else self.pooled[chosen],
+            self._of(self.pooled, chosen, spans, padding=0.0),
         )
+
+    def _of(
+        self, values: Tensor | None, rows: Tensor, spans: Sequence[slice], *, padding: float
+    ) -> Tensor | None:
+        """Return those of *values* that are the *rows*', or, by token, those in *spans*."""
+        if values is None:
+            return None
+        if not self.by_token:
+            return values[rows]
+        return pad_sequence([values[span] for span in spans], batch_first=True, padding_value=padding)
 
     def by_length(self, size: int) -> list[npt.NDArray[np.int64]]:
         """Return row numbers in groups of at most *size*, rows of like length together."""
@@ -168,5 +191,5 @@ class Rows:
         return replace(self, hidden=hidden)
 
     def with_pooled(self, pooled: Tensor) -> Rows:
-        """Return the same rows with cached means of the encoder's output."""
+        """Return the same rows with what the head reads of the encoder's output."""
         return replace(self, pooled=pooled)

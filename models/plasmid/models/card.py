@@ -6,7 +6,7 @@ Rules
    runs as it stands in the adapter's folder, with the hub that has the base model as ``HF_ENDPOINT`` or
    once ``base`` names the base model's folder.
 2. Its rows are made up; the card holds nothing from anybody's data.
-3. It gives the probabilities of ``plasmid predict``.
+3. It gives the answers of ``plasmid predict``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CardFacts(BaseModel):
     license
         An SPDX name.
     recipe, task
-        The recipe's name and its task, ``classification``; empty where there is no recipe. A hub finds the
+        The recipe's name and the kind of its task; empty where there is no recipe. A hub finds the
         adapter by them.
     results
         Lines of the honest table, name to value of the metric on unseen data, in order.
@@ -71,7 +71,8 @@ def card(about: HeadFile, facts: CardFacts, parameters: int, *, base: str) -> st
     of = about.base
     tags = ["plasmid", "lora", "federated", about.kind, *([facts.task] if facts.task else [])]
     tags += [json.dumps(facts.recipe)] if facts.recipe else []  # quoted: a name may look like a number
-    ours = f"plasmid: {{task: {facts.task}}}\n" if facts.task else ""
+    ours = f"pipeline_tag: {about.head.pipeline_tag}\n" if about.head.pipeline_tag else ""
+    ours += f"plasmid: {{task: {facts.task}}}\n" if facts.task else ""
     sections = [
         f"""---
 library_name: peft
@@ -83,8 +84,7 @@ tags: [{", ".join(tags)}]
 # {facts.title}
 
 A LoRA adapter of {parameters:,} parameters (head included) for the base model `{of.id}`, revision
-`{of.revision}`. It reads the column `{about.input}` ({about.kind}) and tells apart:
-`{"`, `".join(about.head.labels)}`.
+`{of.revision}`. It reads the column `{about.input}` ({about.kind}) and {about.head.says()}.
 """,
         f"""## Use it
 
@@ -124,7 +124,7 @@ def section(title: str, text: str) -> str:
 
 
 def code_block(about: HeadFile, base: str) -> str:
-    """Return the lines that turn ``rows`` into ``probabilities`` [rows, labels]."""
+    """Return the lines that turn ``rows`` into the adapter's answers."""
     covariates = about.head.covariates
     text = '" ".join(row[about["input"]])' if about.spaced else 'row[about["input"]]'
     lines = [
@@ -141,7 +141,9 @@ def code_block(about: HeadFile, base: str) -> str:
         ),
         'own = 1 - tokens.pop("special_tokens_mask")[:, :, None]  # 0 for padding too',
     ]
-    features = "(model(**tokens).last_hidden_state.detach() * own).sum(1) / own.sum(1).clamp(1)"
+    features = "model(**tokens).last_hidden_state.detach()"
+    if not about.head.per_token:
+        features = f"({features} * own).sum(1) / own.sum(1).clamp(1)"
     if covariates:
         slots: list[str] = []
         if any(isinstance(covariate, CategoryCovariate) for covariate in covariates):
@@ -161,8 +163,7 @@ def code_block(about: HeadFile, base: str) -> str:
             f'slots = [[slot for c in about["head"]["covariates"] for slot in {one}] for row in rows]'
         )
         features = f"torch.cat([{features}, torch.tensor(slots)], 1)"
-    lines.append(f'probabilities = ({features} @ head["weight"].T + head["bias"]).softmax(1)')
-    return "\n".join(lines)
+    return "\n".join([*lines, *about.head.code(f'{features} @ head["weight"].T + head["bias"]')])
 
 
 def _example(about: HeadFile, place: int) -> str:

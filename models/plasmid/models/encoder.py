@@ -3,15 +3,17 @@
 Rules
 -----
 1. logits = W · pooled + C · covariates + b, where *pooled* is the mean of the encoder's output over
-   the tokens of a row without the special ones. The head is computed in float32.
+   the tokens of a row without the special ones; a head that is per token reads the output at each token
+   instead. The head is computed in float32. What logits mean is its own business
+   (:mod:`plasmid.models.tasks`).
 2. The layers that carry factors are replaced (:mod:`plasmid.lora`); the encoder's own forward is run,
    unmodified.
 3. With LoRA on the top k layers only, what enters the lowest of them never changes: it is computed
    once per row and kept (:meth:`AdaptedModel.cached`). A run from there is the stock forward with
    its list of layers cut and the embeddings' output replaced, so masks, rotary positions and final
    norms remain the library's.
-4. Factors that are frozen (:meth:`AdaptedModel.freeze_factors`) never change the encoder's output either: its
-   mean is computed once per row and kept (:meth:`AdaptedModel.pooled`).
+4. Factors that are frozen (:meth:`AdaptedModel.freeze_factors`) never change the encoder's output either:
+   what the head reads of it is computed once per row and kept (:meth:`AdaptedModel.pooled`).
 5. The model is always in eval mode: no dropout, so sites differ by their data alone.
 6. Gradients are summed over a batch, or gathered row by row where :attr:`AdaptedModel.samples` is on.
 """
@@ -23,9 +25,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from plasmid.core.errors import ModelError
 from plasmid.lora.attach import attach, checkpointed
@@ -34,16 +36,15 @@ from plasmid.lora.samples import Samples, watch
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, adapter_schema, lora_modules
 from plasmid.models.architectures import architecture
 from plasmid.models.batches import Batch, Rows
+from plasmid.models.encoding import encode_rows, own_starts
 from plasmid.models.loading import load_encoder
-from plasmid.models.metrics import label_indices
-from plasmid.models.specs import Cell, HeadSpec, LoraSpec, encode_covariates
+from plasmid.models.specs import Cell, LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Answers, Head
 from plasmid.models.tokenizing import Tokenizer
 
 CACHE_BATCH = 64
 """Rows per batch where no gradient is kept."""
-ENCODE_ROWS = 1024
-"""Rows that are tokenized at a time."""
 
 
 def _in_schema(name: str, tensor: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class AdaptedModel(nn.Module):
     """
 
     def __init__(
-        self, base: BaseModel, lora: LoraSpec, head: HeadSpec, encoder: Any, *, checkpointing: bool = False
+        self, base: BaseModel, lora: LoraSpec, head: Head, encoder: Any, *, checkpointing: bool = False
     ) -> None:
         super().__init__()
         self.base = base
@@ -104,8 +105,8 @@ class AdaptedModel(nn.Module):
         factors = attach(encoder, paths, rank=lora.rank, alpha=lora.alpha, samples=self.samples)
         self.encoder = encoder
         shapes = {tensor.name: tensor.shape for tensor in self.schema.tensors}
-        self.head = nn.Linear(shapes["head.weight"][1], len(head.labels))
-        self.covariates = nn.Linear(max(1, head.covariate_width), len(head.labels), bias=False)
+        self.head = nn.Linear(shapes["head.weight"][1], head.width)
+        self.covariates = nn.Linear(max(1, head.covariate_width), head.width, bias=False)
         self.covariates.weight.requires_grad_(head.covariate_width > 0)
         self._trained: dict[str, nn.Parameter] = {}
         for path, layer in factors.items():
@@ -134,7 +135,7 @@ class AdaptedModel(nn.Module):
         cls,
         base: BaseModel,
         lora: LoraSpec,
-        head: HeadSpec,
+        head: Head,
         *,
         device: str | torch.device = "cpu",
         checkpointing: bool = False,
@@ -234,38 +235,17 @@ class AdaptedModel(nn.Module):
         ModelError
             ``model.tokenizer_unknown``; ``model.too_long``: *max_length* is beyond the model's positions.
         DataError
-            As :func:`plasmid.models.specs.encode_covariates` and
-            :func:`plasmid.models.metrics.label_indices`.
+            As :func:`plasmid.models.encoding.encode_rows`.
         """
         self.check_length(max_length)
-        ids, special, lengths = self._tokens([str(cell) for cell in columns[input_column]], max_length)
-        covariates = encode_covariates(self.spec.covariates, columns, len(lengths))
-        labels = None
-        if label_column is not None:
-            labels = torch.from_numpy(label_indices(self.spec.labels, columns[label_column]))
-        return Rows(
-            torch.from_numpy(ids),
-            torch.from_numpy(special),
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            torch.from_numpy(covariates),
-            labels,
-            self._tokenizer.pad_id,
+        return encode_rows(
+            self._tokenizer,
+            self.spec,
+            columns,
+            input_column=input_column,
+            max_length=max_length,
+            label_column=label_column,
         )
-
-    def _tokens(
-        self, texts: Sequence[str], max_length: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[int]]:
-        """Return the tokens of all texts back to back, which of them are special, and their number by text.
-
-        A part at a time: a tokenizer's own answer takes a hundred times the memory of the tokens.
-        """
-        ids, special, lengths = [np.empty(0, np.int64)], [np.empty(0, bool)], list[int]()
-        for start in range(0, len(texts), ENCODE_ROWS):
-            encoded = self._tokenizer.encode(texts[start : start + ENCODE_ROWS], max_length, first=start)
-            lengths += [len(row.ids) for row in encoded]
-            ids.append(np.array([token for row in encoded for token in row.ids], np.int64))
-            special.append(np.array([mark for row in encoded for mark in row.special], bool))
-        return np.concatenate(ids), np.concatenate(special), lengths
 
     def check_length(self, max_length: int) -> None:
         """Raise ModelError (``model.too_long``) if the model has no positions for *max_length* tokens."""
@@ -278,7 +258,7 @@ class AdaptedModel(nn.Module):
             )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits, float32 [n, labels], for *batch* on the model's device."""
+        """Return logits for *batch* on the model's device, float32 [n, width], or [n, tokens, width]."""
         every = torch.arange(len(batch.input_ids), device=self.device)
         groups = batch.groups() if self.device.type == "cpu" and batch.pooled is None else None
         if batch.pooled is not None:
@@ -286,8 +266,10 @@ class AdaptedModel(nn.Module):
         elif groups is None:
             pooled = self._pooled(batch, every)
         else:
-            pooled = torch.cat([self._pooled(batch.part(group), group) for group in groups])
-            pooled = pooled[torch.cat(groups).argsort()]
+            parts = [self._pooled(batch.part(group), group) for group in groups]
+            if self.spec.per_token:
+                parts = [pad(part, (0, 0, 0, batch.input_ids.shape[1] - part.shape[1])) for part in parts]
+            pooled = torch.cat(parts)[torch.cat(groups).argsort()]
         with torch.autocast(self.device.type, enabled=False), self.samples.part(every):
             logits: Tensor = self.head(pooled)
             if self.spec.covariate_width:
@@ -295,7 +277,7 @@ class AdaptedModel(nn.Module):
         return logits
 
     def _pooled(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Return the masked mean of the encoder's output, float32 [n, hidden].
+        """Return the masked mean of the encoder's output, float32 [n, hidden], or all: [n, tokens, hidden].
 
         *rows*, int64 [n], is where the rows of *batch* stand in the whole one.
         """
@@ -305,7 +287,7 @@ class AdaptedModel(nn.Module):
             else:
                 with self._cut(upper=True, hidden=batch.hidden):
                     encoded = self._run(batch)
-        return mean_of_own(encoded, batch.own)
+        return encoded.float() if self.spec.per_token else mean_of_own(encoded, batch.own)
 
     def _run(self, batch: Batch) -> Tensor:
         output: Tensor = self.encoder(
@@ -370,26 +352,49 @@ class AdaptedModel(nn.Module):
     def pooled(
         self, rows: Rows, *, dtype: torch.dtype = torch.float32, on_batch: Callable[[], None] | None = None
     ) -> Rows:
-        """Return *rows* with the means of the encoder's output, which hold as long as the factors do.
+        """Return *rows* with what the head reads of the encoder's output, which holds as long as the factors.
 
         Parameters
         ----------
         dtype, on_batch
             As :meth:`cached`; what is kept is float32.
         """
-        kept = torch.empty((len(rows), self.head.in_features))
+        tokens = self.spec.per_token
+        kept = torch.empty((len(rows.ids) if tokens else len(rows), self.head.in_features))
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             for group in rows.by_length(CACHE_BATCH):
                 if on_batch is not None:
                     on_batch()
                 every = torch.arange(len(group), device=self.device)
-                kept[torch.from_numpy(group)] = self._pooled(rows.batch(group).to(self.device), every).cpu()
+                found = self._pooled(rows.batch(group).to(self.device), every).cpu()
+                if not tokens:
+                    kept[torch.from_numpy(group)] = found
+                    continue
+                for place, row in enumerate(group):
+                    start, end = int(rows.starts[row]), int(rows.starts[row + 1])
+                    kept[start:end] = found[place, : end - start]
         return rows.with_pooled(kept)
 
     @torch.no_grad()
-    def probabilities(self, rows: Rows) -> Vector:
-        """Return softmax of the logits in float32, [rows, labels], each row independent of the others."""
-        found = np.empty((len(rows), len(self.spec.labels)), np.float32)
-        for group in rows.by_length(CACHE_BATCH):
-            found[group] = self(rows.batch(group).to(self.device)).softmax(-1).cpu().numpy()
-        return found
+    def answers(self, rows: Rows, *, temperature: float = 1.0, batch_rows: int = CACHE_BATCH) -> Answers:
+        """Return what the head answers, computed in float32, each row independent of the others.
+
+        Parameters
+        ----------
+        temperature
+            What logits are divided by where answers are probabilities.
+        batch_rows
+            Rows that go through the model together.
+        """
+        starts = own_starts(rows.special.numpy(), rows.starts) if self.spec.per_token else None
+        size = len(rows) if starts is None else int(starts[-1])
+        found = np.empty((size, self.spec.width), np.float32)
+        for group in rows.by_length(batch_rows):
+            batch = rows.batch(group).to(self.device)
+            values = self.spec.answers(self(batch), temperature)
+            if starts is None:
+                found[group] = values.cpu().numpy()
+                continue
+            for place, row in enumerate(group):
+                found[starts[row] : starts[row + 1]] = values[place][batch.own[place]].cpu().numpy()
+        return Answers(found, starts)

@@ -8,11 +8,11 @@
 
 Rules
 -----
-1. Our head is linear on the mean over a row's own tokens, the special ones left out. No stock *sequence*
-   classifier computes that (BERT's, ESM's and RoBERTa's read one token through a tanh layer; ModernBERT's
-   mean counts special tokens and has a norm behind it). The mean of a linear *token* classifier's logits
-   over own tokens is it exactly. So that is what is exported, where the library's token classifier is one
-   linear layer (:data:`LINEAR`).
+1. A head for whole rows is linear on the mean over a row's own tokens, the special ones left out. No stock
+   *sequence* classifier computes that (BERT's, ESM's and RoBERTa's read one token through a tanh layer;
+   ModernBERT's mean counts special tokens and has a norm behind it). The mean of a linear *token*
+   classifier's logits over own tokens is it exactly; a head that is per token is one itself. So that is what
+   is exported, where the library's token classifier is one linear layer (:data:`LINEAR`).
 2. The same encoder gives sentence-transformers our mean: special tokens get weight 0 before it.
 3. W + ΔW is float32, layer by layer; a base of any size is never held whole.
 """
@@ -148,7 +148,7 @@ def _config(adapter: Adapter, base: BaseModel, stock: tuple[str, str, str] | Non
     config = read_json(base.path / "config.json")
     if stock is None:
         return config
-    labels = dict(enumerate(adapter.about.head.labels))
+    labels = dict(enumerate(adapter.about.head.classes or adapter.about.head.columns()))
     return config | {
         "architectures": [stock[0]],
         "id2label": {str(index): label for index, label in labels.items()},
@@ -197,7 +197,6 @@ def _card(
     adapter: Adapter, base: BaseModel, stock: tuple[str, str, str] | None, licence: str, name: str
 ) -> str:
     about = adapter.about
-    labels = "`, `".join(about.head.labels)
     matter = [f"license: {licence}", "library_name: transformers", f"base_model: plasmid/{base.id}"]
     if stock:
         matter.append("pipeline_tag: token-classification")
@@ -206,8 +205,8 @@ def _card(
         f"# {name}, merged into {base.id}\n",
         (
             f"An adapter of Plasmid inside its base model `{base.id}` {base.revision}: neither PEFT nor "
-            f"Plasmid is needed. It reads the column `{about.input}` ({about.kind}) and tells apart: "
-            f"`{labels}`.\n"
+            f"Plasmid is needed. It reads the column `{about.input}` ({about.kind}) and "
+            f"{about.head.says()}.\n"
         ),
         section("Use it", f"In this folder:\n\n```python\n{code(adapter, stock)}\n```"),
         section("What loads it, and with what result", _loads(adapter, stock)),
@@ -220,7 +219,7 @@ def _card(
 
 
 def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
-    """Return lines that turn ``texts`` into ``probabilities`` [rows, labels] with transformers alone."""
+    """Return lines that turn ``texts`` into the adapter's answers with transformers alone."""
     about = adapter.about
     example = (
         ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY") if about.kind == "protein" else ("A hand.", "A tall one.")
@@ -228,6 +227,9 @@ def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
     reading = '[" ".join(text) for text in texts]' if about.spaced else "texts"
     beside = not stock or about.head.covariate_width > 0
     kind = "AutoModel" if beside else "AutoModelForTokenClassification"
+    mean_of = "(model(**tokens).{}.detach() * own).sum(1) / own.sum(1).clamp(1)"
+    if about.head.per_token:
+        mean_of = "model(**tokens).{}.detach()"
     lines = [
         "import torch, transformers" + (", safetensors.torch" if beside else ""),
         f"texts = {list(example)!r}",
@@ -242,7 +244,7 @@ def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
     if beside:
         lines += [
             'head = safetensors.torch.load_file("head.safetensors")',
-            "mean = (model(**tokens).last_hidden_state.detach() * own).sum(1) / own.sum(1).clamp(1)",
+            f"mean = {mean_of.format('last_hidden_state')}",
         ]
         if about.head.covariate_width:
             width = about.head.covariate_width
@@ -252,22 +254,28 @@ def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
             lines.append("mean = torch.cat([mean, slots], 1)")
         lines.append('logits = mean @ head["weight"].T + head["bias"]')
     else:
-        lines.append("logits = (model(**tokens).logits.detach() * own).sum(1) / own.sum(1).clamp(1)")
+        lines.append(f"logits = {mean_of.format('logits')}")
     scale = f" / {about.temperature!r}" if about.temperature is not None else ""
-    lines.append(f"probabilities = (logits{scale}).softmax(1)")
-    return "\n".join(lines)
+    return "\n".join([*lines, *about.head.code(f"logits{scale}")])
 
 
 def _loads(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
-    covariates = adapter.about.head.covariate_width
+    head, covariates = adapter.about.head, adapter.about.head.covariate_width
     lines = []
     if stock:
         lines.append(
-            f"- `AutoModelForTokenClassification` (`{stock[0]}`): encoder and head. A row's logits are "
-            "the mean of its own tokens' logits"
+            f"- `AutoModelForTokenClassification` (`{stock[0]}`): encoder and head. "
+            + (
+                "Logits of each own token"
+                if head.per_token
+                else "A row's logits are the mean of its own tokens' logits"
+            )
             + (", plus what its covariates add (`head.safetensors`)." if covariates else ", to 1e-5.")
         )
-        lines.append('- `pipeline("token-classification", model=".")`: the label of each token by itself.')
+        if head.probabilistic:
+            lines.append(
+                '- `pipeline("token-classification", model=".")`: the label of each token by itself.'
+            )
     lines += [
         "- `AutoModel`: the encoder.",
         '- `SentenceTransformer(".")`: the mean over own tokens, which `head.safetensors` reads, to 1e-5.'

@@ -11,9 +11,9 @@
 
 Rules
 -----
-1. Parents have the same base by digest, read the same columns and tell apart the same labels; all
-   differences are told at once. Targets, layers and ranks may differ: missing factors are zero, short ones
-   are padded with zeros.
+1. Parents have the same base by digest, read the same columns and answer alike: the same kind of task, labels
+   or bounds; all differences are told at once. Targets, layers and ranks may differ: missing factors are
+   zero, short ones are padded with zeros.
 2. No base weight is read (:mod:`plasmid.models.merge_factors`).
 3. The child's scale is 1 (alpha = rank). Heads are averaged, by the same weights made to sum to 1.
 4. How far the child's updates are from Σ w ΔW is measured, not assumed.
@@ -145,7 +145,7 @@ def check_alike(adapters: Sequence[Adapter]) -> None:
         raise ModelError(
             "model.merge_mismatch",
             f"the adapters cannot be merged: {'; '.join(problems)}.",
-            "Merge adapters of one base that read the same columns and tell apart the same labels.",
+            "Merge adapters of one base that read the same columns and answer alike: the same labels, say.",
         )
 
 
@@ -155,8 +155,9 @@ def _differences(first: HeadFile, other: HeadFile, place: int) -> list[str]:
         found.append(
             f"the base of adapter {place} is {other.base.digest[:16]}..., not {first.base.digest[:16]}..."
         )
-    if other.head.labels != first.head.labels:
-        found.append(f"adapter {place} tells apart {other.head.labels}, not {first.head.labels}")
+    own = [about.head.model_dump(exclude={"covariates"}) for about in (first, other)]
+    if own[0] != own[1]:
+        found.append(f"adapter {place} {other.head.says()}, and not as adapter 1, which {first.head.says()}")
     if other.head.covariates != first.head.covariates:
         names = [[covariate.name for covariate in about.head.covariates] for about in (other, first)]
         found.append(

@@ -5,15 +5,15 @@ Rules
 1. The encoder is loaded once. An adapter in memory is its factors and its head, and nothing else of it:
    memory grows by the size of the adapters' files.
 2. A row's result depends on that row and its adapter alone. It is what :mod:`plasmid.models.predict` gives
-   for it, to the rounding of float32: same pooling, same head.
-3. Adapters of one batch may differ in rank, targets, layers, labels and covariates; a row may have none,
-   and then its result is the mean of the base's output.
+   for it, to the rounding of float32: same pooling, same head, same answer (:mod:`plasmid.models.tasks`).
+3. Adapters of one batch may differ in rank, targets, layers, kind of task, labels and covariates; a row may
+   have none, and then its result is the mean of the base's output.
 4. Weights are float32 or bfloat16; means and heads are computed in float32. One forward pass at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -49,7 +49,7 @@ class Loaded:
     factors
         By the path of their layer.
     weight, covariates, bias
-        The head, float32: [labels, hidden], [labels, covariate width] or None, [labels].
+        The head, float32: [outputs, hidden], [outputs, covariate width] or None, [outputs].
     size_bytes
         Of all these.
     """
@@ -73,7 +73,7 @@ class Item:
     adapter
         None is the base alone.
     scored
-        True: probabilities of the adapter's labels; False: the mean of the encoder's output.
+        True: what the adapter's head answers; False: the mean of the encoder's output.
     covariates
         float32 [covariate width of the adapter]; not looked at where *scored* is False.
     """
@@ -82,6 +82,11 @@ class Item:
     adapter: Loaded | None
     scored: bool
     covariates: Vector | None = None
+
+    @property
+    def per_token(self) -> bool:
+        """Whether what is wanted is an answer for each token of the text's own."""
+        return self.scored and self.adapter is not None and self.adapter.about.head.per_token
 
 
 class _Store:
@@ -208,7 +213,7 @@ class MixedModel(nn.Module):
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> list[Vector]:
-        """Return, for each item, float32 [labels] or [hidden]; see :class:`Item`."""
+        """Return, for each item, float32 [outputs], [own tokens, outputs] or [hidden]; see :class:`Item`."""
         order = sorted(range(len(items)), key=lambda place: id(items[place].adapter))
         ordered = [items[place] for place in order]
         pooled = self._pooled(ordered)
@@ -217,28 +222,44 @@ class MixedModel(nn.Module):
         for (_, scored), group in groupby(ordered, key=lambda item: (id(item.adapter), item.scored)):
             rows = list(group)
             part = pooled[start : start + len(rows)]
-            values = _probabilities(rows, part) if scored else part
-            for offset, row in enumerate(values.cpu().numpy()):
+            if not scored:
+                values: Iterable[Vector] = torch.stack(part).cpu().numpy()
+            elif rows[0].per_token:
+                ends = np.cumsum([len(one) for one in part])
+                values = np.split(_answers(rows, torch.cat(part)), ends[:-1])
+            else:
+                values = _answers(rows, torch.stack(part))
+            for offset, row in enumerate(values):
                 found[order[start + offset]] = row
             start += len(rows)
         return [found[place] for place in range(len(items))]
 
-    def _pooled(self, items: Sequence[Item]) -> Tensor:
-        """Return the mean of the encoder's output, float32 [n, hidden]; rows of an adapter are neighbours."""
+    def _pooled(self, items: Sequence[Item]) -> list[Tensor]:
+        """Return what each item's head reads, float32 [hidden] or [own tokens, hidden].
+
+        Rows of an adapter are neighbours.
+        """
         batch = self._batch(items)
         groups = batch.groups() if self.device.type == "cpu" else None
         if groups is None:
             return self._encoded(batch, items)
         parts = [group.sort().values for group in groups]  # rows of an adapter stay neighbours
-        pooled = [self._encoded(batch.part(part), [items[row] for row in part.tolist()]) for part in parts]
-        return torch.cat(pooled)[torch.cat(parts).argsort()]
+        found: dict[int, Tensor] = {}
+        for part in parts:
+            rows: list[int] = part.tolist()
+            found |= zip(rows, self._encoded(batch.part(part), [items[row] for row in rows]), strict=True)
+        return [found[row] for row in range(len(items))]
 
-    def _encoded(self, batch: Batch, items: Sequence[Item]) -> Tensor:
+    def _encoded(self, batch: Batch, items: Sequence[Item]) -> list[Tensor]:
         with self._spans.of(len(items), _spans_of(items)):
             encoded = self.encoder(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask
             ).last_hidden_state
-        return mean_of_own(encoded, batch.own)
+        means = mean_of_own(encoded, batch.own)
+        return [
+            encoded[row][batch.own[row]].float() if item.per_token else means[row]
+            for row, item in enumerate(items)
+        ]
 
     def _batch(self, items: Sequence[Item]) -> Batch:
         ids = [torch.tensor(item.tokens.ids) for item in items]
@@ -261,14 +282,21 @@ def _spans_of(items: Sequence[Item]) -> list[Span]:
     return spans
 
 
-def _probabilities(items: Sequence[Item], pooled: Tensor) -> Tensor:
-    """Return float32 [n, labels] for *pooled* [n, hidden] of items with the same adapter."""
+def _answers(items: Sequence[Item], read: Tensor) -> Vector:
+    """Return what the head of items with the same adapter answers, float32 [n, outputs].
+
+    Parameters
+    ----------
+    read
+        float32 [n, hidden], n being the items, or, where the head is per token, the own tokens of all.
+    """
     adapter = items[0].adapter
-    assert adapter is not None, "the base alone has no labels"
-    logits = linear(pooled, adapter.weight, adapter.bias)
+    assert adapter is not None, "the base alone has no head"
+    logits = linear(read, adapter.weight, adapter.bias)
     if adapter.covariates is not None:
         covariates = torch.from_numpy(
             np.stack([item.covariates for item in items if item.covariates is not None])
         )
         logits = logits + linear(covariates.to(logits.device), adapter.covariates)
-    return (logits / (adapter.about.temperature or 1.0)).softmax(-1)
+    answers = adapter.about.head.answers(logits, adapter.about.temperature or 1.0)
+    return np.asarray(answers.cpu().numpy(), np.float32)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from plasmid.core.errors import ModelError
 from plasmid.models.artifact import read_adapter, read_head
@@ -28,11 +29,24 @@ Fetch = Callable[[], AbstractContextManager[Path]]
 """Gives an adapter's folder, for as long as it is read."""
 
 
-class AdapterPool:
-    """Adapters on *model*, by key: a name and a revision, say, for a key means the same files for ever.
+class Sized(Protocol):
+    """An adapter in memory."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes."""
+
+
+Held = TypeVar("Held", bound=Sized)
+
+
+class Pool(Generic[Held]):
+    """Adapters of one model, by key: a name and a revision, say, for a key means the same files for ever.
 
     Parameters
     ----------
+    read
+        Returns the adapter in a folder in memory, checked against the model.
     capacity_bytes
         Of factors and heads in memory.
 
@@ -42,12 +56,12 @@ class AdapterPool:
         How many there have been.
     """
 
-    def __init__(self, model: MixedModel, *, capacity_bytes: int) -> None:
-        self._model, self.capacity_bytes = model, capacity_bytes
+    def __init__(self, read: Callable[[Path], Held], *, capacity_bytes: int) -> None:
+        self._read, self.capacity_bytes = read, capacity_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, Loaded] = OrderedDict()
+        self._held: OrderedDict[str, Held] = OrderedDict()
         self._pinned: set[str] = set()
-        self._loading: dict[str, Future[Loaded]] = {}
+        self._loading: dict[str, Future[Held]] = {}
         self.loads = self.evictions = 0
 
     @property
@@ -55,19 +69,19 @@ class AdapterPool:
         """What the held adapters take."""
         return sum(loaded.size_bytes for loaded in self._held.values())
 
-    def held(self) -> dict[str, Loaded]:
+    def held(self) -> dict[str, Held]:
         """Return the adapters in memory by key, the least recently used first."""
         with self._lock:
             return dict(self._held)
 
-    def find(self, key: str) -> Loaded | None:
+    def find(self, key: str) -> Held | None:
         """Return the adapter *key* if it is in memory; it is then the most recently used."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
-    def get(self, key: str, fetch: Fetch, *, pin: bool = False) -> Loaded:
+    def get(self, key: str, fetch: Fetch, *, pin: bool = False) -> Held:
         """Return the adapter *key*, from the folder that *fetch* gives if it is not in memory.
 
         Waits for the disk or the network.
@@ -75,8 +89,7 @@ class AdapterPool:
         Raises
         ------
         ModelError
-            ``model.no_room``; as :func:`plasmid.models.fitting.check_fits`,
-            :func:`plasmid.models.artifact.read_adapter` and :meth:`plasmid.models.mixed.MixedModel.hold`.
+            ``model.no_room``; what reading it raises.
         PlasmidError
             What *fetch* raises.
         """
@@ -88,11 +101,12 @@ class AdapterPool:
                 return self._held[key]
             waiting = self._loading.get(key)
             if waiting is None:
-                promise = self._loading[key] = Future[Loaded]()
+                promise = self._loading[key] = Future[Held]()
         if waiting is not None:
             return waiting.result()
         try:
-            loaded = self._load(fetch)
+            with fetch() as folder:
+                loaded = self._read(folder)
             with self._lock:
                 self._take(key, loaded)
                 del self._loading[key]
@@ -105,12 +119,7 @@ class AdapterPool:
         promise.set_result(loaded)
         return loaded
 
-    def _load(self, fetch: Fetch) -> Loaded:
-        with fetch() as folder:
-            check_fits(read_head(folder), folder, self._model.base)
-            return self._model.hold(read_adapter(folder))
-
-    def _take(self, key: str, loaded: Loaded) -> None:
+    def _take(self, key: str, loaded: Held) -> None:
         pinned = sum(one.size_bytes for name, one in self._held.items() if name in self._pinned)
         if pinned + loaded.size_bytes > self.capacity_bytes:
             raise ModelError(
@@ -126,6 +135,19 @@ class AdapterPool:
             self.evictions += 1
         self._held[key] = loaded
         self.loads += 1
+
+
+class AdapterPool(Pool[Loaded]):
+    """Adapters with heads on the encoder *model*; reading one raises what :func:`check_fits`,
+    :func:`plasmid.models.artifact.read_adapter` and :meth:`plasmid.models.mixed.MixedModel.hold` raise.
+    """
+
+    def __init__(self, model: MixedModel, *, capacity_bytes: int) -> None:
+        def read(folder: Path) -> Loaded:
+            check_fits(read_head(folder), folder, model.base)
+            return model.hold(read_adapter(folder))
+
+        super().__init__(read, capacity_bytes=capacity_bytes)
 
 
 def at(folder: Path) -> Fetch:

@@ -1,4 +1,4 @@
-"""Probabilities from an adapter's folder.
+"""Answers from an adapter's folder.
 
 Rules
 -----
@@ -7,7 +7,8 @@ Rules
    float32.
 2. Rows of like length share a batch, so that little of it is padding; each row is independent of the
    others.
-3. Logits are divided by the adapter's temperature, where it has one. Everything is float32.
+3. Logits are divided by the adapter's temperature, where it has one. Everything is float32. What they
+   answer is the head's to say (:mod:`plasmid.models.tasks`).
 4. What is longer than the adapter's ``max_length`` is cut, and counted.
 """
 
@@ -26,6 +27,7 @@ from plasmid.models.adapter_files import HeadFile
 from plasmid.models.artifact import Adapter, read_adapter, read_head
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel, ensure_model
+from plasmid.models.tasks import Answers
 
 if TYPE_CHECKING:
     from plasmid.models.batches import Rows
@@ -42,13 +44,13 @@ class Predicted:
 
     Attributes
     ----------
-    probabilities
-        float32 [rows, labels], in the order of the head's labels.
+    answers
+        Probabilities, say, in the order of the head's labels.
     cut
         How many rows had more tokens than the adapter reads.
     """
 
-    probabilities: Vector
+    answers: Answers
     cut: int
 
 
@@ -126,14 +128,11 @@ class Predictor:
         """
         import torch
 
-        model, most = self._model, self.about.max_length
-        rows = model.encode(columns, input_column=self.about.input, max_length=most)
-        found = np.empty((len(rows), len(self.about.head.labels)), np.float32)
+        most = self.about.max_length
+        rows = self._model.encode(columns, input_column=self.about.input, max_length=most)
         temperature = self.about.temperature or 1.0
         with torch.inference_mode():
-            for group in rows.by_length(self._batch_rows):
-                logits = model(rows.batch(group).to(model.device))
-                found[group] = (logits / temperature).softmax(-1).cpu().numpy()
+            found = self._model.answers(rows, temperature=temperature, batch_rows=self._batch_rows)
         return Predicted(found, self._cut(rows, columns[self.about.input]))
 
     def _cut(self, rows: Rows, texts: Sequence[Cell]) -> int:
@@ -168,7 +167,9 @@ def _folded(layer: Any) -> Any:
 def predict(
     adapter: Adapter | Path, columns: Mapping[str, Sequence[Cell]], *, device: str | None = None
 ) -> Vector:
-    """Return the probability of each label, float32 [rows, labels], in the order of the head's labels.
+    """Return what the adapter says, float32 [rows, width]: for each label in order its probability, say.
+
+    Where it answers for each token, these are those of all rows back to back: [tokens, width].
 
     Parameters
     ----------
@@ -185,5 +186,5 @@ def predict(
         A column is missing or holds something else than its type.
     """
     if isinstance(adapter, Path):
-        return Predictor.load(adapter, device=device).predict(columns).probabilities
-    return Predictor(adapter, device=device).predict(columns).probabilities
+        return Predictor.load(adapter, device=device).predict(columns).answers.values
+    return Predictor(adapter, device=device).predict(columns).answers.values

@@ -1,12 +1,11 @@
-"""What an adapter is made of, as data: LoRA settings, the head's labels and covariates.
+"""What an adapter is made of, as data: LoRA settings and covariates. Heads are :mod:`plasmid.models.tasks`.
 
 Rules
 -----
 1. Every model is frozen and strict: an unknown key or a value of another type is an error.
-2. The head is one linear layer on ``[masked mean of the encoder | covariates]``.
-3. A category becomes ``len(vocabulary) + 1`` slots, the last one "unseen"; missing is all zeros. The
+2. A category becomes ``len(vocabulary) + 1`` slots, the last one "unseen"; missing is all zeros. The
    vocabulary is public (recipe or public list), never gathered from sites.
-4. A number becomes 2 slots: the value clamped to its bounds and scaled to [0, 1] (0 when missing),
+3. A number becomes 2 slots: the value clamped to its bounds and scaled to [0, 1] (0 when missing),
    and 1 when missing, else 0.
 """
 
@@ -18,24 +17,29 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from plasmid.core.errors import DataError
 
 Cell = str | float | None
 """One value of a table: text, a number, or None when missing."""
+Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S(?:[^\x00-\x1f]*\S)?$")]
+"""A label or a word of a vocabulary, as a cell may hold it."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, NaN, infinities and values of another type."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def _distinct(values: Sequence[str], what: str) -> None:
+def distinct(values: Sequence[str], what: str) -> None:
+    """Raise ValueError if one of *values*, which are *what*, is there twice."""
     if len(set(values)) != len(values):
         raise ValueError(f"{what} are listed twice")
 
 
-class LoraSpec(_Strict):
+class LoraSpec(Strict):
     """Which linear layers carry LoRA factors, and of which rank.
 
     Attributes
@@ -60,11 +64,11 @@ class LoraSpec(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> LoraSpec:
-        _distinct(self.targets, "targets")
+        distinct(self.targets, "targets")
         return self
 
 
-class CategoryCovariate(_Strict):
+class CategoryCovariate(Strict):
     """A column that holds one word of *vocabulary*; any other word is "unseen"."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -73,7 +77,7 @@ class CategoryCovariate(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> CategoryCovariate:
-        _distinct(self.vocabulary, "words of a vocabulary")
+        distinct(self.vocabulary, "words of a vocabulary")
         return self
 
     @property
@@ -82,7 +86,7 @@ class CategoryCovariate(_Strict):
         return len(self.vocabulary) + 1
 
 
-class NumberCovariate(_Strict):
+class NumberCovariate(Strict):
     """A column that holds a number, clamped to *bounds* (low, high)."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -102,24 +106,6 @@ class NumberCovariate(_Strict):
 
 
 Covariate = Annotated[CategoryCovariate | NumberCovariate, Field(discriminator="type")]
-
-
-class HeadSpec(_Strict):
-    """The labels that the head tells apart, in the order of its outputs, and its covariates."""
-
-    labels: Annotated[list[str], Field(min_length=2, max_length=10_000)]
-    covariates: Annotated[list[Covariate], Field(max_length=1000)] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _check(self) -> HeadSpec:
-        _distinct(self.labels, "labels")
-        _distinct([covariate.name for covariate in self.covariates], "covariates")
-        return self
-
-    @property
-    def covariate_width(self) -> int:
-        """The number of slots that all covariates take."""
-        return sum(covariate.width for covariate in self.covariates)
 
 
 def encode_covariates(

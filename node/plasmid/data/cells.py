@@ -14,6 +14,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -35,6 +36,7 @@ from plasmid.recipes.columns import (
     NucleotideColumn,
     NumberColumn,
     ProteinColumn,
+    ResidueLabelsColumn,
     SequenceColumn,
     TextColumn,
 )
@@ -44,9 +46,14 @@ _NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _LONGEST_NUMBER = 400
 _RESIDUES = f"^[{''.join(sorted(RESIDUES))}]*$"
 _NUCLEOTIDES = f"^[{''.join(sorted(NUCLEOTIDES))}]*$"
-_SMILES = (
-    "^[" + "".join(f"\\{one}" if not one.isalnum() else one for one in sorted(SMILES_CHARACTERS)) + "]*$"
-)
+
+
+def _one_of(letters: Iterable[str]) -> str:
+    """Return the regular expression of texts of these ASCII *letters*."""
+    return "^[" + "".join(one if one.isalnum() else f"\\{one}" for one in sorted(letters)) + "]*$"
+
+
+_SMILES = _one_of(SMILES_CHARACTERS)
 
 Mask = NDArray[np.bool_]
 
@@ -60,6 +67,8 @@ class Finding(StrEnum):
     molecule_characters = "data.molecule_characters"
     too_long = "data.too_long"
     label_unknown = "data.label_unknown"
+    residue_label_unknown = "data.residue_label_unknown"
+    residue_labels_length = "data.residue_labels_length"
     not_a_number = "data.not_a_number"
     number_out_of_bounds = "data.number_out_of_bounds"
 
@@ -94,7 +103,7 @@ def check_column(cells: pa.Array, column: AnyColumn, labels: tuple[str, ...] = (
     Parameters
     ----------
     labels
-        The values that a label column may hold.
+        The values that a label column may hold, or the letters of a residue's.
     """
     cells = _decoded(cells)
     if isinstance(column, NumberColumn) and _is_number(cells.type):
@@ -128,12 +137,35 @@ def check_column(cells: pa.Array, column: AnyColumn, labels: tuple[str, ...] = (
         case LabelColumn():
             known = pc.is_in(stripped, value_set=pa.array(labels, pa.string()))
             _note(findings, Finding.label_unknown, ~_true(known, missing))
+        case ResidueLabelsColumn():
+            known = pc.match_substring_regex(stripped, _one_of((*labels, column.unlabelled)))
+            _note(findings, Finding.residue_label_unknown, ~_true(known, missing))
         case CategoryColumn():
             known = pc.is_in(stripped, value_set=pa.array(column.vocabulary, pa.string()))
             _note(findings, Finding.unseen, ~_true(known, missing))
         case IdentifierColumn():
             return _limited(stripped, column.max_characters, "refuse", findings)
     return Checked(stripped, findings)
+
+
+def fit_residue_labels(labels: Checked, sequences: pa.Array, checked: Checked) -> Checked:
+    """Return *labels* of residues beside their *sequences*: compared in length, and cut where those are.
+
+    Parameters
+    ----------
+    sequences, checked
+        The cells of the sequences before :func:`check_column`, and what it made of them.
+    """
+    findings = dict(labels.findings)
+    whole = pc.utf8_length(to_text(sequences))
+    differs = pc.not_equal(pc.utf8_length(labels.values), whole)
+    _note(findings, Finding.residue_labels_length, np.asarray(pc.fill_null(differs, False)))
+    if Finding.cut not in checked.findings:
+        return Checked(labels.values, findings)
+    kept = pc.utf8_length(checked.values)
+    pairs = zip(labels.values.to_pylist(), kept.to_pylist(), strict=True)
+    cut = [None if text is None else text[:length] for text, length in pairs]
+    return Checked(pa.array(cut, pa.string()), findings)
 
 
 def to_text(cells: pa.Array) -> pa.Array:

@@ -30,6 +30,8 @@ HINTS = {
     "data.molecule_characters": "Give SMILES without blanks, extensions and reactions.",
     "data.too_long": "Shorten or leave out those rows, or raise the limit in the recipe.",
     "data.label_unknown": "A label must equal one of the task's labels exactly: '1.0' is not '1'.",
+    "data.residue_label_unknown": "Use the letters of the recipe's task.labels, and its sign for none.",
+    "data.residue_labels_length": "Give as many letters as the sequence has residues, one for each.",
     "data.not_a_number": "Write decimal numbers, with a point and without units.",
     "data.number_out_of_bounds": "Correct those cells, or the bounds in the recipe.",
     "data.code_unmapped": "List those local values under 'codes' in the view's mapping, or say 'other'.",
@@ -131,6 +133,10 @@ def _sentence(name: str, code: str, count: int, where: str, column: AnyColumn | 
         Finding.molecule_characters.value: "with a character that no SMILES has",
         Finding.too_long.value: f"longer than {limit} {unit}",
         Finding.label_unknown.value: "not one of the task's labels",
+        Finding.residue_label_unknown.value: "with a letter that is not one of the task's labels",
+        Finding.residue_labels_length.value: (
+            f"not as long as the sequence in {getattr(column, 'of', '')!r}, one letter for each residue"
+        ),
         Finding.not_a_number.value: (
             "not a whole number" if getattr(column, "integer", False) else "not a number"
         ),

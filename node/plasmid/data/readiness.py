@@ -26,7 +26,7 @@ from plasmid.data.disclosure import FEW, Count, People, Shown, Tally, shown
 from plasmid.data.near import near_pairs_across
 from plasmid.data.readiness_column import ColumnReadiness
 from plasmid.data.transforms._digests import DigestSet, row_digests
-from plasmid.recipes.columns import Contract, ProteinColumn
+from plasmid.recipes.columns import Contract, NumberColumn, ProteinColumn, ResidueLabelsColumn
 
 EXACT_ROWS = 5_000_000
 NEAR_ROWS = 50_000
@@ -86,6 +86,7 @@ class Readiness:
         self._seen, self._inputs, self._pairs = DigestSet(), DigestSet(), DigestSet()
         self._repeated, self._conflicting = Count(), Count()
         self._labels = {label: Count() for label in contract.labels if roles.label is not None}
+        self._unlabelled = Count()
         self._sides: tuple[list[str], list[str]] = ([], [])
         self._held_out: list[int] = []
 
@@ -177,10 +178,17 @@ class Readiness:
             self._conflicting.add(people[np.asarray(whole)][~new_input & new_pair])
 
     def _count_labels(self, valid: pa.RecordBatch, people: People) -> None:
-        if self._roles.label in valid.schema.names:
-            labels = valid.column(self._roles.label)
+        name = self._roles.label
+        if name is not None and name in valid.schema.names:
+            labels, any_label = valid.column(name), np.zeros(valid.num_rows, bool)
+            by_residue = isinstance(self._contract.columns[name], ResidueLabelsColumn)
             for label, count in self._labels.items():
-                count.add(people[np.asarray(pc.fill_null(pc.equal(labels, label), False))])
+                there = pc.match_substring(labels, label) if by_residue else pc.equal(labels, label)
+                mask = np.asarray(pc.fill_null(there, False))
+                any_label |= mask
+                count.add(people[mask])
+            if by_residue:
+                self._unlabelled.add(people[~any_label])
 
     def _split(self, valid: pa.RecordBatch, held_out: npt.NDArray[np.bool_] | None, people: People) -> None:
         if held_out is None or self._roles.input not in valid.schema.names:
@@ -229,12 +237,24 @@ class Readiness:
         for label, count in self._labels.items():
             if count.shown in (0, FEW):
                 yield f"label {label!r} has {count.shown} rows or people"
+        if self._unlabelled.rows:
+            yield f"{self._unlabelled.shown} rows have no labelled residue, and teach nothing"
+        if self._one_bin():
+            yield f"column {self._roles.label!r}: nine in ten numbers are alike; is there something to learn?"
         if self._repeated.rows:
             yield f"{self._repeated.shown} rows repeat an earlier one"
         if self._conflicting.rows:
             yield f"{self._conflicting.shown} rows have the input of an earlier one and another label"
         if near is not None and near[1].rows:
             yield f"{near[1].shown} held-out rows have a near-duplicate among those trained on"
+
+    def _one_bin(self) -> bool:
+        """Return whether the label is a number of which the 5th and the 95th percentile share a bin."""
+        label = self._roles.label
+        if label is None or not isinstance(self._contract.columns.get(label), NumberColumn):
+            return False
+        found = self._columns[label].as_json()["quantiles"]
+        return "5" in found and found["5"] == found.get("95")
 
     def _found(self, family: str) -> Iterator[str]:
         for name, column in self._columns.items():
@@ -249,6 +269,8 @@ class Readiness:
                 yield f"column {name!r}: {missing} values missing"
             if (length := column.length_sentence(name)) is not None:
                 yield length
+            if name == self._roles.label and (spread := column.number_sentence(name)) is not None:
+                yield spread
         if self._labels:
             yield "rows by label: " + ", ".join(
                 f"{label} {count}" for label, count in values["labels"].items()

@@ -36,6 +36,8 @@ _WORDS = {
     "data.residue_invalid": "with a letter that is not one of the 20 amino acids",
     "data.too_long": "longer than the contract takes",
     "data.label_unknown": "not one of the task's labels",
+    "data.residue_label_unknown": "with a letter that is not one of the task's labels",
+    "data.residue_labels_length": "not as long as their sequence",
     "data.not_a_number": "not a number",
     "data.number_out_of_bounds": "out of range",
     "data.code_unmapped": "that the view's mapping does not list",
@@ -139,6 +141,17 @@ class ColumnReadiness:
         unit = "residues" if isinstance(self._column, ProteinColumn) else "characters"
         reads = f"the model reads about {self._limit}"
         return f"column {name!r}: half are {half} {unit} long, 95 in 100 {most}; {reads}"
+
+    def number_sentence(self, name: str) -> str | None:
+        """Return which borders a quarter and three quarters are below; None where too few are known."""
+        found = self._bins.quantiles() if isinstance(self._column, NumberColumn) and self._bins else {}
+        if "25" not in found or "75" not in found:
+            return None
+        low, high = self._column.bounds  # type: ignore[union-attr]
+        return (
+            f"column {name!r}: a quarter are at most {found['25']:g}, three quarters at most {found['75']:g} "
+            f"(in bins of {(high - low) / 50:g} from {low:g} to {high:g})"
+        )
 
     def _feed_numbers(self, numbers: npt.NDArray[np.float64], people: People, first: Bools) -> None:
         assert isinstance(self._column, NumberColumn)

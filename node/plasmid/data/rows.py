@@ -23,14 +23,14 @@ import pyarrow as pa
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
-from plasmid.data.cells import Finding, Mask, check_column
+from plasmid.data.cells import Finding, Mask, check_column, fit_residue_labels
 from plasmid.data.compile import compile_rows
 from plasmid.data.findings import HINTS, Tally
 from plasmid.data.mapping import convert
 from plasmid.data.settings import ColumnMap, TableMap
 from plasmid.data.source import Source
 from plasmid.data.transforms.base import Chain
-from plasmid.recipes.columns import AnyColumn, Contract, IdentifierColumn, LabelColumn
+from plasmid.recipes.columns import AnyColumn, Contract, ResidueLabelsColumn
 from plasmid.recipes.schema import Holdout
 
 Watch = Callable[[pa.RecordBatch, pa.RecordBatch, dict[str, dict[Finding, Mask]]], None]
@@ -166,18 +166,24 @@ class Rows:
         for name, code, mask in unmapped:  # of rows that a transform took out nothing is to be told
             self._tally.add(name, code, mask & np.isin(numbers_before, numbers), numbers_before)
         values, findings = {}, {}
+        found = {
+            name: check_column(changed.column(name), column, self._contract.labels)
+            for name, column in self._wanted.items()
+        }
         for name, column in self._wanted.items():
-            checked = check_column(changed.column(name), column, self._contract.labels)
+            checked = found[name]
+            if isinstance(column, ResidueLabelsColumn) and column.of in found:
+                checked = fit_residue_labels(checked, changed.column(column.of), found[column.of])
             values[name] = checked.values
             findings[name] = checked.findings
             for finding, mask in checked.findings.items():
                 if finding is Finding.missing_value and name in told:
                     mask = mask & ~np.isin(numbers, numbers_before[told[name]])
                 self._tally.add(name, finding.value, mask, numbers)
-        found = pa.RecordBatch.from_pydict(values)
+        valid = pa.RecordBatch.from_pydict(values)
         if self._watch is not None:
-            self._watch(changed, found, findings)
-        return found
+            self._watch(changed, valid, findings)
+        return valid
 
     def _locate(self, row: int) -> str:
         if self._query.table:
@@ -236,11 +242,7 @@ def flat_query(source: Source, mapped: TableMap, wanted: Mapping[str, AnyColumn]
 
 def wanted_columns(contract: Contract, *, labels: bool) -> dict[str, AnyColumn]:
     """Return the columns to read; without *labels* no label and no identifier, as in prediction."""
-    return {
-        name: column
-        for name, column in contract.columns.items()
-        if labels or not isinstance(column, LabelColumn | IdentifierColumn)
-    }
+    return {name: column for name, column in contract.columns.items() if labels or contract.is_given(name)}
 
 
 def held_out(batch: pa.RecordBatch, keys: list[bytes], holdout: Holdout, patient: str | None) -> pa.Array:

@@ -24,7 +24,7 @@ from plasmid.gateway.views import described, slice_of
 from plasmid.models.adapter_files import HeadFile
 from plasmid.prediction.inputs import ViewInput, check_kept, contract_of
 from plasmid.prediction.joining import check_ending
-from plasmid.recipes.columns import AnyColumn, IdentifierColumn, LabelColumn
+from plasmid.recipes.columns import AnyColumn, IdentifierColumn
 from plasmid.recipes.load import Parsed, ResolvedRecipe
 from plasmid.recipes.schema import Recipe
 
@@ -99,7 +99,7 @@ def opened_view(
             f"It has {', '.join(columns)}.",
         )
     persons = [name for name, one in columns.items() if isinstance(one, IdentifierColumn)]
-    others = [name for name, one in columns.items() if not isinstance(one, LabelColumn)]
+    others = [name for name in columns if document.contract.is_given(name)]
     kept = tuple(dict.fromkeys(keep or persons or others))
     check_kept(kept, about)
     part = slice_of(home, document)

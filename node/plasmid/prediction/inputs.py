@@ -93,7 +93,7 @@ def contract_of(about: HeadFile, *, max_rows: int = DEFAULT_MAX_ROWS) -> Contrac
             "the columns in the adapter's head.json are no data contract.",
             "Fetch the adapter again from its source.",
         ) from error
-    return Contract(columns, tuple(about.head.labels), max_rows)
+    return Contract(columns, about.head.classes, max_rows, about.label)
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,12 @@ def file_input(
 
 
 def check_kept(keep: Sequence[str], about: HeadFile) -> None:
-    """Refuse columns that are called like a label. Raises UsageError (``usage.predict_column``)."""
-    both = sorted(set(keep) & set(about.head.labels))
+    """Refuse columns that are called like an answer's. Raises UsageError (``usage.predict_column``)."""
+    both = sorted(set(keep) & about.head.columns().keys())
     if both:
         raise UsageError(
             "usage.predict_column",
-            f"{', '.join(both)} cannot be kept: the probabilities of a label of that name are called so.",
+            f"{', '.join(both)} cannot be kept: a column of the adapter's answers is called so.",
             "Give the column another name in the file.",
         )
 

@@ -30,6 +30,7 @@ from plasmid.prediction.joining import check_ending, join
 from plasmid.prediction.journal import Part, opened
 
 BLOCK_ROWS = 1024
+_TYPES = {"number": pa.float32(), "text": pa.string(), "numbers": pa.list_(pa.float32())}
 _FILES = ("adapter_model.safetensors", "adapter_config.json", "head.safetensors", "head.json")
 
 Engine = Callable[[Path, Input, int, Collection[int]], Iterator[Part]]
@@ -59,6 +60,8 @@ class Finished:
 
     Attributes
     ----------
+    columns
+        Of the answers: one for each label, say.
     resumed
         Rows that had their scores already when it began.
     cut
@@ -69,7 +72,7 @@ class Finished:
 
     out: Path
     rows: int
-    labels: tuple[str, ...]
+    columns: tuple[str, ...]
     notices: tuple[str, ...]
     resumed: int
     cut: int
@@ -93,8 +96,9 @@ class Scorer:
         except ModelError as error:  # it counts rows from the first of the block
             raise ModelError(error.code, f"in block {block.number}: {error.message}", error.hint) from None
         columns = {name: block.rows.column(name) for name in self._keep}
-        for place, label in enumerate(about.head.labels):
-            columns[label] = pa.array(found.probabilities[:, place], pa.float32())
+        cells = about.head.table(found.answers)
+        for name, shape in about.head.columns().items():
+            columns[name] = pa.array(cells[name], _TYPES[shape])
         return Part(block.number, pa.table(columns), found.cut)
 
 
@@ -157,7 +161,7 @@ def predict_to(
         shutil.rmtree(parts, ignore_errors=True)
     if cut:
         notices = (*notices, told_cut(cut, about))
-    return Finished(out, rows, tuple(about.head.labels), notices, resumed, cut, rate)
+    return Finished(out, rows, tuple(about.head.columns()), notices, resumed, cut, rate)
 
 
 def adapter_digest(folder: Path) -> str:
@@ -177,7 +181,7 @@ def told_cut(cut: int, about: HeadFile) -> str:
 
 
 def _metadata(about: HeadFile, adapter: str) -> Mapping[str, Any]:
-    return {"adapter": adapter, "base": about.base.model_dump(), "labels": about.head.labels}
+    return {"adapter": adapter, "base": about.base.model_dump(), **about.head.facts()}
 
 
 def _changed(parts: Path) -> DataError:

@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. Parquet keeps float32; CSV has the shortest text that reads back as the same float32. Both say the same
-   for the same parts, bit for bit: nothing depends on when or how often the prediction was interrupted.
+1. Parquet keeps float32; CSV has the shortest text that reads back as the same float32, and of a list its
+   numbers with blanks between them. Both say the same for the same parts, bit for bit: nothing depends on
+   when or how often the prediction was interrupted.
 2. At most :data:`GROUP_ROWS` rows are in memory.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -93,4 +95,8 @@ def _parquet(groups: Iterator[pa.Table], file: IO[bytes], about: Mapping[str, An
 
 def _csv(groups: Iterator[pa.Table], file: IO[bytes], about: Mapping[str, Any]) -> None:  # noqa: ARG001 - one signature
     for number, group in enumerate(groups):
+        for place, column in enumerate(group.columns):
+            if pa.types.is_list(column.type):
+                text = pc.binary_join(column.cast(pa.list_(pa.string())), " ")
+                group = group.set_column(place, group.column_names[place], text)
         pa.csv.write_csv(group, file, pa.csv.WriteOptions(include_header=number == 0, quoting_style="needed"))

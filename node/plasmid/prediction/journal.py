@@ -53,7 +53,7 @@ class Part:
     Attributes
     ----------
     table
-        Kept columns, then a float32 column for each label.
+        Kept columns, then the columns of the answers: a float32 one for each label, say.
     cut
         Rows that were longer than the adapter reads.
     """

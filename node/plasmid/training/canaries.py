@@ -35,6 +35,7 @@ from plasmid.recipes.columns import (
     NucleotideColumn,
     NumberColumn,
     ProteinColumn,
+    ResidueLabelsColumn,
     TextColumn,
 )
 from plasmid.recipes.schema import Recipe
@@ -63,10 +64,16 @@ class Canaries:
 
     def __init__(self, recipe: Recipe, table: Table | Snapshot, count: int) -> None:
         source = secrets.SystemRandom()
+        labels, contract = recipe.task.classes, recipe.data.columns
         columns = {
-            name: [_cell(recipe.data.columns[name], recipe.task.labels, source) for _ in range(count)]
-            for name in table.names
+            name: [_cell(contract[name], labels, source) for _ in range(count)] for name in table.names
         }
+        for name in table.names:
+            column = contract[name]
+            if isinstance(column, ResidueLabelsColumn):
+                columns[name] = [
+                    "".join(source.choices(labels, k=len(str(one)))) for one in columns[column.of]
+                ]
         self.rows = Table(columns, count)
         self._included = np.array([bool(source.getrandbits(1)) for _ in range(count)])
         kept = self.rows.subset(np.flatnonzero(self._included))
@@ -106,6 +113,8 @@ def _cell(column: AnyColumn, labels: tuple[str, ...], source: Random) -> Cell:
             return " ".join(words)[: column.max_characters].strip()
         case LabelColumn():
             return source.choice(labels)
+        case ResidueLabelsColumn():
+            return None  # as long as its sequence: drawn when that is known
         case CategoryColumn():
             return source.choice(column.vocabulary)
         case NumberColumn():

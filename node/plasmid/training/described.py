@@ -17,6 +17,7 @@ from typing import Any
 from plasmid.core.errors import PlasmidError
 from plasmid.models.catalogue import RECORD
 from plasmid.models.hub_client import Hub, RemoteFile, retirement_told
+from plasmid.models.metrics import FEWER_IS_BETTER
 from plasmid.privacy.claims import statement
 from plasmid.privacy.composing import compose, composed_statement
 from plasmid.privacy.facts import PrivacyFacts
@@ -73,6 +74,7 @@ def describe(hub: Hub, repo: str, revision: str | None, scratch: Path) -> dict[s
         "licence": matter.get("license_name") or matter.get("license"),
         "base": _base(read),
         "reads": read["head.json"].get("input"),
+        "task": _map(matter.get("plasmid")).get("task"),
         "labels": head["labels"] if isinstance(head.get("labels"), list) else None,
         "metrics": _map(provenance.get("metrics")),
         "privacy": privacy_of(provenance) if kind == "adapter" else None,
@@ -152,6 +154,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"base: {found['base']}"
     if found["labels"]:
         yield f"reads {found['reads']}; tells apart: {', '.join(map(str, found['labels']))}"
+    elif found["task"]:
+        yield f"reads {found['reads']}; task: {found['task']}"
     if found["metrics"]:
         yield from _measured(found["metrics"])
     if found["privacy"]:
@@ -175,10 +179,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line of the figures in a run's table, of the single sites the best, if it has any."""
     alone = [value for value in _map(metrics.get("local")).values() if _is_figure(value)]
+    best = min if metrics.get("metric") in tuple(FEWER_IS_BETTER) else max
     told = {
         "federated": metrics.get("federated"),
         "central": metrics.get("central"),
-        "best single site": max(alone, default=None),
+        "best single site": best(alone, default=None),
     }
     shown = [f"{what} {value:.3f}" for what, value in told.items() if _is_figure(value)]
     if shown and isinstance(metrics.get("metric"), str):

@@ -34,6 +34,7 @@ from plasmid.models.batches import Batch, Rows
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Answers
 from plasmid.privacy.noise import generator
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw
@@ -257,8 +258,8 @@ class Engine:
         with torch.autocast(self._accelerator.device.type, self._dtype, enabled=self.precision == "bf16"):
             return (self._loss or finetune.losses)(self._model, batch)
 
-    def predict(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Vector:
-        """Return probabilities, float32 [rows, labels], computed in float32.
+    def predict(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Answers:
+        """Return what the adapter answers, computed in float32.
 
         The encoded rows of the last *columns* object are kept, so that many states can be scored on
         the same data; don't change it between calls.
@@ -275,7 +276,7 @@ class Engine:
             if self._fits(rows, torch.float32):
                 rows = self._model.cached(rows)
             self._scored = (columns, rows)
-        return self._model.probabilities(self._scored[1])
+        return self._model.answers(self._scored[1])
 
     @torch.no_grad()
     def losses(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Vector:
@@ -308,6 +309,8 @@ class Engine:
             return
         if self._recipe.training.lora_lr == 0:
             factors = self._model.factors()
+            if self._model.spec.per_token and not self._fits(self._rows, torch.float32):
+                return
             if self._frozen is None or not np.array_equal(factors, self._frozen):
                 self._rows = self._model.pooled(self._rows, dtype=self._dtype, on_batch=self._stop_if_asked)
                 self._frozen = factors

@@ -20,9 +20,9 @@ from plasmid.models.adapter import Vector
 from plasmid.models.adapter_files import HeadFile, adapter_files
 from plasmid.models.artifact import Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
-from plasmid.models.metrics import label_indices, score
-from plasmid.models.predict import Predictor, predict
+from plasmid.models.predict import Predictor
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Answers, Head
 from plasmid.prediction.inputs import contract_of
 from plasmid.prediction.job import told_cut
 from plasmid.protocol.outcome import release_settings
@@ -31,30 +31,38 @@ from plasmid.recipes.schema import Recipe
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities for the rows of a file.
+    """Answers for the rows of a file.
 
     Attributes
     ----------
-    probabilities
-        float32 [rows, labels].
     notices
         What the reader of the file changed, as sentences.
     """
 
-    labels: tuple[str, ...]
-    probabilities: Vector
+    head: Head
+    answers: Answers
     notices: tuple[str, ...]
 
-    def as_json(self) -> list[float] | list[list[float]]:
-        """Return a number per row, the probability of label 1 of two; with more labels, a list per row."""
-        if len(self.labels) == 2:
-            return [float(value) for value in self.probabilities[:, 1]]
-        return [[float(value) for value in row] for row in self.probabilities]
+    def as_json(self) -> list[Any]:
+        """Return a value for each row, the probability of label 1 of two, say: see :meth:`Head.brief`."""
+        return [self.head.brief(row) for row in self.answers]
+
+    def lines(self) -> list[str]:
+        """Return the lines of a CSV file; numbers in one cell have blanks between them."""
+        shapes, cells = self.head.columns(), self.head.table(self.answers)
+        written = [[_cell(shape, cell) for cell in cells[name]] for name, shape in shapes.items()]
+        return [",".join(shapes), *(",".join(row) for row in zip(*written, strict=True))]
+
+
+def _cell(shape: str, cell: Any) -> str:
+    if shape == "number":
+        return f"{cell:.6f}"
+    return " ".join(f"{value:.3f}" for value in cell) if shape == "numbers" else str(cell)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good an adapter is on a labelled file: *value* of *metric* in [0, 1] over *rows* rows."""
+    """How good an adapter is on a labelled file: *value* of *metric* over *rows* rows."""
 
     metric: str
     value: float
@@ -143,7 +151,7 @@ def predict_file(folder: Path | str, data: Path | str) -> Scores:
     table = read_for(about, Path(data), labels=False)
     found = predictor.predict(table.columns)
     told = (told_cut(found.cut, about),) if found.cut else ()
-    return Scores(tuple(about.head.labels), found.probabilities, (*table.notices, *told))
+    return Scores(about.head, found.answers, (*table.notices, *told))
 
 
 def evaluate_file(folder: Path | str, data: Path | str) -> Evaluation:
@@ -152,10 +160,12 @@ def evaluate_file(folder: Path | str, data: Path | str) -> Evaluation:
     Raises
     ------
     ModelError, DataError
-        As :func:`predict_file`; ``data.one_class``: an AUC of rows that all have one label.
+        As :func:`predict_file`; ``data.one_class``, ``data.one_value``: the metric has no value on rows that
+        all have the same label.
     """
     adapter = read_adapter(Path(folder))
     table = read_for(adapter.about, Path(data), labels=True)
-    truth = label_indices(adapter.about.head.labels, table.columns[adapter.about.label])
-    value = score(adapter.about.metric, predict(adapter, table.columns), truth)
-    return Evaluation(adapter.about.metric, value, table.rows, table.notices)
+    about = adapter.about
+    answers = Predictor(adapter).predict(table.columns).answers
+    value = about.head.score(about.metric, answers, table.columns[about.label])
+    return Evaluation(about.metric, value, table.rows, table.notices)

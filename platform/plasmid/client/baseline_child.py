@@ -44,7 +44,6 @@ class Bench:
     def trained(self, table: Table, steps: int, progress: Any) -> float:
         """Return the metric on the test after *steps* steps on *table* from the recipe's initial adapter."""
         from plasmid.models.adapter import initial_state
-        from plasmid.models.metrics import label_indices, score
         from plasmid.training.engine import Engine
 
         engine = Engine(self.recipe, self.base, table, progress=progress)
@@ -53,9 +52,9 @@ class Bench:
         )
         # The first engine keeps the encoded test, so that it is encoded once for all trainings.
         self._scorer = self._scorer or engine
-        probabilities = self._scorer.predict(state, self.test.columns)
-        labels = label_indices(self.recipe.task.labels, self.test.columns[self.recipe.data.label])
-        return score(self.recipe.task.metric, probabilities, labels)
+        answers = self._scorer.predict(state, self.test.columns)
+        cells = self.test.columns[self.recipe.data.label]
+        return self.recipe.head().score(self.recipe.task.metric, answers, cells)
 
     def run(self, job: dict[str, Any], progress: Any) -> Any:
         """Return the value of *job*."""

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from plasmid.models.metrics import FEWER_IS_BETTER
+
 
 @dataclass(frozen=True)
 class Table:
-    """Values of one metric, higher is better. None or empty where it was not measured.
+    """Values of one metric. None or empty where it was not measured.
 
     Attributes
     ----------
     metric
-        ``"auc"`` or ``"accuracy"``.
+        The recipe's; of some, as ``"rmse"``, less is better.
     federated
         The run's adapter.
     local
@@ -32,6 +34,12 @@ class Table:
     simple_central: float | None = None
     simple_local: float | None = None
 
+    @property
+    def best_local(self) -> tuple[str, float] | None:
+        """The best single site and its value; None where there is none."""
+        chosen = min if self.metric in FEWER_IS_BETTER else max
+        return chosen(self.local.items(), key=lambda item: item[1], default=None)
+
     def as_json(self) -> dict[str, Any]:
         """Return the ``metrics`` object of the machine interface."""
         return {
@@ -44,7 +52,7 @@ class Table:
 
     def rows(self) -> list[tuple[str, float]]:
         """Return (what, value) of all that was measured, in the order in which people read it."""
-        best = max(self.local.items(), key=lambda item: item[1], default=None)
+        best = self.best_local
         found: list[tuple[str, float | None]] = [
             ("simple model, best single site", self.simple_local),
             ("simple model, all data pooled", self.simple_central),
@@ -61,11 +69,10 @@ class Table:
         if self.federated is None:
             return []
         said = []
-        if self.local:
-            best = max(self.local.values())
+        if (best := self.best_local) is not None:
             mean = sum(self.local.values()) / len(self.local)
             said.append(
-                f"Federated is {_against(self.federated, best)} the best single site and "
+                f"Federated is {_against(self.federated, best[1])} the best single site and "
                 f"{_against(self.federated, mean)} the mean one."
             )
         if self.central is not None:
@@ -74,10 +81,13 @@ class Table:
             said.append(
                 f"Federated is {_against(self.federated, self.simple_central)} the pooled simple model."
             )
-            if self.federated < self.simple_central:
+            worse = self.federated - self.simple_central
+            if (worse > 0) if self.metric in FEWER_IS_BETTER else (worse < 0):
                 said.append(
                     "On this data the simple model, if all rows could be pooled, is the better choice."
                 )
+        if said and self.metric in FEWER_IS_BETTER:
+            said.append(f"Of {self.metric} less is better.")
         return said
 
 

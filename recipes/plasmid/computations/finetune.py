@@ -48,10 +48,12 @@ def initial(document: Recipe, shape: Shape) -> State:
 
 
 def losses(model: Any, batch: Any) -> torch.Tensor:
-    """Return the cross entropy of ``model(batch)`` [n, labels] against ``batch.labels`` [n] by row, [n]."""
-    from torch.nn.functional import cross_entropy
+    """Return the loss of each row, [n], of the logits ``model(batch)`` against ``batch.labels``.
 
-    return cross_entropy(model(batch).float(), batch.labels, reduction="none")
+    It is that of the task's kind, whose source is in the recipe's digest as well.
+    """
+    found: torch.Tensor = model.spec.losses(model(batch).float(), batch.labels)
+    return found
 
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:

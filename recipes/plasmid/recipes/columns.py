@@ -6,10 +6,12 @@ Rules
 2. A cell is compared after stripping blanks. It is *missing* when it is empty or equals one of the
    column's ``missing_markers``; nothing else is ("NA" is a value unless the contract says otherwise).
 3. A label is a string and must equal one of the task's labels exactly: "1.0" is not "1".
-4. A category outside its vocabulary is not an error: it takes the model's "unseen" slot. A number
+4. Labels of residues are a text as long as their sequence: of each residue a letter, a label of the task, or
+   the sign for none. Where the sequence is cut they are.
+5. A category outside its vocabulary is not an error: it takes the model's "unseen" slot. A number
    outside its bounds is one, because the bounds are what a secure sum's range is computed from.
-5. A column that is not ``required`` may be absent from a file; all its values are then missing.
-6. An identifier only says which rows are one person's. It reaches no model, no sum and no message: it is
+6. A column that is not ``required`` may be absent from a file; all its values are then missing.
+7. An identifier only says which rows are one person's. It reaches no model, no sum and no message: it is
    neither an input nor a covariate, and tables that are to be predicted are read without it.
 """
 
@@ -20,7 +22,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from plasmid.models.specs import Strict as Strict
+from plasmid.models.specs import Word as Word
 
 RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWY")
 """The 20 amino acids. B, J, O, U, X, Z, ``*`` and gaps are not among them: base models map them to [UNK]."""
@@ -34,16 +39,9 @@ SMILES_CHARACTERS = frozenset("ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnoprstuvwxyz0
 DEFAULT_MAX_ROWS = 1_000_000
 
 
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys, NaN, infinities and values of another type."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
 ColumnName = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S(?:[^\x00-\x1f]*\S)?$")
 ]
-Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^\S(?:[^\x00-\x1f]*\S)?$")]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]
 Missing = Literal["allowed", "refused"]
 
@@ -109,6 +107,18 @@ class LabelColumn(_Column):
     type: Literal["label"]
 
 
+class ResidueLabelsColumn(_Column):
+    """The label of each residue of the sequence in the column ``of``: a text of one-character codes.
+
+    ``unlabelled`` stands where a residue has no label. A text that is longer or shorter than its sequence, or
+    holds another character, is refused; case counts.
+    """
+
+    type: Literal["residue_labels"]
+    of: ColumnName
+    unlabelled: Annotated[str, StringConstraints(pattern=r"^[!-~]$")] = "-"
+
+
 class CategoryColumn(_Column):
     """One of a public list of values; the list is never gathered from the sites."""
 
@@ -165,7 +175,15 @@ class IdentifierColumn(_Column):
 SequenceColumn = ProteinColumn | NucleotideColumn | MoleculeColumn
 """What is read letter by letter: no tokenizer makes more tokens of one than it has letters, and two."""
 
-AnyColumn = SequenceColumn | TextColumn | LabelColumn | CategoryColumn | NumberColumn | IdentifierColumn
+AnyColumn = (
+    SequenceColumn
+    | TextColumn
+    | LabelColumn
+    | ResidueLabelsColumn
+    | CategoryColumn
+    | NumberColumn
+    | IdentifierColumn
+)
 Column = Annotated[AnyColumn, Field(discriminator="type")]
 
 
@@ -178,11 +196,19 @@ class Contract:
     columns
         The columns to read, by name, in the order of the contract.
     labels
-        The values that a label column may hold; empty where there is none.
+        The values that a label column may hold, or the letters of a residue's; empty where there is none.
     max_rows
         A file with more rows is refused.
+    label
+        The column that is predicted; None where none is. Tables that are to be predicted are read without it.
     """
 
     columns: Mapping[str, AnyColumn]
     labels: tuple[str, ...] = ()
     max_rows: int = DEFAULT_MAX_ROWS
+    label: str | None = None
+
+    def is_given(self, name: str) -> bool:
+        """Return whether rows that are to be predicted have the column *name*: no label, no identifier."""
+        given = not isinstance(self.columns[name], LabelColumn | ResidueLabelsColumn | IdentifierColumn)
+        return given and name != self.label

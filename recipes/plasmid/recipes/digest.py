@@ -1,7 +1,8 @@
 """The digest that sites approve.
 
 It covers the resolved document (the seed is in it, data files are not), the source of the
-computation and the version of the computation API; not the release of the node.
+computation and of the kind of its task, which is the loss, and the version of the computation API; not the
+release of the node.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from plasmid.computations.api import API_VERSION
 from plasmid.core.canonical import digest_json, sha256_hex
 from plasmid.core.errors import RecipeError
+from plasmid.models.tasks import source_of
 
 
 def recipe_digest(document: Mapping[str, Any], computation: str) -> str:
@@ -26,13 +28,15 @@ def recipe_digest(document: Mapping[str, Any], computation: str) -> str:
         ``recipe.computation_unknown`` when there is no such computation here;
         ``recipe.malformed`` when *document* is not JSON in RFC 8785's sense.
     """
-    source = _source(computation)
+    source, task = _source(computation), document.get("task")
+    loss = source_of(str(task.get("kind"))) if isinstance(task, Mapping) else None
     try:
         return digest_json(
             {
                 "document": dict(document),
                 "computation_source": sha256_hex(source.read_bytes()),
                 "computation_api": API_VERSION,
+                **({} if loss is None else {"task_source": sha256_hex(loss.read_bytes())}),
             }
         )
     except (ValueError, TypeError, RecursionError) as error:

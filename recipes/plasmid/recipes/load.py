@@ -317,6 +317,10 @@ def _fill_model(recipe: Recipe, problems: _Problems) -> Recipe:
         problems.add(
             ("data", "input"), f"is a {recipe.input_kind} column, but {entry.id} reads {entry.input} input"
         )
+    if entry.causal:
+        problems.add(
+            ("model", "base"), f"{entry.id} is a causal language model: recipes train heads on encoders"
+        )
     revision = recipe.model.revision or entry.revision
     digest = recipe.model.digest
     if digest is None and revision == entry.revision:

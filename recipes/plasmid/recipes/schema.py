@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
+from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import (
@@ -32,14 +33,12 @@ from plasmid.recipes.columns import (
     Contract,
     IdentifierColumn,
     LabelColumn,
-    MoleculeColumn,
-    NucleotideColumn,
     NumberColumn,
     ProteinColumn,
+    ResidueLabelsColumn,
     SequenceColumn,
     Strict,
     TextColumn,
-    Word,
     Words,
 )
 from plasmid.recipes.protection import (
@@ -68,18 +67,6 @@ class ModelRef(Strict):
     base: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     revision: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     digest: Hex256 | None = None
-
-
-class Task(Strict):
-    """What is learned, and the metric by which it is judged on data never trained on.
-
-    With two labels the second one is the positive class of ``auc`` and of a prediction's score.
-    """
-
-    kind: Literal["classification"]
-    labels: Annotated[tuple[Word, ...], Field(strict=False, min_length=2, max_length=1000)]
-    metric: Literal["auc", "accuracy"]
-    description: Sentence = ""
 
 
 class FilesSplit(Strict):
@@ -201,7 +188,7 @@ class Recipe(Strict):
     name: Name
     title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     model: ModelRef
-    task: Task
+    task: AnyTask
     data: Data
     adapter: AdapterSpec
     training: Training
@@ -228,7 +215,7 @@ class Recipe(Strict):
     @property
     def contract(self) -> Contract:
         """The data contract, as the reader of tables takes it."""
-        return Contract(self.data.columns, self.task.labels, self.data.max_rows)
+        return Contract(self.data.columns, self.task.classes, self.data.max_rows, self.data.label)
 
     @property
     def max_length(self) -> int:
@@ -244,8 +231,8 @@ class Recipe(Strict):
         """``"protein"``, ``"nucleotide"``, ``"molecule"`` or ``"text"``."""
         return self.data.columns[self.data.input].type
 
-    def head(self) -> HeadSpec:
-        """Return the head: the labels, and each covariate with its vocabulary or bounds."""
+    def head(self) -> Head:
+        """Return the head: what it answers, and each covariate with its vocabulary or bounds."""
         covariates: list[CategoryCovariate | NumberCovariate] = []
         for name in self.adapter.covariates:
             column = self.data.columns[name]
@@ -255,19 +242,24 @@ class Recipe(Strict):
                 )
             elif isinstance(column, NumberColumn):
                 covariates.append(NumberCovariate(name=name, type="number", bounds=column.bounds))
-        return HeadSpec(labels=list(self.task.labels), covariates=covariates)
+        return self.task.head(covariates, self.data.columns[self.data.label])
 
 
 def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     """Yield ``(path, what)`` for each contradiction between those *sections* of a recipe that are given."""
     task, data, adapter = sections.get("task"), sections.get("data"), sections.get("adapter")
     if task:
-        yield from _task(task)
+        yield from ((("task", *path), what) for path, what in task.contradictions())
     if data:
-        yield from _data(data)
+        yield from _data(data, task)
         yield from _patient(data)
     if data and adapter:
         yield from _covariates(data, adapter)
+    if task and data and adapter:
+        yield from _fit(task, data, adapter)
+    release = sections.get("release")
+    if task and release and release.min_metric is not None and task.fewer_is_better:
+        yield ("release", "min_metric"), f"of {task.metric} less is better; choose another metric for this"
     federation, privacy = sections.get("federation"), sections.get("privacy")
     if federation and privacy:
         yield from masked_limits(federation, privacy)
@@ -283,29 +275,34 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
         yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"
 
 
-def _task(task: Task) -> Iterator[tuple[Location, str]]:
-    if len(set(task.labels)) != len(task.labels):
-        yield ("task", "labels"), "a label is listed twice"
-    if task.metric == "auc" and len(task.labels) != 2:
-        yield ("task", "metric"), f"auc needs exactly 2 labels, the task has {len(task.labels)}; use accuracy"
+def _fit(task: Task, data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:
+    label, read = data.columns.get(data.label), data.columns.get(data.input)
+    if label is not None and read is not None and label.type in task.label_types:
+        yield from task.misfits(
+            label=label, read=data.input, reads=read.type, covariates=list(adapter.covariates)
+        )
 
 
-def _data(data: Data) -> Iterator[tuple[Location, str]]:
-    inputs = (ProteinColumn, NucleotideColumn, MoleculeColumn, TextColumn)
-    for role, kinds in (("input", inputs), ("label", (LabelColumn,))):
+def _data(data: Data, task: Task | None) -> Iterator[tuple[Location, str]]:
+    labels = ("label", "number", "residue_labels") if task is None else task.label_types
+    for role, types in (("input", ("protein", "nucleotide", "molecule", "text")), ("label", labels)):
         name = getattr(data, role)
         column = data.columns.get(name)
-        wanted = " or ".join(str(kind.model_fields["type"].annotation.__args__[0]) for kind in kinds)  # type: ignore[union-attr]
         if column is None:
             yield ("data", role), f"names the column {name!r}, which data.columns does not hold"
-        elif not isinstance(column, kinds):
-            yield ("data", role), f"the column {name!r} is of type {column.type}, {role} needs {wanted}"
+        elif column.type not in types:
+            what = f"the column {name!r} is of type {column.type}, {role} needs {' or '.join(types)}"
+            yield ("data", role), what
         elif column.missing == "allowed" or not column.required:
             yield ("data", "columns", name), f"the {role} column must be required, with missing: refused"
-    label = data.columns.get(data.label)
     for name, column in data.columns.items():
-        if isinstance(column, LabelColumn) and isinstance(label, LabelColumn) and name != data.label:
+        is_label = isinstance(column, LabelColumn | ResidueLabelsColumn)
+        if is_label and name != data.label and data.label in data.columns:
             yield ("data", "columns", name), f"a second label column; data.label names {data.label!r}"
+        if not isinstance(column, ResidueLabelsColumn):
+            continue
+        if not isinstance(data.columns.get(column.of), ProteinColumn):
+            yield ("data", "columns", name, "of"), f"{column.of!r} is no protein column of data.columns"
     if data.cohort is not None:
         yield from cohort_problems(data.cohort, data.columns)
 
@@ -332,5 +329,7 @@ def _covariates(data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, st
             yield path, f"names the column {name!r}, which data.columns does not hold"
         elif not isinstance(column, CategoryColumn | NumberColumn):
             yield path, f"the column {name!r} is of type {column.type}, a covariate is a category or a number"
+        elif name == data.label:
+            yield path, f"the column {name!r} is what is predicted"
         elif name in adapter.covariates[:index]:
             yield path, f"the column {name!r} is listed twice"

@@ -184,7 +184,7 @@ def _dealt(resolved: ResolvedRecipe, split: DirichletSplit) -> tuple[list[str], 
         )
     place = header.index(label)
     parts = dirichlet_split(
-        [cells[place] for cells in rows],
+        resolved.recipe.task.strata([cells[place] for cells in rows]),
         sites=split.sites,
         alpha=split.alpha,
         test_share=split.test_share,

@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. First ``test_share`` of each label is held out; then each label's remaining rows are dealt to the sites
-   in shares drawn from a symmetric Dirichlet(alpha) (Hsu et al. 2019, arXiv:1909.06335).
+1. Rows are dealt label by label; where labels are no classes, by what the task makes of them (of numbers,
+   the tenth that each is in). First ``test_share`` of each is held out; then the remaining rows of each are
+   dealt to the sites in shares drawn from a symmetric Dirichlet(alpha) (Hsu et al. 2019, arXiv:1909.06335).
 2. A draw that leaves a site with fewer than ``min_rows`` rows is drawn anew.
 3. The same seed gives the same split on every machine and under every NumPy release: the generator is
    ``RandomState``, whose streams NumPy has frozen.

@@ -80,7 +80,7 @@ def _axis(recipe: Recipe, name: str, edges: Sequence[float] | None) -> dict[str,
         case CategoryColumn():
             own: dict[str, Any] = {"type": "category", "vocabulary": found.vocabulary}
         case LabelColumn():
-            own = {"type": "label", "labels": recipe.task.labels}
+            own = {"type": "label", "labels": recipe.task.classes}
         case NumberColumn() if edges:
             own = {"type": "number", "edges": sorted({*found.bounds, *edges})}
         case _:

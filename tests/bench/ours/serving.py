@@ -18,13 +18,14 @@ from plasmid.models.adapter_files import adapter_files
 from plasmid.models.artifact import write_adapter
 from plasmid.models.importer import import_folder
 from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.classification import ClassificationHead
 from served import COLUMNS, FACTS, MAX_LENGTH
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]
 LORA = LoraSpec(rank=8, alpha=16.0, targets=["all-linear"])
-HEAD = HeadSpec(labels=["no", "yes"])
+HEAD = ClassificationHead(labels=["no", "yes"])
 
 
 def make_base(folder: Path) -> BaseModel:

@@ -15,15 +15,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from plasmid.models.batches import Batch
-from plasmid.models.specs import HeadSpec, LoraSpec
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks import Head
 from stock_peft import StockPeft
 
 Step = Callable[[], object]
 
 
 def peers(
-    base: BaseModel, lora: LoraSpec, head: HeadSpec, batch: Batch, *, rate: float, clip: float, noise: float
+    base: BaseModel, lora: LoraSpec, head: Head, batch: Batch, *, rate: float, clip: float, noise: float
 ) -> dict[str, Step]:
     """Return one step of each peer: ``peft``, ``hooks`` and ``ghost``."""
     from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping

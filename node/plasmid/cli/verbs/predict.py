@@ -57,7 +57,7 @@ def predict(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Score rows: the probability of each label. With --out any number of rows, and a killed one goes on."""
+    """Score rows: labels, or numbers. With --out any number of rows, and a killed one goes on."""
     with reply(format) as answer:
         from plasmid.prediction.adapters import adapter_folder
 
@@ -66,6 +66,7 @@ def predict(
         if data is not None and out is None:
             _few(answer, folder, data)
             return
+        from plasmid.models.artifact import read_head
         from plasmid.prediction.job import Progress, predict_to
 
         told = time.monotonic() - LINE_EVERY_S
@@ -90,7 +91,8 @@ def predict(
         answer.data |= {
             "out": str(done.out),
             "rows": done.rows,
-            "labels": list(done.labels),
+            **read_head(folder).head.facts(),
+            "columns": list(done.columns),
             "rows_cut": done.cut,
             "rows_resumed": done.resumed,
             "rows_per_s": round(done.rate, 1),
@@ -139,12 +141,10 @@ def _few(answer: Reply, folder: Path, data: Path) -> None:
     from plasmid.training.release import predict_file
 
     scores = predict_file(folder, data)
-    answer.data |= {"scores": scores.as_json(), "labels": list(scores.labels)}
+    answer.data |= {"scores": scores.as_json(), **scores.head.facts()}
     for notice in scores.notices:
         answer.note(notice)
-    lines = [",".join(scores.labels)]
-    lines += [",".join(f"{value:.6f}" for value in row) for row in scores.probabilities]
-    answer.say(Text("\n".join(lines)))
+    answer.say(Text("\n".join(scores.lines())))
 
 
 def _input(

@@ -34,6 +34,7 @@ _PROSE = ("title", "task.description", "release.")
 _LONGEST = 200
 _COMPUTATIONS = {
     "counts": "counts: a table of counts over public cells, and sums of one column in them",
+    "evaluate": "evaluate: an adapter's scores of the rows are counted beside their labels",
     "mean": "mean: the count, mean and variance of one column, over all sites",
     "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
     "bundle": "bundle: the recipe's own Python computes a vector from the rows",

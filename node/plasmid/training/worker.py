@@ -5,7 +5,8 @@ Rules
 1. It knows what the gateway sends over the channel (document, rows, base model path, states) and
    nothing else of the site.
 2. ``loss``: the node trains (:mod:`plasmid.training.engine`), or sums one sample's clipped gradients.
-   ``per_record``: the node clips every record to its bound per coordinate, in L2 under a privacy unit, and
+   ``per_record``: the node scores every record where the computation asks for it
+   (:mod:`plasmid.training.scoring`), clips it to its bound per coordinate, in L2 under a privacy unit, and
    sums. ``vector``: finished. What is sampled, clipped and noised is the gateway's word, not the
    computation's. Where the document asks for an audit, canaries (:mod:`plasmid.training.canaries`) join the
    table, and the phase ``audit`` returns [guesses, right] instead. A document's own Python takes the half's
@@ -28,9 +29,9 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ from plasmid.data.table import Drawn, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.schema import Learned
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.evidence import evidence_of
@@ -83,6 +85,12 @@ class Session:
         self._first: NDArray[Any] | None = None
         self._half = api.site_half(self.computation, self.document)
         self._bundle = BundleHalf(self.document) if getattr(self.document, "bundle", None) else None
+        self._scorer: Any = None
+        if getattr(self.computation, "SCORED", False):
+            from plasmid.training.scoring import Scorer
+
+            assert base is not None, "an adapter has a base model"
+            self._scorer = Scorer(cast(Learned, self.document), base, self._stop_if_asked)
         if self._half == "loss":
             from plasmid.training.engine import Engine
 
@@ -116,7 +124,7 @@ class Session:
         state = unpack(body, "state", length=self.shape.state.size, dtype=self.dtype)
         if self._bundle is None:
             vector = self._computed(state, header)
-            self._tell_cells(header.get("cells"))
+            self._tell_cells(state, header.get("cells"))
             return vector
         try:
             return self._computed(state, header)
@@ -173,14 +181,13 @@ class Session:
             total += bounded if norm <= clip else bounded * (clip / norm)
         return total
 
-    def _tell_cells(self, key: str | None) -> None:
+    def _tell_cells(self, state: NDArray[Any], key: str | None) -> None:
         """Send what the gateway's rules against disclosure need beside the sum, if it asked for that."""
         layout = api.layout(self.computation, self.document)
         if key is None or layout is None:
             return
-        assert self.table is not None, "a document with cells has a contract"
         found = evidence_of(
-            self.computation, self.document, layout, self.table.records(), key=bytes.fromhex(key)
+            self.computation, self.document, layout, self._records(state), key=bytes.fromhex(key)
         )
         self._channel.send({"type": "cells", "records": int(found.where.size)}, found.to_bytes())
 
@@ -189,11 +196,19 @@ class Session:
         if self._bundle is not None:
             yield from self._bundle.vectors(state, self.table, self._stop_if_asked)
             return
-        for row in self.table.records():
+        for row in self._records(state):
             self._stop_if_asked()
             record = self.computation.per_record(self.document, state, row)
             if record is not None:
                 yield record
+
+    def _records(self, state: NDArray[Any]) -> Iterator[Mapping[str, Any]]:
+        """Yield every row, with what the adapter in *state* says of it where that is asked for."""
+        assert self.table is not None, "a document with records has a contract"
+        if self._scorer is None:
+            yield from self.table.records()
+        else:
+            yield from self._scorer.records(self.computation.adapter_of(self.shape, state), self.table)
 
     def _stop_if_asked(self) -> None:
         if self._stop.is_set():

@@ -14,7 +14,10 @@ Rules
    public: ``Shape.state`` is a schema of its own where they differ.
 5. A ``per_record`` half that counts or sums in cells may say so (``table``, ``cell``, ``amounts``, see
    :class:`Cellular`); without a privacy unit the node then applies its rules against disclosure to them.
-6. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
+6. A computation may begin with what the requester gives: in place of ``initial`` it then has ``first`` and
+   ``begins`` (see :class:`Begun`). One with ``SCORED`` sees of each record what the adapter in its state says
+   of it, too (see :class:`Scored`).
+7. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import RecipeError
 from plasmid.models.adapter import AdapterSchema
 
@@ -139,6 +143,29 @@ class Computation(Protocol):
         """Return the next public state from the decoded sum of a round's contributions."""
 
 
+class Begun(Protocol):
+    """What a computation has instead of ``initial`` that begins with what the requester gives.
+
+    Its documents name that by its digest, as ``given``.
+    """
+
+    def first(self, document: Any, shape: Shape, given: NDArray[np.float32]) -> State:
+        """Return the first public state, float [shape.state.size]."""
+
+    def begins(self, document: Any, shape: Shape, state: State) -> bool:
+        """Return whether *state* is the first state of what the document names."""
+
+    def adapter_of(self, shape: Shape, state: State) -> NDArray[np.float32]:
+        """Return the adapter in *state*."""
+
+
+class Scored(dict[str, Any]):
+    """A record, by column name, and what an adapter says of it."""
+
+    probabilities: Sequence[float]
+    """Of each label."""
+
+
 class Cellular(Protocol):
     """What a computation with cells has besides."""
 
@@ -157,6 +184,38 @@ def layout(computation: Computation, document: Any) -> Layout | None:
     if document.privacy.unit != "none" or not hasattr(computation, "table"):
         return None
     return cast(Cellular, computation).table(document)
+
+
+def makes_adapter(computation: Computation) -> bool:
+    """Return whether what comes of *computation* is an adapter: it trains one."""
+    return computation.SITE_HALF == "loss"
+
+
+def given_digest(given: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of what a requester gives, little-endian."""
+    return sha256_hex(given.astype("<f4").tobytes())
+
+
+def first_state(computation: Computation, document: Any, shape: Shape, given: bytes | None) -> State:
+    """Return the first public state; *given* is what the requester gives, float32 little-endian.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.given``: it is missing, or not what the document names.
+    """
+    if not hasattr(computation, "first"):
+        return computation.initial(document, shape)
+    begun = cast(Begun, computation)
+    if given is not None and sha256_hex(given) == document.given:
+        state = begun.first(document, shape, np.frombuffer(given, "<f4"))
+        if state.size == shape.state.size:
+            return state
+    raise RecipeError(
+        "recipe.given",
+        "the adapter that the document names was not given, or does not fit it.",
+        "Start the run with 'plasmid evaluate', which sends it.",
+    )
 
 
 def site_half(computation: Computation, document: Any) -> SiteHalf:

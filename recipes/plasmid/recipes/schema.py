@@ -194,36 +194,13 @@ class Release(Strict):
     min_metric: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Recipe(Strict):
-    """A fine-tuning recipe."""
+class Learned(Strict):
+    """What an adapter is learned for, from which rows, on which base model."""
 
-    computation: Literal["finetune"] = "finetune"
-    name: Name
-    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     model: ModelRef
     task: Task
     data: Data
     adapter: AdapterSpec
-    training: Training
-    federation: Federation
-    privacy: Privacy
-    release: Release
-    bundle: LossBundle | None = None
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
-        problems = list(contradictions({name: getattr(self, name) for name in type(self).model_fields}))
-        if problems:
-            raise PydanticCustomError(
-                "contradiction", "sections contradict one another", {"problems": problems}
-            )
-        return self
-
-    @property
-    def rounds(self) -> int:
-        """The number of rounds."""
-        return self.federation.rounds
 
     @property
     def contract(self) -> Contract:
@@ -256,6 +233,34 @@ class Recipe(Strict):
             elif isinstance(column, NumberColumn):
                 covariates.append(NumberCovariate(name=name, type="number", bounds=column.bounds))
         return HeadSpec(labels=list(self.task.labels), covariates=covariates)
+
+
+class Recipe(Learned):
+    """A fine-tuning recipe."""
+
+    computation: Literal["finetune"] = "finetune"
+    name: Name
+    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    training: Training
+    federation: Federation
+    privacy: Privacy
+    release: Release
+    bundle: LossBundle | None = None
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        problems = list(contradictions({name: getattr(self, name) for name in type(self).model_fields}))
+        if problems:
+            raise PydanticCustomError(
+                "contradiction", "sections contradict one another", {"problems": problems}
+            )
+        return self
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds."""
+        return self.federation.rounds
 
 
 def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS
 from plasmid.data.sources.ahead import in_order
-from plasmid.data.sources.blocks import Block, Bytes, Places, Whole, blocks
+from plasmid.data.sources.blocks import Block, Bytes, Places, Whole, blocks, checked
 from plasmid.data.sources.lines import Lines, data_of, offsets_of, pick, strings
 
 MAX_HEADER_BYTES = 65_536
@@ -67,8 +67,8 @@ def read_fasta(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[
     Raises
     ------
     DataError
-        As :func:`plasmid.data.sources.blocks.blocks`; ``data.not_fasta``, ``data.line_too_long``: a header;
-        ``data.source_table``: a column that cannot be one.
+        As :func:`plasmid.data.sources.blocks.blocks` and ``checked``; ``data.not_fasta``;
+        ``data.line_too_long``: a header; ``data.source_table``: a column that cannot be one.
     """
     yield from _read(_Form(path, "data.not_fasta", _FASTA_HINT, _FASTA, _whole_fasta, _fasta), columns)
 
@@ -122,7 +122,7 @@ def _read(form: _Form, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch
 
     def parsed(block: Block) -> tuple[int, pa.RecordBatch | _Wrong]:
         try:
-            found = form.parse(Lines(block), wanted)
+            found = form.parse(Lines(checked(form.path, block)), wanted)
         except _Wrong as wrong:
             return block.line, wrong
         found |= {key: _value(found["description"], key) for key in keys}

@@ -44,6 +44,12 @@ def run(
     project: ProjectOption = None,
     passphrase_file: PassphraseFile = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show plan, who accepts, and where each value comes from; start nothing"
+        ),
+    ] = False,
     evaluate: Annotated[
         bool,
         typer.Option(
@@ -59,7 +65,13 @@ def run(
     """Run a recipe over its sites and keep the adapter, or what its Python computes."""
     with reply(format) as answer:
         from plasmid.client import publish as publishing
-        from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
+        from plasmid.client.launch import (
+            check_project,
+            check_tables,
+            dry_run,
+            federation,
+            plan_and_run,
+        )
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
 
@@ -89,6 +101,9 @@ def run(
         with federation(
             coordinator, tables, sites_dir=sites, port=port, answer=answer, passphrase_file=passphrase_file
         ) as (at, embedded):
+            if dry:
+                dry_run(at, embedded, resolved, invited=site, project=project, answer=answer)
+                return
             done = plan_and_run(
                 at, embedded, resolved.document, invited=site, project=project, yes=yes, answer=answer
             )

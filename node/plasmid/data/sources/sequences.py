@@ -184,15 +184,7 @@ def _fastq(lines: Lines, wanted: Container[str]) -> dict[str, pa.Array]:
     count = len(lines.starts) // 4
     heads, bases, again, marks = (slice(first, 4 * count, 4) for first in range(4))
     lengths = lines.ends - lines.starts
-    first = [lines.letters[lines.starts[which]] for which in (heads, again)]
-    for place, wrong, what in (
-        (0, first[0] != ord("@"), "the header of a read does not begin with '@'"),
-        (2, first[1] != ord("+"), "the third line of a read does not begin with '+'"),
-        (1, lengths[bases] == 0, "a read without letters"),
-        (3, lengths[marks] != lengths[bases], "not as many quality marks as letters"),
-        (2, _differ(lines, heads, again), "the third line of a read repeats another header than its own"),
-        (3, _foul(lines, again, marks), "a quality mark that is not between '!' and '~'"),
-    ):
+    for place, wrong, what in _wrong_reads(lines, heads, bases, again, marks):
         if wrong.any():
             record = int(np.argmax(wrong))
             raise _Wrong(record, 4 * record + place, what)
@@ -212,6 +204,20 @@ def _fastq(lines: Lines, wanted: Container[str]) -> dict[str, pa.Array]:
         total = np.add.reduceat(data_of(lines.pick(marks)), offsets[:-1], dtype=np.uint32)
         columns["mean_quality"] = pa.array(total / np.diff(offsets) - 33.0)
     return columns
+
+
+def _wrong_reads(
+    lines: Lines, heads: slice, bases: slice, again: slice, marks: slice
+) -> Iterator[tuple[int, npt.NDArray[np.bool_], str]]:
+    """Yield which reads are wrong at which of their lines, and how; each presumes that none before was."""
+    lengths = lines.ends - lines.starts
+    first = [lines.letters[lines.starts[which]] for which in (heads, again)]
+    yield 0, first[0] != ord("@"), "the header of a read does not begin with '@'"
+    yield 2, first[1] != ord("+"), "the third line of a read does not begin with '+'"
+    yield 1, lengths[bases] == 0, "a read without letters"
+    yield 3, lengths[marks] != lengths[bases], "not as many quality marks as letters"
+    yield 2, _differ(lines, heads, again), "the third line of a read repeats another header than its own"
+    yield 3, _foul(lines, again, marks), "a quality mark that is not between '!' and '~'"
 
 
 def _foul(lines: Lines, again: slice, marks: slice) -> npt.NDArray[np.bool_]:

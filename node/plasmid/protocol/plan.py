@@ -86,7 +86,16 @@ def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Pl
     ProtocolError
         As :func:`plasmid.privacy.ring.plan_encoding` and
         :func:`plasmid.privacy.skellam.plan_shared_noise`.
+    RecipeError
+        ``recipe.most_sites``: the computation cannot take the sum of so many sites apart.
     """
+    if shape.most_sites is not None and sites > shape.most_sites:
+        raise RecipeError(
+            "recipe.most_sites",
+            f"{document.computation} recovers the sum of {shape.most_sites} sites as the recipe has it, "
+            f"and {sites} take part.",
+            "Raise adapter.sketch_width to the rank times the number of sites, or invite fewer of them.",
+        )
     theta, m = smallest_set(document, sites=sites, c=c)
     privacy = document.privacy
     if not privacy.shares_noise:

@@ -13,7 +13,9 @@ Rules
    whose row it fails is nobody's to know.
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
-4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, seed,
+   What learns in a round, and what of it is sent, is the method's word
+   (:class:`plasmid.computations.api.Method`).
+4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, round, seed,
    sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
    key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
    (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``result`` (body:
@@ -76,6 +78,7 @@ class Session:
             base = open_model(
                 header["base"]["id"], revision=header["base"]["revision"], digest=header["base"]["digest"]
             )
+        self._base = base
         self.shape = self.computation.shape(self.document, base)
         self.dtype = self.shape.dtype
         self._engine: Any = None
@@ -101,6 +104,7 @@ class Session:
                 table,
                 loss=self._bundle.loss if self._bundle else None,
                 checkpointing=document.training.checkpointing,
+                frames=self.computation.frames(document, base),
                 progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
                 should_stop=stop.is_set,
             )
@@ -148,19 +152,25 @@ class Session:
     def _trained(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
         from plasmid.training.dp import UnitSampling
 
+        method, document, round_ = self.computation, self.document, header["round"]
+        before = method.adapter(document, self._base, state)
         if self._first is None:
-            self._first = state.copy()
+            self._first = before.copy()
         sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
-        if self.document.privacy.mechanism == "dp-fedsgd":
-            return np.asarray(self._engine.gradient_sum(state, sampling=sampling))
-        steps = self.document.training.steps
-        trained = self._engine.train(state, steps=steps, seed=header["seed"], sampling=sampling)
-        return np.asarray(trained - state)
+        learn = method.learns(document, round_)
+        if document.privacy.mechanism == "dp-fedsgd":
+            after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
+            before = np.zeros_like(after)
+        else:
+            steps, seed = document.training.steps, header["seed"]
+            after = self._engine.train(before, steps=steps, seed=seed, sampling=sampling, learn=learn)
+        return np.asarray(method.sent(document, self._base, before, after, round_))
 
     def _audited(self, state: NDArray[Any]) -> NDArray[np.float64]:
         assert self._first is not None, "an audit follows the rounds"
         columns = self._canaries.rows.columns
-        fell = self._engine.losses(self._first, columns) - self._engine.losses(state, columns)
+        last = self.computation.adapter(self.document, self._base, state)
+        fell = self._engine.losses(self._first, columns) - self._engine.losses(last, columns)
         return np.array(self._canaries.guess(fell), np.float64)
 
     def _sum_of_records(self, state: NDArray[Any], sampling: dict[str, Any] | None) -> NDArray[np.float64]:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from plasmid.client.provenance import project_line, sums_provenance
 from plasmid.client.results import write_result
 from plasmid.client.table import Table
@@ -177,7 +175,7 @@ class Run:
             folder,
             recipe,
             base,
-            unpack(body, "state", length=shape.state.size, dtype=np.dtype(np.float32)),
+            unpack(body, "state", length=shape.state.size, dtype=shape.dtype),
             results=dict(self.table.rows()),
             privacy=made.privacy_lines(),
             project=project_line(shown["project"], shown["requester"]),

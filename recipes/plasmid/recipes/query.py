@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from plasmid.computations.api import METHODS, impossible
 from plasmid.core.errors import RecipeError, UsageError
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.columns import (
@@ -170,7 +171,7 @@ Document = Recipe | BundleRecipe | CountsDocument | QueryDocument | PingDocument
 _KINDS: dict[str, type[Document]] = {
     "bundle": BundleRecipe,
     "counts": CountsDocument,
-    "finetune": Recipe,
+    **dict.fromkeys(METHODS, Recipe),
     "mean": QueryDocument,
     "ping": PingDocument,
 }
@@ -186,6 +187,8 @@ def document_type(computation: object) -> type[Document]:
     """
     kind = _KINDS.get(computation) if isinstance(computation, str) else None
     if kind is None:
+        if why := impossible(computation):
+            raise RecipeError("recipe.computation_impossible", f"{why}.", "Name that one as 'computation'.")
         raise RecipeError(
             "recipe.computation_unknown",
             f"the document asks for a computation unknown here (known: {', '.join(sorted(_KINDS))}).",

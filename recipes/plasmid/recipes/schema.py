@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from plasmid.computations.api import impossible
 from plasmid.models.specs import CategoryCovariate, HeadSpec, LoraSpec, NumberCovariate
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
@@ -42,6 +43,7 @@ from plasmid.recipes.columns import (
     Word,
     Words,
 )
+from plasmid.recipes.methods import method_contradictions
 from plasmid.recipes.protection import (
     Limits,
     Location,
@@ -139,10 +141,14 @@ class Data(Strict):
 
 
 class AdapterSpec(Strict):
-    """The LoRA factors, and the columns that reach the head beside the pooled encoding."""
+    """The LoRA factors, and the columns that reach the head beside the pooled encoding.
+
+    ``sketch_width`` is for ``computation: sketch`` alone: at least the rank times the number of sites.
+    """
 
     lora: LoraSpec
     covariates: Words = ()
+    sketch_width: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class Training(Strict):
@@ -153,6 +159,8 @@ class Training(Strict):
     ``sgd`` is the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the
     signal. Under a privacy unit ``batch`` is the expected number of units in a Poisson sample.
     ``checkpointing`` keeps no activations inside the encoder's layers: less memory, one more forward pass.
+    ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
+    round's first state is added to the loss, which keeps sites of different data together.
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)]
@@ -163,6 +171,7 @@ class Training(Strict):
     lora_lr: Annotated[float, Field(ge=0, le=10)]
     head_lr: Rate
     covariate_lr: Rate
+    proximal: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
 
 class Server(Strict):
@@ -194,10 +203,18 @@ class Release(Strict):
     min_metric: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Recipe(Strict):
-    """A fine-tuning recipe."""
+def _possible(computation: object) -> object:
+    if why := impossible(computation):
+        raise ValueError(why)
+    return computation
 
-    computation: Literal["finetune"] = "finetune"
+
+class Recipe(Strict):
+    """A fine-tuning recipe. ``computation`` is how factors are combined: docs/recipes.md has the methods."""
+
+    computation: Annotated[
+        Literal["finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch"], BeforeValidator(_possible)
+    ] = "finetune"
     name: Name
     title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     model: ModelRef
@@ -281,6 +298,12 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
     training = sections.get("training")
     if privacy and training and privacy.mechanism == "dp-fedsgd" and training.steps != 1:
         yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"
+    if training and training.proximal and training.steps == 1:
+        yield (
+            ("training", "proximal"),
+            "means nothing with one step a round, which starts where it is measured",
+        )
+    yield from method_contradictions(sections)
 
 
 def _task(task: Task) -> Iterator[tuple[Location, str]]:

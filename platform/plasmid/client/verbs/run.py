@@ -54,6 +54,7 @@ def run(
         from plasmid.client import publish as publishing
         from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe
+        from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
 
         if coordinator and sites:
@@ -65,7 +66,7 @@ def run(
         check_project(coordinator, project)
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
-        trains = resolved.parsed.computation == "finetune"
+        trains = isinstance(resolved.parsed, Recipe)
         repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
         test = materialise_eval(resolved, work, eval_file) if trains else None

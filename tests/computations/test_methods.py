@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+import pkgutil
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from plasmid import computations
 from plasmid.computations import _algebra, _factors, api, fedsb, sketch
 from plasmid.core.errors import RecipeError
+from plasmid.gateway import explanation
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.protocol.messages import Planned
@@ -104,6 +107,16 @@ class Rounds:
 
 def worst(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(left[name] - right[name]).max()) for name in left)
+
+
+def test_every_method_is_known_everywhere() -> None:
+    """Found in the package, allowed in a recipe, a document's type, and told to people who approve."""
+    found = {module.name for module in pkgutil.iter_modules(computations.__path__)}
+    public = {name for name in found if not name.startswith("_") and name not in ("api", "bundle")}
+    assert {name for name in public if api.load(name).SITE_HALF == "loss"} == set(api.METHODS)
+    assert get_args(Recipe.model_fields["computation"].annotation) == api.METHODS
+    assert all(document_type(name) is Recipe for name in api.METHODS)
+    assert explanation._COMPUTATIONS.keys() >= set(api.METHODS)
 
 
 # -- what comes of a sum ---------------------------------------------------------------------------
@@ -477,6 +490,7 @@ def late():
     from plasmid.computations._algebra import uniform
     from .ping import shape
     from . import counts
-    from plasmid.models.adapter import nothing
+    from plasmid.gateway import explanation
+from plasmid.models.adapter import nothing
 """
     assert _imported(source) == {"_factors", "mean", "_algebra", "ping", "counts"}

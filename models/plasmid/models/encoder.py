@@ -230,7 +230,7 @@ class AdaptedModel(nn.Module):
     def _unfolded(self, name: str, value: Tensor) -> Tensor:
         """Return what stands for the tensor *name* as that tensor: a core times its frame."""
         frame = self._frames.get(name)
-        return value if frame is None else value @ frame
+        return value if frame is None else value @ frame.to(value.dtype)
 
     def state(self) -> Vector:
         """Return the adapter as float32 [schema.size]; exactly what :meth:`set_state` was given.

@@ -32,6 +32,7 @@ from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import TAIL, decode_sum, encode
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
+from plasmid.protocol.server_step import server_step
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -69,6 +70,9 @@ class Bench:
         engines = self._of(recipe)
         planned = Planned(sites=sites, c=1, noise_rate=0.0)
         encoding = attempt_plan(recipe, shape, sites=sites, c=1, planned=planned).encoding
+        asked = recipe.federation.server
+        server = server_step(asked.strategy, asked.options)
+        assert server is not None, f"there is no rule for {asked.strategy} here"
         state = method.initial(recipe, shape)
         for round_ in range(1, recipe.rounds + 1):
             before = method.adapter(recipe, base, state)
@@ -79,7 +83,8 @@ class Bench:
                 vector, _ = bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)
                 total += encode(vector, encoding)
             summed = decode_sum(total, encoding, sites)
-            state = method.advance(recipe, shape, state, api.Sum(summed, sites, round_))
+            averaged = method.advance(recipe, shape, state, api.Sum(summed, sites, round_))
+            state = server.step(round_, state, averaged)
             if round_ % every == 0 or round_ == recipe.rounds:
                 yield round_, method.adapter(recipe, base, state)
 

@@ -104,7 +104,7 @@ class Session:
                 table,
                 loss=self._bundle.loss if self._bundle else None,
                 checkpointing=document.training.checkpointing,
-                frames=self.computation.frames(document, base),
+                frames=api.method(document).frames(document, base),
                 progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
                 should_stop=stop.is_set,
             )

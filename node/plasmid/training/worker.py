@@ -10,8 +10,8 @@ Rules
    computation's. Where the document asks for an audit, canaries (:mod:`plasmid.training.canaries`) join the
    table, and the phase ``audit`` returns [guesses, right] instead. A document's own Python takes the half's
    place (:mod:`plasmid.training.halves`); under a privacy unit its failure is a vector of zeros, since on
-   whose row it fails is nobody's to know. What learns in a round, and what of it is sent, is the method's word
-   (:class:`plasmid.computations.api.Method`).
+   whose row it fails is nobody's to know. What learns in a round, and what of it is sent, is the method's
+   word (:class:`plasmid.computations.api.Method`).
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
 4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, round, seed,

@@ -79,7 +79,7 @@ def order(document: Any) -> dict[str, Any]:
     """Return what a gateway orders of a worker for a round of *document*, no noise being the worker's."""
     clip = document.privacy.record_clip
     sampling = {"unit": "record", "clip": clip, "rate": 1.0, "expected": 1.0, "noise_multiplier": 0.0}
-    return {"phase": "train", "seed": 0, "sampling": sampling if clip else None}
+    return {"phase": "train", "round": 1, "seed": 0, "sampling": sampling if clip else None}
 
 
 def computed(document: Any, table: Table | None, state: np.ndarray | None = None) -> np.ndarray:

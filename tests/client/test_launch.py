@@ -9,9 +9,10 @@ import pytest
 
 from in_memory import document_of
 from plasmid.cli.output import Format, Reply
-from plasmid.client.launch import check_project, plan_and_run, show_plan
+from plasmid.client.launch import check_project, dry_run, plan_and_run, show_plan
 from plasmid.client.run import Run
 from plasmid.core.errors import RecipeError, RunFailed, UsageError
+from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, mean_from_bounds, noised
 
 DOCUMENT, DIGEST = document_of(PingDocument(length=4))
@@ -229,3 +230,18 @@ def test_every_run_of_an_embedded_coordinator_is_a_rehearsal(rehearsal: bool) ->
     """One that is fetched later, too: card and provenance say so."""
     coordinator: Any = SimpleNamespace(rehearsal=rehearsal)
     assert Run(coordinator, "run-1", {}).rehearsal is rehearsal
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+def test_a_dry_run_shows_plan_and_origins_and_starts_nothing(refusing: int) -> None:
+    resolved = load_recipe("tcr-covid", overrides={"adapter.lora.rank": "4"})
+    others = {"gamma": no("policy.budget")} if refusing else {"gamma": YES}
+    answers, answer = plan(alpha=YES, beta=YES, **others), Notes()
+    coordinator: Any = SimpleNamespace(plan=lambda *_, **__: answers)  # it has no start
+    dry_run(coordinator, None, resolved, invited=None, project="trial", answer=answer)
+    assert answer.data["would_run"] is (not refusing)
+    assert answer.data["values"]["adapter.lora.rank"] == {"value": 4, "origin": "--set"}
+    assert answer.data["plan"] == answers
+    told = "\n".join(answer.lines)
+    assert "--set     adapter.lora.rank = 4" in told
+    assert f"{3 - refusing} sites would take part, 3 must. Nothing was started." in told

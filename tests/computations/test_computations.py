@@ -21,7 +21,7 @@ from tiny_task import tiny_recipe
 AGES = QueryDocument(name="ages", column="age", bounds=(20.0, 80.0), max_rows=500)
 
 
-@pytest.mark.parametrize("name", ["counts", "finetune", "mean", "ping"])
+@pytest.mark.parametrize("name", ["counts", "mean", "ping", *api.METHODS])
 def test_a_computation_has_one_site_half(name: str) -> None:
     computation: Any = api.load(name)
     halves = {"loss": "losses", "per_record": "per_record", "vector": "vector"}

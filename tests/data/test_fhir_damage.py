@@ -229,3 +229,10 @@ def test_a_path_that_shows_nothing_is_told(tmp_path: Path) -> None:
         opened(tmp_path / "absent")
     assert caught.value.code == "data.source_down"
     assert caught.value.__context__ is None
+
+
+def test_a_bundle_whose_type_is_no_word_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text(lines(patient()))
+    (tmp_path / "b.json").write_text(json.dumps({"resourceType": "Bundle", "type": [CANARY]}))
+    (told,) = refused(tmp_path, code="data.fhir_bundle")
+    assert told.startswith("a bundle that holds answers or messages")

@@ -154,6 +154,11 @@ def test_what_is_no_fasta_file(tmp_path: Path, content: bytes, code: str, what: 
         (b"@CANARY\nAC", "data.not_fastq", "record 1, line 2: the file ends within"),
         (b"@a\n\n+\n\n", "data.not_fastq", "record 1, line 2: a read without letters"),
         (
+            b"@a\nA\n+\nI\n\n\n\n\n@b\nAC\n+b\nII\n",
+            "data.not_fastq",
+            "record 2, line 5: the header of a read",
+        ),
+        (
             b"@a\nA\n+\nI\n@b\nA\n+CANARY\nI\n",
             "data.not_fastq",
             "record 2, line 7: the third line of a read rep",

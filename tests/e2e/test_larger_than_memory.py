@@ -109,7 +109,7 @@ def trained(home: SiteHome, recipe: Recipe) -> tuple[int, int, int, float]:
             for round_ in range(2):
                 state = state + session.compute(
                     state,
-                    order={"phase": "train", "seed": round_, "sampling": None},
+                    order={"phase": "train", "round": 1, "seed": round_, "sampling": None},
                     length=state.size,
                     dtype=state.dtype,
                     progress=lambda *_: None,

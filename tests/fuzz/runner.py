@@ -87,6 +87,8 @@ def attack(target: Target, *, inputs: int, seconds: float, seed: int = 0, keep: 
     """Feed *target* until *inputs* or *seconds* are used up, or *keep* problems of a kind were found."""
     mutator = Mutator(target.seeds, Random(f"{target.name}/{seed}"), structured=target.structured)
     outcome = Outcome(target.name)
+    for valid in target.seeds:
+        target.run(valid)  # what a valid input needs, libraries included, is no growth
     begun, before = time.monotonic(), _peak_mib()
     previous = {one: signal.signal(one, _too_long) for one in (signal.SIGALRM, signal.SIGPROF)}
     try:

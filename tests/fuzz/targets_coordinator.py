@@ -190,6 +190,7 @@ def _requests(routes: Routes) -> Iterator[dict[str, Any]]:
         ("alpha", "GET", "/v1/site/messages", "boot=a&after=3&wait_s=0.5", "", {}),
         ("alpha", "POST", "/v1/site/messages", "", beat.model_dump(mode="json"), {}),
         ("alpha", "PUT", f"/v1/site/bodies/{digest}", upload, "12345", chunk),
+        ("ada", "PUT", f"/v1/given/{digest}", upload, "12345", chunk),
         ("alpha", "GET", "/v1/members/ada", "", "", {}),
         ("ada", "POST", "/v1/projects", "", envelope.model_dump(mode="json"), {}),
         ("ada", "GET", "/v1/projects", "", "", {}),

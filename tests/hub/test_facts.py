@@ -90,6 +90,14 @@ def test_the_metric_of_a_card_counts_where_nothing_else_does() -> None:
     assert "metric:accuracy" in found.tags
 
 
+@pytest.mark.parametrize(("named", "kept"), [("rmse", None), ("mae", None), ("spearman", 0.8)])
+def test_a_metric_of_which_less_is_better_is_a_tag_and_in_no_order(named: str, kept: float | None) -> None:
+    measured = json.dumps({"metrics": {"metric": named, "federated": 0.8}}).encode()
+    found = read_facts({"provenance.json": measured})
+    assert found.metric == kept
+    assert f"metric:{named}" in found.tags
+
+
 @pytest.mark.parametrize(
     "card",
     [

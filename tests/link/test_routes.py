@@ -104,6 +104,7 @@ WITH_BODY = {
     ("POST", "/v1/enrol"): MAX_ENROL_BYTES,
     ("POST", "/v1/site/messages"): MAX_MESSAGE_BYTES,
     ("PUT", "/v1/site/bodies/{digest}"): CHUNK_BYTES,
+    ("PUT", "/v1/given/{digest}"): CHUNK_BYTES,
     ("POST", "/v1/projects"): MAX_PROJECT_BYTES,
     ("POST", "/v1/renew"): MAX_ENROL_BYTES,
     ("POST", "/v1/leave"): MAX_ENROL_BYTES,
@@ -126,7 +127,7 @@ def test_a_body_over_the_cap_is_refused_by_its_length(
     folder = party.credential.folder
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     context.load_cert_chain(folder / "tls.pem", password=party.password)
-    query = "?run=run-1&offset=0&total=1" if "bodies" in route[1] else ""
+    query = "?run=run-1&offset=0&total=1" if "{digest}" in route[1] else ""
     head = (
         f"{route[0]} {path_of(route)}{query} HTTP/1.1\r\nHost: localhost\r\n"
         f"X-Chunk-SHA256: {D}\r\nContent-Length: {WITH_BODY[route] + 1}\r\n\r\n"
@@ -397,6 +398,38 @@ def test_a_received_body_is_served_to_nobody(parties: dict[str, Party], live: Li
     assert answer.json() == {"have": len(body)}
     for name in ("alpha", "beta", "ada"):
         assert error(parties[name].http.get(f"/v1/bodies/{digest}")) == (404, "link.no_body")
+
+
+def test_what_a_person_gives_is_one_body_whole_or_not_at_all(
+    parties: dict[str, Party], live: LiveLink
+) -> None:
+    ada, bodies = parties["ada"].http, live.server._bodies
+    first, second = b"an adapter's numbers", b"another one's"
+    for body in (first, second):
+        digest, half = sha256_hex(body), len(body) // 2
+        for start, end in ((0, half), (half, len(body))):
+            assert bodies.given(digest) is None
+            part = body[start:end]
+            answer = ada.put(
+                f"/v1/given/{digest}",
+                params={"offset": start, "total": len(body)},
+                headers={"X-Chunk-SHA256": sha256_hex(part)},
+                content=part,
+            )
+            assert answer.json() == {"have": end}
+        assert bodies.given(digest) == body
+        assert error(ada.get(f"/v1/bodies/{digest}")) == (404, "link.no_body")
+    assert bodies.given(sha256_hex(first)) is None  # the next one replaces it
+    wrong = sha256_hex(b"something else")
+    answer = ada.put(
+        f"/v1/given/{wrong}",
+        params={"offset": 0, "total": 5},
+        headers={"X-Chunk-SHA256": sha256_hex(b"12345")},
+        content=b"12345",
+    )
+    assert error(answer) == (409, "protocol.chunk")
+    assert bodies.given(wrong) is None
+    assert parties["alpha"].http.put(f"/v1/given/{wrong}", content=b"12345").status_code == 403
 
 
 @pytest.mark.parametrize("digest", ["..%2f..%2fidentity.key", "%2e%2e", "A" * 64, "0" * 63, "0" * 65])

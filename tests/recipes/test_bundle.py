@@ -83,7 +83,7 @@ def test_the_digest_follows_from_document_source_and_api_and_not_from_the_releas
     assert spec.origin is not None
     parts = {
         "document": resolved.document,
-        "computation_source": sha256_hex(Path(spec.origin).read_bytes()),
+        "computation_sources": {"bundle": sha256_hex(Path(spec.origin).read_bytes())},
         "computation_api": API_VERSION,
     }
     approved = resolved.digest

@@ -36,7 +36,7 @@ bundle:
 """
 APPROVED = "def per_record(state, row, settings): return [1.0, 0.0, 0.0]\n"
 ANOTHER = "def per_record(state, row, settings): return [0.0, row['age'], 0.0]\n"
-ORDER = {"phase": "train", "seed": 0, "sampling": None}
+ORDER = {"phase": "train", "round": 1, "seed": 0, "sampling": None}
 
 
 @pytest.fixture(autouse=True)

@@ -144,7 +144,7 @@ def test_a_record_of_which_the_computation_makes_nan_counts_as_zero(monkeypatch:
     header = {"document": document.model_dump(mode="json"), "base": None, **frame_rows(table, document)}
     frame = (header, b"")
     session = Session(SimpleNamespace(send=None), threading.Event(), frame)  # type: ignore[arg-type]
-    order = ({"phase": "train", "seed": 0, "sampling": None}, pack("state", np.zeros(4)))
+    order = ({"phase": "train", "round": 1, "seed": 0, "sampling": None}, pack("state", np.zeros(4)))
     assert session.compute(order).tolist() == [0.0, 2.0, 2.0, 0.0]
 
 

@@ -56,7 +56,7 @@ def parts(size: int, sent: list[int]) -> Iterator[bytes]:
 
 
 def ask(client: httpx.Client, address: Address, content: bytes | Iterator[bytes]) -> httpx.Response:
-    arguments = {"params": PARAMETERS, "headers": HEADERS} if "bodies" in address[1] else {}
+    arguments = {"params": PARAMETERS, "headers": HEADERS} if "{digest}" in address[1] else {}
     return client.request(address[0], path_of(address), content=content, **arguments)
 
 

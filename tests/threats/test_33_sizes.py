@@ -100,7 +100,7 @@ def contribution(federation: Federation, site: str) -> Any:
         return summed(federation.document, rows_in(descriptor), data_key=federation.home(site).data_key())
     header = {"document": federation.values, "base": None, "descriptor": os.dup(descriptor or -1)}
     session = Session(SimpleNamespace(send=None), threading.Event(), (header, b""))  # type: ignore[arg-type]
-    order = {"phase": "train", "seed": 1, "sampling": sampling(admitted.document, admitted.terms)}
+    order = {"phase": "train", "round": 1, "seed": 1, "sampling": sampling(admitted.document, admitted.terms)}
     state = np.zeros(admitted.shape.schema.size, admitted.shape.dtype)
     return session.compute((order, pack("state", state)))
 

@@ -156,7 +156,7 @@ def test_a_computation_that_nobody_can_look_into_gets_no_claim_about_a_record(tm
 def order(federation: Federation) -> dict[str, Any]:
     """Return what the gateway orders of the worker for a record of *federation*'s document."""
     terms = unit_terms(federation.document, federation.home("alpha").config().public_size)
-    return {"phase": "train", "seed": 0, "sampling": sampling(federation.document, terms)}
+    return {"phase": "train", "round": 1, "seed": 0, "sampling": sampling(federation.document, terms)}
 
 
 def test_a_record_is_clipped_by_the_node_whatever_is_made_of_it(

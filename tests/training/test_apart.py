@@ -46,7 +46,7 @@ def _no_bundle_stays() -> Iterator[None]:
 
 def test_the_vectors_are_those_of_the_records() -> None:
     at = session(bundle_recipe(HONEST, privacy=RECORD), ages(12.0, None, 120.0))
-    order = {"phase": "train", "seed": 0, "sampling": {"clip": 2.0}}
+    order = {"phase": "train", "round": 1, "seed": 0, "sampling": {"clip": 2.0}}
     assert at.compute((order, pack("state", np.zeros(3)))) == pytest.approx([1.1, 0.0, 0.0])
     # a further round, with another state
     assert at.compute((order, pack("state", np.array([0.25, 0.0, 0.0])))) == pytest.approx([1.1, 0.0, 0.5])

@@ -200,7 +200,7 @@ from torch.nn.functional import cross_entropy
 def loss(model, batch, settings):
     return cross_entropy(model(batch).float(), batch.labels, reduction="none") * (1.0 - settings["share"])
 """
-ORDER = {"phase": "train", "seed": 3, "sampling": None}
+ORDER = {"phase": "train", "round": 1, "seed": 3, "sampling": None}
 FAILS_IN_THE_GRADIENT = """
 def loss(model, batch, settings):
     values = model(batch).float().sum(dim=1)

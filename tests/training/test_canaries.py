@@ -161,7 +161,7 @@ def test_a_worker_trains_on_canaries_and_audits_the_last_state(
     session = Session(NoChannel(), threading.Event(), (frame | frame_rows(tiny_table(16), recipe), b""))
     assert session._engine._rows.labels.shape[0] == session._canaries.table.rows > 16
     first = initial_state(session.shape.schema, recipe.seed)
-    order = {"phase": "train", "seed": 1, "sampling": None}
+    order = {"phase": "train", "round": 1, "seed": 1, "sampling": None}
 
     def compute(state: np.ndarray, **changes: Any) -> np.ndarray:
         return session.compute((order | changes, pack("state", state)))

@@ -248,7 +248,7 @@ ONES = torch.ones(3, 2)
 
 def _note(health: Health, trained: dict[str, nn.Parameter], dead: set[str], slots: Tensor = ONES) -> None:
     grads = [torch.zeros(2, 2) if name in dead else torch.eye(2) for name in trained]
-    health.note(trained, grads, slots)
+    health.note(trained, grads, slots, every=trained)
 
 
 @pytest.mark.parametrize("dead", sorted(_tensors()))

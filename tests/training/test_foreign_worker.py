@@ -51,7 +51,7 @@ def compute() -> Iterator[Compute]:
         try:
             vector = session.compute(
                 np.zeros(3, dtype),
-                order={"phase": "train", "seed": 0, "sampling": None},
+                order={"phase": "train", "round": 1, "seed": 0, "sampling": None},
                 length=3,
                 dtype=dtype,
                 progress=lambda step, steps_: steps.append((step, steps_)),

@@ -84,7 +84,7 @@ def compute(
 ) -> np.ndarray:
     return session.compute(
         state,
-        order={"phase": phase, "seed": 0, "sampling": sampling},
+        order={"phase": phase, "round": 1, "seed": 0, "sampling": sampling},
         length=state.size if length is None else length,
         dtype=np.dtype(dtype or state.dtype),
         progress=lambda step, steps: None,
@@ -133,7 +133,7 @@ def test_what_the_rules_against_disclosure_need_comes_beside_the_sum(worker: Sta
     for key in ("ab" * 32, "ab" * 32, "cd" * 32):
         session.compute(
             np.zeros(4),
-            order={"phase": "train", "seed": 0, "sampling": None, "cells": key},
+            order={"phase": "train", "round": 1, "seed": 0, "sampling": None, "cells": key},
             length=4,
             dtype=np.dtype("<f8"),
             progress=lambda step, steps: None,
@@ -228,7 +228,7 @@ def test_the_child_ends_when_the_channel_closes(worker: Start) -> None:
     for rows in (1, 1_000_000):
         session = worker()
         session.open(AGES.model_dump(mode="json"), None, snapshot_of(ages(*[50.0] * rows), AGES))
-        order = {"phase": "train", "seed": 0, "sampling": None}
+        order = {"phase": "train", "round": 1, "seed": 0, "sampling": None}
         session.channel.send({"type": "compute", **order}, pack("state", np.zeros(4)))
         session.channel.close()
         assert session._worker.process.wait(30) == 0
@@ -420,7 +420,7 @@ def test_a_large_table_is_trained_on_from_its_file(
         monkeypatch.setattr(worker_module, "IN_MEMORY_BYTES", limit)
         session = in_this_process(document, tiny_table(40), base)
         assert isinstance(session.table, kind)
-        order = {"phase": "train", "seed": 1, "sampling": None}
+        order = {"phase": "train", "round": 1, "seed": 1, "sampling": None}
         found.append(session.compute((order, pack("state", state))))
     assert np.abs(found[0]).max() > 0
     assert np.array_equal(found[0], found[1])

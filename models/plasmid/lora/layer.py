@@ -9,7 +9,10 @@ Rules
    usual) or one gradient per row of the batch (to :class:`plasmid.lora.samples.Samples`). Both are the same
    number of multiplications, the second as a batched product; so private training costs what training costs.
 3. B is kept transposed, [rank, out]: products with a narrow result are several times faster along rows.
-4. Under autocast everything here runs in its type, and gradients come back in the factors' type.
+4. Of a factor that does not learn no gradient is computed. A core (:meth:`LoraLinear.core_in`) is the square
+   matrix C [rank, rank] in place of B: B transposed is C F, F [rank, out] being fixed; autograd, or rule 2,
+   gives its gradient.
+5. Under autocast everything here runs in its type, and gradients come back in the factors' type.
 """
 
 from __future__ import annotations
@@ -53,13 +56,22 @@ class _Fused(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(narrow, scaled).to(ctx.x_dtype).view(ctx.shape)
         narrow = narrow * layer.scale
+        down, up = layer.lora_down.requires_grad, layer.held_up.requires_grad
         if not ctx.gather:
-            return grad_x, (narrow.T @ flat).to(dtype), (inner.T @ grad).to(dtype), None
+            return (
+                grad_x,
+                (narrow.T @ flat).to(dtype) if down else None,
+                (inner.T @ grad).to(dtype) if up else None,
+                None,
+            )
         flat, inner, narrow, grad = (
             value.view(ctx.shape[0], -1, value.shape[-1]) for value in (flat, inner, narrow, grad)
         )
-        layer.samples.add(layer.lora_down, ctx.rows, torch.bmm(narrow.mT, flat).to(dtype))
-        layer.samples.add(layer.lora_up, ctx.rows, torch.bmm(inner.mT, grad).to(dtype))
+        if down:
+            layer.samples.add(layer.lora_down, ctx.rows, torch.bmm(narrow.mT, flat).to(dtype))
+        if up:
+            wide = grad if layer.frame is None else grad @ layer.frame.to(grad.dtype).T
+            layer.samples.add(layer.held_up, ctx.rows, torch.bmm(inner.mT, wide).to(dtype))
         return grad_x, None, None, None
 
 
@@ -70,6 +82,8 @@ class LoraLinear(nn.Linear):
     ----------
     lora_down, lora_up
         A [rank, in], and B transposed [rank, out].
+    lora_core, frame
+        C and F where B is held so; None.
     scale
         alpha / rank.
     """
@@ -86,10 +100,29 @@ class LoraLinear(nn.Linear):
         self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_up = nn.Parameter(torch.zeros(rank, self.out_features, device=device))
         nn.init.uniform_(self.lora_down, -bound, bound)
+        self.lora_core: nn.Parameter | None = None
+        self.frame: Tensor | None = None
         self.scale = alpha / rank
         self.samples = samples
 
+    @property
+    def held_up(self) -> nn.Parameter:
+        """What of B can learn: B transposed, or its core."""
+        return self.lora_up if self.lora_core is None else self.lora_core
+
+    def core_in(self, frame: Tensor) -> nn.Parameter:
+        """Hold B as a core, zero at first, in *frame* [rank, out]; return the core [rank, rank]."""
+        self.frame = frame.to(self.lora_up)
+        self.lora_core = nn.Parameter(torch.zeros(len(frame), len(frame), device=frame.device))
+        del self.lora_up
+        return self.lora_core
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
         """Return float [n, ..., out] for *input* [n, ..., in], n being the rows of the batch."""
-        output: Tensor = _Fused.apply(input, self.lora_down, self.lora_up, self)  # type: ignore[no-untyped-call]
+        if self.lora_core is None or self.frame is None:
+            up: Tensor = self.lora_up
+        else:
+            with torch.autocast(input.device.type, enabled=False):
+                up = self.lora_core @ self.frame
+        output: Tensor = _Fused.apply(input, self.lora_down, up, self)  # type: ignore[no-untyped-call]
         return output

@@ -3,6 +3,7 @@
     the four files of :mod:`plasmid.models.adapter_files`
     README.md                   the card; its code block scores rows with stock libraries
     provenance.json             where the adapter comes from
+    calibration.json            a temperature, where one was found (:mod:`plasmid.models.calibration`)
 
 Rules
 -----
@@ -31,6 +32,7 @@ from plasmid.models.adapter import (
     adapter_schema,
 )
 from plasmid.models.adapter_files import HeadFile, hub_name, json_file
+from plasmid.models.calibration import calibrated
 from plasmid.models.card import CardFacts, card
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Head
@@ -135,7 +137,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def read_head(folder: Path) -> HeadFile:
-    """Return ``head.json`` of the adapter in *folder*, without reading anything else of it.
+    """Return ``head.json`` of the adapter in *folder*, with its calibration, and read nothing else of it.
 
     Raises
     ------
@@ -149,12 +151,13 @@ def read_head(folder: Path) -> HeadFile:
             "Give the folder that 'plasmid run' named at its end.",
         )
     try:
-        return HeadFile.model_validate_json(_read(folder / "head.json", MAX_JSON_BYTES))
+        about = HeadFile.model_validate_json(_read(folder / "head.json", MAX_JSON_BYTES))
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
         raise _invalid(folder, f"head.json is wrong at {', '.join(places)}") from error
     except (ValueError, RecursionError) as error:
         raise _invalid(folder, "a file is not JSON") from error
+    return calibrated(folder, about)
 
 
 def _tensors(folder: Path, head: Head) -> dict[str, Vector]:

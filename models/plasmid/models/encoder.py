@@ -12,15 +12,15 @@ Rules
    once per row and kept (:meth:`AdaptedModel.cached`). A run from there is the stock forward with
    its list of layers cut and the embeddings' output replaced, so masks, rotary positions and final
    norms remain the library's.
-4. Factors that are frozen (:meth:`AdaptedModel.freeze_factors`) never change the encoder's output either:
-   what the head reads of it is computed once per row and kept (:meth:`AdaptedModel.pooled`).
+4. Factors that never learn (:meth:`AdaptedModel.learn`) never change the encoder's output either: what the
+   head reads of it is computed once per row and kept (:meth:`AdaptedModel.pooled`).
 5. The model is always in eval mode: no dropout, so sites differ by their data alone.
 6. Gradients are summed over a batch, or gathered row by row where :attr:`AdaptedModel.samples` is on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,6 +109,8 @@ class AdaptedModel(nn.Module):
         self.covariates = nn.Linear(max(1, head.covariate_width), head.width, bias=False)
         self.covariates.weight.requires_grad_(head.covariate_width > 0)
         self._trained: dict[str, nn.Parameter] = {}
+        self._factors = factors
+        self._frames: dict[str, Tensor] = {}
         for path, layer in factors.items():
             self._trained[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.lora_down
             self._trained[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.lora_up
@@ -176,10 +178,24 @@ class AdaptedModel(nn.Module):
         """
         return self._trained
 
-    def freeze_factors(self) -> None:
-        """Leave the LoRA factors as they are set: only head and covariate weights learn."""
-        for parameter in self.groups()["lora"]:
-            parameter.requires_grad_(False)
+    def learn(self, parts: Collection[str]) -> None:
+        """Let those *parts* learn, and nothing else: ``A``, ``B`` or ``core``, ``head``, ``covariates``."""
+        kinds = {"head.weight": "head", "head.bias": "head", "head.covariates": "covariates"}
+        for name, parameter in self._trained.items():
+            kind = "A" if name.endswith(".lora_A.weight") else "core" if name in self._frames else "B"
+            parameter.requires_grad_(kinds.get(name, kind) in parts)
+
+    def hold_cores(self, frames: Mapping[str, Vector]) -> None:
+        """Hold the factors B named in *frames* as cores in them: orthonormal columns, [out, rank].
+
+        Such a B must lie in the span of its frame; :meth:`set_state` projects it.
+        """
+        for path, layer in self._factors.items():
+            name = f"{PEFT_PREFIX}{path}.lora_B.weight"
+            if name in frames:
+                frame = torch.from_numpy(np.ascontiguousarray(frames[name].T)).to(self.device)
+                self._trained[name] = layer.core_in(frame)
+                self._frames[name] = frame
 
     def factors(self) -> Vector:
         """Return the values of the LoRA factors, float32, as one vector."""
@@ -193,7 +209,8 @@ class AdaptedModel(nn.Module):
     def flat(self, values: Iterable[Tensor]) -> Vector:
         """Return *values*, one shaped like each of :meth:`trained` in order, as float32 [schema.size]."""
         pairs = zip(self._trained, values, strict=True)
-        parts = [_in_schema(name, value.detach()).reshape(-1).float().cpu().numpy() for name, value in pairs]
+        whole = ((name, self._unfolded(name, value.detach())) for name, value in pairs)
+        parts = [_in_schema(name, value).reshape(-1).float().cpu().numpy() for name, value in whole]
         return np.concatenate(parts)
 
     def set_state(self, state: Vector) -> None:
@@ -207,10 +224,20 @@ class AdaptedModel(nn.Module):
         tensors = self.schema.unflatten(state)
         with torch.no_grad():
             for name, parameter in self._trained.items():
-                parameter.copy_(_in_schema(name, torch.from_numpy(tensors[name])))
+                value = _in_schema(name, torch.from_numpy(tensors[name]))
+                frame = self._frames.get(name)
+                parameter.copy_(value if frame is None else value.to(frame) @ frame.T)
+
+    def _unfolded(self, name: str, value: Tensor) -> Tensor:
+        """Return what stands for the tensor *name* as that tensor: a core times its frame."""
+        frame = self._frames.get(name)
+        return value if frame is None else value @ frame.to(value.dtype)
 
     def state(self) -> Vector:
-        """Return the adapter as float32 [schema.size]; exactly what :meth:`set_state` was given."""
+        """Return the adapter as float32 [schema.size]; exactly what :meth:`set_state` was given.
+
+        Where cores are held, but for rounding.
+        """
         return self.flat(self._trained.values())
 
     def encode(

@@ -77,6 +77,7 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
             scratch if request["keep"] else None,
             patient=patient,
             holdout=getattr(data, "holdout", None),
+            held=getattr(document, "rows", None) == "holdout",
             key=key,
         )
         told = time.monotonic()
@@ -93,7 +94,7 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
         if not figures.rows:
             raise DataError(
                 "data.empty",
-                f"the recipe holds out every row of {_what(view, path)}.",
+                f"the recipe holds out every row of {_what(view, path)}, or none that is asked for.",
                 "A site needs at least one row to take part.",
             )
         said = {

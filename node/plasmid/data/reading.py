@@ -94,6 +94,8 @@ class Collector:
         The column whose equal cells are one person; None counts rows.
     key
         The site's secret for :attr:`people`.
+    held
+        Take what is held out, and leave out the rest.
     """
 
     def __init__(
@@ -104,9 +106,10 @@ class Collector:
         patient: str | None,
         holdout: Holdout | None,
         key: bytes,
+        held: bool = False,
     ) -> None:
         self._writer = SnapshotWriter(columns, folder) if folder is not None else None
-        self._patient, self._holdout, self._key = patient, holdout, key
+        self._patient, self._holdout, self._held, self._key = patient, holdout, held, key
         self._people: list[NDArray[np.uint64]] = []
         self._rows = self._held_out = 0
 
@@ -116,6 +119,7 @@ class Collector:
         if self._holdout is not None:
             out = np.asarray(held_out(batch, keys, self._holdout, self._patient))
             self._held_out += int(out.sum())
+            out = ~out if self._held else out
             batch = batch.filter(pa.array(~out))
             keys = [key for key, gone in zip(keys, out, strict=True) if not gone]
         self._rows += batch.num_rows

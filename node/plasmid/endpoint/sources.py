@@ -31,6 +31,8 @@ from typing import Any
 from plasmid.core.errors import ModelError, sentence
 from plasmid.endpoint.access import Caller, Remembered, server_token
 from plasmid.endpoint.problems import Problem, adapter_not_found
+from plasmid.models.calibration import CALIBRATION
+from plasmid.models.calibration import MAX_BYTES as MAX_CALIBRATION_BYTES
 from plasmid.models.hub_client import find_hub
 from plasmid.models.pool import Fetch, at
 from plasmid.protocol.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
@@ -46,6 +48,7 @@ MAX_FILE_BYTES = {
     "adapter_config.json": 2**20,
     "head.json": 16 * 2**20,
     "provenance.json": MAX_TEXT_BYTES,
+    CALIBRATION: MAX_CALIBRATION_BYTES,
     "README.md": MAX_TEXT_BYTES,
     PROJECT: MAX_TEXT_BYTES,
     ROUNDS: MAX_ROUNDS_BYTES,

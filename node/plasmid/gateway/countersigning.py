@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.following import Fetch
@@ -52,7 +53,7 @@ def check_result(
     LinkError
         A body cannot be had.
     """
-    if admitted.base is None:
+    if admitted.base is None or not api.makes_adapter(api.load(admitted.document.computation)):
         raise ProtocolError("protocol.result", f"{admitted.run} makes no adapter.")
     statement = message.result.open(Attestation)
     result = statement.predicate

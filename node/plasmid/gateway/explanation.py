@@ -34,8 +34,14 @@ _PROSE = ("title", "task.description", "release.")
 _LONGEST = 200
 _COMPUTATIONS = {
     "counts": "counts: a table of counts over public cells, and sums of one column in them",
+    "evaluate": "evaluate: an adapter's scores of the rows are counted beside their labels",
     "mean": "mean: the count, mean and variance of one column, over all sites",
     "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
+    "ffa_lora": "ffa_lora: one of every two small matrices beside weights is trained on the rows",
+    "rolora": "rolora: small matrices beside weights are trained on the rows, half of them a round",
+    "fedsvd": "fedsvd: one of every two small matrices beside weights is trained on the rows",
+    "fedsb": "fedsb: a small square matrix beside each of a base model's weights is trained on the rows",
+    "sketch": "sketch: small matrices beside weights are trained on the rows; projections of them leave",
     "bundle": "bundle: the recipe's own Python computes a vector from the rows",
     "ping": "ping: a vector of constants, to time the network",
 }

@@ -2,9 +2,10 @@
 
 Rules
 -----
-1. The first state is the computation's own; it is made again here. From then on the site re-runs the pure
-   ``advance`` on the total that the next manifest carries, then the server's step, and compares
-   (:data:`RELATIVE`, :data:`ABSOLUTE`: what rounding may do between two machines, nothing more).
+1. The first state is the computation's own, made again here, or that of the adapter which the document names.
+   From then on the site re-runs the pure ``advance`` on the total that the next manifest carries, then the
+   server's step, and compares (:data:`RELATIVE`, :data:`ABSOLUTE`: what rounding may do between two
+   machines, nothing more).
 2. A state that does not follow ends this site's part in the run; it is not admitted again.
 3. What cannot be re-run is not held against anybody, and counted as not re-run: a server's optimiser without
    a rule here, a total that was not published, rounds that this site missed or a restart made it forget.
@@ -130,7 +131,7 @@ class Following:
         if self._at is None:
             self.complete = round_ == 1
         if round_ == 1:
-            self._compare(1, self._computation.initial(self._document, self._shape), state)
+            self._check_first(state)
         elif before is not None and self._can_rerun(round_):
             self._compare(round_, self._step(round_ - 1, before), state)
             self.rerun += 1
@@ -138,6 +139,12 @@ class Following:
             self._missed = True
         self._at = (round_, digest, state)
         return state
+
+    def _check_first(self, state: NDArray[Any]) -> None:
+        if not hasattr(self._computation, "begins"):
+            self._compare(1, self._computation.initial(self._document, self._shape), state)
+        elif not self._computation.begins(self._document, self._shape, state):
+            raise _differs(1, "another adapter than the document names")
 
     def _can_rerun(self, round_: int) -> bool:
         if self._at is None or self._at[0] != round_ - 1 or (self._has_server and self._server is None):

@@ -32,7 +32,7 @@ def check_manifest(site: str, admitted: AdmittedRun, manifest: Manifest) -> api.
     sites = len(admitted.roster)
     shape = admitted.shape
     if audit:
-        if document.computation != "finetune" or document.privacy.audit is None:
+        if getattr(document.privacy, "audit", None) is None:
             raise ProtocolError("protocol.manifest", "the document asks for no audit.")
         plan = audit_plan(document, sites=sites, c=admitted.c, planned=planned)
         shape = replace(shape, schema=_AUDIT_SCHEMA, bound=plan.encoding.bound, norm=None, bits=64)

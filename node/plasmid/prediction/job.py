@@ -31,7 +31,13 @@ from plasmid.prediction.journal import Part, opened
 
 BLOCK_ROWS = 1024
 _TYPES = {"number": pa.float32(), "text": pa.string(), "numbers": pa.list_(pa.float32())}
-_FILES = ("adapter_model.safetensors", "adapter_config.json", "head.safetensors", "head.json")
+_FILES = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "head.safetensors",
+    "head.json",
+    "calibration.json",
+)
 
 Engine = Callable[[Path, Input, int, Collection[int]], Iterator[Part]]
 """(the adapter's folder, the input, rows of a block, numbers of the blocks that are done) -> their parts."""

@@ -12,7 +12,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,13 +94,18 @@ class Attested:
         )
         return "\n".join(f"- {line}" for line in lines)
 
-    def provenance(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def provenance(
+        self, metrics: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Return ``provenance.json``: JSON values.
 
         Parameters
         ----------
         metrics
             The honest table, by whoever fetched the adapter: no site has signed it.
+        evaluations
+            Sums over the sites' rows (:mod:`plasmid.computations.evaluate`), as the coordinator told them to
+            whoever fetched the adapter: no site has signed them.
         """
         result, project = self.result, self.project
         words = {site: self.words[site] for site in sorted(self.words)}
@@ -145,6 +150,7 @@ class Attested:
             },
             "evaluation": "rows of whoever fetched the adapter, on which no site trained; no site signed it",
             "metrics": dict(metrics),
+            **({"evaluations": [dict(one) for one in evaluations]} if evaluations else {}),
         }
 
 

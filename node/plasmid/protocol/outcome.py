@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
 from plasmid.models.adapter import Vector, adapter_schema
 from plasmid.models.adapter_files import adapter_files
@@ -33,12 +34,12 @@ def is_rehearsal(project: Project) -> bool:
 
 
 def release_settings(recipe: Any, base: BaseModel, state: Vector) -> dict[str, Any]:
-    """Return what :func:`plasmid.models.adapter_files.adapter_files` is to be given for a trained *state*."""
+    """Return what :func:`plasmid.models.adapter_files.adapter_files` is to be given for a public *state*."""
     head = recipe.head()
     own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
     return {
         "schema": adapter_schema(base, recipe.adapter.lora, head),
-        "state": state,
+        "state": api.method(recipe).adapter(recipe, base, state),
         "base": base,
         "lora": recipe.adapter.lora,
         "head": head,

@@ -78,6 +78,17 @@ def step_noise(document: Any, rate: float) -> float | None:
     return dp_sgd_noise(rate=rate, steps=steps, epsilon=privacy.epsilon, delta=privacy.delta)
 
 
+def check_sites(document: Any, shape: Shape, sites: int) -> None:
+    """Raise RecipeError (``recipe.most_sites``) if a sum of so many sites cannot be taken apart."""
+    if shape.most_sites is not None and sites > shape.most_sites:
+        raise RecipeError(
+            "recipe.most_sites",
+            f"{document.computation} recovers the sum of {shape.most_sites} sites as the recipe has it, "
+            f"and {sites} take part.",
+            "Raise adapter.sketch_width to the rank times the number of sites, or invite fewer of them.",
+        )
+
+
 def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Planned) -> AttemptPlan:
     """Return the plan of an attempt of the training phase.
 
@@ -86,7 +97,10 @@ def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Pl
     ProtocolError
         As :func:`plasmid.privacy.ring.plan_encoding` and
         :func:`plasmid.privacy.skellam.plan_shared_noise`.
+    RecipeError
+        As :func:`check_sites` and :func:`sensitivity`.
     """
+    check_sites(document, shape, sites)
     theta, m = smallest_set(document, sites=sites, c=c)
     privacy = document.privacy
     if not privacy.shares_noise:

@@ -262,7 +262,7 @@ def _check_texts(folder: Path, made: Attested) -> None:
         text = _read(folder / "provenance.json", MAX_TEXT_BYTES)
         check_json(text)
         found = json.loads(text)
-        if found != json.loads(json.dumps(made.provenance(found["metrics"]))):
+        if found != json.loads(json.dumps(made.provenance(found["metrics"], found.get("evaluations", ())))):
             wrong.append("provenance.json")
     except (ValueError, KeyError, TypeError, RecursionError):
         wrong.append("provenance.json")

@@ -183,13 +183,28 @@ class LinkClient:
     # -- bodies --------------------------------------------------------------------------------
 
     def upload(self, digest: str, body: bytes, *, run: str) -> None:
-        """Send *body*, which has *digest*, in chunks; what the server already holds is not sent again.
+        """Send this site's *body* for *run*, which has *digest*, in chunks.
+
+        What the server already holds is not sent again.
 
         Raises
         ------
         LinkError
             As :meth:`request`; ``link.refused``: the server keeps asking for what it was sent.
         """
+        self._put(f"/v1/site/bodies/{digest}", {"run": run}, digest, body)
+
+    def give(self, digest: str, body: bytes) -> None:
+        """Send *body*, which has *digest* and which a run's document names as ``given``, as a person.
+
+        Raises
+        ------
+        LinkError
+            As :meth:`upload`.
+        """
+        self._put(f"/v1/given/{digest}", {}, digest, body)
+
+    def _put(self, path: str, params: dict[str, str], digest: str, body: bytes) -> None:
         offset = 0
         view = memoryview(body)
         for _ in range(2 * (len(body) // CHUNK_BYTES) + _SPARE_REQUESTS):
@@ -198,8 +213,8 @@ class LinkClient:
             chunk = view[offset : offset + CHUNK_BYTES]
             answer = self.request(
                 "PUT",
-                f"/v1/site/bodies/{digest}",
-                params={"run": run, "offset": offset, "total": len(body)},
+                path,
+                params={**params, "offset": offset, "total": len(body)},
                 headers={_CHUNK_HEADER: digest if len(chunk) == len(body) else sha256_hex(chunk)},
                 content=bytes(chunk),
             )

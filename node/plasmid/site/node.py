@@ -204,6 +204,7 @@ class _Run(threading.Thread):
             order={
                 "cells": None if layout is None else people_key(gateway.home.data_key()).hex(),
                 "phase": manifest.phase,
+                "round": manifest.round,
                 "seed": local_seed(document.seed, gateway.site, manifest.round),
                 "sampling": sampling(document, admitted.terms),
             },

@@ -218,7 +218,8 @@ class Health:
 
     Whether a tensor *moves* says nothing, because noise moves all of them; so gradients are looked at before
     noise. One that must be zero is not counted: of A while B or the head is zero, of B while A or the head
-    is, of covariate weights when every covariate in the step is missing, of anything in an empty step.
+    is, of covariate weights when every covariate in the step is missing, of anything in an empty step. A call
+    counts only for what learns in it.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -226,26 +227,33 @@ class Health:
         self._tried: set[str] = set()
 
     def note(
-        self, trained: Mapping[str, nn.Parameter], gradients: Sequence[Tensor], covariates: Tensor
+        self,
+        learning: Mapping[str, nn.Parameter],
+        gradients: Sequence[Tensor],
+        covariates: Tensor,
+        *,
+        every: Mapping[str, nn.Parameter],
     ) -> None:
         """Look at a step of at least one row.
 
         Parameters
         ----------
-        trained
-            The tensors by name, with the values that the gradients were taken at.
+        learning
+            The tensors that learn in this call, by name, with the values that the gradients were taken at.
         gradients
             Before noise, in the same order.
         covariates
             The covariate slots of the step's rows.
+        every
+            All tensors of the adapter by name: a factor's gradient is zero while the other one is.
         """
-        for (name, _), gradient in zip(trained.items(), gradients, strict=True):
+        for name, gradient in zip(learning, gradients, strict=True):
             if name not in self._calls:
                 continue
             if gradient.any():
                 del self._calls[name]
                 self._tried.discard(name)
-            elif name not in self._tried and _could_move(name, trained, covariates):
+            elif name not in self._tried and _could_move(name, every, covariates):
                 self._tried.add(name)
 
     def end_call(self) -> None:

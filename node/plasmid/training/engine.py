@@ -7,7 +7,7 @@ Rules
    given with a fresh optimiser. The same state, steps and seed give the same result on the same machine.
 2. Three groups of parameters with a learning rate each: LoRA factors, head, covariate weights. Factors with
    a rate of 0 are frozen: they stay as they are given, have no part in clip and noise, and the encoder runs
-   once a row.
+   once a row. What does not learn in a call (the method says what does) is frozen for that call.
 3. Batches come from seeded permutations (:mod:`plasmid.training.order`). Under a privacy unit they are
    Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
 4. The computation, or the document's own Python, says what is minimised (the mean of its losses by row), and
@@ -20,13 +20,14 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from plasmid.computations import finetune
+from plasmid.computations.api import Part
 from plasmid.core.errors import DataError, RunFailed
 from plasmid.data.table import Drawn, Table
 from plasmid.models.adapter import AdapterSchema, Vector
@@ -43,6 +44,8 @@ from plasmid.training.precision import chosen_precision
 
 MAX_CACHE_BYTES = 2 * 2**30
 """A table whose lower activations take more is run through the whole encoder at every step."""
+
+EVERYTHING: frozenset[Part] = frozenset({"A", "B", "core", "head", "covariates"})
 
 MICRO_ROWS = 64
 MAX_GATHERED_BYTES = 512 * 2**20
@@ -67,6 +70,8 @@ class Engine:
         ``loss(model, batch)`` returns the loss of each row, [n]; None is that of the computation.
     checkpointing
         Keep no activations inside the transformer layers: less memory, one more forward pass a step.
+    frames
+        Those factors B that are held as cores, see :meth:`AdaptedModel.hold_cores`.
 
     Attributes
     ----------
@@ -92,6 +97,7 @@ class Engine:
         should_stop: Callable[[], bool] | None = None,
         loss: Callable[[AdaptedModel, Batch], torch.Tensor] | None = None,
         checkpointing: bool = False,
+        frames: Mapping[str, Vector] | None = None,
     ) -> None:
         self._recipe = recipe
         self._progress = progress
@@ -106,6 +112,7 @@ class Engine:
             device=self._accelerator.device,
             checkpointing=checkpointing,
         )
+        self._model.hold_cores(frames or {})
         self.schema: AdapterSchema = self._model.schema
         self.precision = chosen_precision(recipe.training.precision, self._accelerator.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -121,12 +128,19 @@ class Engine:
         if person is not None and person in table.names:
             self._patients = [np.array(rows, np.int64) for rows in table.groups(person)]
         self._frozen: Vector | None = None
-        if recipe.training.lora_lr == 0:
-            self._model.freeze_factors()
+        self._learn(EVERYTHING)
         self._health = Health(list(self._model.learning()))
         self._scored: tuple[Mapping[str, Sequence[Cell]], Rows] | None = None
 
-    def train(self, state: Vector, *, steps: int, seed: int, sampling: UnitSampling | None = None) -> Vector:
+    def train(
+        self,
+        state: Vector,
+        *,
+        steps: int,
+        seed: int,
+        sampling: UnitSampling | None = None,
+        learn: Collection[Part] = EVERYTHING,
+    ) -> Vector:
         """Return the state after *steps* optimiser steps from *state* (float32 [schema.size]).
 
         Parameters
@@ -135,6 +149,8 @@ class Engine:
             Of the order of rows; means nothing under *sampling*.
         sampling
             The privacy unit, its clip and noise; None trains without.
+        learn
+            What learns; the rest stays as it is, and has no part in clip and noise.
 
         Raises
         ------
@@ -148,7 +164,9 @@ class Engine:
             ``data.column_missing``: *sampling* is by patient, the table isn't.
         """
         self._model.set_state(state)
+        self._learn(learn)
         optimizer = self._optimizer()
+        start = {value: value.detach().clone() for value in self._model.learning().values()}
         self._cache()
         batches = order(self._table.rows, self._recipe.training.batch, steps, seed)
         for done in range(1, steps + 1):
@@ -159,6 +177,7 @@ class Engine:
                     parameter.grad = gradient
             elif not self._gradient(next(batches)):
                 raise _not_finite(f"the loss of step {done} of {steps}")
+            self._pull(start)
             optimizer.step()
             optimizer.zero_grad()
             if self._progress is not None:
@@ -166,7 +185,9 @@ class Engine:
         self._health.end_call()
         return _finite(self._model.state(), "the adapter after the last step")
 
-    def gradient_sum(self, state: Vector, *, sampling: UnitSampling) -> Vector:
+    def gradient_sum(
+        self, state: Vector, *, sampling: UnitSampling, learn: Collection[Part] = EVERYTHING
+    ) -> Vector:
         """Return the sum of clipped unit gradients at *state* over one Poisson sample, float32 [schema.size].
 
         It is neither divided nor noised, and scaled as *sampling* says: it must not leave as it is.
@@ -177,6 +198,7 @@ class Engine:
             As :meth:`train`.
         """
         self._model.set_state(state)
+        self._learn(learn)
         self._stop_if_asked()
         self._cache()
         total = self._clipped_sum(sampling)
@@ -186,6 +208,18 @@ class Engine:
         found = dict(zip(self._model.learning().values(), total.values(), strict=True))
         every = [found.get(value, torch.zeros_like(value)) for value in self._model.trained().values()]
         return _finite(self._model.flat(every), "the sum of gradients")
+
+    def _learn(self, parts: Collection[Part]) -> None:
+        """Let *parts* learn; with a rate of 0 no factor does."""
+        frozen = self._recipe.training.lora_lr == 0
+        self._model.learn([part for part in parts if part in ("head", "covariates") or not frozen])
+
+    def _pull(self, start: Mapping[torch.nn.Parameter, torch.Tensor]) -> None:
+        """Add FedProx's part of the gradient, mu times the way from *start*. Rows have no part in it."""
+        if mu := self._recipe.training.proximal:
+            for parameter, first in start.items():
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - first, alpha=mu)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rates = self._recipe.training
@@ -208,7 +242,7 @@ class Engine:
         learning = self._model.learning()
         none = torch.zeros(1)
         gradients = [none if value.grad is None else value.grad for value in learning.values()]
-        self._health.note(learning, gradients, rows.covariates[chosen])
+        self._health.note(learning, gradients, rows.covariates[chosen], every=self._model.trained())
         return True
 
     def _clipped_sum(self, sampling: UnitSampling) -> ClippedSum:
@@ -237,7 +271,7 @@ class Engine:
         )
         if drawn:
             total.add(drawn, rows.lengths)
-            self._health.note(learning, total.values(), rows.covariates[places])
+            self._health.note(learning, total.values(), rows.covariates[places], every=self._model.trained())
         return total
 
     def _gather(self, rows: Rows, chosen: Indices) -> Gathered:

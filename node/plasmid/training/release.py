@@ -88,7 +88,7 @@ def write_release(
     Parameters
     ----------
     state
-        float32 [adapter size].
+        The last public state.
     provenance
         JSON values: recipe and base digests, rounds, participants, code version, metrics.
     results
@@ -103,10 +103,11 @@ def write_release(
     ModelError, StorageError
         As :func:`plasmid.models.artifact.write_adapter`.
     """
+    settings = release_settings(recipe, base, state)
     write_adapter(
         folder,
-        adapter_files(**release_settings(recipe, base, state)),
-        parameters=state.size,
+        adapter_files(**settings),
+        parameters=settings["schema"].size,
         facts=CardFacts(
             title=recipe.title,
             license=recipe.release.license,

@@ -64,7 +64,8 @@ class WorkerSession:
         Parameters
         ----------
         order
-            ``phase``, ``seed`` and ``sampling`` of the compute frame; see :mod:`plasmid.training.worker`.
+            ``phase``, ``round``, ``seed`` and ``sampling`` of the compute frame; see
+            :mod:`plasmid.training.worker`.
         cells
             The layout of a sum in cells, and the most records; None where no evidence is asked for.
 

@@ -5,15 +5,17 @@ Rules
 1. It knows what the gateway sends over the channel (document, rows, base model path, states) and
    nothing else of the site.
 2. ``loss``: the node trains (:mod:`plasmid.training.engine`), or sums one sample's clipped gradients.
-   ``per_record``: the node clips every record to its bound per coordinate, in L2 under a privacy unit, and
+   ``per_record``: the node scores every record where the computation asks for it
+   (:mod:`plasmid.training.scoring`), clips it to its bound per coordinate, in L2 under a privacy unit, and
    sums. ``vector``: finished. What is sampled, clipped and noised is the gateway's word, not the
    computation's. Where the document asks for an audit, canaries (:mod:`plasmid.training.canaries`) join the
    table, and the phase ``audit`` returns [guesses, right] instead. A document's own Python takes the half's
    place (:mod:`plasmid.training.halves`); under a privacy unit its failure is a vector of zeros, since on
-   whose row it fails is nobody's to know.
+   whose row it fails is nobody's to know. What learns in a round, and what of it is sent, is the method's
+   word (:class:`plasmid.computations.api.Method`).
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
-4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, seed,
+4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, round, seed,
    sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
    key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
    (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``result`` (body:
@@ -28,9 +30,9 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,7 @@ from plasmid.data.table import Drawn, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.schema import Learned
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.evidence import evidence_of
@@ -77,6 +80,7 @@ class Session:
             base = open_model(
                 header["base"]["id"], revision=header["base"]["revision"], digest=header["base"]["digest"]
             )
+        self._base = base
         self.shape = self.computation.shape(self.document, base)
         self.dtype = self.shape.dtype
         self._engine: Any = None
@@ -84,6 +88,12 @@ class Session:
         self._first: NDArray[Any] | None = None
         self._half = api.site_half(self.computation, self.document)
         self._bundle = BundleHalf(self.document) if getattr(self.document, "bundle", None) else None
+        self._scorer: Any = None
+        if getattr(self.computation, "SCORED", False):
+            from plasmid.training.scoring import Scorer
+
+            assert base is not None, "an adapter has a base model"
+            self._scorer = Scorer(cast(Learned, self.document), base, self._stop_if_asked)
         if self._half == "loss":
             from plasmid.training.engine import Engine
 
@@ -102,6 +112,7 @@ class Session:
                 table,
                 loss=self._bundle.loss if self._bundle else None,
                 checkpointing=document.training.checkpointing,
+                frames=api.method(document).frames(document, base),
                 progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
                 should_stop=stop.is_set,
             )
@@ -117,7 +128,7 @@ class Session:
         state = unpack(body, "state", length=self.shape.state.size, dtype=self.dtype)
         if self._bundle is None:
             vector = self._computed(state, header)
-            self._tell_cells(header.get("cells"))
+            self._tell_cells(state, header.get("cells"))
             return vector
         try:
             return self._computed(state, header)
@@ -149,19 +160,25 @@ class Session:
     def _trained(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
         from plasmid.training.dp import UnitSampling
 
+        method, document, round_ = self.computation, self.document, header["round"]
+        before = method.adapter(document, self._base, state)
         if self._first is None:
-            self._first = state.copy()
+            self._first = before.copy()
         sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
-        if self.document.privacy.mechanism == "dp-fedsgd":
-            return np.asarray(self._engine.gradient_sum(state, sampling=sampling))
-        steps = self.document.training.steps
-        trained = self._engine.train(state, steps=steps, seed=header["seed"], sampling=sampling)
-        return np.asarray(trained - state)
+        learn = method.learns(document, round_)
+        if document.privacy.mechanism == "dp-fedsgd":
+            after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
+            before = np.zeros_like(after)
+        else:
+            steps, seed = document.training.steps, header["seed"]
+            after = self._engine.train(before, steps=steps, seed=seed, sampling=sampling, learn=learn)
+        return np.asarray(method.sent(document, self._base, before, after, round_))
 
     def _audited(self, state: NDArray[Any]) -> NDArray[np.float64]:
         assert self._first is not None, "an audit follows the rounds"
         columns = self._canaries.rows.columns
-        fell = self._engine.losses(self._first, columns) - self._engine.losses(state, columns)
+        last = self.computation.adapter(self.document, self._base, state)
+        fell = self._engine.losses(self._first, columns) - self._engine.losses(last, columns)
         return np.array(self._canaries.guess(fell), np.float64)
 
     def _sum_of_records(self, state: NDArray[Any], sampling: dict[str, Any] | None) -> NDArray[np.float64]:
@@ -174,14 +191,13 @@ class Session:
             total += bounded if norm <= clip else bounded * (clip / norm)
         return total
 
-    def _tell_cells(self, key: str | None) -> None:
+    def _tell_cells(self, state: NDArray[Any], key: str | None) -> None:
         """Send what the gateway's rules against disclosure need beside the sum, if it asked for that."""
         layout = api.layout(self.computation, self.document)
         if key is None or layout is None:
             return
-        assert self.table is not None, "a document with cells has a contract"
         found = evidence_of(
-            self.computation, self.document, layout, self.table.records(), key=bytes.fromhex(key)
+            self.computation, self.document, layout, self._records(state), key=bytes.fromhex(key)
         )
         self._channel.send({"type": "cells", "records": int(found.where.size)}, found.to_bytes())
 
@@ -190,11 +206,19 @@ class Session:
         if self._bundle is not None:
             yield from self._bundle.vectors(state, self.table, self._stop_if_asked)
             return
-        for row in self.table.records():
+        for row in self._records(state):
             self._stop_if_asked()
             record = self.computation.per_record(self.document, state, row)
             if record is not None:
                 yield record
+
+    def _records(self, state: NDArray[Any]) -> Iterator[Mapping[str, Any]]:
+        """Yield every row, with what the adapter in *state* says of it where that is asked for."""
+        assert self.table is not None, "a document with records has a contract"
+        if self._scorer is None:
+            yield from self.table.records()
+        else:
+            yield from self._scorer.records(self.computation.adapter_of(self.shape, state), self.table)
 
     def _stop_if_asked(self) -> None:
         if self._stop.is_set():
@@ -251,6 +275,9 @@ def serve(channel: Channel) -> None:
 
 def main() -> None:
     """Run on the channel that the launcher gave as standard input."""
+    # Accelerate imports Amazon's client where that is installed, which tries a socket: a sandbox refuses it,
+    # and the owner's log would say so of a recipe that did nothing.
+    sys.modules.setdefault("boto3", None)  # type: ignore[arg-type]
     end = socket.socket(fileno=os.dup(0))
     null = os.open(Path(os.devnull), os.O_RDONLY)
     os.dup2(null, 0)

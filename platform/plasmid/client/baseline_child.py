@@ -33,7 +33,8 @@ class Bench:
     def __init__(self, header: dict[str, Any]) -> None:
         recipe = parse_document(header["document"])
         assert isinstance(recipe, Recipe)
-        self.recipe = recipe
+        alone = recipe.training.model_copy(update={"proximal": 0.0})  # there are no rounds to stay near
+        self.recipe = recipe.model_copy(update={"training": alone})
         self.base = open_model(
             **{"model_id" if key == "id" else key: value for key, value in header["base"].items()}
         )

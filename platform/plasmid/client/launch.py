@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import typer
 
-from plasmid.cli.output import Reply
+from plasmid.cli.output import Reply, plain
 from plasmid.client.api import Coordinator
 from plasmid.client.embedded import Embedded
 from plasmid.client.progress import RunProgress
@@ -21,8 +22,11 @@ from plasmid.gateway.passphrase import from_file
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.load import ResolvedRecipe
+from plasmid.recipes.origins import leaves
 
 _WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
+_LONGEST_SHOWN = 100
 _DECLARED_ON_CONFIRMATION = {"data.no_public_size"}
 
 
@@ -78,6 +82,66 @@ def check_tables(tables: Mapping[str, Path], document: dict[str, Any], answer: R
         raise DataError(first.code, "\n".join(problem.message for problem in problems), first.hint)
 
 
+def dry_run(
+    coordinator: Coordinator,
+    embedded: Embedded | None,
+    resolved: ResolvedRecipe,
+    *,
+    invited: list[str] | None,
+    project: str | None,
+    answer: Reply,
+) -> None:
+    """Show the plan of a run, who would accept it and where each value comes from; start nothing.
+
+    Raises
+    ------
+    LinkError, ProjectRefused
+        As :meth:`plasmid.client.api.Coordinator.plan`.
+    """
+    plan = planned(coordinator, embedded, resolved.document, invited=invited, project=project, answer=answer)
+    least = resolved.parsed.federation.min_sites
+    accepting = [site for site, said in plan["sites"].items() if said["accepted"] or said["pending"]]
+    values = dict(leaves(resolved.document))
+    shown = {
+        dotted: {"value": values[path], "origin": resolved.origins[dotted]}
+        for path in values
+        if (dotted := ".".join(map(str, path))) in resolved.origins
+    }
+    answer.data |= {"plan": plan, "values": shown, "would_run": len(accepting) >= least}
+    answer.say("")
+    for dotted, found in shown.items():
+        text = json.dumps(found["value"], ensure_ascii=False)
+        text = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+        answer.say(plain(f"  {found['origin']:<9} {dotted} = {text}"))
+    said = f"{len(accepting)} sites would take part, {least} must"
+    answer.say("", f"A dry run: {said}. Nothing was started.")
+
+
+def planned(
+    coordinator: Coordinator,
+    embedded: Embedded | None,
+    document: dict[str, Any],
+    *,
+    invited: list[str] | None,
+    project: str | None,
+    answer: Reply,
+) -> dict[str, Any]:
+    """Return and show the plan of *document*; the arguments are those of :func:`plan_and_run`."""
+    if embedded:
+        project, invited = embedded.project, embedded.sites
+    plan = coordinator.plan(document, sites=invited, project=project)
+    for site, said in plan["sites"].items():
+        if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
+            sentence = "its policy is written when you confirm"
+            said |= {"accepted": True, "code": "", "sentence": sentence, "pending": None}
+        elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
+            said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
+    show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
+    if embedded:
+        show_isolation(*embedded.isolation, answer=answer)
+    return plan
+
+
 def plan_and_run(
     coordinator: Coordinator,
     embedded: Embedded | None,
@@ -103,16 +167,7 @@ def plan_and_run(
         project, invited = embedded.project, embedded.sites
     elif project is None:
         project = coordinator.project().digest
-    plan = coordinator.plan(document, sites=invited, project=project)
-    for site, said in plan["sites"].items():
-        if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
-            sentence = "its policy is written when you confirm"
-            said |= {"accepted": True, "code": "", "sentence": sentence, "pending": None}
-        elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
-            said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
-    show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
-    if embedded:
-        show_isolation(*embedded.isolation, answer=answer)
+    plan = planned(coordinator, embedded, document, invited=invited, project=project, answer=answer)
     answer.data |= {
         "trainable_parameters": plan["trainable_parameters"],
         "bytes_up_per_round": plan["bytes_up_per_round"],

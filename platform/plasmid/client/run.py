@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from plasmid.client.provenance import project_line, sums_provenance
 from plasmid.client.results import write_result
 from plasmid.client.table import Table
 from plasmid.computations import api as computations
 from plasmid.core.errors import ModelError, ProjectRefused, RunFailed, from_dict
 from plasmid.core.files import home
+from plasmid.models.calibration import CALIBRATION, calibration_file
 from plasmid.models.store import ensure_model
 from plasmid.privacy.claims import statement
 from plasmid.protocol.attestation import BUNDLE, ROUNDS, Attestation, Release, digests, pack_bundle
@@ -53,6 +52,8 @@ class Run:
     adapter, verified
         The adapter's folder, once :meth:`save_adapter` has written it, and what was verified of it, by the
         coordinator's pinned key and the keys of the project.
+    evaluations
+        What :mod:`plasmid.client.evaluation` kept of the evaluations of its adapter.
     rehearsal
         Whether one owner held all sites' data and keys (an embedded run); card and provenance say so.
     """
@@ -65,6 +66,7 @@ class Run:
         self.verified: Verified | None = None
         self.rehearsal = coordinator.rehearsal
         self.table = Table(metric=document.get("task", {}).get("metric", ""))
+        self.evaluations: list[dict[str, Any]] = []
         self._final: dict[str, Any] | None = None
         self._fetched: tuple[bytes, bytes, Envelope] | None = None
 
@@ -171,18 +173,19 @@ class Run:
         made = attested(project, result, words, history)
 
         def seal(files: Mapping[str, bytes]) -> dict[str, bytes]:
-            return self._seal(made, result, words, {**files, ROUNDS: history, PROJECT: project.wire()})
+            beside = {ROUNDS: history, PROJECT: project.wire(), **self._calibration()}
+            return beside | self._seal(made, result, words, {**files, **beside})
 
         write_release(
             folder,
             recipe,
             base,
-            unpack(body, "state", length=shape.state.size, dtype=np.dtype(np.float32)),
+            unpack(body, "state", length=shape.state.size, dtype=shape.dtype),
             results=dict(self.table.rows()),
             privacy=made.privacy_lines(),
             project=project_line(shown["project"], shown["requester"]),
             attested=made.signature_lines(),
-            provenance=made.provenance(self.table.as_json()),
+            provenance=made.provenance(self.table.as_json(), self.evaluations),
             seal=seal,
         )
         self.verified = verify_release(
@@ -216,7 +219,7 @@ class Run:
         words: Mapping[str, Envelope],
         files: Mapping[str, bytes],
     ) -> dict[str, bytes]:
-        """Return what goes beside the files of the adapter: history, project and all that was signed."""
+        """Return what was signed about *files*: by coordinator and sites before, by this person now."""
         found = digests(files)
         other = sorted(name for name, digest in made.files.items() if found.get(name) != digest)
         if other:
@@ -232,8 +235,11 @@ class Run:
             countersignatures={site: word.open(Attestation).digest() for site, word in words.items()},
         )
         envelope = self.coordinator.attest(Attestation.about(found, release))
-        bundle = pack_bundle([result, *(words[site] for site in sorted(words)), envelope])
-        return {ROUNDS: files[ROUNDS], PROJECT: files[PROJECT], BUNDLE: bundle}
+        return {BUNDLE: pack_bundle([result, *(words[site] for site in sorted(words)), envelope])}
+
+    def _calibration(self) -> dict[str, bytes]:
+        found = [one for one in self.evaluations if one.get("temperature") is not None]
+        return {} if not found else {CALIBRATION: calibration_file(found[-1])}
 
     def save_result(self, folder: Path | None = None) -> Path:
         """Fetch the final state of a run that trains no model, and write it to *folder*.

@@ -16,7 +16,7 @@ from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan, attempts
+from plasmid.protocol.plan import attempt_plan, attempts, check_sites
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 
@@ -114,7 +114,7 @@ def check_roster(job: Job, roster: list[str], refused: dict[str, str], c: int) -
     Raises
     ------
     RecipeError
-        ``recipe.too_few_sites``, with who refused and why, or ``recipe.colluders``.
+        ``recipe.too_few_sites``, with who refused and why, ``recipe.colluders`` or ``recipe.most_sites``.
     """
     limits = job.document.federation
     if len(roster) < limits.min_sites:
@@ -130,3 +130,4 @@ def check_roster(job: Job, roster: list[str], refused: dict[str, str], c: int) -
             f"{len(roster)} sites of which {c} may collude: a mask would hide nothing.",
             "Invite more organisations, or lower federation.colluding_organisations.",
         )
+    check_sites(job.document, job.shape, len(roster))

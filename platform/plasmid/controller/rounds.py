@@ -48,7 +48,7 @@ class Rounds:
         optimiser = server and ServerOptimiser(
             build_strategy(server.strategy, server.options), job.shape.state
         )
-        state = self._computation.initial(job.document, job.shape)
+        state = api.first_state(self._computation, job.document, job.shape, self._given())
         self._publish(state)
         for round_ in range(1, job.document.rounds + 1):
             before = self._state
@@ -60,6 +60,11 @@ class Rounds:
             context.runs.end_round(context.run, round_, self._state.digest)
             self._forget(before)
         return state
+
+    def _given(self) -> bytes | None:
+        """Return what the requester gave, where the document names something."""
+        named = getattr(self._job.document, "given", None)
+        return None if named is None else self._context.bodies.given(named)
 
     def audit(self) -> Audit:
         """Return the canary audit of the last state, over all sites that are left."""
@@ -84,7 +89,7 @@ class Rounds:
 
     def _publish(self, state: NDArray[Any], *, last: bool = False) -> None:
         bodies, total = self._context.bodies, None
-        if self._summed is not None and (not last or self._job.base is not None):
+        if self._summed is not None and (not last or api.makes_adapter(self._computation)):
             summed, sites = self._summed
             body = pack("total", np.asarray(summed, np.float64))
             total = Total(digest=bodies.publish(body), size=len(body), sites=sites)

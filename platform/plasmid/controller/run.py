@@ -97,7 +97,7 @@ class RunActor:
         runs.move(run, RunState.FINISHING)
         audit = self._audit(job, rounds)
         record = self._result(job, terms, sums, state, audit)
-        if job.base is not None:
+        if api.makes_adapter(api.load(job.document.computation)):
             record["signed"] = conclude(self._context, job, sums.account, state, rounds.last, record)
         runs.move(run, RunState.SUCCEEDED, result=record)
 

@@ -31,6 +31,7 @@ from plasmid.core.yaml12 import Yaml12Error, parse_yaml
 from plasmid.hub.changes import plain_text
 from plasmid.hub.names import MAX_REVISION
 from plasmid.hub.tables import MAX_EDGE_NAME, MAX_TAG, MAX_TITLE
+from plasmid.models.metrics import FEWER_IS_BETTER
 
 SOURCES = ("README.md", "provenance.json", "adapter_config.json", "head.json", "config.json")
 MAX_SOURCE_BYTES = 1_000_000
@@ -44,6 +45,8 @@ WORD = "word:"
 _HEADING = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)
 _TITLE_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _MIN_WORD = 3
+_FEWER = FEWER_IS_BETTER | {"loss", "eval_loss", "perplexity", "mse", "wer", "cer"}
+"""Metrics that no order by metric, largest first, and no least value can mean: they are tags only."""
 _RELATIONS = ("adapter", "merge", "finetune", "quantized")
 _PLAIN = ("library_name", "pipeline_tag")
 _OURS = ("domain", "organism", "task")
@@ -92,6 +95,8 @@ def read_facts(files: Mapping[str, bytes]) -> Facts:
     index = _indexed(card)
     metric = _first(_number(measured, "federated"), _number(index, "value"))
     named = _first(_word(measured, "metric"), _word(head, "metric"), _word(index, "type"))
+    if named is not None and named.lower() in _FEWER:
+        metric = None
     bases = list(_bases(card, adapter))
     kinds = _kinds(card, adapter, bases)
     tags: dict[str, None] = {}

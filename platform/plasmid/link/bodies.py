@@ -7,7 +7,9 @@ Rules
 2. An upload grows beside the received bodies and takes its place only when it is whole and has its
    digest. A site has one body of a run here: the next one replaces it.
 3. A run announces how large its bodies may be before a byte is taken.
-4. Paths are made from digests and run ids that have passed their patterns, never from other input.
+4. What a person *gives* for a run (an adapter to be judged) is one body a person: the next one replaces
+   it. No route serves it.
+5. Paths are made from digests and run ids that have passed their patterns, never from other input.
 """
 
 from __future__ import annotations
@@ -79,6 +81,22 @@ class Bodies:
         except OSError as error:
             raise storage_error(error, spool) from error
         return total
+
+    def take_given(self, person: str, digest: str, offset: int, total: int, chunk: bytes, sha256: str) -> int:
+        """Append one chunk of what *person* gives; return how many bytes are held. Raises as the former."""
+        place = f"given-by-{person}"
+        if self._sizes.setdefault(place, total) != total:
+            self.drop_run(place)
+            self.expect(place, total)
+        return self.take_chunk(place, person, digest, offset, total, chunk, sha256)
+
+    def given(self, digest: str) -> bytes | None:
+        """Return what somebody gave under *digest*; None where nobody did."""
+        if not _DIGEST.fullmatch(digest):
+            return None
+        for path in self._folder.glob(f"received/given-by-*/*.{digest}.body"):
+            return path.read_bytes()
+        return None
 
     def received(self, run: str, site: str, digest: str) -> Path:
         """Return where the body that *site* sent for *run* is kept."""

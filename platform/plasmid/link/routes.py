@@ -68,6 +68,8 @@ _STATUS = {
     "project.unknown": 404,
 }
 
+MAX_GIVEN_BYTES = 512 * 2**20
+"""Of one adapter that a person gives to be judged."""
 Offset = Annotated[int, Query(ge=0, le=MAX_BODY_BYTES)]
 Ask = Callable[..., Awaitable[Any]]
 """Calls the controller: ``await ask(method, *arguments)``."""
@@ -162,7 +164,7 @@ def build_app(
     app.include_router(_project_routes(registry, projects))
     app.include_router(_membership_routes(membership))
     app.include_router(_site_routes(switchboard, bodies))
-    app.include_router(_person_routes(ask))
+    app.include_router(_person_routes(ask, bodies))
     return app
 
 
@@ -302,7 +304,7 @@ def _messages(boot: str, waiting: Sequence[tuple[int, Signed]]) -> str:
     return f'{{"boot":"{boot}","messages":[{",".join(parts)}]}}'
 
 
-def _person_routes(ask: Ask) -> APIRouter:
+def _person_routes(ask: Ask, bodies: Bodies) -> APIRouter:
     person = MemberOfRole("person")
     router = APIRouter(prefix="/v1", dependencies=[Depends(person)])
     caller_type = Annotated[Member, Depends(person)]
@@ -315,6 +317,18 @@ def _person_routes(ask: Ask) -> APIRouter:
         if not isinstance(message, kind):
             raise ProtocolError("protocol.malformed", f"this route takes a {kind.__name__}.")
         return message, signed
+
+    @router.put("/given/{digest}")
+    async def give(
+        request: Request,
+        caller: caller_type,
+        digest: str,
+        offset: Offset,
+        total: Annotated[int, Query(ge=1, le=MAX_GIVEN_BYTES)],
+        x_chunk_sha256: Annotated[str, Header()],
+    ) -> dict[str, int]:
+        chunk = await read_body(request, CHUNK_BYTES)
+        return {"have": bodies.take_given(caller.name, digest, offset, total, chunk, x_chunk_sha256)}
 
     @router.post("/plan")
     async def plan(request: Request, caller: caller_type) -> Any:

@@ -10,11 +10,18 @@ Rules
 3. The site half is exactly one of ``loss`` (the node trains), ``per_record`` (the node clips every
    record and sums) or ``vector`` (finished and opaque; the node clips it as a whole). A document may carry
    that half itself, as a bundle; its computation is then the public half alone.
+   What trains an adapter has a few more functions (:class:`Method`): what learns in a round, what a state is
+   as an adapter, and what of a trained one is sent. There is one path through the worker for all of them.
 4. :meth:`Computation.advance` is pure and sees the decoded sum only. What is summed need not be what is
    public: ``Shape.state`` is a schema of its own where they differ.
 5. A ``per_record`` half that counts or sums in cells may say so (``table``, ``cell``, ``amounts``, see
    :class:`Cellular`); without a privacy unit the node then applies its rules against disclosure to them.
-6. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does.
+6. A computation may begin with what the requester gives: in place of ``initial`` it then has ``first`` and
+   ``begins`` (see :class:`Begun`). One with ``SCORED`` sees of each record what the adapter in its state says
+   of it, too (see :class:`Scored`).
+7. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does. Modules whose
+   name begins with an underscore are what several computations share; they are no computations, and the
+   digest covers them beside the files that import them.
 """
 
 from __future__ import annotations
@@ -22,15 +29,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import RecipeError
-from plasmid.models.adapter import AdapterSchema
+from plasmid.models.adapter import AdapterSchema, Vector
 
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
@@ -39,6 +47,50 @@ API_VERSION = "4"
 
 SiteHalf = Literal["loss", "per_record", "vector"]
 State = NDArray[np.floating[Any]]
+Part = Literal["A", "B", "core", "head", "covariates"]
+"""What may learn in a round: a factor of every adapted layer, the square matrix between two public frames
+that stands for B, or a part of the head."""
+
+METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch")
+"""The computations that train an adapter, :class:`Method`."""
+
+_SINGLE = "it compares single contributions, and only their sum is ever seen"
+IMPOSSIBLE: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("median", "fed_median", "fedmedian", "trimmed_mean", "fedtrimmedavg", "geometric_median"),
+        (_SINGLE, "finetune, whose update_clip bounds what one site can do to the mean"),
+    ),
+    **dict.fromkeys(
+        ("krum", "multi_krum", "multikrum", "bulyan"),
+        (_SINGLE, "finetune, whose update_clip bounds what one site can do to the mean"),
+    ),
+    **dict.fromkeys(
+        ("flora", "stacking"),
+        (
+            "it stacks every site's factors, which would show them one by one",
+            "sketch, which recovers the mean product from sums and keeps its nearest of the adapter's rank",
+        ),
+    ),
+    **dict.fromkeys(
+        ("fedex", "fedex_lora", "flexlora"),
+        (
+            "it needs every site's product",
+            "sketch, which recovers the mean product from sums and keeps its nearest of the adapter's rank",
+        ),
+    ),
+    **dict.fromkeys(
+        ("fedsa", "fedsa_lora"),
+        ("it keeps a factor at each site between rounds, and sites here keep nothing", "rolora or ffa_lora"),
+    ),
+    **dict.fromkeys(("fedprox",), ("it is no method of its own", "any method with training.proximal")),
+}
+"""What is asked for by these names and does not exist over a sum: why, and what comes nearest."""
+
+
+def impossible(name: object) -> str | None:
+    """Return why no computation *name* can exist over a sum, and what comes nearest; None for other names."""
+    found = IMPOSSIBLE.get(name.lower().replace("-", "_")) if isinstance(name, str) else None
+    return None if found is None else f"{name}: {found[0]}; the nearest here is {found[1]}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +136,9 @@ class Shape:
         Largest absolute value of a coordinate of one record's vector (``per_record``).
     public
         The tensors of the public state, where they are others; see :attr:`state`.
+    most_sites
+        Over how many contributions a sum may be so that :meth:`Computation.advance` can take it apart; None
+        where any number will do.
     """
 
     schema: AdapterSchema
@@ -92,6 +147,7 @@ class Shape:
     bits: Literal[32, 64]
     record_bound: float = 1.0
     public: AdapterSchema | None = None
+    most_sites: int | None = None
 
     @property
     def state(self) -> AdapterSchema:
@@ -139,6 +195,74 @@ class Computation(Protocol):
         """Return the next public state from the decoded sum of a round's contributions."""
 
 
+class Begun(Protocol):
+    """What a computation has instead of ``initial`` that begins with what the requester gives.
+
+    Its documents name that by its digest, as ``given``.
+    """
+
+    def first(self, document: Any, shape: Shape, given: NDArray[np.float32]) -> State:
+        """Return the first public state, float [shape.state.size]."""
+
+    def begins(self, document: Any, shape: Shape, state: State) -> bool:
+        """Return whether *state* is the first state of what the document names."""
+
+    def adapter_of(self, shape: Shape, state: State) -> NDArray[np.float32]:
+        """Return the adapter in *state*."""
+
+
+class Scored(dict[str, Any]):
+    """A record, by column name, and what an adapter says of it."""
+
+    probabilities: Sequence[float]
+    """Of each label."""
+
+
+class Method(Computation, Protocol):
+    """What a computation that trains an adapter has besides. All of it is numpy, and pure.
+
+    Attributes
+    ----------
+    LINEAR
+        Whether what is sent is linear in what training changed. Only then may it be a sum of gradients
+        (``dp-fedsgd``) or carry noise of its own (``output``).
+    SERVER_OPTIMISERS
+        Whether every tensor of the state moves in every round, by the mean alone, so that an optimiser with
+        a memory of earlier rounds means what it says.
+    ADAPTER_KEYS
+        Keys of the recipe's section ``adapter`` that it needs, and others refuse.
+    """
+
+    LINEAR: bool
+    SERVER_OPTIMISERS: bool
+    ADAPTER_KEYS: tuple[str, ...]
+
+    def losses(self, model: Any, batch: Any) -> Any:
+        """Return the loss of each row, [n]."""
+
+    def learns(self, document: Any, round_: int) -> frozenset[Part]:
+        """Return what learns in a round, from 1. The rest stays as it is, has no part in clip and noise."""
+
+    def frames(self, document: Any, base: BaseModel) -> Mapping[str, Vector]:
+        """Return the frame U [out, rank] of each factor B that is held as U times a core, by B's name.
+
+        Its columns are orthonormal; ``core`` learns in place of B. Empty for a method without cores.
+        """
+
+    def adapter(self, document: Any, base: BaseModel, state: State) -> Vector:
+        """Return the adapter that a public *state* stands for: what is trained, and what is released.
+
+        float32, in the order of :func:`plasmid.models.adapter.adapter_schema`. It is the same to the last bit
+        on every machine: sites countersign the files that follow from it.
+        """
+
+    def sent(self, document: Any, base: BaseModel, before: Vector, after: Vector, round_: int) -> State:
+        """Return a site's vector, [Shape.schema.size]: the adapter was *before* and is *after* training.
+
+        Under ``dp-fedsgd``, *before* is zeros and *after* the sum of clipped gradients.
+        """
+
+
 class Cellular(Protocol):
     """What a computation with cells has besides."""
 
@@ -159,11 +283,48 @@ def layout(computation: Computation, document: Any) -> Layout | None:
     return cast(Cellular, computation).table(document)
 
 
+def makes_adapter(computation: Computation) -> bool:
+    """Return whether what comes of *computation* is an adapter: it trains one."""
+    return computation.SITE_HALF == "loss"
+
+
+def given_digest(given: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of what a requester gives, little-endian."""
+    return sha256_hex(given.astype("<f4").tobytes())
+
+
+def first_state(computation: Computation, document: Any, shape: Shape, given: bytes | None) -> State:
+    """Return the first public state; *given* is what the requester gives, float32 little-endian.
+
+    Raises
+    ------
+    RecipeError
+        ``recipe.given``: it is missing, or not what the document names.
+    """
+    if not hasattr(computation, "first"):
+        return computation.initial(document, shape)
+    begun = cast(Begun, computation)
+    if given is not None and sha256_hex(given) == document.given:
+        state = begun.first(document, shape, np.frombuffer(given, "<f4"))
+        if state.size == shape.state.size:
+            return state
+    raise RecipeError(
+        "recipe.given",
+        "the adapter that the document names was not given, or does not fit it.",
+        "Start the run with 'plasmid evaluate', which sends it.",
+    )
+
+
 def site_half(computation: Computation, document: Any) -> SiteHalf:
     """Return which half *document* has computed at the sites: its bundle's, or the computation's own."""
     bundle = getattr(document, "bundle", None)
     half: SiteHalf = computation.SITE_HALF if bundle is None else bundle.half
     return half
+
+
+def method(document: Any) -> Method:
+    """Return the computation of a *document* with the loss half."""
+    return cast(Method, load(document.computation))
 
 
 def load(name: str) -> Computation:
@@ -175,7 +336,8 @@ def load(name: str) -> Computation:
         ``recipe.computation_unknown``.
     """
     module = f"plasmid.computations.{name}"
-    if not name.isidentifier() or name == "api" or importlib.util.find_spec(module) is None:
+    known = name.isidentifier() and name != "api" and not name.startswith("_")
+    if not known or importlib.util.find_spec(module) is None:
         raise RecipeError(
             "recipe.computation_unknown",
             f"there is no computation called {name!r} in this version.",

@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from plasmid.models import catalogue as models
 from plasmid.recipes import catalogue, source
 from plasmid.recipes.bundle import BundleRecipe, bundle_contradictions
 from plasmid.recipes.digest import recipe_digest
+from plasmid.recipes.origins import origins
 from plasmid.recipes.schema import Recipe, contradictions
 
 Location = tuple[str | int, ...]
@@ -43,10 +44,13 @@ class ResolvedRecipe:
         The recipe, of whatever computation.
     path
         The file that it was read from.
+    origins
+        Where each value comes from, by its dotted path (:mod:`plasmid.recipes.origins`).
     """
 
     parsed: Parsed
     path: Path
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -150,7 +154,8 @@ def load_recipe(
         else _fill_model(_validate(Recipe, document, problems), problems)
     )
     problems.raise_if_any()
-    return ResolvedRecipe(parsed, path)
+    found = origins(parsed.model_dump(mode="json"), document, problems.flags)
+    return ResolvedRecipe(parsed, path, found)
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -273,11 +278,11 @@ def _validate(kind: type[Kind], document: dict[str, Any], problems: _Problems) -
 def _sound_sections(kind: type[Parsed], document: dict[str, Any], unknown: list[Location]) -> dict[str, Any]:
     """Return the sections of *document* that are valid once the keys at *unknown* are left out."""
     sections: dict[str, Any] = {}
-    for name, field in kind.model_fields.items():
+    for name, known in kind.model_fields.items():
         if name in document:
             kept = _without(document[name], [path[1:] for path in unknown if path[:1] == (name,)])
             try:
-                adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or object)
+                adapter: TypeAdapter[Any] = TypeAdapter(known.annotation or object)
                 sections[name] = adapter.validate_python(kept)
             except ValidationError:
                 continue

@@ -6,7 +6,7 @@ Rules
 2. ``mean`` sums ``(x, x², 1)`` over the cells of one number column within public bounds; a missing
    cell is skipped, and one outside the bounds makes the site's table invalid.
 3. ``max_rows`` is part of the document because the sum's range follows from it.
-4. ``counts`` is in :mod:`plasmid.recipes.counts`.
+4. ``counts`` is in :mod:`plasmid.recipes.counts`, ``evaluate`` in :mod:`plasmid.recipes.evaluation`.
 5. ``ping`` reads no data: every site contributes zeros of the given length.
 """
 
@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from plasmid.computations.api import METHODS, impossible
 from plasmid.core.errors import RecipeError, UsageError
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.columns import (
@@ -27,6 +28,7 @@ from plasmid.recipes.columns import (
     Words,
 )
 from plasmid.recipes.counts import CountsDocument
+from plasmid.recipes.evaluation import EvaluationDocument
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Name, Recipe
@@ -165,12 +167,13 @@ def _query_name(recipe_name: str) -> str:
     return f"mean-{recipe_name}"[:63]
 
 
-Document = Recipe | BundleRecipe | CountsDocument | QueryDocument | PingDocument
+Document = Recipe | BundleRecipe | CountsDocument | EvaluationDocument | QueryDocument | PingDocument
 
 _KINDS: dict[str, type[Document]] = {
     "bundle": BundleRecipe,
     "counts": CountsDocument,
-    "finetune": Recipe,
+    "evaluate": EvaluationDocument,
+    **dict.fromkeys(METHODS, Recipe),
     "mean": QueryDocument,
     "ping": PingDocument,
 }
@@ -186,6 +189,8 @@ def document_type(computation: object) -> type[Document]:
     """
     kind = _KINDS.get(computation) if isinstance(computation, str) else None
     if kind is None:
+        if why := impossible(computation):
+            raise RecipeError("recipe.computation_impossible", f"{why}.", "Name that one as 'computation'.")
         raise RecipeError(
             "recipe.computation_unknown",
             f"the document asks for a computation unknown here (known: {', '.join(sorted(_KINDS))}).",

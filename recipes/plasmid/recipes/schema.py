@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from plasmid.computations.api import impossible
 from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
 from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
@@ -41,6 +42,7 @@ from plasmid.recipes.columns import (
     TextColumn,
     Words,
 )
+from plasmid.recipes.methods import method_contradictions
 from plasmid.recipes.protection import (
     Limits,
     Location,
@@ -126,10 +128,14 @@ class Data(Strict):
 
 
 class AdapterSpec(Strict):
-    """The LoRA factors, and the columns that reach the head beside the pooled encoding."""
+    """The LoRA factors, and the columns that reach the head beside the pooled encoding.
+
+    ``sketch_width`` is for ``computation: sketch`` alone: at least the rank times the number of sites.
+    """
 
     lora: LoraSpec
     covariates: Words = ()
+    sketch_width: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class Training(Strict):
@@ -140,6 +146,8 @@ class Training(Strict):
     ``sgd`` is the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the
     signal. Under a privacy unit ``batch`` is the expected number of units in a Poisson sample.
     ``checkpointing`` keeps no activations inside the encoder's layers: less memory, one more forward pass.
+    ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
+    round's first state is added to the loss, which keeps sites of different data together.
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)]
@@ -150,6 +158,7 @@ class Training(Strict):
     lora_lr: Annotated[float, Field(ge=0, le=10)]
     head_lr: Rate
     covariate_lr: Rate
+    proximal: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
 
 class Server(Strict):
@@ -181,36 +190,13 @@ class Release(Strict):
     min_metric: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Recipe(Strict):
-    """A fine-tuning recipe."""
+class Learned(Strict):
+    """What an adapter is learned for, from which rows, on which base model."""
 
-    computation: Literal["finetune"] = "finetune"
-    name: Name
-    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     model: ModelRef
     task: AnyTask
     data: Data
     adapter: AdapterSpec
-    training: Training
-    federation: Federation
-    privacy: Privacy
-    release: Release
-    bundle: LossBundle | None = None
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
-        problems = list(contradictions({name: getattr(self, name) for name in type(self).model_fields}))
-        if problems:
-            raise PydanticCustomError(
-                "contradiction", "sections contradict one another", {"problems": problems}
-            )
-        return self
-
-    @property
-    def rounds(self) -> int:
-        """The number of rounds."""
-        return self.federation.rounds
 
     @property
     def contract(self) -> Contract:
@@ -245,6 +231,42 @@ class Recipe(Strict):
         return self.task.head(covariates, self.data.columns[self.data.label])
 
 
+def _possible(computation: object) -> object:
+    if why := impossible(computation):
+        raise ValueError(why)
+    return computation
+
+
+class Recipe(Learned):
+    """A fine-tuning recipe. ``computation`` is how factors are combined: docs/recipes.md has the methods."""
+
+    computation: Annotated[
+        Literal["finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch"], BeforeValidator(_possible)
+    ] = "finetune"
+    name: Name
+    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    training: Training
+    federation: Federation
+    privacy: Privacy
+    release: Release
+    bundle: LossBundle | None = None
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        problems = list(contradictions({name: getattr(self, name) for name in type(self).model_fields}))
+        if problems:
+            raise PydanticCustomError(
+                "contradiction", "sections contradict one another", {"problems": problems}
+            )
+        return self
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds."""
+        return self.federation.rounds
+
+
 def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     """Yield ``(path, what)`` for each contradiction between those *sections* of a recipe that are given."""
     task, data, adapter = sections.get("task"), sections.get("data"), sections.get("adapter")
@@ -273,6 +295,12 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
     training = sections.get("training")
     if privacy and training and privacy.mechanism == "dp-fedsgd" and training.steps != 1:
         yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"
+    if training and training.proximal and training.steps == 1:
+        yield (
+            ("training", "proximal"),
+            "means nothing with one step a round, which starts where it is measured",
+        )
+    yield from method_contradictions(sections)
 
 
 def _fit(task: Task, data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:

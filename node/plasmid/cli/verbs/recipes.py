@@ -1,4 +1,4 @@
-"""List, show, check and begin recipes, and check tables against a recipe's contract."""
+"""List, show, check, copy and begin recipes, and check tables against a recipe's contract."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from plasmid.core.errors import UsageError
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.recipes import catalogue, templates
+from plasmid.recipes.copying import copy
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -115,6 +116,23 @@ def validate(
         test = materialise_eval(resolved, Path(folder), evaluation)
         if test is not None:
             answer.data["eval_rows"] = _checked(answer, "test", read_table(test, contract))
+
+
+@app.command("cp")
+def copy_recipe(
+    recipe: RecipeArgument,
+    to: Annotated[Path, typer.Argument(help="The folder to make")],
+    form: FormatOption = Format.text,
+) -> None:
+    """Copy a recipe with its data to a folder of your own, to change it there."""
+    with reply(form) as answer:
+        folder = copy(recipe, to)
+        resolved = load_recipe(folder)
+        answer.data.update(_summary(resolved), path=str(resolved.path))
+        answer.say(
+            _plain(f"{folder}: the recipe is {resolved.path.name}, its digest is as before"),
+            _plain(f"Next: give it a name of its own in there, then plasmid recipes validate {folder}"),
+        )
 
 
 @app.command()

@@ -167,7 +167,7 @@ def read_document(content: bytes, name: str, tally: Tally) -> Generator[Found, N
         yield Found(Place(name, "", 0), head, document.modified)
         return {}
     kind = head.get("type")
-    if kind not in _BUNDLES:
+    if not isinstance(kind, str) or kind not in _BUNDLES:
         what = "a bundle that holds answers or messages (batch-response, message, ...)"
         tally.add("data.fhir_bundle", what, Place(name, "", 0))
     return head

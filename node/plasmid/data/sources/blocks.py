@@ -3,8 +3,8 @@
 Rules
 -----
 1. gzip is known by its first two bytes, not by the file's name.
-2. What is yielded is UTF-8 without a byte order mark and without NULs, and ends in a line break. Line breaks
-   are LF or CRLF.
+2. What is yielded has no byte order mark and ends in a line break; line breaks are LF or CRLF. Whether it is
+   UTF-8 without NULs, :func:`checked` says, in whichever thread takes the block.
 3. Memory is bounded by :data:`BLOCK_BYTES` and the longest record, times the blocks kept at a time, however
    large the file or its expansion.
 4. No error holds a part of the file, not even as its cause.
@@ -80,8 +80,8 @@ def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES, kept: int 
     Raises
     ------
     DataError
-        ``data.unreadable``, ``data.gzip_damaged``, ``data.not_utf8``, ``data.nul_character``,
-        ``data.record_too_long``, ``data.empty``: nothing but blanks.
+        ``data.unreadable``, ``data.gzip_damaged``, ``data.record_too_long``, ``data.empty``: nothing but
+        blanks.
     """
     # The same buffers for the whole file: fresh memory for each block costs more than parsing it.
     ring = [bytearray(BLOCK_BYTES + len(BOM)) for _ in range(kept)]
@@ -107,9 +107,7 @@ def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES, kept: int 
             if place:
                 inside = int(np.searchsorted(breaks, place))
                 until = ranks[inside - 1] + 1
-                yield _checked(
-                    path, Block(letters[:place], low[:until], ranks[:inside], breaks[:inside], line)
-                )
+                yield Block(letters[:place], low[:until], ranks[:inside], breaks[:inside], line)
                 line, found, turn = line + inside, True, (turn + 1) % kept
             elif filled > most or len(breaks) > MAX_RECORD_LINES:
                 raise DataError(
@@ -124,7 +122,7 @@ def blocks(path: Path, whole: Whole, *, most: int = MAX_RECORD_BYTES, kept: int 
             ring[turn] = _room(ring[turn], filled)
             ring[turn][:filled] = rest
     if bytes(letters).strip():
-        yield _checked(path, Block(letters, low, ranks, breaks, line))
+        yield Block(letters, low, ranks, breaks, line)
     elif not found:
         raise DataError("data.empty", f"{path} is empty.", "Give a file with at least one record.")
 
@@ -169,7 +167,14 @@ def _unreadable(path: Path, why: str) -> DataError:
     )
 
 
-def _checked(path: Path, block: Block) -> Block:
+def checked(path: Path, block: Block) -> Block:
+    """Return a *block* of *path*, if it is UTF-8 without NULs.
+
+    Raises
+    ------
+    DataError
+        ``data.not_utf8``, ``data.nul_character``, with the line.
+    """
     if block.letters.view(np.int8).min() > 0:  # neither NUL nor beyond ASCII
         return block
     if block.letters.min() == 0:

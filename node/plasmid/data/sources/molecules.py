@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS
-from plasmid.data.sources.blocks import Block, Places, blocks
+from plasmid.data.sources.blocks import Block, Places, blocks, checked
 
 MAX_RECORD_BYTES = 4 * 2**20
 MAX_FIELDS = 1000
@@ -121,7 +121,7 @@ def _fields(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     taken = {name.casefold() for name in _OWN}
     for block in blocks(path, _whole, most=MAX_RECORD_BYTES):
-        for header in dict.fromkeys(_LIKE_HEADER.findall(bytes(block.letters))):
+        for header in dict.fromkeys(_LIKE_HEADER.findall(bytes(checked(path, block).letters))):
             match = _HEADER.match(header.decode("utf-8").rstrip())
             if match is None or (name := match[1].strip()) in found:
                 continue  # reading the records tells what is wrong
@@ -154,7 +154,7 @@ def _records(path: Path, *, values: bool) -> Iterator[list[_Record]]:
     """Yield the records of *path*, a block's together; without *values*, data items are only checked."""
     number = 0
     for block in blocks(path, _whole, most=MAX_RECORD_BYTES):
-        text, line, place = _text(block), block.line, 0
+        text, line, place = _text(checked(path, block)), block.line, 0
         found: list[_Record] = []
         while (end := text.find(_END, place)) >= 0:
             number += 1

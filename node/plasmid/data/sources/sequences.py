@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS
 from plasmid.data.sources.ahead import in_order
-from plasmid.data.sources.blocks import Block, Bytes, Places, Whole, blocks
+from plasmid.data.sources.blocks import Block, Bytes, Places, Whole, blocks, checked
 from plasmid.data.sources.lines import Lines, data_of, offsets_of, pick, strings
 
 MAX_HEADER_BYTES = 65_536
@@ -67,8 +67,8 @@ def read_fasta(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[
     Raises
     ------
     DataError
-        As :func:`plasmid.data.sources.blocks.blocks`; ``data.not_fasta``, ``data.line_too_long``: a header;
-        ``data.source_table``: a column that cannot be one.
+        As :func:`plasmid.data.sources.blocks.blocks` and ``checked``; ``data.not_fasta``;
+        ``data.line_too_long``: a header; ``data.source_table``: a column that cannot be one.
     """
     yield from _read(_Form(path, "data.not_fasta", _FASTA_HINT, _FASTA, _whole_fasta, _fasta), columns)
 
@@ -122,7 +122,7 @@ def _read(form: _Form, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch
 
     def parsed(block: Block) -> tuple[int, pa.RecordBatch | _Wrong]:
         try:
-            found = form.parse(Lines(block), wanted)
+            found = form.parse(Lines(checked(form.path, block)), wanted)
         except _Wrong as wrong:
             return block.line, wrong
         found |= {key: _value(found["description"], key) for key in keys}
@@ -184,15 +184,7 @@ def _fastq(lines: Lines, wanted: Container[str]) -> dict[str, pa.Array]:
     count = len(lines.starts) // 4
     heads, bases, again, marks = (slice(first, 4 * count, 4) for first in range(4))
     lengths = lines.ends - lines.starts
-    first = [lines.letters[lines.starts[which]] for which in (heads, again)]
-    for place, wrong, what in (
-        (0, first[0] != ord("@"), "the header of a read does not begin with '@'"),
-        (2, first[1] != ord("+"), "the third line of a read does not begin with '+'"),
-        (1, lengths[bases] == 0, "a read without letters"),
-        (3, lengths[marks] != lengths[bases], "not as many quality marks as letters"),
-        (2, _differ(lines, heads, again), "the third line of a read repeats another header than its own"),
-        (3, _foul(lines, again, marks), "a quality mark that is not between '!' and '~'"),
-    ):
+    for place, wrong, what in _wrong_reads(lines, heads, bases, again, marks):
         if wrong.any():
             record = int(np.argmax(wrong))
             raise _Wrong(record, 4 * record + place, what)
@@ -212,6 +204,20 @@ def _fastq(lines: Lines, wanted: Container[str]) -> dict[str, pa.Array]:
         total = np.add.reduceat(data_of(lines.pick(marks)), offsets[:-1], dtype=np.uint32)
         columns["mean_quality"] = pa.array(total / np.diff(offsets) - 33.0)
     return columns
+
+
+def _wrong_reads(
+    lines: Lines, heads: slice, bases: slice, again: slice, marks: slice
+) -> Iterator[tuple[int, npt.NDArray[np.bool_], str]]:
+    """Yield which reads are wrong at which of their lines, and how; each presumes that none before was."""
+    lengths = lines.ends - lines.starts
+    first = [lines.letters[lines.starts[which]] for which in (heads, again)]
+    yield 0, first[0] != ord("@"), "the header of a read does not begin with '@'"
+    yield 2, first[1] != ord("+"), "the third line of a read does not begin with '+'"
+    yield 1, lengths[bases] == 0, "a read without letters"
+    yield 3, lengths[marks] != lengths[bases], "not as many quality marks as letters"
+    yield 2, _differ(lines, heads, again), "the third line of a read repeats another header than its own"
+    yield 3, _foul(lines, again, marks), "a quality mark that is not between '!' and '~'"
 
 
 def _foul(lines: Lines, again: slice, marks: slice) -> npt.NDArray[np.bool_]:

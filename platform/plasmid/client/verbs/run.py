@@ -44,6 +44,19 @@ def run(
     project: ProjectOption = None,
     passphrase_file: PassphraseFile = None,
     port: Annotated[int, typer.Option(help="The embedded coordinator's port", min=0, max=65535)] = 0,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show plan, who accepts, and where each value comes from; start nothing"
+        ),
+    ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate",
+            help="Then have the sites judge and calibrate it on the rows that the recipe holds out",
+        ),
+    ] = False,
     publish: PublishOption = None,
     public_hub: PublicHubOption = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
@@ -52,8 +65,15 @@ def run(
     """Run a recipe over its sites and keep the adapter, or what its Python computes."""
     with reply(format) as answer:
         from plasmid.client import publish as publishing
-        from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
+        from plasmid.client.launch import (
+            check_project,
+            check_tables,
+            dry_run,
+            federation,
+            plan_and_run,
+        )
         from plasmid.recipes.load import load_recipe
+        from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
 
         if coordinator and sites:
@@ -65,7 +85,13 @@ def run(
         check_project(coordinator, project)
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
-        trains = resolved.parsed.computation == "finetune"
+        trains = isinstance(resolved.parsed, Recipe)
+        if evaluate and (not trains or resolved.recipe.data.holdout is None):
+            raise UsageError(
+                "usage.evaluate",
+                "--evaluate needs a recipe that trains an adapter and holds rows out (data.holdout).",
+                "For example: --set data.holdout.by=record --set data.holdout.share=0.2",
+            )
         repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
         test = materialise_eval(resolved, work, eval_file) if trains else None
@@ -76,6 +102,9 @@ def run(
         with federation(
             coordinator, tables, sites_dir=sites, port=port, answer=answer, passphrase_file=passphrase_file
         ) as (at, embedded):
+            if dry:
+                dry_run(at, embedded, resolved, invited=site, project=project, answer=answer)
+                return
             done = plan_and_run(
                 at, embedded, resolved.document, invited=site, project=project, yes=yes, answer=answer
             )
@@ -87,6 +116,9 @@ def run(
                 return
             folder = done.save_adapter()
             answer.data["adapter"] = str(folder)
+            if evaluate:
+                _evaluate(at, embedded, resolved, done, site, project, yes, answer)
+                done.save_adapter()
         # The federation has ended: what follows is the launcher's own, and needs its memory and cores.
         if test is not None:
             if baselines and resolved.files:
@@ -96,6 +128,43 @@ def run(
         answer.data["metrics"] = done.table.as_json()
         _tell(done, folder, test, answer)
         publishing.publish(done, repo, public_hub=public_hub, answer=answer)
+
+
+def _evaluate(
+    at: Any,
+    embedded: Any,
+    resolved: Any,
+    done: Any,
+    site: list[str] | None,
+    project: str | None,
+    yes: bool,
+    answer: Reply,
+) -> None:
+    """Have the sites judge the adapter, and find its temperature, on rows that nobody trained on."""
+    from plasmid.client.evaluation import evaluated, lines
+    from plasmid.models.artifact import read_adapter
+    from plasmid.models.store import ensure_model
+
+    adapter = read_adapter(done.adapter)
+    named = adapter.about.base
+    _, state = adapter.on(ensure_model(named.id, revision=named.revision, digest=named.digest))
+    for measure in ("scores", "temperature"):
+        found = evaluated(
+            at,
+            embedded,
+            resolved,
+            adapter.about,
+            state,
+            rows="holdout",
+            measure=measure,
+            invited=site,
+            project=project,
+            yes=yes,
+            answer=answer,
+        )
+        done.evaluations.append(found)
+        answer.say(*lines(found))
+    answer.data["evaluations"] = done.evaluations
 
 
 def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> None:

@@ -1,0 +1,74 @@
+"""FFA-LoRA: A stays as it starts; B and the head are averaged.
+
+Sun, Li, Li and Ding 2024 (ICLR, "Improving LoRA in Privacy-preserving Federated Learning", arXiv 2403.12313).
+A is random from the recipe's seed, so everybody makes it anew and nobody sends it: the state is B and the
+head. With one A the mean of the products is the product of the mean, and what noise does to B is not
+multiplied by noise in A.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from plasmid.computations._factors import (
+    DOWN,
+    HEAD,
+    changed,
+    joined,
+    no_frames,
+    parts,
+    schema_of,
+    shape_of,
+    step,
+    without,
+)
+from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.finetune import losses
+from plasmid.models.adapter import Vector, initial_state
+
+if TYPE_CHECKING:
+    from plasmid.models.store import BaseModel
+    from plasmid.recipes.schema import Recipe
+
+__all__ = ["losses"]
+
+SITE_HALF: SiteHalf = "loss"
+LINEAR = True
+SERVER_OPTIMISERS = True
+ADAPTER_KEYS: tuple[str, ...] = ()
+
+frames = no_frames
+
+
+def shape(document: Recipe, base: BaseModel | None) -> Shape:
+    """Return the factors B and the head."""
+    return shape_of(document, without(schema_of(document, base), DOWN))
+
+
+def initial(document: Recipe, shape: Shape) -> State:  # noqa: ARG001
+    """Return zeros."""
+    return np.zeros(shape.schema.size, np.float32)
+
+
+def learns(document: Recipe, round_: int) -> frozenset[Part]:  # noqa: ARG001
+    """Return B and the head."""
+    return HEAD | {"B"}
+
+
+def adapter(document: Recipe, base: BaseModel, state: State) -> Vector:
+    """Return the state with A as it starts."""
+    schema = schema_of(document, base)
+    start = parts(schema, initial_state(schema, document.seed))
+    return joined(schema, start | parts(without(schema, DOWN), state))
+
+
+def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round_: int) -> State:  # noqa: ARG001
+    """Return the difference in B and head."""
+    return changed(document, base, without(schema_of(document, base), DOWN), before, after)
+
+
+def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
+    """Return the state plus the mean update, or one step of SGD (``dp-fedsgd``)."""
+    return np.asarray(state + step(document, shape.schema, summed.mean).astype(state.dtype))

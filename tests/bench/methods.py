@@ -1,0 +1,146 @@
+"""How good each LoRA method is on a shipped recipe, in one process: ``python -m bench.methods``.
+
+Trains with the node's engine, the gateway's bounds, the ring's rounding and each method's own step, without a
+network, and scores on the recipe's test as it goes. Prints a line a score, and one JSON object at the end.
+
+    python -m bench.methods phenotype --methods finetune rolora fedsvd --every 5
+    python -m bench.methods phenotype --methods fedsb --set training.lora_lr=1e-2
+    python -m bench.methods phenotype --methods central          # the pooled table, as many steps
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plasmid.computations import api
+from plasmid.data.reading import read_table
+from plasmid.data.table import Table, concatenate
+from plasmid.gateway.output import bounded
+from plasmid.models.adapter import Vector, initial_state
+from plasmid.models.store import BaseModel, ensure_model
+from plasmid.privacy.ring import TAIL, decode_sum, encode
+from plasmid.protocol.messages import Planned
+from plasmid.protocol.plan import attempt_plan
+from plasmid.protocol.server_step import server_step
+from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.recipes.schema import Recipe
+from plasmid.recipes.sites import materialise_eval, materialise_sites
+from plasmid.site.node import local_seed
+from plasmid.training.engine import Engine
+
+
+class Bench:
+    """A shipped recipe's sites and test, with engines that keep what is encoded.
+
+    Methods share them, but for those with frames of their own.
+    """
+
+    def __init__(self, recipe: Recipe, base: BaseModel, tables: Mapping[str, Table], test: Table) -> None:
+        self.base, self.tables, self.test = base, tables, test
+        self._head, self._truth = recipe.head(), test.columns[recipe.data.label]
+        self._engines: dict[str, dict[str, Engine]] = {}
+        self._scorer = Engine(recipe, base, test)
+
+    def scored(self, recipe: Recipe, adapter: Vector) -> float:
+        """Return the recipe's metric on the test."""
+        return self._head.score(
+            recipe.task.metric, self._scorer.predict(adapter, self.test.columns), self._truth
+        )
+
+    def central(self, recipe: Recipe) -> Iterator[tuple[int, Vector]]:
+        """Yield (rounds, adapter) of the pooled table, with one optimiser for all steps."""
+        engine = Engine(recipe, self.base, concatenate(self.tables.values()))
+        first = initial_state(engine.schema, recipe.seed)
+        steps = recipe.rounds * recipe.training.steps
+        yield recipe.rounds, engine.train(first, steps=steps, seed=recipe.seed)
+
+    def federated(self, recipe: Recipe, every: int) -> Iterator[tuple[int, Vector]]:
+        """Yield (round, adapter) after every so many rounds."""
+        method, base, sites = api.method(recipe), self.base, len(self.tables)
+        shape = method.shape(recipe, base)
+        engines = self._of(recipe)
+        planned = Planned(sites=sites, c=1, noise_rate=0.0)
+        encoding = attempt_plan(recipe, shape, sites=sites, c=1, planned=planned).encoding
+        asked = recipe.federation.server
+        server = server_step(asked.strategy, asked.options)
+        assert server is not None, f"there is no rule for {asked.strategy} here"
+        state = method.initial(recipe, shape)
+        for round_ in range(1, recipe.rounds + 1):
+            before = method.adapter(recipe, base, state)
+            total = np.zeros(encoding.length + TAIL, encoding.dtype)
+            for site, engine in engines.items():
+                seed, learn = local_seed(recipe.seed, site, round_), method.learns(recipe, round_)
+                after = engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
+                vector, _ = bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)
+                total += encode(vector, encoding)
+            summed = decode_sum(total, encoding, sites)
+            averaged = method.advance(recipe, shape, state, api.Sum(summed, sites, round_))
+            state = server.step(round_, state, averaged)
+            if round_ % every == 0 or round_ == recipe.rounds:
+                yield round_, method.adapter(recipe, base, state)
+
+    def _of(self, recipe: Recipe) -> dict[str, Engine]:
+        frames = api.method(recipe).frames(recipe, self.base)
+        key = recipe.computation if frames else ""
+        if key not in self._engines:
+            self._engines[key] = {
+                site: Engine(recipe, self.base, table, frames=frames) for site, table in self.tables.items()
+            }
+        return self._engines[key]
+
+
+def read(recipe: ResolvedRecipe) -> tuple[dict[str, Table], Table]:
+    """Return the sites' tables and the test of a recipe's demonstration data."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = materialise_sites(recipe, Path(folder), None)
+        test = materialise_eval(recipe, Path(folder))
+        assert test is not None, "a shipped recipe has a test"
+        contract = recipe.recipe.contract
+        return {site: read_table(path, contract) for site, path in paths.items()}, read_table(test, contract)
+
+
+def main() -> None:
+    """Run everything that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("--methods", nargs="+", default=[*api.METHODS, "central"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--every", type=int, default=1000)
+    parser.add_argument("--set", nargs="*", default=[])
+    asked = parser.parse_args()
+    settings = dict(part.split("=", 1) for part in asked.set)
+    plain = load_recipe(asked.recipe, overrides=settings)
+    tables, test = read(plain)
+    model = plain.recipe.model
+    bench = Bench(
+        plain.recipe, ensure_model(model.base, revision=model.revision, digest=model.digest), tables, test
+    )
+    found: list[dict[str, Any]] = []
+    for name, seed in itertools.product(asked.methods, asked.seeds):
+        own = {} if name == "central" else {"computation": name}
+        if name == "sketch":
+            own["adapter.sketch_width"] = str(len(tables) * plain.recipe.adapter.lora.rank)
+        recipe = load_recipe(asked.recipe, overrides=settings | own, seed=seed).recipe
+        start = time.monotonic()
+        for round_, adapter in (
+            bench.central(recipe) if name == "central" else bench.federated(recipe, asked.every)
+        ):
+            value, took = round(bench.scored(recipe, adapter), 4), round(time.monotonic() - start)
+            found.append({"method": name, "seed": seed, "round": round_, "value": value, "seconds": took})
+            sys.stderr.write(json.dumps(found[-1]) + "\n")
+            sys.stderr.flush()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

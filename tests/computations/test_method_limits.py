@@ -1,0 +1,142 @@
+"""What no LoRA method can do, and what the digest covers of one."""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import Any, get_args
+
+import pytest
+
+from method_rounds import UNIT, lora, problem, recipe
+from plasmid import computations
+from plasmid.computations import api
+from plasmid.core.errors import RecipeError
+from plasmid.gateway import explanation
+from plasmid.models.store import BaseModel
+from plasmid.recipes.digest import recipe_digest
+from plasmid.recipes.query import document_type
+from plasmid.recipes.schema import Recipe
+
+pytestmark = pytest.mark.usefixtures("at_home")
+
+
+def test_every_method_is_known_everywhere() -> None:
+    """Found in the package, allowed in a recipe, a document's type, and told to people who approve."""
+    found = {module.name for module in pkgutil.iter_modules(computations.__path__)}
+    public = {name for name in found if not name.startswith("_") and name not in ("api", "bundle")}
+    assert {name for name in public if api.load(name).SITE_HALF == "loss"} == set(api.METHODS)
+    assert get_args(Recipe.model_fields["computation"].annotation) == api.METHODS
+    assert all(document_type(name) is Recipe for name in api.METHODS)
+    assert explanation._COMPUTATIONS.keys() >= set(api.METHODS)
+
+
+# -- what cannot be --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "says"),
+    [
+        ("sketch", {"adapter": {"sketch_width": None}}, "is needed by computation: sketch"),
+        ("rolora", {"adapter": {"sketch_width": 16}}, "means nothing with computation: rolora"),
+        ("sketch", {"training": {"steps": 1}, "privacy": UNIT | {"mechanism": "dp-fedsgd"}}, "not linear"),
+        ("rolora", {"federation": {"server": {"strategy": "FedAdam", "options": {}}}}, "use FedAvg"),
+        ("fedsvd", {"federation": {"server": {"strategy": "FedAvgM", "options": {}}}}, "use FedAvg"),
+        ("finetune", {"training": {"steps": 1, "proximal": 0.1}}, "means nothing with one step"),
+    ],
+)
+def test_what_a_method_cannot_do_is_a_contradiction(
+    method: str, sections: dict[str, Any], says: str, tiny: dict[str, BaseModel]
+) -> None:
+    assert says in problem(tiny["esm"], method, **sections)
+
+
+@pytest.mark.parametrize("method", ["ffa_lora", "fedsb"])
+def test_methods_that_move_by_the_mean_take_any_server_optimiser(
+    method: str, tiny: dict[str, BaseModel]
+) -> None:
+    assert recipe(tiny["esm"], method, federation={"server": {"strategy": "FedAdam", "options": {}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "nearest"),
+    [
+        ("krum", "compares single contributions", "finetune, whose update_clip"),
+        ("median", "compares single contributions", "finetune, whose update_clip"),
+        ("flora", "stacks every site's factors", "sketch, which recovers the mean product"),
+        ("FedEx-LoRA", "needs every site's product", "sketch, which recovers the mean product"),
+        ("fedsa", "sites here keep nothing", "rolora or ffa_lora"),
+        ("fedprox", "no method of its own", "training.proximal"),
+    ],
+)
+def test_what_no_sum_gives_is_refused_by_name(
+    name: str, why: str, nearest: str, tiny: dict[str, BaseModel]
+) -> None:
+    for refused in (lambda: recipe(tiny["esm"], name), lambda: document_type(name)):
+        with pytest.raises((ValueError, RecipeError)) as caught:
+            refused()
+        assert why in str(caught.value)
+        assert nearest in str(caught.value)
+
+
+def test_a_rank_without_orthonormal_factors_is_refused(tiny: dict[str, BaseModel]) -> None:
+    for name in ("fedsvd", "fedsb", "sketch"):
+        document = recipe(
+            tiny["esm"], name, adapter={"lora": lora(rank=33), "sketch_width": None, **WIDE.get(name, {})}
+        )
+        with pytest.raises(RecipeError, match=r"of rank 33 cannot be orthonormal at .*width of 32") as caught:
+            api.load(name).shape(document, tiny["esm"])
+        assert caught.value.code == "recipe.rank"
+
+
+WIDE = {"sketch": {"sketch_width": 200}}
+
+
+# -- the digest ------------------------------------------------------------------------------------
+
+
+def test_the_digest_covers_what_a_method_shares(
+    tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plasmid.recipes import digest as digests
+
+    covered = {name: set(digests._sources(name)) for name in (*api.METHODS, "mean", "ping")}
+    assert covered["mean"] == {"mean"}
+    assert covered["finetune"] == {"finetune", "_factors"}
+    assert covered["rolora"] == {"rolora", "finetune", "_factors"}
+    assert covered["fedsvd"] == {"fedsvd", "finetune", "_factors", "_algebra"}
+    document = recipe(tiny["esm"], "fedsvd").model_dump(mode="json")
+    whole = recipe_digest(document, "fedsvd")
+    original = digests._path
+    for name in ("_algebra", "_factors", "finetune", "fedsvd"):
+        monkeypatch.setattr(
+            digests,
+            "_path",
+            lambda asked, name=name: _Longer(original(asked)) if asked == name else original(asked),
+        )
+        assert recipe_digest(document, "fedsvd") != whole, name
+
+
+class _Longer:
+    """A file with a comment more."""
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+
+    def read_bytes(self) -> bytes:
+        return bytes(self._path.read_bytes()) + b"# more\n"
+
+
+def test_imports_are_found_however_they_are_written() -> None:
+    from plasmid.recipes.digest import _imported
+
+    source = b"""
+import plasmid.computations._factors
+from plasmid.computations import api, mean
+def late():
+    from plasmid.computations._algebra import uniform
+    from .ping import shape
+    from . import counts
+    from plasmid.gateway import explanation
+from plasmid.models.adapter import nothing
+"""
+    assert _imported(source) == {"_factors", "mean", "_algebra", "ping", "counts"}

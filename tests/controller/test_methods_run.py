@@ -1,0 +1,157 @@
+"""Each LoRA method from admission to a countersigned adapter: real workers' vectors, real gateways."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from controller.conftest import NAMES, Scene
+from controller.test_countersign import fetched
+from plasmid.computations import _factors, api
+from plasmid.gateway.terms import sampling
+from plasmid.models.artifact import read_adapter
+from plasmid.models.store import BaseModel
+from plasmid.protocol.body import unpack
+from plasmid.recipes.schema import Recipe
+from plasmid.site.node import local_seed
+from plasmid.training.worker import Session
+from snapshots import snapshot_of
+from tiny_task import tiny_recipe, tiny_table
+
+pytestmark = pytest.mark.usefixtures("at_home")
+Make = Callable[..., Scene]
+Start = Callable[[Scene], dict[str, Any]]
+
+ROWS = 40
+UNIT = {"unit": "record", "mechanism": "dp-sgd", "epsilon": 8.0, "delta": 1e-5, "record_clip": 1.0}
+
+
+def recipe(base: BaseModel, method: str, **sections: dict[str, Any]) -> Recipe:
+    values = tiny_recipe(base, steps=2).model_dump(mode="json")
+    values["computation"] = method
+    values["adapter"]["sketch_width"] = 12 if method == "sketch" else None
+    for section, changes in sections.items():
+        values[section] |= changes
+    return Recipe.model_validate(values)
+
+
+def csv(rows: int) -> str:
+    columns = tiny_table(rows).columns
+    lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
+    return "\n".join(
+        ["sequence,gene,label", *(",".join(str(cell or "NA") for cell in line) for line in lines)]
+    )
+
+
+def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, Any]) -> Scene:
+    """Return a run of three sites whose vectors a worker's session computes, one for all, in this process."""
+    document = recipe(base, method, **sections)
+    named = {"id": base.id, "revision": base.revision, "digest": base.digest}
+    header = {"document": document.model_dump(mode="json"), "base": named}
+    channel: Any = SimpleNamespace(send=lambda *_, **__: None)
+    header["descriptor"] = snapshot_of(tiny_table(ROWS), document)
+    session = Session(channel, threading.Event(), (header, b""))
+
+    def compute(made: Scene, site: str, manifest: Any) -> np.ndarray:
+        body = made.link.bodies.published(manifest.state).read_bytes()
+        order = {
+            "phase": manifest.phase,
+            "round": manifest.round,
+            "seed": local_seed(document.seed, site, manifest.round),
+            "sampling": sampling(document, made.federation.gateways[site].run(manifest.run).terms),
+        }
+        return session.compute((order, body))
+
+    given: dict[str, Any] = {}
+    if document.privacy.unit != "none":
+        budget = {"unit": "record", "epsilon": 8.0, "delta": 1e-5}
+        given = {"public_size": ROWS, "budgets": {"default": budget}}
+    tables = dict.fromkeys(NAMES[:3], csv(ROWS))
+    return scene(3, document, admitted=False, compute=compute, tables=tables, **given)
+
+
+def last_state(made: Scene, shown: dict[str, Any]) -> np.ndarray:
+    body = made.link.bodies.published(shown["result"]["state"]).read_bytes()
+    shape = made.job.shape
+    return unpack(body, "state", length=shape.state.size, dtype=shape.dtype)
+
+
+@pytest.mark.parametrize("method", api.METHODS)
+def test_a_run_ends_with_an_adapter_that_every_site_followed(
+    method: str, scene: Make, start: Start, tiny: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    base = tiny["esm"]
+    made = training(scene, base, method)
+    shown = start(made)
+    assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+    for site in NAMES[:3]:
+        (entry,) = made.events(site, "countersigned")
+        assert (entry["contributed"], entry["rerun"]) == (2, 2)
+    found = fetched(made, shown, tmp_path / "adapter")
+    assert (found.server_step, len(found.countersigned)) == ("re-run", 3)
+    # the files hold the state, as the method reads it, and the adapter has learned
+    document: Any = made.job.document
+    whole = _factors.schema_of(document, base)
+    state = api.method(document).adapter(document, base, last_state(made, shown))
+    schema, released = read_adapter(tmp_path / "adapter").on(base)
+    assert schema == whole
+    assert np.array_equal(released, state)
+    assert all(value.any() for value in _factors.parts(whole, released).values())
+
+
+@pytest.mark.parametrize("method", ["ffa_lora", "fedsvd"])
+def test_a_run_under_a_privacy_unit(
+    method: str, scene: Make, start: Start, tiny: dict[str, BaseModel]
+) -> None:
+    made = training(scene, tiny["esm"], method, privacy=UNIT)
+    shown = start(made)
+    assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+    assert made.job.shape.schema.size < _factors.schema_of(made.job.document, tiny["esm"]).size
+    for site in NAMES[:3]:
+        (entry,) = made.events(site, "countersigned")
+        assert (entry["rerun"], entry["epsilon"]) == (2, 8.0)
+        assert made.federation.gateways[site].ledger.summary()  # charged once, for the whole run
+    assert np.isfinite(last_state(made, shown)).all()
+
+
+def test_a_wrong_step_of_a_method_is_found_by_every_site(
+    scene: Make, start: Start, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that turns A by another rotation than the method's: the same product, another state."""
+    from plasmid.controller import rounds as module
+
+    made = training(scene, tiny["esm"], "fedsvd")
+    honest = module.Rounds._publish
+
+    def turned(rounds: Any, state: np.ndarray, *, last: bool = False) -> None:
+        if rounds._summed:
+            tensors = _factors.parts(made.job.shape.state, state.copy())
+            for name, value in tensors.items():
+                if name.endswith(_factors.DOWN):
+                    value[:2] = value[1::-1].copy()
+                if name.endswith(_factors.UP):
+                    value[:, :2] = value[:, 1::-1].copy()
+            state = _factors.joined(made.job.shape.state, tensors)
+        honest(rounds, state, last=last)
+
+    monkeypatch.setattr(module.Rounds, "_publish", turned)
+    shown = start(made)
+    assert shown["state"] == "FAILED"
+    assert shown["error"]["message"].count("[protocol.step]") == 3
+
+
+def test_more_sites_than_a_sketch_takes_apart_end_the_run_before_it_begins(
+    scene: Make, start: Start, tiny: dict[str, BaseModel]
+) -> None:
+    document = recipe(tiny["esm"], "sketch")
+    made = scene(4, document, admitted=False, tables=dict.fromkeys(NAMES[:4], csv(ROWS)))
+    shown = start(made)
+    assert (shown["state"], shown["error"]["code"]) == ("FAILED", "recipe.most_sites")
+    assert "recovers the sum of 3 sites as the recipe has it, and 4 take part" in shown["error"]["message"]
+    assert made.events("alpha", "manifest") == []

@@ -285,7 +285,7 @@ def layout(computation: Computation, document: Any) -> Layout | None:
 
 def makes_adapter(computation: Computation) -> bool:
     """Return whether what comes of *computation* is an adapter: it trains one."""
-    return getattr(computation, "SITE_HALF", None) == "loss"  # where a document brings the half, there is none
+    return getattr(computation, "SITE_HALF", None) == "loss"  # a document may bring the half
 
 
 def given_digest(given: NDArray[np.float32]) -> str:

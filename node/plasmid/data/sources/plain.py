@@ -157,7 +157,7 @@ def _sequences(file: File) -> tuple[dict[str, str], Any]:
 def _sequence_columns(file: File) -> dict[str, str]:
     """Return the columns that every record has, and the keys (``key=value``) of the first descriptions."""
     columns, read = _sequences(file)
-    with closing(read(file.path)) as batches:
+    with closing(read(file.path, columns=["description"], ahead=False)) as batches:
         first = next(batches, None)
     said = [] if first is None else first.column("description").slice(0, 1000).to_pylist()
     keys = dict.fromkeys(key for text in said for key in _KEY.findall(text or ""))

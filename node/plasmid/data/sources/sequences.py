@@ -55,7 +55,9 @@ def fastq_columns() -> dict[str, str]:
     return {field.name: str(field.type) for field in _FASTQ}
 
 
-def read_fasta(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_fasta(
+    path: Path, *, columns: Sequence[str] | None = None, ahead: bool = True
+) -> Iterator[pa.RecordBatch]:
     """Yield the records of the FASTA file *path*.
 
     Parameters
@@ -63,6 +65,8 @@ def read_fasta(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[
     columns
         Which, in this order: those of :func:`fasta_columns`, and keys of ``key=value`` in the descriptions,
         each a column of text, null where a record has none. None is the former.
+    ahead
+        Whether blocks are parsed before they are asked for, by threads: for whoever wants them all.
 
     Raises
     ------
@@ -70,10 +74,13 @@ def read_fasta(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[
         As :func:`plasmid.data.sources.blocks.blocks` and ``checked``; ``data.not_fasta``;
         ``data.line_too_long``: a header; ``data.source_table``: a column that cannot be one.
     """
-    yield from _read(_Form(path, "data.not_fasta", _FASTA_HINT, _FASTA, _whole_fasta, _fasta), columns)
+    form = _Form(path, "data.not_fasta", _FASTA_HINT, _FASTA, _whole_fasta, _fasta)
+    yield from _read(form, columns, ahead=ahead)
 
 
-def read_fastq(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_fastq(
+    path: Path, *, columns: Sequence[str] | None = None, ahead: bool = True
+) -> Iterator[pa.RecordBatch]:
     """Yield the reads of the FASTQ file *path*: as :func:`read_fasta`, with ``mean_quality``.
 
     ``mean_quality`` is the arithmetic mean of a read's Phred scores, as FastQC reports it: not the score of
@@ -84,7 +91,8 @@ def read_fastq(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[
     DataError
         As :func:`read_fasta`, with ``data.not_fastq`` for ``data.not_fasta``.
     """
-    yield from _read(_Form(path, "data.not_fastq", _FASTQ_HINT, _FASTQ, _whole_fastq, _fastq), columns)
+    form = _Form(path, "data.not_fastq", _FASTQ_HINT, _FASTQ, _whole_fastq, _fastq)
+    yield from _read(form, columns, ahead=ahead)
 
 
 class _Wrong(Exception):
@@ -107,7 +115,7 @@ class _Form:
     parse: Callable[[Lines, Container[str]], dict[str, pa.Array]]
 
 
-def _read(form: _Form, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+def _read(form: _Form, columns: Sequence[str] | None, *, ahead: bool) -> Iterator[pa.RecordBatch]:
     wanted = form.schema.names if columns is None else list(columns)
     keys = [name for name in wanted if name not in form.schema.names]
     wrong = [key for key in keys if not _KEY.fullmatch(key)] + [
@@ -130,7 +138,7 @@ def _read(form: _Form, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch
 
     records = 0
     whole = blocks(form.path, form.whole, kept=_THREADS + 1)
-    for line, batch in in_order(whole, parsed, threads=_THREADS):
+    for line, batch in in_order(whole, parsed, threads=_THREADS) if ahead else map(parsed, whole):
         if isinstance(batch, _Wrong):
             raise DataError(
                 batch.code or form.code,

@@ -169,7 +169,7 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
         from plasmid.link.actors import start_actor
         from plasmid.link.server import CONTROLLER, LinkServer, free_port
 
-        port = free_port(host, port)
+        free_port(host, port)  # of 0 the server chooses for itself, later: a port named now may be taken then
         ray.init(
             address="local",
             num_cpus=2,

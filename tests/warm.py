@@ -134,7 +134,7 @@ def _new_parent(module: str) -> socket.socket:
     with theirs:
         path = os.pathsep.join(part for part in sys.path if part)
         process = subprocess.Popen(
-            [sys.executable, __file__, module], stdin=theirs, env=os.environ | {"PYTHONPATH": path}
+            [sys.executable, __file__, module], stdin=theirs.fileno(), env=os.environ | {"PYTHONPATH": path}
         )
 
     def end() -> None:

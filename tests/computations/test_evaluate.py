@@ -67,7 +67,7 @@ def two_labels(seed: int = 0, sharp: float = 1.0) -> tuple[np.ndarray, np.ndarra
     return np.stack([np.zeros(ROWS), margin * sharp], 1), labels
 
 
-@pytest.mark.parametrize(("bins", "off"), [(10, 0.004), (40, 0.0015)])
+@pytest.mark.parametrize(("bins", "off"), [(40, 0.004), (128, 0.0015)])
 def test_the_auc_of_cells_is_nearly_that_of_the_scores(
     recipe: Recipe, tiny: dict[str, BaseModel], bins: int, off: float
 ) -> None:
@@ -98,7 +98,7 @@ def test_more_labels_have_a_confusion_and_no_auc(recipe: Recipe, tiny: dict[str,
     assert found["confusion"] == confusion.tolist()
     assert found["accuracy"] == pytest.approx(np.trace(confusion) / 400)
     assert found["auc"] is None
-    assert np.shape(found["counts"]) == (3, 3, 10)
+    assert np.shape(found["counts"]) == (3, 3, 40)
 
 
 @pytest.mark.parametrize("sharp", [0.4, 1.0, 2.5])

@@ -44,7 +44,7 @@ def asked(base: BaseModel, given: np.ndarray, epsilon: float = 8.0) -> Evaluatio
         base=base.digest,
         given=given_digest(given),
         rows="all",
-        bins=8,
+        bins=40,
         privacy=noised(epsilon, 1e-3, 1.0),
     )
 
@@ -119,7 +119,7 @@ def test_the_sites_sums_say_what_all_rows_in_one_place_would(
     assert answer["auc"] == pytest.approx(auc(scores, truth), abs=0.06)
     assert answer["suppressed"] is None
     told = lines(answer)
-    assert told[0].endswith("the sites' rows, at 3 sites")
+    assert told[0].endswith(" rows of the sites, at 3 sites")
     assert told[1].startswith("auc 0.")
 
 

@@ -139,7 +139,7 @@ def of_adapter(
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Return what an evaluation says, for people."""
-    where = "rows that no site trained on" if found["rows"] == "holdout" else "the sites' rows"
+    where = "rows that no site trained on" if found["rows"] == "holdout" else "rows of the sites"
     told = [f"{found['count']:,} {where}, at {found['sites']} sites"]
     if found["measure"] == "temperature":
         if found["temperature"] is not None:

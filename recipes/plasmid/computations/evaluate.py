@@ -40,7 +40,7 @@ SCORED = True
 INVERSE = tuple(round(float(2.0 ** (step / 2.0)), 6) for step in range(-6, 5))
 """From 1/8 to 4, in steps of half an octave."""
 STEEPEST = 6.0
-REACH = 5.0
+REACH = 16.0
 """Scores are cut between logits of minus and plus this; what is beyond is in the outermost cells."""
 _NORMAL = NormalDist().inv_cdf(0.975)
 

@@ -27,7 +27,7 @@ from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Hex256, Learned, Name, Recipe
 
-DEFAULT_BINS = 10
+DEFAULT_BINS = 40
 
 
 class EvaluationDocument(Learned, Question):

@@ -32,7 +32,7 @@ def evaluate(
         str, typer.Option(help="With --recipe: holdout (what it keeps from training), or all")
     ] = "holdout",
     measure: Annotated[str, typer.Option(help="With --recipe: scores, or temperature")] = "scores",
-    bins: Annotated[int, typer.Option(help="Cells of the score", min=2, max=512)] = 10,
+    bins: Annotated[int, typer.Option(help="Cells of the score", min=2, max=512)] = 40,
     set_: SetOption = None,
     sites: Annotated[Path | None, typer.Option(help="One CSV per site, instead of the recipe's data")] = None,
     epsilon: Annotated[

@@ -87,6 +87,28 @@ def test_the_auc_of_cells_is_nearly_that_of_the_scores(
     assert found["suppressed"] == 0
 
 
+@pytest.mark.parametrize("std", [0.3, 1.5, 6.0])
+def test_noise_in_empty_cells_makes_no_records(std: float) -> None:
+    rng = np.random.default_rng(int(10 * std))
+    true = np.zeros((2, 40))
+    true[:, 15:25] = rng.integers(5, 60, (2, 10))
+    off = []
+    for _ in range(200):
+        noised = true + rng.normal(0.0, std, true.shape)
+        found = evaluate.nearest_counts(noised)
+        assert found.min() >= 0.0
+        assert found.sum() == pytest.approx(noised.sum())
+        assert ((found - true) ** 2).sum() < ((noised - true) ** 2).sum(), "it is nearer than before"
+        off.append(found.sum() - true.sum())
+    assert abs(np.mean(off)) < 5.0 * std * np.sqrt(true.size / len(off))
+
+
+def test_counts_without_noise_stay_as_they_are() -> None:
+    exact = np.random.default_rng(0).integers(0, 9, (3, 3, 5)).astype(float)
+    assert evaluate.nearest_counts(exact) == pytest.approx(exact)
+    assert evaluate.nearest_counts(np.full((2, 4), -1.0)).tolist() == [[0.0] * 4] * 2
+
+
 def test_more_labels_have_a_confusion_and_no_auc(recipe: Recipe, tiny: dict[str, BaseModel]) -> None:
     task = recipe.task.model_copy(update={"labels": ("a", "b", "c"), "metric": "accuracy"})
     document = asked(recipe.model_copy(update={"task": task}))

@@ -12,7 +12,7 @@ import pytest
 
 from in_memory import Federation, full_disk, log_text
 from one_node import Echo, Outbox, admit, no_run, noted, set_up, until
-from plasmid.core.errors import DataError, ProtocolError, SiteFailed, StorageError
+from plasmid.core.errors import DataError, LinkError, ProtocolError, SiteFailed, StorageError
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.pause import check_running, pause
 from plasmid.protocol.body import pack
@@ -97,7 +97,21 @@ def test_a_message_for_an_unknown_run_is_answered(make: Callable[..., Made]) -> 
         run=federation.run, site="alpha", code="run.unknown", sentence=SENTENCES["run.unknown"]
     )
     node._take(sign(federation.coordinator, End(run=federation.run, state="FAILED")))  # nothing to end
+    node._take(sign(federation.coordinator, federation.epoch()))  # the answer was on its way
     assert len(outbox.posted) == 1
+
+
+def test_an_answer_that_did_not_arrive_is_given_again(make: Callable[..., Made]) -> None:
+    federation, node, outbox = make()
+
+    def away(signed: Signed) -> None:
+        raise LinkError("link.unreachable", "the coordinator is away.")
+
+    outbox.refuse = away
+    node._take(sign(federation.coordinator, federation.epoch()))
+    outbox.refuse = lambda signed: None
+    node._take(sign(federation.coordinator, federation.epoch()))
+    assert [said.payload["code"] for said in outbox.posted] == ["run.unknown"]
 
 
 def test_a_refusal_is_posted(make: Callable[..., Made]) -> None:
@@ -201,7 +215,8 @@ def test_a_round_is_computed_uploaded_and_said(running: Running) -> None:
 def test_a_pause_while_the_worker_computes_ends_the_run_and_nothing_leaves(running: Running) -> None:
     federation, node, outbox, echo = running
     echo.hold.clear()
-    node._take(sign(federation.coordinator, federation.manifest(1)))
+    order = sign(federation.coordinator, federation.manifest(1))
+    node._take(order)
     until(lambda: echo.computed)
     pause(federation.home("alpha"), by="ann", reason="an audit")
     with pytest.raises(SiteFailed) as paused:
@@ -214,6 +229,8 @@ def test_a_pause_while_the_worker_computes_ends_the_run_and_nothing_leaves(runni
     assert (outbox.uploads, outbox.of("contribution")) == ([], [])
     (end,) = noted(federation, "end")
     assert (end["actor"], end["reason"]) == ("owner", paused.value.message)
+    node._take(order)  # sent before the end was heard
+    assert len(noted(federation, "failed")) == len(outbox.of("failed")) == 1
     node._take(admit(federation))
     assert outbox.wait_for("admission", 2)[1].payload["code"] == "site.paused"
 

@@ -7,6 +7,7 @@ Rules
 3. Every error of a run is logged here in full and leaves as a code with a constant sentence.
 4. With ``until_stdin_closes`` the process ends when whoever started it does.
 5. The owner's pause ends every run within a second; it is asked for again before each thing that leaves.
+6. That a run is over here is told once: what the coordinator had sent before it heard so is passed over.
 """
 
 from __future__ import annotations
@@ -235,6 +236,7 @@ class Node:
         self.heard: datetime | None = None
         self._runs: dict[str, _Run] = {}
         self._early: dict[str, list[Any]] = {}
+        self._told: set[str] = set()
         self.waiting = WaitingRuns(self)
         self._lock, self._admitting = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
@@ -311,7 +313,8 @@ class Node:
         unlogged = self.note("failed", run=run, rule=code, reason=detail, result="failed")
         if unlogged is not None:
             code, sentence = self.gateway.public(unlogged)
-        self.post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence))
+        if self.post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence)) is None:
+            self._told.add(run)
 
     def note(self, action: str, **entry: Any) -> PlasmidError | None:
         """Write an entry to the log about what lets nothing out; return why it could not be written."""
@@ -344,7 +347,9 @@ class Node:
             elif isinstance(message, Revoked):
                 self.gateway.revoke(message.statement)
             elif isinstance(message, Admit | Epoch | Relay | Manifest | Conclude):
-                if run is None:
+                if run is None and message.run in self._told:
+                    log.info("passed over %s of %s, which is over here", message.type, message.run)
+                elif run is None:
                     self.report(
                         message.run, ProtocolError("run.unknown", f"{message.run} is not known here.")
                     )
@@ -404,6 +409,7 @@ class Node:
                 run = _Run(self, request.run)
                 with self._lock:
                     self._runs[request.run] = run
+                self._told.discard(request.run)
                 run.start()
         except Exception as error:  # noqa: BLE001 - a site that cannot answer says so instead of going silent
             if isinstance(request, Admit) and run is None:  # admitted, but its worker could not be started

@@ -166,7 +166,7 @@ def result(document: EvaluationDocument, state: State, sites: int) -> dict[str, 
     }
     if document.measure == "temperature":
         return about | _temperature(np.asarray(numbers, np.float64))
-    return about | _scores(document, np.maximum(numbers.reshape(document.shape), 0.0))
+    return about | _scores(document, nearest_counts(numbers.reshape(document.shape)))
 
 
 def _label(document: EvaluationDocument, row: Mapping[str, Any]) -> int:
@@ -184,6 +184,20 @@ def _centres(bins: int) -> NDArray[np.float64]:
     """Return the probability in the middle of each cell, float64 [bins]."""
     logits = (np.arange(bins) + 0.5) / bins * 2.0 * REACH - REACH
     return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+
+
+def nearest_counts(noised: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the table of the same shape and sum without negative cells that is nearest to *noised*.
+
+    Cells that the noise has pushed below zero cannot be set to zero alone: most cells are empty, and what the
+    noise has added to the others would stay, as records that nobody has (Duchi et al. 2008, "Efficient
+    projections onto the l1-ball", algorithm 1).
+    """
+    total = max(0.0, float(noised.sum()))
+    falling = np.sort(noised, axis=None)[::-1]
+    excess = (np.cumsum(falling) - total) / np.arange(1, falling.size + 1)
+    kept = max(1, int(np.count_nonzero(falling > excess)))
+    return np.maximum(noised - excess[kept - 1], 0.0)
 
 
 def _scores(document: EvaluationDocument, counts: NDArray[np.float64]) -> dict[str, Any]:

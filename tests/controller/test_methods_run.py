@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from controller.conftest import NAMES, Scene
+from controller.conftest import NAMES as SITES
+from controller.conftest import Scene
 from controller.test_countersign import fetched
+from own_method import NAME, forget, install
 from plasmid.computations import _factors, api
 from plasmid.gateway.terms import sampling
 from plasmid.models.artifact import read_adapter
@@ -72,7 +74,7 @@ def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, An
     if document.privacy.unit != "none":
         budget = {"unit": "record", "epsilon": 8.0, "delta": 1e-5}
         given = {"public_size": ROWS, "budgets": {"default": budget}}
-    tables = dict.fromkeys(NAMES[:3], csv(ROWS))
+    tables = dict.fromkeys(SITES[:3], csv(ROWS))
     return scene(3, document, admitted=False, compute=compute, tables=tables, **given)
 
 
@@ -90,7 +92,7 @@ def test_a_run_ends_with_an_adapter_that_every_site_followed(
     made = training(scene, base, method)
     shown = start(made)
     assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
-    for site in NAMES[:3]:
+    for site in SITES[:3]:
         (entry,) = made.events(site, "countersigned")
         assert (entry["contributed"], entry["rerun"]) == (2, 2)
     found = fetched(made, shown, tmp_path / "adapter")
@@ -105,6 +107,21 @@ def test_a_run_ends_with_an_adapter_that_every_site_followed(
     assert all(value.any() for value in _factors.parts(whole, released).values())
 
 
+def test_a_method_that_a_package_brings_is_countersigned_like_ours(
+    scene: Make, start: Start, tiny: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch)
+    try:
+        made = training(scene, tiny["esm"], NAME)
+        shown = start(made)
+        assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+        found = fetched(made, shown, tmp_path / "adapter")
+        assert (found.server_step, len(found.countersigned)) == ("re-run", 3)
+    finally:
+        monkeypatch.undo()
+        forget()
+
+
 @pytest.mark.parametrize("method", ["ffa_lora", "fedsvd"])
 def test_a_run_under_a_privacy_unit(
     method: str, scene: Make, start: Start, tiny: dict[str, BaseModel]
@@ -113,7 +130,7 @@ def test_a_run_under_a_privacy_unit(
     shown = start(made)
     assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
     assert made.job.shape.schema.size < _factors.schema_of(made.job.document, tiny["esm"]).size
-    for site in NAMES[:3]:
+    for site in SITES[:3]:
         (entry,) = made.events(site, "countersigned")
         assert (entry["rerun"], entry["epsilon"]) == (2, 8.0)
         assert made.federation.gateways[site].ledger.summary()  # charged once, for the whole run
@@ -150,7 +167,7 @@ def test_more_sites_than_a_sketch_takes_apart_end_the_run_before_it_begins(
     scene: Make, start: Start, tiny: dict[str, BaseModel]
 ) -> None:
     document = recipe(tiny["esm"], "sketch")
-    made = scene(4, document, admitted=False, tables=dict.fromkeys(NAMES[:4], csv(ROWS)))
+    made = scene(4, document, admitted=False, tables=dict.fromkeys(SITES[:4], csv(ROWS)))
     shown = start(made)
     assert (shown["state"], shown["error"]["code"]) == ("FAILED", "recipe.most_sites")
     assert "recovers the sum of 3 sites as the recipe has it, and 4 take part" in shown["error"]["message"]

@@ -48,6 +48,12 @@ _COMPUTATIONS = {
 """What runs, in words that are this release's own."""
 
 
+def _brought(name: str) -> str:
+    package = api.brought()[name].dist
+    whose = "a package" if package is None else f"{visible(package.name)} {visible(package.version)}"
+    return f"{name}: a method of {whose}, which is installed here; its source is in the digest"
+
+
 @dataclass(frozen=True)
 class Fact:
     """One line of the explanation."""
@@ -104,7 +110,8 @@ def visible(text: str) -> str:
 
 def _runs(document: Any) -> Iterator[Fact]:
     section: Section = "what runs"
-    yield Fact(section, "computation", _COMPUTATIONS.get(document.computation, document.computation))
+    name = document.computation
+    yield Fact(section, "computation", _COMPUTATIONS.get(name) or _brought(name))
     model, training = getattr(document, "model", None), getattr(document, "training", None)
     if model is not None:
         yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}")

@@ -19,16 +19,21 @@ Rules
 6. A computation may begin with what the requester gives: in place of ``initial`` it then has ``first`` and
    ``begins`` (see :class:`Begun`). One with ``SCORED`` sees of each record what the adapter in its state says
    of it, too (see :class:`Scored`).
-7. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does. Modules whose
+7. Another package may bring a method, by an entry point of the group :data:`GROUP` that names its module. It
+   cannot take the name of one that is here. Who installs it at a site makes it part of the gateway.
+8. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does. Modules whose
    name begins with an underscore are what several computations share; they are no computations, and the
    digest covers them beside the files that import them.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -50,6 +55,8 @@ State = NDArray[np.floating[Any]]
 Part = Literal["A", "B", "core", "head", "covariates"]
 """What may learn in a round: a factor of every adapted layer, the square matrix between two public frames
 that stands for B, or a part of the head."""
+
+GROUP = "plasmid.computations"
 
 METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch")
 """The computations that train an adapter, :class:`Method`."""
@@ -327,20 +334,68 @@ def method(document: Any) -> Method:
     return cast(Method, load(document.computation))
 
 
+@functools.cache
+def brought() -> Mapping[str, importlib.metadata.EntryPoint]:
+    """Return the methods that installed packages bring, by name; one that several bring is nobody's."""
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        if importlib.util.find_spec(f"plasmid.computations.{point.name}") is None:
+            found.setdefault(point.name, []).append(point)
+    return {name: points[0] for name, points in found.items() if len({point.value for point in points}) == 1}
+
+
+def module_of(name: object) -> str | None:
+    """Return the module of the computation called *name*, None where there is none."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "api":
+        return None
+    here = f"plasmid.computations.{name}"
+    if importlib.util.find_spec(here) is not None:
+        return here
+    point = brought().get(name)
+    return None if point is None else point.value
+
+
+def is_method(name: object) -> bool:
+    """Return whether *name* is a computation that trains an adapter."""
+    return isinstance(name, str) and (name in METHODS or name in brought())
+
+
 def load(name: str) -> Computation:
     """Return the computation called *name*.
 
     Raises
     ------
     RecipeError
-        ``recipe.computation_unknown``.
+        ``recipe.computation_unknown``; ``recipe.computation_broken``: the package that brings it does not
+        import, or it is no :class:`Method`.
     """
-    module = f"plasmid.computations.{name}"
-    known = name.isidentifier() and name != "api" and not name.startswith("_")
-    if not known or importlib.util.find_spec(module) is None:
+    module = module_of(name)
+    if module is None:
         raise RecipeError(
             "recipe.computation_unknown",
-            f"there is no computation called {name!r} in this version.",
-            "Check the recipe's 'computation', or install the version that it was written for.",
+            f"there is no computation called {name[:60]!r} in this version.",
+            "Check the recipe's 'computation', or install the version or package that it was written for.",
         )
-    return cast(Computation, importlib.import_module(module))
+    if name not in brought():
+        return cast(Computation, importlib.import_module(module))
+    try:
+        found = importlib.import_module(module)
+        missing = sorted(part for part in _PARTS if not hasattr(found, part))
+    except Exception as error:  # noqa: BLE001 - it is somebody else's code
+        problem = f"importing {module} ended with {type(error).__name__}"
+    else:
+        if not missing and found.SITE_HALF == "loss":
+            return cast(Computation, found)
+        problem = f"{module} lacks {', '.join(missing)}" if missing else f"{module} trains no adapter"
+    raise RecipeError(
+        "recipe.computation_broken",
+        f"the computation {name!r} is brought by an installed package, but {problem}.",
+        "Mend the package, or uninstall it; docs/own-methods.md says what a method has.",
+    )
+
+
+_PARTS = (
+    *("SITE_HALF", "LINEAR", "SERVER_OPTIMISERS", "ADAPTER_KEYS"),
+    *("shape", "initial", "losses", "learns", "frames", "adapter", "sent", "advance"),
+)
+"""What a module has that is a :class:`Method`."""

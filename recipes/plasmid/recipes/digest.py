@@ -1,26 +1,26 @@
 """The digest that sites approve.
 
 It covers the resolved document (the seed is in it, data files are not), the version of the computation API,
-the source of the computation and of every module beside it that it imports, however indirectly, and that of
-the kind of its task, which is the loss; not the release of the node. Imports are read from the source, not by
-running it.
+the source of the computation and of every module beside it, or of its own package, that it imports, however
+indirectly, and that of the kind of its task, which is the loss; not the release of the node. Imports are read
+from the source, not by running it.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plasmid.computations.api import API_VERSION
+from plasmid.computations.api import API_VERSION, module_of
 from plasmid.core.canonical import digest_json, sha256_hex
 from plasmid.core.errors import RecipeError
 from plasmid.models.tasks import source_of
 
 _PACKAGE = "plasmid.computations."
+_INTERFACE = {"plasmid.computations.api"}
 
 
 def recipe_digest(document: Mapping[str, Any], computation: str) -> str:
@@ -53,42 +53,58 @@ def recipe_digest(document: Mapping[str, Any], computation: str) -> str:
 
 
 def _sources(computation: str) -> dict[str, bytes]:
-    """Return the source of *computation*, and of what it imports from its package, by the module's name."""
-    found = {computation: _source(computation).read_bytes()}
-    waiting = [computation]
+    """Return the source of *computation*, and of what it imports, by the module's name.
+
+    Counted is what it imports from the computations' package, and from its own where another package brings
+    it. Names of modules of the former are told without the package.
+    """
+    first = module_of(computation)
+    if first is None:
+        raise RecipeError(
+            "recipe.computation_unknown",
+            f"this installation has no computation {computation[:60]!r}.",
+            "Install the release of Plasmid, or the package, that the recipe was written for.",
+        )
+    found = {first: _path(first).read_bytes()}
+    waiting = [first]
     while waiting:
-        for name in _imported(found[waiting.pop()]) - found.keys():
+        module = waiting.pop()
+        for name in _imported(module, found[module]) - found.keys():
             found[name] = _path(name).read_bytes()
             waiting.append(name)
-    return found
+    return {name.removeprefix(_PACKAGE): source for name, source in found.items()}
 
 
-def _imported(source: bytes) -> set[str]:
-    """Return the modules of the computations' package that *source* imports, the interface left out."""
+def _imported(module: str, source: bytes) -> set[str]:
+    """Return the modules whose source counts that *source*, of *module*, imports; the interface left out."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, "it was found before"
+    package = module if spec.submodule_search_locations else module.rpartition(".")[0]
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            module = (_PACKAGE if node.level else "") + (node.module or "")
-            names += [module, *(f"{module.rstrip('.')}.{alias.name}" for alias in node.names)]
-    inside = (name.removeprefix(_PACKAGE).split(".")[0] for name in names if name.startswith(_PACKAGE))
-    return {name for name in inside if name not in ("", "api") and importlib.util.find_spec(_PACKAGE + name)}
+            named = "." * node.level + (node.module or "")
+            within = importlib.util.resolve_name(named, package) if node.level else named
+            names += [within, *(f"{within}.{alias.name}" for alias in node.names)]
+    ours = {name.removeprefix(_PACKAGE).partition(".")[0] for name in names if name.startswith(_PACKAGE)}
+    counted = {_PACKAGE + name for name in ours if name} - _INTERFACE
+    own = module.partition(".")[0]
+    if own != "plasmid":
+        counted |= {name for name in names if name.startswith(f"{own}.")}
+    return {name for name in counted if _is_module(name)}
 
 
-def _source(computation: str) -> Path:
-    known = re.fullmatch(r"[a-z][a-z0-9_]*", computation) and computation != "api"
-    if not known or importlib.util.find_spec(_PACKAGE + computation) is None:
-        raise RecipeError(
-            "recipe.computation_unknown",
-            f"this installation has no computation {computation[:60]!r}.",
-            "Install the release of Plasmid that the recipe was written for.",
-        )
-    return _path(computation)
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # what it is in is no package: a function of a module
+        return False
 
 
 def _path(name: str) -> Path:
-    spec = importlib.util.find_spec(_PACKAGE + name)
+    spec = importlib.util.find_spec(name)
     assert spec is not None, "it was found before"
     assert spec.origin is not None, "computations are files"
     return Path(spec.origin)

@@ -20,7 +20,7 @@ ADAPTER_KEYS = ("sketch_width",)
 def method_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     """Yield ``(path, what)`` for each thing in those *sections* that are given which the method cannot do."""
     name = sections.get("computation")
-    if name not in api.METHODS:
+    if not api.is_method(name):
         return
     method = cast(api.Method, api.load(name))
     adapter, federation, privacy = (sections.get(part) for part in ("adapter", "federation", "privacy"))

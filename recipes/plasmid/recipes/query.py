@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from plasmid.computations.api import METHODS, impossible
+from plasmid.computations.api import METHODS, brought, impossible, is_method
 from plasmid.core.errors import RecipeError, UsageError
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.columns import (
@@ -188,12 +188,15 @@ def document_type(computation: object) -> type[Document]:
         ``recipe.computation_unknown``: there is no such computation here.
     """
     kind = _KINDS.get(computation) if isinstance(computation, str) else None
+    if kind is None and is_method(computation):
+        kind = Recipe
     if kind is None:
         if why := impossible(computation):
             raise RecipeError("recipe.computation_impossible", f"{why}.", "Name that one as 'computation'.")
+        known = ", ".join(sorted({*_KINDS, *brought()}))
         raise RecipeError(
             "recipe.computation_unknown",
-            f"the document asks for a computation unknown here (known: {', '.join(sorted(_KINDS))}).",
+            f"the document asks for a computation unknown here (known: {known}).",
             "Install the release of Plasmid that the document was written for.",
         )
     return kind

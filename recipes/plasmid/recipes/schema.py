@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from plasmid.computations.api import impossible
+from plasmid.computations.api import METHODS, brought, impossible, is_method
 from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
 from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
@@ -234,15 +234,16 @@ class Learned(Strict):
 def _possible(computation: object) -> object:
     if why := impossible(computation):
         raise ValueError(why)
+    if not is_method(computation):
+        known = ", ".join(sorted({*METHODS, *brought()}))
+        raise ValueError(f"no method here is called so; there are {known}")
     return computation
 
 
 class Recipe(Learned):
     """A fine-tuning recipe. ``computation`` is how factors are combined: docs/recipes.md has the methods."""
 
-    computation: Annotated[
-        Literal["finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch"], BeforeValidator(_possible)
-    ] = "finetune"
+    computation: Annotated[str, BeforeValidator(_possible)] = "finetune"
     name: Name
     title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     training: Training

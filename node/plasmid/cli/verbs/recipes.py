@@ -139,14 +139,29 @@ def copy_recipe(
 def new(
     name: Annotated[str, typer.Argument(help="The recipe's name, and its folder's")],
     bundle: Annotated[
-        templates.Half, typer.Option("--bundle", help="What its Python computes; see docs/bundles.md")
-    ] = templates.Half.per_record,
+        templates.Half | None,
+        typer.Option("--bundle", help="What its Python computes (default per_record); see docs/bundles.md"),
+    ] = None,
+    method: Annotated[
+        bool, typer.Option("--method", help="A LoRA method, to install; see docs/own-methods.md")
+    ] = False,
     to: Annotated[Path, typer.Option("--to", help="Where to make the folder")] = Path(),
     form: FormatOption = Format.text,
 ) -> None:
-    """Make the folder of a recipe that carries Python: a working example to change."""
+    """Make the folder of a recipe with Python, or of a LoRA method: a working example to change."""
     with reply(form) as answer:
-        folder = templates.write(name, bundle, to)
+        if method and bundle is not None:
+            raise UsageError(
+                "usage.template", "a method is no bundle.", "Give --method or --bundle, not both."
+            )
+        folder = templates.write(name, None if method else bundle or templates.Half.per_record, to)
+        answer.data.update(name=name, path=str(folder / "recipe.yaml"))
+        if method:
+            answer.say(
+                _plain(f"{folder}: recipe.yaml, and a package with the method"),
+                _plain(f"Next: pip install {folder}, then plasmid recipes validate {folder}"),
+            )
+            return
         resolved = load_recipe(folder)
         answer.data.update(_summary(resolved), path=str(resolved.path))
         answer.say(

@@ -1,4 +1,10 @@
-"""Folders to begin a recipe with Python from: one for each half. They run as they are."""
+"""Folders to begin from: a recipe with Python of each half, a method with its recipe. All run as they are.
+
+Rules
+-----
+1. NAME in a file is the name that is asked for, MODULE the same as Python has it.
+2. A recipe's own Python goes into its bundle; a method is a package to install.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +27,11 @@ class Half(StrEnum):
     loss = "loss"
 
 
-def write(name: str, half: Half, target: Path) -> Path:
-    """Make the folder *target/name* of a recipe called *name* and return it.
+METHOD = "method"
+
+
+def write(name: str, half: Half | None, target: Path) -> Path:
+    """Make the folder *target/name* of a recipe called *name* and return it; None as *half* is a method.
 
     Raises
     ------
@@ -40,11 +49,13 @@ def write(name: str, half: Half, target: Path) -> Path:
     folder = target / name
     if folder.exists():
         raise UsageError("usage.exists", f"{folder} is there already.", "Choose another name, or --to DIR.")
-    source = Path(__file__).with_name(half.value)
+    source = Path(__file__).with_name(METHOD if half is None else half.value)
+    module = re.sub(r"^(?=\d)", "m", name.replace("-", "_"))
     with folder_atomic(folder) as partial:
-        (partial / FOLDER).mkdir()
+        python = partial if half is None else partial / FOLDER
+        python.mkdir(exist_ok=True)
         for path in sorted(source.iterdir()):
-            text = path.read_text(encoding="utf-8").replace("NAME", name)
-            place = partial if path.name == "recipe.yaml" else partial / FOLDER
-            write_atomic(place / path.name.removesuffix(".txt"), text.encode())
+            text = path.read_text(encoding="utf-8").replace("NAME", name).replace("MODULE", module)
+            place = partial if path.name == "recipe.yaml" else python
+            write_atomic(place / path.name.removesuffix(".txt").replace("MODULE", module), text.encode())
     return folder

@@ -159,7 +159,8 @@ def new(
         if method:
             answer.say(
                 _plain(f"{folder}: recipe.yaml, and a package with the method"),
-                _plain(f"Next: pip install {folder}, then plasmid recipes validate {folder}"),
+                # With ./, for pip takes a bare word as a name in its index.
+                _plain(f"Next: pip install {to.resolve() / name}, then plasmid recipes validate {folder}"),
             )
             return
         resolved = load_recipe(folder)

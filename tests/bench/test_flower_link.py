@@ -46,13 +46,13 @@ def test_only_marked_processes_are_ended(tmp_path: Path) -> None:
 def test_a_failed_start_raises_with_the_log_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     homes: list[Path] = []
 
-    class Broken(flower_link._Federation):
+    class Broken(flower_link.FlowerFederation):
         def __init__(self, home: Path, *, tls: bool) -> None:
             super().__init__(home, tls=tls)
             homes.append(home)
             self._key.write_text("no key", encoding="utf-8")
 
-    monkeypatch.setattr(flower_link, "_Federation", Broken)
+    monkeypatch.setattr(flower_link, "FlowerFederation", Broken)
     with pytest.raises(
         RuntimeError, match="flower-superlink ended while waiting for the SuperLink to answer"
     ):

@@ -27,12 +27,12 @@ from plasmid.federation.grid import LinkGrid, SecureRound
 from plasmid.models.adapter import AdapterSchema
 
 STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
-_OURS = {"fraction_train": 1.0, "fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
+_OURS = {"fraction_train": 1.0, "fraction_evaluate": 0.0}
 _NOT_THE_RECIPES = ("fraction_", "min_", "weighted_by_key", "arrayrecord_key", "configrecord_key")
 
 
-def build_strategy(name: str, options: Mapping[str, Any]) -> upstream.FedAvg:
-    """Return the strategy *name* with *options*.
+def build_strategy(name: str, options: Mapping[str, Any], *, nodes: int = 1) -> upstream.FedAvg:
+    """Return the strategy *name* with *options*; it waits for *nodes* nodes.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def build_strategy(name: str, options: Mapping[str, Any]) -> upstream.FedAvg:
             f"federation.server.options: {'; '.join(problems)}.",
             f"{name} takes {', '.join(known) or 'no options'}.",
         )
-    return kind(**_OURS, **options)  # type: ignore[no-any-return]
+    return kind(min_train_nodes=nodes, min_available_nodes=nodes, **_OURS, **options)  # type: ignore[no-any-return]
 
 
 class ServerOptimiser:

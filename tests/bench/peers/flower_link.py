@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,16 +97,17 @@ def measure(rounds: int = 6, *, tls: bool = True) -> FlowerLink:
     if rounds < 3:
         raise ValueError(f"rounds is {rounds}; at least 3 are needed for the figure of the start.")
     with tempfile.TemporaryDirectory(prefix="plasmid-bench-flower-") as name:
-        federation = _Federation(Path(name), tls=tls)
+        federation = FlowerFederation(Path(name), tls=tls)
         try:
             return _measure(federation, rounds)
         finally:
             federation.end()
 
 
-def _measure(federation: _Federation, rounds: int) -> FlowerLink:
+def _measure(federation: FlowerFederation, rounds: int) -> FlowerLink:
     federation.start_superlink()
-    federation.submit(rounds)
+    settings = f'rounds={rounds} sites={SITES} parameters={PARAMETERS} times-file="{federation.times_file}"'
+    federation.submit(_APP, settings)
     federation.wait_for_round(0, _START_S)
     started_s = time.monotonic()
     federation.start_supernodes()
@@ -122,13 +123,13 @@ def _measure(federation: _Federation, rounds: int) -> FlowerLink:
     )
 
 
-class _Federation:
+class FlowerFederation:
     """The processes of one measurement and the folder *home* that they live in."""
 
     def __init__(self, home: Path, *, tls: bool) -> None:
         self.tls = tls
         self._home = home
-        self._times_file = home / "times.txt"
+        self.times_file = home / "times.txt"
         self._certificate = home / "superlink.pem"
         self._key = home / "superlink.key"
         self._ports = _free_ports(1 + SITES)
@@ -156,16 +157,15 @@ class _Federation:
         )
         deadline_s = time.monotonic() + _START_S
         while not self._answers():
-            self._check(deadline_s, "the SuperLink to answer")
+            self.check(deadline_s, "the SuperLink to answer")
 
-    def submit(self, rounds: int) -> None:
-        """Build the app and submit its run with ``flwr run``."""
+    def submit(self, source: Path, settings: str) -> None:
+        """Build the app in the folder *source* and submit its run with ``flwr run``."""
         app = self._home / "app"
-        shutil.copytree(_APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, app, ignore=shutil.ignore_patterns("__pycache__"))
         trust = f'root-certificates = "{self._certificate}"' if self.tls else "insecure = true"
         connection = f'[superlink.bench]\naddress = "{self._address}"\n{trust}\n'
         (self._home / "config.toml").write_text(connection, encoding="utf-8")
-        settings = f'rounds={rounds} sites={SITES} parameters={PARAMETERS} times-file="{self._times_file}"'
         self._start("flwr", "run", str(app), "bench", "--run-config", settings)
         command = self._processes["flwr"]
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -174,24 +174,25 @@ class _Federation:
             raise RuntimeError(f"`flwr run` ended with status {command.returncode}.\n{self._log_tail()}")
         del self._processes["flwr"]
 
-    def start_supernodes(self) -> None:
-        """Start the three SuperNodes, without waiting for them."""
+    def start_supernodes(self, settings: Sequence[str] = ("",) * SITES) -> None:
+        """Start the three SuperNodes, each with its ``--node-config``, without waiting for them."""
         trust = f"--root-certificates={self._certificate}" if self.tls else "--insecure"
-        for site, port in enumerate(self._ports[1:]):
+        for site, (port, own) in enumerate(zip(self._ports[1:], settings, strict=True)):
             self._start(
                 "flower-supernode",
                 trust,
                 f"--superlink={self._address}",
                 f"--host={_HOST}",
                 f"--port={port}",
+                *([f"--node-config={own}"] if own else []),
                 name=f"flower-supernode-{site}",
             )
 
     def round_ends_s(self) -> dict[int, float]:
         """Return round -> monotonic seconds of its end; round 0 is the start of the first."""
-        if not self._times_file.exists():
+        if not self.times_file.exists():
             return {}
-        complete, _, _ = self._times_file.read_text(encoding="utf-8").rpartition("\n")
+        complete, _, _ = self.times_file.read_text(encoding="utf-8").rpartition("\n")
         pairs = (line.split() for line in complete.splitlines())
         return {int(number): float(end_s) for number, end_s in pairs}
 
@@ -199,7 +200,7 @@ class _Federation:
         """Wait until round *number* has ended, at most *limit_s* seconds."""
         deadline_s = time.monotonic() + limit_s
         while number not in self.round_ends_s():
-            self._check(deadline_s, f"round {number} to end")
+            self.check(deadline_s, f"round {number} to end")
 
     def end(self) -> None:
         """End every process, those that Flower's own processes started included."""
@@ -227,7 +228,7 @@ class _Federation:
         except httpx.HTTPError:
             return False
 
-    def _check(self, deadline_s: float, what: str) -> None:
+    def check(self, deadline_s: float, what: str) -> None:
         """Sleep a moment; raise if a process has ended or the deadline has passed."""
         ended = [name for name, process in self._processes.items() if process.poll() is not None]
         if ended:

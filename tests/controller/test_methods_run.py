@@ -14,10 +14,11 @@ import pytest
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
 from plasmid.computations import _factors, api
+from plasmid.computations._personal import personal_of
 from plasmid.gateway.terms import sampling
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
-from plasmid.protocol.body import unpack
+from plasmid.protocol.body import pack, unpack
 from plasmid.recipes.schema import Recipe
 from plasmid.site.node import local_seed
 from plasmid.training.worker import Session
@@ -54,19 +55,30 @@ def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, An
     document = recipe(base, method, **sections)
     named = {"id": base.id, "revision": base.revision, "digest": base.digest}
     header = {"document": document.model_dump(mode="json"), "base": named}
-    channel: Any = SimpleNamespace(send=lambda *_, **__: None)
+    told: dict[str, bytes] = {}
+    channel: Any = SimpleNamespace(send=lambda header, body=b"": told.update({header["type"]: body}))
     header["descriptor"] = snapshot_of(tiny_table(ROWS), document)
     session = Session(channel, threading.Event(), (header, b""))
 
     def compute(made: Scene, site: str, manifest: Any) -> np.ndarray:
+        """Compute as a node has it computed: with what the site keeps, which is kept before it goes on."""
         body = made.link.bodies.published(manifest.state).read_bytes()
+        gateway, schema = made.federation.gateways[site], personal_of(document, base)
+        own = gateway.personal.before(manifest.run, manifest.round, schema)
+        if own is not None:
+            session.take_personal(pack("personal", own))
+        told.clear()
         order = {
             "phase": manifest.phase,
             "round": manifest.round,
             "seed": local_seed(document.seed, site, manifest.round),
             "sampling": sampling(document, made.federation.gateways[site].run(manifest.run).terms),
         }
-        return session.compute((order, body))
+        vector = session.compute((order, body))
+        if "personal" in told:
+            kept = unpack(told["personal"], "personal", length=schema.size, dtype=np.dtype("<f4"))
+            gateway.personal.keep(gateway.audit, manifest.run, manifest.round, schema, kept)
+        return vector
 
     given: dict[str, Any] = {}
     if document.privacy.unit != "none":
@@ -102,7 +114,9 @@ def test_a_run_ends_with_an_adapter_that_every_site_followed(
     schema, released = read_adapter(tmp_path / "adapter").on(base)
     assert schema == whole
     assert np.array_equal(released, state)
-    assert all(value.any() for value in _factors.parts(whole, released).values())
+    own = {spec.name for spec in personal_of(document, base).tensors}
+    parts = _factors.parts(whole, released)
+    assert {name for name, value in parts.items() if not value.any()} == own  # nobody but a site has those
 
 
 @pytest.mark.parametrize("method", ["ffa_lora", "fedsvd"])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plasmid.computations import api
+from plasmid.computations._personal import personal_of
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.approvals import Approvals
@@ -33,6 +34,7 @@ from plasmid.gateway.projects import Projects, Requested, check_request
 from plasmid.gateway.revoked import Revoked
 from plasmid.gateway.terms import unit_terms
 from plasmid.gateway.views import Slice, described, slice_of
+from plasmid.models.adapter import AdapterSchema
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import IsolationLevel
@@ -75,6 +77,8 @@ class AdmittedRun:
         The last attempt: (epoch, slot), the manifest's digest, and the answer once there is one.
     following
         The public states so far, and whether each followed from the one before.
+    personal
+        The tensors that the site keeps for itself from round to round; none where nothing is personal.
     """
 
     run: str
@@ -94,9 +98,12 @@ class AdmittedRun:
     epoch: SiteEpoch | None = None
     last: tuple[tuple[int, int], str, Answer | None] = field(default=((0, -1), "", None))
     following: Following = field(init=False)
+    personal: AdapterSchema = field(init=False)
 
     def __post_init__(self) -> None:
         self.following = Following(self.document, self.digest, self.shape)
+        trains = api.makes_adapter(api.load(self.document.computation))
+        self.personal = personal_of(self.document, self.base) if trains else AdapterSchema(())
 
     @property
     def project(self) -> Project:

@@ -50,6 +50,7 @@ from plasmid.gateway.marks import Marks
 from plasmid.gateway.output import bounded
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
+from plasmid.gateway.personal import Personal
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
@@ -107,6 +108,7 @@ class Gateway:
         self.projects = Projects(home.projects, name=self.identity.name, key=self.identity.public)
         self._revoked = Revoked(home.revoked)
         self.approvals = Approvals(home, self.audit)
+        self.personal = Personal(home.personal)
         self._untold: set[str] = set()
         self._clock = clock
         self._marks = Marks(home.runs)

@@ -51,7 +51,7 @@ Part = Literal["A", "B", "core", "head", "covariates"]
 """What may learn in a round: a factor of every adapted layer, the square matrix between two public frames
 that stands for B, or a part of the head."""
 
-METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch")
+METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch", "fedsa")
 """The computations that train an adapter, :class:`Method`."""
 
 _SINGLE = "it compares single contributions, and only their sum is ever seen"
@@ -78,10 +78,7 @@ IMPOSSIBLE: Mapping[str, tuple[str, str]] = {
             "sketch, which recovers the mean product from sums and keeps its nearest of the adapter's rank",
         ),
     ),
-    **dict.fromkeys(
-        ("fedsa", "fedsa_lora"),
-        ("it keeps a factor at each site between rounds, and sites here keep nothing", "rolora or ffa_lora"),
-    ),
+    **dict.fromkeys(("fedsa_lora", "fedsalora"), ("it has a shorter name here", "fedsa")),
     **dict.fromkeys(("fedprox",), ("it is no method of its own", "any method with training.proximal")),
 }
 """What is asked for by these names and does not exist over a sum: why, and what comes nearest."""

@@ -36,6 +36,7 @@ _LONGEST = 200
 _COMPUTATIONS = {
     "counts": "counts: a table of counts over public cells, and sums of one column in them",
     "evaluate": "evaluate: an adapter's scores of the rows are counted beside their labels",
+    "gain": "gain: an adapter and one trained here alone are compared on rows held out; sites are counted",
     "mean": "mean: the count, mean and variance of one column, over all sites",
     "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
     "ffa_lora": "ffa_lora: one of every two small matrices beside weights is trained on the rows",

@@ -39,8 +39,8 @@ _DTYPE = np.dtype("<f4")
 _CARD = """# This site's own adapter of the run {run}
 
 Trained by the recipe {name} on this site's rows, beside what all sites learned together. It stays here:
-nobody else has seen it, and it holds what only this site's rows have taught it. Whoever hands it on gives that
-away; no promise of the run covers it.
+nobody else has seen it, and it holds what only this site's rows have taught it. Whoever hands it on gives
+that away; no promise of the run covers it.
 
     plasmid predict personal:{run} --data rows.csv
 """
@@ -161,9 +161,16 @@ class Personal:
         """Return the runs of which there is an adapter of the site's own."""
         return sorted(path.parent.parent.name for path in self.folder.glob("*/adapter/head.json"))
 
-    def write(self, run: str, name: str, found: Mapping[str, Any]) -> Path:
-        """Write the JSON file *name* about *run*, for the owner alone. Raises StorageError."""
-        path = self._made(run) / name
+    def tell(self, audit: AuditLog, run: str, name: str, found: Mapping[str, Any]) -> Path:
+        """Log what this site has *found* out in *run* and write it to *name*.json, for its owner to see.
+
+        Raises
+        ------
+        StorageError
+            As :meth:`keep`.
+        """
+        audit.write(f"personal.{name}", run=run, **found)
+        path = self._made(run) / f"{name}.json"
         write_atomic(path, json_file(found), mode=0o600)
         return path
 

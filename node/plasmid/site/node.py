@@ -48,7 +48,7 @@ from plasmid.protocol.messages import (
 )
 from plasmid.protocol.plan import AUDIT_LENGTH
 from plasmid.site.enrol import Credential
-from plasmid.site.own_adapter import make_own, makes_own
+from plasmid.site.own_adapter import make_own, makes_own, own_of
 from plasmid.site.status import holding
 from plasmid.site.waiting import WaitingRuns
 from plasmid.site.watch import Watch
@@ -233,12 +233,14 @@ class _Run(threading.Thread):
             length=AUDIT_LENGTH if audit else shape.schema.size,
             dtype=np.dtype(np.float64) if audit else shape.dtype,
             progress=self._pulsing(manifest.round),
-            own=gateway.personal.before(self.run_id, manifest.round, admitted.personal),
+            own=own_of(gateway, admitted, manifest.round),
             keeps=admitted.personal.size,
         )
         kept = self._session.personal
         if kept is not None:
             gateway.personal.keep(gateway.audit, self.run_id, manifest.round, admitted.personal, kept)
+        if self._session.figures is not None:
+            gateway.personal.tell(gateway.audit, self.run_id, "gain", self._session.figures)
         return vector if layout is None else Summed(vector, self._session.evidence)
 
 

@@ -16,14 +16,38 @@ import numpy as np
 
 from plasmid.computations import api
 from plasmid.computations._personal import keeps, whole_of, with_personal
+from plasmid.core.errors import ModelError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.gateway import Gateway
+from plasmid.models.adapter import Vector
+from plasmid.models.artifact import read_adapter
 from plasmid.training.session import Progress, WorkerSession
 
 
 def makes_own(admitted: AdmittedRun) -> bool:
     """Return whether this site has an adapter of its own when the run is over."""
     return api.makes_adapter(api.load(admitted.document.computation)) and keeps(admitted.document)
+
+
+def own_of(gateway: Gateway, admitted: AdmittedRun, round_: int) -> Vector | None:
+    """Return what the worker is given beside the public state of a round: what this site alone has, or None.
+
+    Those are the personal tensors of the rounds before, or, of a document that names a run, the site's own
+    adapter of it.
+
+    Raises
+    ------
+    StorageError
+        ``storage.personal_damaged``.
+    """
+    named = getattr(admitted.document, "run", None)
+    if named is None:
+        return gateway.personal.before(admitted.run, round_, admitted.personal)
+    assert admitted.base is not None, "an adapter has a base model"
+    try:
+        return read_adapter(gateway.personal.adapter(named)).on(admitted.base)[1]
+    except ModelError:  # it took no part, has forgotten it, or it is of another kind: this site cannot say
+        return None
 
 
 def make_own(

@@ -37,6 +37,7 @@ class WorkerSession:
         self._opened = self._foreign = False
         self.evidence: Evidence | None = None
         self.personal: NDArray[np.float32] | None = None
+        self.figures: dict[str, Any] | None = None
         self._ending = threading.Lock()
 
     def open(self, document: dict[str, Any], base: BaseModel | None, rows: int | None) -> None:
@@ -65,7 +66,8 @@ class WorkerSession:
     ) -> NDArray[Any]:
         """Return the worker's vector, *dtype* [length]; :attr:`evidence` is what it says about its cells.
 
-        :attr:`personal` is what the site is to keep for itself, float32 [keeps], or None.
+        :attr:`personal` is what the site is to keep for itself, float32 [keeps], or None; :attr:`figures`
+        what the worker has found out for its owner, or None.
 
         Parameters
         ----------
@@ -90,7 +92,7 @@ class WorkerSession:
         if cells is not None:
             most = max(most, evidence_bytes(*cells))
         most = max(most, body_bytes("personal", keeps, _PERSONAL))
-        self.evidence = self.personal = None
+        self.evidence = self.personal = self.figures = None
         while not self._opened:
             self._opened = self._receive(progress, most)[0]["type"] == "opened"
         if own is not None:
@@ -100,6 +102,8 @@ class WorkerSession:
             header, body = self._receive(progress, most)
             if header["type"] == "cells" and cells is not None:
                 self.evidence = _evidence(header, body, cells[0])
+            if header["type"] == "figures" and not self._foreign:
+                self.figures = header["figures"]
             if header["type"] == "personal" and keeps:
                 self.personal = unpack(body, "personal", length=keeps, dtype=_PERSONAL)
             if header["type"] == "result":

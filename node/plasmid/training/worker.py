@@ -20,7 +20,8 @@ Rules
    sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
    key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
    (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``personal`` (body:
-   what the site is to keep), ``result`` (body: vector), ``error``.
+   what the site is to keep), ``figures`` (what is for its owner alone to see), ``result`` (body:
+   vector), ``error``.
 5. The phase ``personal`` trains the given state, with what the site keeps, on the site's rows for itself,
    without the privacy unit's clip and noise: its result is the whole adapter, and stays at the site.
 """
@@ -41,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.computations._personal import personal_in, personal_of, with_personal
+from plasmid.computations._personal import personal_in, personal_of, whole_of, with_personal
 from plasmid.core.collection import uncollected
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.snapshot import Snapshot
@@ -49,6 +50,7 @@ from plasmid.data.table import Drawn, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.schema import Learned
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
@@ -94,11 +96,24 @@ class Session:
         self._half = api.site_half(self.computation, self.document)
         self._bundle = BundleHalf(self.document) if getattr(self.document, "bundle", None) else None
         self._scorer: Any = None
+
+        def progress(step: int, steps: int) -> None:
+            channel.send({"type": "progress", "step": step, "steps": steps})
+
         if getattr(self.computation, "SCORED", False):
             from plasmid.training.scoring import Scorer
 
             assert base is not None, "an adapter has a base model"
             self._scorer = Scorer(cast(Learned, self.document), base, self._stop_if_asked)
+        self._judge: Any = None
+        if getattr(self.computation, "JUDGED", False):
+            from plasmid.training.gain import Judge
+
+            assert base is not None, "an adapter has a base model"
+            assert snapshot is not None, "a document with rows has a contract"
+            self._judge = Judge(
+                cast(GainDocument, self.document), base, snapshot, progress=progress, should_stop=stop.is_set
+            )
         if self._half == "loss":
             from plasmid.training.engine import Engine
 
@@ -118,7 +133,7 @@ class Session:
                 loss=self._bundle.loss if self._bundle else None,
                 checkpointing=document.training.checkpointing,
                 frames=api.method(document).frames(document, base),
-                progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
+                progress=progress,
                 should_stop=stop.is_set,
             )
 
@@ -163,6 +178,8 @@ class Session:
                 assert self.table is not None, "a document with a bundle has a contract"
                 whole = self.table.table() if isinstance(self.table, Snapshot) else self.table
                 return self._bundle.vector(state, whole)
+            case _ if self._judge is not None:
+                return self._judged(state)
             case _:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
@@ -184,9 +201,18 @@ class Session:
             self._tell_personal(after)
         return np.asarray(method.sent(document, self._base, before, after, round_))
 
+    def _judged(self, state: NDArray[Any]) -> NDArray[Any]:
+        """Return what leaves of what an adapter is worth here; the site is told all of it."""
+        own, self._own = self._own, None
+        given = self.computation.adapter_of(self.shape, state) if self.document.run is None else own
+        found = self._judge.judged(given)
+        self._channel.send({"type": "figures", "figures": found.as_json()})
+        return np.asarray(self.computation.vector(self.document, found.gain), dtype=state.dtype)
+
     def take_personal(self, body: Body) -> None:
-        """Take what the site keeps, for the next :meth:`compute`."""
-        length = personal_of(self.document, self._base).size
+        """Take what the site keeps, for the next :meth:`compute`: some tensors, or its whole own adapter."""
+        kept = personal_of if self._judge is None else whole_of
+        length = kept(self.document, self._base).size
         self._own = unpack(body, "personal", length=length, dtype=np.dtype("<f4"))
 
     def _adapter(self, state: NDArray[Any]) -> NDArray[np.float32]:

@@ -136,6 +136,9 @@ class Shape:
     most_sites
         Over how many contributions a sum may be so that :meth:`Computation.advance` can take it apart; None
         where any number will do.
+    most_noise
+        Largest standard deviation, in one coordinate and for each site, of shared noise that leaves the sum
+        an answer; None where that is for the reader to see.
     """
 
     schema: AdapterSchema
@@ -145,6 +148,7 @@ class Shape:
     record_bound: float = 1.0
     public: AdapterSchema | None = None
     most_sites: int | None = None
+    most_noise: float | None = None
 
     @property
     def state(self) -> AdapterSchema:

@@ -72,6 +72,7 @@ def run(
             federation,
             plan_and_run,
         )
+        from plasmid.computations._personal import personal_parts
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -86,10 +87,11 @@ def run(
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
         trains = isinstance(resolved.parsed, Recipe)
-        if evaluate and (not trains or resolved.recipe.data.holdout is None):
+        lacks = trains and bool(personal_parts(resolved.recipe))
+        if evaluate and (not trains or lacks or resolved.recipe.data.holdout is None):
             raise UsageError(
                 "usage.evaluate",
-                "--evaluate needs a recipe that trains an adapter and holds rows out (data.holdout).",
+                "--evaluate needs a recipe that trains a whole adapter and holds rows out (data.holdout).",
                 "For example: --set data.holdout.by=record --set data.holdout.share=0.2",
             )
         repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
@@ -120,7 +122,12 @@ def run(
                 _evaluate(at, embedded, resolved, done, site, project, yes, answer)
                 done.save_adapter()
         # The federation has ended: what follows is the launcher's own, and needs its memory and cores.
-        if test is not None:
+        if test is not None and lacks:
+            answer.note(
+                "no table: each site keeps a part of the adapter for itself, and the rest alone has no metric"
+                ". Ask with: plasmid evaluate ADAPTER --recipe R --measure gain --personal RUN"
+            )
+        elif test is not None:
             if baselines and resolved.files:
                 answer.note("no baselines: a recipe's own Python runs in a site's sandbox only")
             _measure(done, resolved, tables if baselines and not resolved.files else {}, test)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,16 +11,13 @@ import pytest
 
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
+from in_worker import Workers
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_of
-from plasmid.gateway.terms import sampling
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
-from plasmid.protocol.body import pack, unpack
+from plasmid.protocol.body import unpack
 from plasmid.recipes.schema import Recipe
-from plasmid.site.node import local_seed
-from plasmid.training.worker import Session
-from snapshots import snapshot_of
 from tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -53,39 +48,13 @@ def csv(rows: int) -> str:
 def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, Any]) -> Scene:
     """Return a run of three sites whose vectors a worker's session computes, one for all, in this process."""
     document = recipe(base, method, **sections)
-    named = {"id": base.id, "revision": base.revision, "digest": base.digest}
-    header = {"document": document.model_dump(mode="json"), "base": named}
-    told: dict[str, bytes] = {}
-    channel: Any = SimpleNamespace(send=lambda header, body=b"": told.update({header["type"]: body}))
-    header["descriptor"] = snapshot_of(tiny_table(ROWS), document)
-    session = Session(channel, threading.Event(), (header, b""))
-
-    def compute(made: Scene, site: str, manifest: Any) -> np.ndarray:
-        """Compute as a node has it computed: with what the site keeps, which is kept before it goes on."""
-        body = made.link.bodies.published(manifest.state).read_bytes()
-        gateway, schema = made.federation.gateways[site], personal_of(document, base)
-        own = gateway.personal.before(manifest.run, manifest.round, schema)
-        if own is not None:
-            session.take_personal(pack("personal", own))
-        told.clear()
-        order = {
-            "phase": manifest.phase,
-            "round": manifest.round,
-            "seed": local_seed(document.seed, site, manifest.round),
-            "sampling": sampling(document, made.federation.gateways[site].run(manifest.run).terms),
-        }
-        vector = session.compute((order, body))
-        if "personal" in told:
-            kept = unpack(told["personal"], "personal", length=schema.size, dtype=np.dtype("<f4"))
-            gateway.personal.keep(gateway.audit, manifest.run, manifest.round, schema, kept)
-        return vector
-
+    workers = Workers(document, base, dict.fromkeys(NAMES[:3], tiny_table(ROWS)))
     given: dict[str, Any] = {}
     if document.privacy.unit != "none":
         budget = {"unit": "record", "epsilon": 8.0, "delta": 1e-5}
         given = {"public_size": ROWS, "budgets": {"default": budget}}
     tables = dict.fromkeys(NAMES[:3], csv(ROWS))
-    return scene(3, document, admitted=False, compute=compute, tables=tables, **given)
+    return scene(3, document, admitted=False, compute=workers.compute, tables=tables, **given)
 
 
 def last_state(made: Scene, shown: dict[str, Any]) -> np.ndarray:

@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -156,6 +157,13 @@ class Personal:
                 "training.personal_steps leave one.",
             )
         return folder
+
+    def steps(self, run: str) -> int | None:
+        """Return how many steps the site's own adapter of *run* had after it; None where there is none."""
+        try:
+            return int(json.loads((self.adapter(run) / "provenance.json").read_bytes())["steps"])
+        except (ModelError, OSError, ValueError, KeyError, TypeError):
+            return None
 
     def runs(self) -> list[str]:
         """Return the runs of which there is an adapter of the site's own."""

@@ -7,7 +7,8 @@ Rules
 2. The last public state and what the site keeps for itself make the adapter. With ``training.personal_steps``
    the worker trains it on the site's own rows, so many steps and no more, without noise: nothing of it
    leaves.
-3. The owner's pause and a restart end it. What was kept from the rounds stays.
+3. What it is before those steps is kept first: the owner's pause or a restart ends them, and leaves that. Its
+   provenance says how many it has had.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ def make_own(
     assert base is not None, "an adapter has a base model"
     state, steps = admitted.following.last, document.training.personal_steps
     own = gateway.personal.before(run, document.rounds + 1, admitted.personal)
+    released = api.method(document).adapter(document, base, state)
+    facts = {"site": gateway.site, "digest": admitted.digest, "rounds": document.rounds}
+
+    def keep(adapter: Vector, steps: int) -> None:
+        gateway.personal.finish(gateway.audit, run, document, base, adapter, facts | {"steps": steps})
+
+    keep(with_personal(document, base, released, own), 0)
     if steps:
         order = {"phase": "personal", "round": document.rounds + 1, "seed": seed, "sampling": None}
         adapter = session.compute(
@@ -79,8 +87,4 @@ def make_own(
             progress=progress,
             own=own,
         )
-    else:
-        released = api.method(document).adapter(document, base, state)
-        adapter = with_personal(document, base, released, own)
-    facts = {"site": gateway.site, "digest": admitted.digest, "rounds": document.rounds, "steps": steps}
-    gateway.personal.finish(gateway.audit, run, document, base, adapter, facts)
+        keep(adapter, steps)

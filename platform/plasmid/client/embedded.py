@@ -43,6 +43,7 @@ from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.passphrase import drawn_file, from_file
 from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.personal import Personal
 from plasmid.gateway.projects import Projects, sign_project
 from plasmid.privacy.budgets import Population, exact
 from plasmid.privacy.statements import IsolationLevel
@@ -174,6 +175,18 @@ class Embedded:
             for name, child in self._children.items()
             if child.poll() is not None
         }
+
+    def await_own(self, run: str, steps: int, *, timeout_s: float) -> None:
+        """Wait until every site that is up has made its own adapter of *run*, trained for so many *steps*.
+
+        The sites end with the launcher, and with them what they had not finished.
+        """
+        deadline = time.monotonic() + timeout_s
+        waiting = set(self.sites)
+        while waiting and time.monotonic() < deadline:
+            waiting -= self.ended().keys()
+            waiting = {site for site in waiting if Personal(self._site(site).personal).steps(run) != steps}
+            time.sleep(0.1)
 
     # -- start -------------------------------------------------------------------------------------
 

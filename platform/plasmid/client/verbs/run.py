@@ -72,7 +72,7 @@ def run(
             federation,
             plan_and_run,
         )
-        from plasmid.computations._personal import personal_parts
+        from plasmid.computations._personal import keeps, personal_parts
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -118,6 +118,10 @@ def run(
                 return
             folder = done.save_adapter()
             answer.data["adapter"] = str(folder)
+            if embedded and keeps(resolved.recipe):
+                wait_s = resolved.recipe.federation.round_timeout_s
+                embedded.await_own(done.id, resolved.recipe.training.personal_steps, timeout_s=wait_s)
+                answer.note(f"each site's own adapter: plasmid predict personal:{done.id} --home SITE")
             if evaluate:
                 _evaluate(at, embedded, resolved, done, site, project, yes, answer)
                 done.save_adapter()

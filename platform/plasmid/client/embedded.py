@@ -179,7 +179,7 @@ class Embedded:
         }
 
     def await_own(self, run: str, steps: int, *, timeout_s: float) -> None:
-        """Wait until every site has made its own adapter of *run*, trained for so many *steps*, or given it up.
+        """Wait until each site has made its own adapter of *run*, with so many *steps*, or given it up.
 
         The sites end with the launcher, and with them what they had not finished.
         """

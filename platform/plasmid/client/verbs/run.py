@@ -137,7 +137,8 @@ def run(
             _measure(done, resolved, tables if baselines and not resolved.files else {}, test)
             done.save_adapter()
         answer.data["metrics"] = done.table.as_json()
-        _tell(done, folder, test, answer)
+        own = f"personal:{done.id} --home SITE" if lacks else str(folder)
+        _tell(done, folder, f"plasmid predict {own} --data {test or 'FILE'}", answer)
         publishing.publish(done, repo, public_hub=public_hub, answer=answer)
 
 
@@ -220,7 +221,7 @@ def _tell_sums(done: Any, folder: Path, answer: Reply) -> None:
     answer.say(f"Result: {folder}")
 
 
-def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
+def _tell(done: Any, folder: Path, following: str, answer: Reply) -> None:
     from rich.table import Table as Grid
 
     result = done.result()
@@ -238,5 +239,5 @@ def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
         answer.say(grid, *done.table.verdict())
     answer.say(
         f"Adapter: {folder}",
-        f"Next: plasmid predict {folder} --data {test or 'FILE'}",
+        f"Next: {following}",
     )

@@ -67,6 +67,8 @@ def run(scene: Make, base: BaseModel, document: GainDocument, given: np.ndarray)
         3, document, admitted=False, compute=workers.compute, tables={site: csv(site) for site in SITES}
     )
     give(made, given)
+    for gateway in made.federation.gateways.values():  # as if it had come of a run that all took part in
+        gateway.audit.write("countersigned", run="run-8", adapter=given_digest(given))
     return made, workers
 
 
@@ -122,6 +124,27 @@ def test_a_site_without_an_adapter_of_its_own_cannot_say(
     assert (answer["answered"], answer["gaining"], answer["cannot_say"]) == (1, 1, 2)
     assert own_figures(made, "alpha")["gain"] > 0.1
     assert own_figures(made, "beta")["gain"] is None
+
+
+def test_without_a_unit_a_site_judges_no_adapter_that_it_did_not_help_to_make(
+    scene: Make, tiny: dict[str, BaseModel]
+) -> None:
+    """One that somebody has made could ask about a single row."""
+    base = tiny["bert"]
+    given = good_adapter(base)
+    budget = {"default": {"unit": "record", "epsilon": 400.0, "delta": 1e-3}}
+    settings: dict[str, Any] = {
+        "admitted": False,
+        "tables": {site: csv(site) for site in SITES},
+        "public_size": 80,
+        "budgets": budget,
+    }
+    made = scene(3, asked(base, given), **settings)
+    answer = made.federation.admit("alpha")
+    assert (answer.accepted, answer.code) == (False, "policy.gain")
+    assert made.events("alpha", "view.opened") == []
+    made.federation.gateways["alpha"].audit.write("countersigned", run="run-8", adapter=given_digest(given))
+    assert made.federation.admit("alpha").accepted
 
 
 # -- the histogram ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from controller.test_methods_run import UNIT, csv, last_state, recipe
 from in_worker import Workers
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_in, personal_of
+from plasmid.link.bodies import Bodies
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.prediction.adapters import adapter_folder
@@ -98,10 +99,13 @@ def test_nothing_personal_is_in_anything_that_is_sent(
 
     monkeypatch.setattr(VirtualLink, "_deliver", deliver)
     published: list[bytes] = []
-    publish = made.link.bodies.publish
-    monkeypatch.setattr(
-        made.link.bodies, "publish", lambda body: (published.append(bytes(body)), publish(body))[1]
-    )
+    publish = Bodies.publish
+
+    def keeping(bodies: Bodies, body: bytes) -> str:
+        published.append(bytes(body))
+        return publish(bodies, body)
+
+    monkeypatch.setattr(Bodies, "publish", keeping)
     shown = start(made)
     assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
     # what every site's gateway was handed, before masks: the factors A alone, of which none is near
@@ -133,6 +137,8 @@ def test_each_site_ends_with_its_own_part_over_what_all_have(
     assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
     fetched(made, shown, tmp_path / "adapter")
     whole = _factors.schema_of(workers.document, base)
+    given = api.given_digest(read_adapter(tmp_path / "adapter").on(base)[1])
+    assert [made.events(site, "countersigned")[0]["adapter"] for site in SITES] == [given] * 3
     released = _factors.parts(whole, read_adapter(tmp_path / "adapter").on(base)[1])
     owned = [_factors.parts(whole, own_adapter(made, site, base)) for site in SITES]
     for name, value in released.items():

@@ -38,7 +38,7 @@ from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.cell_rules import controlled
 from plasmid.gateway.charges import logged
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
-from plasmid.gateway.countersigning import check_result, word_of
+from plasmid.gateway.countersigning import adapter_digest, check_result, word_of
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.following import Answered, Fetch
@@ -361,6 +361,7 @@ class Gateway:
             contributed=len(admitted.following.answered),
             rerun=admitted.following.rerun,
             epsilon=admitted.document.privacy.epsilon,
+            adapter=adapter_digest(admitted),
         )
         return Countersigned(
             run=message.run, site=self.site, statement=Envelope.of(word).signed(self.identity)

@@ -442,6 +442,10 @@ def test_a_run_that_succeeded_ends_here_when_the_site_s_own_adapter_is_made(
     run = node._runs[federation.run]
     run.inbox.put(Conclude(run=federation.run, result=said.statement, rounds_bytes=1))
     assert began.wait(30)
+    assert (list(node.pulses()), node.pulses(at_home=False)) == (
+        [federation.run],
+        {},
+    )  # it is over for others
     node._take(sign(federation.coordinator, End(run=federation.run, state="SUCCEEDED")))
     assert not run.ended.is_set()
     if pauses:

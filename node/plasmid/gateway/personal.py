@@ -7,7 +7,8 @@ Rules
 2. The tensors of a round are on disk before what was trained with them leaves. A round begins with those of
    the newest round below it, whether the worker, the node or the attempt ended in between: an attempt that is
    made again begins as the first one did.
-3. The log has what was kept before it is: names, shapes, sizes and a digest, never a value.
+3. The log has what was kept before it is: names, shapes, sizes and a digest, never a value; of what the site
+   finds out about itself (its gain), the figures.
 4. It is kept as long as who was in the run (:mod:`plasmid.gateway.retention`), and forgotten with that.
 """
 

@@ -83,7 +83,7 @@ class _Run(threading.Thread):
         self.ended, self._ending = threading.Event(), threading.Lock()
         gateway = node.gateway
         base = gateway.run(run).base
-        self.makes_own = makes_own(gateway.run(run))
+        self.makes_own, self.at_home = makes_own(gateway.run(run)), False
         self._session = WorkerSession(
             node.launcher,
             gateway.home.folder / "worker.log",
@@ -182,6 +182,7 @@ class _Run(threading.Thread):
         """Make the site's own adapter; that it cannot be made is this site's matter alone."""
         if not self.makes_own:
             return
+        self.at_home = True
         node, admitted = self.node, self.node.gateway.run(self.run_id)
         round_ = admitted.document.rounds + 1
         seed = local_seed(admitted.document.seed, node.gateway.site, round_)
@@ -311,10 +312,11 @@ class Node:
         for run in running:
             run.join(2.0)
 
-    def pulses(self) -> dict[str, tuple[int, int, int]]:
-        """Return (round, step, steps) of each run that is under way."""
+    def pulses(self, *, at_home: bool = True) -> dict[str, tuple[int, int, int]]:
+        """Return (round, step, steps) of each run under way, with those that go on *at_home* alone."""
         with self._lock:
-            return {run: (r.pulse.round, r.pulse.step, r.pulse.steps) for run, r in self._runs.items()}
+            found = {run: each for run, each in self._runs.items() if at_home or not each.at_home}
+            return {run: (each.pulse.round, each.pulse.step, each.pulse.steps) for run, each in found.items()}
 
     def end_all(self, reason: PlasmidError) -> None:
         """End every run here, as its owner wants, and tell the coordinator why in constant words."""
@@ -455,7 +457,7 @@ class Node:
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
-            for run, (round_, step, steps) in self.pulses().items():
+            for run, (round_, step, steps) in self.pulses(at_home=False).items():
                 self.post(Heartbeat(run=run, site=self.gateway.site, round=round_, step=step, steps=steps))
 
     def post(self, message: BaseModel) -> PlasmidError | None:

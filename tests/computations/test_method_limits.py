@@ -64,7 +64,7 @@ def test_methods_that_move_by_the_mean_take_any_server_optimiser(
         ("median", "compares single contributions", "finetune, whose update_clip"),
         ("flora", "stacks every site's factors", "sketch, which recovers the mean product"),
         ("FedEx-LoRA", "needs every site's product", "sketch, which recovers the mean product"),
-        ("fedsa", "sites here keep nothing", "rolora or ffa_lora"),
+        ("fedsa_lora", "it has a shorter name here", "fedsa"),
         ("fedprox", "no method of its own", "training.proximal"),
     ],
 )
@@ -101,13 +101,13 @@ def test_the_digest_covers_what_a_method_shares(
 
     covered = {name: set(digests._sources(name)) for name in (*api.METHODS, "mean", "ping")}
     assert covered["mean"] == {"mean"}
-    assert covered["finetune"] == {"finetune", "_factors"}
-    assert covered["rolora"] == {"rolora", "finetune", "_factors"}
-    assert covered["fedsvd"] == {"fedsvd", "finetune", "_factors", "_algebra"}
+    assert covered["finetune"] == {"finetune", "_factors", "_personal"}
+    assert covered["rolora"] == {"rolora", "finetune", "_factors", "_personal"}
+    assert covered["fedsvd"] == {"fedsvd", "finetune", "_factors", "_personal", "_algebra"}
     document = recipe(tiny["esm"], "fedsvd").model_dump(mode="json")
     whole = recipe_digest(document, "fedsvd")
     original = digests._path
-    for name in ("_algebra", "_factors", "finetune", "fedsvd"):
+    for name in ("_algebra", "_factors", "_personal", "finetune", "fedsvd"):
         monkeypatch.setattr(
             digests,
             "_path",

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from controller.conftest import NAMES as SITES
-from controller.conftest import Scene
+import own_method
+from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
-from own_method import NAME, forget, install
+from in_worker import Workers
 from plasmid.computations import _factors, api
-from plasmid.gateway.terms import sampling
+from plasmid.computations._personal import personal_of
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import unpack
 from plasmid.recipes.schema import Recipe
-from plasmid.site.node import local_seed
-from plasmid.training.worker import Session
-from snapshots import snapshot_of
 from tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -54,28 +49,13 @@ def csv(rows: int) -> str:
 def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, Any]) -> Scene:
     """Return a run of three sites whose vectors a worker's session computes, one for all, in this process."""
     document = recipe(base, method, **sections)
-    named = {"id": base.id, "revision": base.revision, "digest": base.digest}
-    header = {"document": document.model_dump(mode="json"), "base": named}
-    channel: Any = SimpleNamespace(send=lambda *_, **__: None)
-    header["descriptor"] = snapshot_of(tiny_table(ROWS), document)
-    session = Session(channel, threading.Event(), (header, b""))
-
-    def compute(made: Scene, site: str, manifest: Any) -> np.ndarray:
-        body = made.link.bodies.published(manifest.state).read_bytes()
-        order = {
-            "phase": manifest.phase,
-            "round": manifest.round,
-            "seed": local_seed(document.seed, site, manifest.round),
-            "sampling": sampling(document, made.federation.gateways[site].run(manifest.run).terms),
-        }
-        return session.compute((order, body))
-
+    workers = Workers(document, base, dict.fromkeys(NAMES[:3], tiny_table(ROWS)))
     given: dict[str, Any] = {}
     if document.privacy.unit != "none":
         budget = {"unit": "record", "epsilon": 8.0, "delta": 1e-5}
         given = {"public_size": ROWS, "budgets": {"default": budget}}
-    tables = dict.fromkeys(SITES[:3], csv(ROWS))
-    return scene(3, document, admitted=False, compute=compute, tables=tables, **given)
+    tables = dict.fromkeys(NAMES[:3], csv(ROWS))
+    return scene(3, document, admitted=False, compute=workers.compute, tables=tables, **given)
 
 
 def last_state(made: Scene, shown: dict[str, Any]) -> np.ndarray:
@@ -92,7 +72,7 @@ def test_a_run_ends_with_an_adapter_that_every_site_followed(
     made = training(scene, base, method)
     shown = start(made)
     assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
-    for site in SITES[:3]:
+    for site in NAMES[:3]:
         (entry,) = made.events(site, "countersigned")
         assert (entry["contributed"], entry["rerun"]) == (2, 2)
     found = fetched(made, shown, tmp_path / "adapter")
@@ -104,22 +84,24 @@ def test_a_run_ends_with_an_adapter_that_every_site_followed(
     schema, released = read_adapter(tmp_path / "adapter").on(base)
     assert schema == whole
     assert np.array_equal(released, state)
-    assert all(value.any() for value in _factors.parts(whole, released).values())
+    own = {spec.name for spec in personal_of(document, base).tensors}
+    parts = _factors.parts(whole, released)
+    assert {name for name, value in parts.items() if not value.any()} == own  # nobody but a site has those
 
 
 def test_a_method_that_a_package_brings_is_countersigned_like_ours(
     scene: Make, start: Start, tiny: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, monkeypatch)
+    own_method.install(tmp_path, monkeypatch)
     try:
-        made = training(scene, tiny["esm"], NAME)
+        made = training(scene, tiny["esm"], own_method.NAME)
         shown = start(made)
         assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
         found = fetched(made, shown, tmp_path / "adapter")
         assert (found.server_step, len(found.countersigned)) == ("re-run", 3)
     finally:
         monkeypatch.undo()
-        forget()
+        own_method.forget()
 
 
 @pytest.mark.parametrize("method", ["ffa_lora", "fedsvd"])
@@ -130,7 +112,7 @@ def test_a_run_under_a_privacy_unit(
     shown = start(made)
     assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
     assert made.job.shape.schema.size < _factors.schema_of(made.job.document, tiny["esm"]).size
-    for site in SITES[:3]:
+    for site in NAMES[:3]:
         (entry,) = made.events(site, "countersigned")
         assert (entry["rerun"], entry["epsilon"]) == (2, 8.0)
         assert made.federation.gateways[site].ledger.summary()  # charged once, for the whole run
@@ -167,7 +149,7 @@ def test_more_sites_than_a_sketch_takes_apart_end_the_run_before_it_begins(
     scene: Make, start: Start, tiny: dict[str, BaseModel]
 ) -> None:
     document = recipe(tiny["esm"], "sketch")
-    made = scene(4, document, admitted=False, tables=dict.fromkeys(SITES[:4], csv(ROWS)))
+    made = scene(4, document, admitted=False, tables=dict.fromkeys(NAMES[:4], csv(ROWS)))
     shown = start(made)
     assert (shown["state"], shown["error"]["code"]) == ("FAILED", "recipe.most_sites")
     assert "recovers the sum of 3 sites as the recipe has it, and 4 take part" in shown["error"]["message"]

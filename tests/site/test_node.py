@@ -16,8 +16,19 @@ from plasmid.core.errors import DataError, LinkError, ProtocolError, SiteFailed,
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.pause import check_running, pause
 from plasmid.protocol.body import pack
+from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Admission, End, Failed, Signed, StopRequest, open_signed, sign
+from plasmid.protocol.messages import (
+    Admission,
+    Conclude,
+    Countersigned,
+    End,
+    Failed,
+    Signed,
+    StopRequest,
+    open_signed,
+    sign,
+)
 from plasmid.site import node as node_module
 from plasmid.site.node import Node, local_seed
 
@@ -401,3 +412,45 @@ def test_a_ledger_that_cannot_be_written_at_the_end_is_told(
     (failed,) = outbox.wait_for("failed")
     assert failed.payload["code"] == "site.failed"
     no_run(node)
+
+
+# -- an adapter of the site's own ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_a_run_that_succeeded_ends_here_when_the_site_s_own_adapter_is_made(
+    make: Callable[..., Made], pauses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator's end waits for it, the owner's pause does not."""
+    federation, node, outbox = make(Echo())
+    began, go = threading.Event(), threading.Event()
+
+    def slowly(gateway: Any, admitted: Any, session: Any, **_: Any) -> None:
+        began.set()
+        assert go.wait(30)
+
+    monkeypatch.setattr(node_module, "make_own", slowly)
+    monkeypatch.setattr(node_module, "makes_own", lambda admitted: True)
+    said = Countersigned(
+        run=federation.run,
+        site="alpha",
+        statement=Envelope.of(federation.project).signed(federation.identities["alpha"]),
+    )
+    monkeypatch.setattr(node.gateway, "countersign", lambda *_: said)
+    node._take(admit(federation))
+    outbox.wait_for("admission")
+    run = node._runs[federation.run]
+    run.inbox.put(Conclude(run=federation.run, result=said.statement, rounds_bytes=1))
+    assert began.wait(30)
+    assert (list(node.pulses()), node.pulses(at_home=False)) == (
+        [federation.run],
+        {},
+    )  # it is over for others
+    node._take(sign(federation.coordinator, End(run=federation.run, state="SUCCEEDED")))
+    assert not run.ended.is_set()
+    if pauses:
+        node.end_all(SiteFailed("site.paused", "paused"))
+        assert run.ended.is_set()
+    go.set()
+    no_run(node)
+    assert [entry["reason"] for entry in noted(federation, "end")] == ["paused" if pauses else "SUCCEEDED"]

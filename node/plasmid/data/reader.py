@@ -66,6 +66,7 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
     wanted, tally = wanted_columns(contract, labels=True), Tally()
     key = bytes.fromhex(request["key"])
     patient = patient_of(document)
+    asked = getattr(document, "rows", None)
     scratch = Path(request["scratch"])
     transforms = transforms_of(view, wanted, folder, key=key, patient=patient)
     source = open_source(view, connections, folder, path=path, scratch=scratch)
@@ -76,8 +77,8 @@ def answer(channel: Channel, request: dict[str, Any]) -> None:
             wanted,
             scratch if request["keep"] else None,
             patient=patient,
-            holdout=getattr(data, "holdout", None),
-            held=getattr(document, "rows", None) == "holdout",
+            holdout=None if asked == "both" else getattr(data, "holdout", None),
+            held=asked == "holdout",
             key=key,
         )
         told = time.monotonic()

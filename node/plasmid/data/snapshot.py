@@ -189,6 +189,11 @@ class Snapshot:
         """The number of rows."""
         return int(self._starts[-1])
 
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, in order."""
+        for index in range(self._file.num_record_batches):
+            yield self._file.get_batch(index)
+
     def subset(self, indices: Iterable[int]) -> Table:
         """Return the rows at *indices*, in that order; a row may be asked for twice."""
         wanted = np.asarray(list(indices), np.int64)
@@ -213,8 +218,8 @@ class Snapshot:
 
     def records(self) -> Iterator[dict[str, Cell]]:
         """Yield every row by column name."""
-        for index in range(self._file.num_record_batches):
-            yield from self._file.get_batch(index).to_pylist()
+        for batch in self.batches():
+            yield from batch.to_pylist()
 
     def groups(self, column: str) -> list[NDArray[np.int64]]:
         """Return the row numbers of each person, ascending, persons in order of their first row.

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plasmid.computations import api
+from plasmid.computations._personal import personal_of
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
+from plasmid.gateway.countersigning import check_judged
 from plasmid.gateway.following import Following
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
@@ -33,6 +35,7 @@ from plasmid.gateway.projects import Projects, Requested, check_request
 from plasmid.gateway.revoked import Revoked
 from plasmid.gateway.terms import unit_terms
 from plasmid.gateway.views import Slice, described, slice_of
+from plasmid.models.adapter import AdapterSchema
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import IsolationLevel
@@ -75,6 +78,8 @@ class AdmittedRun:
         The last attempt: (epoch, slot), the manifest's digest, and the answer once there is one.
     following
         The public states so far, and whether each followed from the one before.
+    personal
+        The tensors that the site keeps for itself from round to round; none where nothing is personal.
     """
 
     run: str
@@ -94,9 +99,12 @@ class AdmittedRun:
     epoch: SiteEpoch | None = None
     last: tuple[tuple[int, int], str, Answer | None] = field(default=((0, -1), "", None))
     following: Following = field(init=False)
+    personal: AdapterSchema = field(init=False)
 
     def __post_init__(self) -> None:
         self.following = Following(self.document, self.digest, self.shape)
+        trains = api.makes_adapter(api.load(self.document.computation))
+        self.personal = personal_of(self.document, self.base) if trains else AdapterSchema(())
 
     @property
     def project(self) -> Project:
@@ -152,6 +160,7 @@ def admit(
     run = asked.run if isinstance(asked, Admit) else None
     policy, view = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
     check_isolation(policy, isolation)
+    check_judged(audit, document)
     known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None
     if known is not None and known.digest != digest:
         raise ProtocolError("protocol.epoch_used", f"{asked.run} was admitted here with another document.")

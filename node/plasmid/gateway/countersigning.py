@@ -9,16 +9,20 @@ Rules
    follow from that state: they are made again here, and are the same to the byte.
 4. The facts about privacy are those of the document and of this site's own terms; no more honest sites are
    counted, and no fewer attempts, than it has seen; epsilon follows from them.
-5. It signs nothing else. Whatever differs is refused, all of it named in this site's log.
+5. The log keeps the digest of the adapter's numbers: without a privacy unit a site tells what an adapter is
+   worth to it (``gain``) of those alone that it has countersigned. An adapter that somebody has made to
+   answer a question about one row would be answered.
+6. It signs nothing else. Whatever differs is refused, all of it named in this site's log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from plasmid.computations import api
-from plasmid.core.errors import ProtocolError
-from plasmid.gateway.admission import AdmittedRun
+from plasmid.core.errors import PolicyRefused, ProtocolError
+from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.following import Fetch
 from plasmid.protocol.attestation import (
     MAX_ROUNDS_BYTES,
@@ -33,6 +37,9 @@ from plasmid.protocol.attestation import digests as digests_of
 from plasmid.protocol.messages import Conclude
 from plasmid.protocol.outcome import declared, is_rehearsal, release_files, site_facts, sound_facts
 from plasmid.protocol.plan import attempt_plan, attempts
+
+if TYPE_CHECKING:
+    from plasmid.gateway.admission import AdmittedRun
 
 
 def check_result(
@@ -177,6 +184,34 @@ def _check_files(admitted: AdmittedRun, statement: Attestation, result: Result, 
             f"the adapter's files do not follow from the last state: {', '.join(wrong)}.",
             "Nothing is countersigned. Use one release of Plasmid at both ends.",
         )
+
+
+def adapter_digest(admitted: AdmittedRun) -> str:
+    """Return the digest of the numbers of the adapter that the last state of a run is."""
+    document: Any = admitted.document
+    assert admitted.base is not None, "an adapter has a base model"
+    return api.given_digest(api.method(document).adapter(document, admitted.base, admitted.following.last))
+
+
+def check_judged(audit: AuditLog, document: Any) -> None:
+    """Refuse to tell, without a privacy unit, what an adapter is worth that this site has not countersigned.
+
+    Raises
+    ------
+    PolicyRefused
+        ``policy.gain``.
+    """
+    if document.computation != "gain" or document.privacy.unit != "none" or document.run is not None:
+        return
+    for entry in audit.entries():
+        if entry["action"] == "countersigned" and entry["facts"].get("adapter") == document.given:
+            return
+    raise PolicyRefused(
+        "policy.gain",
+        f"the adapter {document.given[:12]} is none that this site has countersigned, and the document says "
+        "unit: none.",
+        "Ask with --epsilon and --delta, or about the adapter of a run that the site took part in.",
+    )
 
 
 def word_of(site: str, admitted: AdmittedRun, statement: Attestation, *, hardware: str) -> Attestation:

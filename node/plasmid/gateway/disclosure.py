@@ -46,6 +46,7 @@ SENTENCES = {
     "project.reach": "The run goes beyond the sites that were invited, or the project's.",
     "project.member": "The site knows a member of the project under another key.",
     "data.no_public_size": "The site has not declared a public size, which a privacy unit needs.",
+    "policy.gain": "Without a privacy unit the site judges only adapters that it has countersigned.",
     "data.population_overlap": "The site's views name different populations for the same people.",
     "data.source_down": "The site's data source cannot be reached.",
     "data.source_timeout": "The site's data source took longer than its owner allows.",

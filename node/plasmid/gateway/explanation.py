@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plasmid.computations import api
+from plasmid.computations._personal import personal_parts
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
@@ -35,12 +36,14 @@ _LONGEST = 200
 _COMPUTATIONS = {
     "counts": "counts: a table of counts over public cells, and sums of one column in them",
     "evaluate": "evaluate: an adapter's scores of the rows are counted beside their labels",
+    "gain": "gain: an adapter and one trained here alone are compared on rows held out; sites are counted",
     "mean": "mean: the count, mean and variance of one column, over all sites",
     "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
     "ffa_lora": "ffa_lora: one of every two small matrices beside weights is trained on the rows",
     "rolora": "rolora: small matrices beside weights are trained on the rows, half of them a round",
     "fedsvd": "fedsvd: one of every two small matrices beside weights is trained on the rows",
     "fedsb": "fedsb: a small square matrix beside each of a base model's weights is trained on the rows",
+    "fedsa": "fedsa: small matrices beside weights are trained on the rows; half of them stay at the site",
     "sketch": "sketch: small matrices beside weights are trained on the rows; projections of them leave",
     "bundle": "bundle: the recipe's own Python computes a vector from the rows",
     "ping": "ping: a vector of constants, to time the network",
@@ -123,6 +126,7 @@ def _runs(document: Any) -> Iterator[Fact]:
         yield Fact(section, "adapter", f"LoRA of rank {lora.rank} on {targets} in {layers}")
     if training is not None:
         yield Fact(section, "training", f"{training.steps} steps on {training.batch} rows in each round")
+    yield from _stays(section, document)
     yield Fact(
         section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"
     )
@@ -134,6 +138,19 @@ def _runs(document: Any) -> Iterator[Fact]:
     if bundle is not None:
         sizes = ", ".join(f"{name} ({len(text.encode()):,} bytes)" for name, text in bundle.files.items())
         yield Fact(section, "Python of its own", f"{sizes}; it runs in the sandbox")
+
+
+def _stays(section: Section, document: Any) -> Iterator[Fact]:
+    """Tell what the site keeps for itself."""
+    if not api.makes_adapter(api.load(document.computation)):
+        return
+    own, steps = sorted(personal_parts(document)), document.training.personal_steps
+    if own:
+        told = f"{', '.join(own)} of the adapter: it learns here, is never sent, and is kept after the run"
+        yield Fact(section, "stays at the site", told)
+    if steps:
+        told = f"{steps} more steps on these rows after the run, for an adapter of the site's own"
+        yield Fact(section, "for the site itself", told)
 
 
 def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:

@@ -91,6 +91,12 @@ class Following:
         return body_bytes("state", self._shape.state.size, self._shape.dtype)
 
     @property
+    def last(self) -> NDArray[Any]:
+        """The newest state, read-only."""
+        assert self._at is not None, "there was a state"
+        return self._at[2]
+
+    @property
     def _total_length(self) -> int:
         size = self._shape.schema.size
         return padded_length(size) if self._document.privacy.rotation == "hadamard" else size

@@ -38,7 +38,7 @@ from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.cell_rules import controlled
 from plasmid.gateway.charges import logged
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
-from plasmid.gateway.countersigning import check_result, word_of
+from plasmid.gateway.countersigning import adapter_digest, check_result, word_of
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.following import Answered, Fetch
@@ -50,6 +50,7 @@ from plasmid.gateway.marks import Marks
 from plasmid.gateway.output import bounded
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
+from plasmid.gateway.personal import Personal
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
@@ -107,6 +108,7 @@ class Gateway:
         self.projects = Projects(home.projects, name=self.identity.name, key=self.identity.public)
         self._revoked = Revoked(home.revoked)
         self.approvals = Approvals(home, self.audit)
+        self.personal = Personal(home.personal)
         self._untold: set[str] = set()
         self._clock = clock
         self._marks = Marks(home.runs)
@@ -359,6 +361,7 @@ class Gateway:
             contributed=len(admitted.following.answered),
             rerun=admitted.following.rerun,
             epsilon=admitted.document.privacy.epsilon,
+            adapter=adapter_digest(admitted),
         )
         return Countersigned(
             run=message.run, site=self.site, statement=Envelope.of(word).signed(self.identity)

@@ -10,6 +10,7 @@ approvals/     what waits for approval, what was signed    paused.json   who pau
 revoked.json   who may not take part any more              status.json   what the running node last said
 connections.yaml   where data are, without secrets         views/        what of them a recipe may see
 lineage/       who was in which run, and in released statistics
+personal/      what the site keeps for itself of runs: its own adapters
 data.key       secret of keyed hashes and date shifts      scratch/      private files of readers and workers
 """
 
@@ -57,7 +58,8 @@ class SiteConfig(BaseModel):
     devices
         What a worker may reach beside memory and processors.
     retention_days
-        How long it is known who was in which run (:mod:`plasmid.gateway.retention`).
+        How long it is known who was in which run, and what the site learned for itself is kept
+        (:mod:`plasmid.gateway.retention`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -169,6 +171,11 @@ class SiteHome:
     def lineage(self) -> Path:
         """The folder of :class:`plasmid.gateway.overlap.Overlap`, one folder for each population."""
         return self.folder / "lineage"
+
+    @property
+    def personal(self) -> Path:
+        """The folder of :class:`plasmid.gateway.personal.Personal`."""
+        return self.folder / "personal"
 
     def data_key(self) -> bytes:
         """Return the site's 32 secret bytes for keyed hashes of people and for date shifts; drawn once.

@@ -3,6 +3,9 @@
 What lives longer than a run
 ----------------------------
 * ``lineage/runs``: who was in it. Purged by hand or after ``retention_days``.
+* ``personal``: what the site learned for itself in it (:mod:`plasmid.gateway.personal`). Purged with that:
+  rows of who asks to be erased have taught it something. Where nobody knows any more who was in the run, it
+  is purged ``retention_days`` after it was last written.
 * ``lineage/statistics``: the sets of people that released statistics were about, which the overlap guard
   needs for as long as the statistics are known outside. Never purged.
 * ``runs``: the mark that it was admitted, its last epoch and round; ``ledger.jsonl``; ``audit``; signed
@@ -10,7 +13,7 @@ What lives longer than a run
   worse than knowing that there was a run.
 
 Snapshots, activations, canaries and what transforms hold live in memory or in files without a name, and end
-with the processes of the run. Adapters are not kept at a site.
+with the processes of the run. Of adapters, a site keeps its own alone.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from plasmid.core.clock import Clock, now
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.lineage import Lineage
+from plasmid.gateway.personal import Personal
 
 
 def lineage_of(home: SiteHome) -> Lineage:
@@ -27,7 +31,7 @@ def lineage_of(home: SiteHome) -> Lineage:
 
 
 def purge(home: SiteHome, run: str, *, by: str, clock: Clock = now) -> bool:
-    """Forget who was in *run*, and log that; return whether anything was known of it.
+    """Forget who was in *run* and what it taught the site, and log that; return whether anything was known.
 
     It is logged before it is done, so that a crash in between leaves an entry too many.
 
@@ -38,18 +42,33 @@ def purge(home: SiteHome, run: str, *, by: str, clock: Clock = now) -> bool:
     UsageError
         ``usage.run``.
     """
-    records = lineage_of(home)
-    if not records.knows(run):
+    found = _known(home, run)
+    if not found:
         return False
-    AuditLog(home.audit, clock=clock).write("purged", actor=f"person:{by}", run=run, what=["lineage"])
-    return records.purge(run)
+    AuditLog(home.audit, clock=clock).write("purged", actor=f"person:{by}", run=run, what=found)
+    _purge(home, run)
+    return True
 
 
 def purge_expired(home: SiteHome, audit: AuditLog, *, clock: Clock = now) -> list[str]:
     """Purge what is older than the owner's ``retention_days``; return the runs. Raises StorageError."""
-    days, records = home.config().retention_days, lineage_of(home)
-    gone = records.expired(days, clock())
+    days, records, time = home.config().retention_days, lineage_of(home), clock()
+    alone = [run for run in Personal(home.personal).expired(days, time) if not records.knows(run)]
+    gone = [*records.expired(days, time), *alone]
     for run in gone:
-        audit.write("purged", actor="site", run=run, rule="retention_days", days=days, what=["lineage"])
-        records.purge(run)
+        found = _known(home, run)
+        audit.write("purged", actor="site", run=run, rule="retention_days", days=days, what=found)
+        _purge(home, run)
     return gone
+
+
+def _known(home: SiteHome, run: str) -> list[str]:
+    """Return what is kept of *run*."""
+    kept = {"lineage": lineage_of(home), "personal": Personal(home.personal)}
+    return [name for name, records in kept.items() if records.knows(run)]
+
+
+def _purge(home: SiteHome, run: str) -> None:
+    """Forget it, the record that says how old it is last."""
+    Personal(home.personal).purge(run)
+    lineage_of(home).purge(run)

@@ -1,4 +1,4 @@
-"""Where an adapter is: a folder, or a hub.
+"""Where an adapter is: a folder, a site, or a hub.
 
 Rules
 -----
@@ -11,6 +11,7 @@ Rules
 4. They are kept in ``PLASMID_HOME/hub-adapters`` by their commit, whole or not at all; a commit that is
    there needs no hub.
 5. That one was retired is told each time that the hub is asked.
+6. ``personal:RUN`` is a site's own adapter of a run (:mod:`plasmid.gateway.personal`), in the site's folder.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 
 from plasmid.core.errors import ModelError
 from plasmid.core.files import home
+from plasmid.gateway.home import SiteHome
+from plasmid.gateway.personal import Personal
 from plasmid.models.artifact import MAX_JSON_BYTES, MAX_TENSORS_BYTES
 from plasmid.models.hub_client import RemoteFile, check_repo, find_hub, retirement_told
 from plasmid.protocol.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
@@ -29,6 +32,7 @@ from plasmid.protocol.released import verify_release
 
 log = logging.getLogger(__name__)
 
+PERSONAL = "personal"
 CAPS_BYTES = {".safetensors": MAX_TENSORS_BYTES, ".json": MAX_JSON_BYTES, ".md": MAX_JSON_BYTES}
 """What is fetched, by its ending, and how long it may be."""
 _OWN_CAPS_BYTES = {BUNDLE: MAX_BUNDLE_BYTES, ROUNDS: MAX_ROUNDS_BYTES}
@@ -36,20 +40,23 @@ _OWN_CAPS_BYTES = {BUNDLE: MAX_BUNDLE_BYTES, ROUNDS: MAX_ROUNDS_BYTES}
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
 
 
-def adapter_folder(given: str) -> Path:
-    """Return the folder of the adapter *given*: a path, or an id on the hub.
+def adapter_folder(given: str, site: SiteHome | None = None) -> Path:
+    """Return the folder of the adapter *given*: a path, an id on the hub, or of *site*'s own.
 
     Raises
     ------
     ModelError
-        ``model.adapter_missing``: it is neither, or the repository holds none;
-        ``model.adapter_invalid``: a file is too long; what :func:`plasmid.protocol.released.verify_release`
-        raises of one that carries signatures.
+        ``model.no_personal``: the site has none of its own of that run; ``model.adapter_missing``: it is
+        neither, or the repository holds none; ``model.adapter_invalid``: a file is too long; what
+        :func:`plasmid.protocol.released.verify_release` raises of one that carries signatures.
     HubError
         As :func:`plasmid.models.hub_client.find_hub`; what the hub says.
     StorageError
         The state folder cannot be written.
     """
+    kind, colon, run = given.partition(":")
+    if kind == PERSONAL and colon and site is not None:
+        return Personal(site.personal).adapter(run)
     folder = Path(given)
     if folder.is_dir():
         return folder

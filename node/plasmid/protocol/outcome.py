@@ -35,11 +35,16 @@ def is_rehearsal(project: Project) -> bool:
 
 def release_settings(recipe: Any, base: BaseModel, state: Vector) -> dict[str, Any]:
     """Return what :func:`plasmid.models.adapter_files.adapter_files` is to be given for a public *state*."""
+    return adapter_settings(recipe, base, api.method(recipe).adapter(recipe, base, state))
+
+
+def adapter_settings(recipe: Any, base: BaseModel, adapter: Vector) -> dict[str, Any]:
+    """Return what it is to be given for an *adapter*, float32 [adapter size]."""
     head = recipe.head()
     own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
     return {
         "schema": adapter_schema(base, recipe.adapter.lora, head),
-        "state": api.method(recipe).adapter(recipe, base, state),
+        "state": adapter,
         "base": base,
         "lora": recipe.adapter.lora,
         "head": head,

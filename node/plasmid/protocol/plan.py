@@ -98,7 +98,7 @@ def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Pl
         As :func:`plasmid.privacy.ring.plan_encoding` and
         :func:`plasmid.privacy.skellam.plan_shared_noise`.
     RecipeError
-        As :func:`check_sites` and :func:`sensitivity`.
+        As :func:`check_sites` and :func:`sensitivity`; ``recipe.noise_swamps``: noise would leave no answer.
     """
     check_sites(document, shape, sites)
     theta, m = smallest_set(document, sites=sites, c=c)
@@ -125,10 +125,22 @@ def attempt_plan(document: Any, shape: Shape, *, sites: int, c: int, planned: Pl
         epsilon=privacy.epsilon,
         delta=privacy.delta,
     )
+    _check_noise(document, shape, std, sites)
     share = math.ldexp(std, encoding.scale_log2) ** 2 / (m - c)
     encoding = replace(encoding, noise_variance=share)
     check_no_overflow(encoding, sites)
     return AttemptPlan(encoding, theta, m, std)
+
+
+def _check_noise(document: Any, shape: Shape, std: float, sites: int) -> None:
+    if shape.most_noise is not None and std > shape.most_noise * sites:
+        epsilon, most = document.privacy.epsilon, shape.most_noise * sites
+        raise RecipeError(
+            "recipe.noise_swamps",
+            f"epsilon {epsilon:g} asks for noise of a standard deviation of {std:.2f} in each number that "
+            f"{document.computation} sums; over {sites} sites more than {most:.2f} would leave no answer.",
+            f"It needs {math.ceil(std / shape.most_noise)} sites, a larger epsilon, or fewer cells.",
+        )
 
 
 def audit_plan(document: Any, *, sites: int, c: int, planned: Planned) -> AttemptPlan:

@@ -48,13 +48,14 @@ from plasmid.protocol.messages import (
 )
 from plasmid.protocol.plan import AUDIT_LENGTH
 from plasmid.site.enrol import Credential
+from plasmid.site.own_adapter import make_own, makes_own, own_of
 from plasmid.site.status import holding
 from plasmid.site.waiting import WaitingRuns
 from plasmid.site.watch import Watch
 from plasmid.site.witness import KINDS, Witness
 from plasmid.training.isolation import choose
 from plasmid.training.launcher import Launcher, LocalLauncher, sweep
-from plasmid.training.session import WorkerSession
+from plasmid.training.session import Progress, WorkerSession
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
@@ -82,6 +83,7 @@ class _Run(threading.Thread):
         self.ended, self._ending = threading.Event(), threading.Lock()
         gateway = node.gateway
         base = gateway.run(run).base
+        self.makes_own, self.at_home = makes_own(gateway.run(run)), False
         self._session = WorkerSession(
             node.launcher,
             gateway.home.folder / "worker.log",
@@ -150,7 +152,7 @@ class _Run(threading.Thread):
         threading.Thread(target=finish, daemon=True).start()
         return True
 
-    def _answer(self, message: Admit | Epoch | Relay | Manifest | Conclude) -> None:
+    def _answer(self, message: Admit | Epoch | Relay | Manifest | Conclude | End) -> None:
         node, gateway = self.node, self.node.gateway
         if isinstance(message, Admit):  # the coordinator had given this site up
             admission = gateway.answer(message)
@@ -167,11 +169,36 @@ class _Run(threading.Thread):
                 self._say(said if isinstance(said, Signed) else sign(gateway.identity, said))
         elif isinstance(message, Conclude):
             self._say(sign(gateway.identity, gateway.countersign(message, node.link.download)))
+            self._make_own()
+        elif isinstance(message, End):
+            self.end(message.state)
         else:
             answer = gateway.contribute(message, self._compute)
             check_running(gateway.home)
             node.link.upload(answer.digest, answer.body, run=self.run_id)
             self._say(answer.contribution)
+
+    def _make_own(self) -> None:
+        """Make the site's own adapter; that it cannot be made is this site's matter alone."""
+        if not self.makes_own:
+            return
+        self.at_home = True
+        node, admitted = self.node, self.node.gateway.run(self.run_id)
+        round_ = admitted.document.rounds + 1
+        seed = local_seed(admitted.document.seed, node.gateway.site, round_)
+        try:
+            make_own(node.gateway, admitted, self._session, seed=seed, progress=self._pulsing(round_))
+        except PlasmidError as error:
+            log.error("run %s: no adapter of this site's own: %s", self.run_id, error)
+            node.note("personal.failed", run=self.run_id, rule=error.code, reason=str(error), result="failed")
+
+    def _pulsing(self, round_: int) -> Progress:
+        self.pulse = _Pulse(round_)
+
+        def progress(step: int, steps: int) -> None:
+            self.pulse = _Pulse(round_, step, steps)
+
+        return progress
 
     def _sandboxed(self, text: str) -> None:
         """Log what the sandbox refused the worker."""
@@ -192,11 +219,6 @@ class _Run(threading.Thread):
         admitted = gateway.run(self.run_id)
         document, shape = admitted.document, admitted.shape
         state = admitted.following.take(manifest, self.node.link.download)
-        self.pulse = _Pulse(manifest.round)
-
-        def progress(step: int, steps: int) -> None:
-            self.pulse = _Pulse(manifest.round, step, steps)
-
         audit = manifest.phase == "audit"
         layout, opened = layout_of(document), admitted.opened
         vector = self._session.compute(
@@ -211,8 +233,15 @@ class _Run(threading.Thread):
             },
             length=AUDIT_LENGTH if audit else shape.schema.size,
             dtype=np.dtype(np.float64) if audit else shape.dtype,
-            progress=progress,
+            progress=self._pulsing(manifest.round),
+            own=own_of(gateway, admitted, manifest.round),
+            keeps=admitted.personal.size,
         )
+        kept = self._session.personal
+        if kept is not None:
+            gateway.personal.keep(gateway.audit, self.run_id, manifest.round, admitted.personal, kept)
+        if self._session.figures is not None:
+            gateway.personal.tell(gateway.audit, self.run_id, "gain", self._session.figures)
         return vector if layout is None else Summed(vector, self._session.evidence)
 
 
@@ -283,10 +312,11 @@ class Node:
         for run in running:
             run.join(2.0)
 
-    def pulses(self) -> dict[str, tuple[int, int, int]]:
-        """Return (round, step, steps) of each run that is under way."""
+    def pulses(self, *, at_home: bool = True) -> dict[str, tuple[int, int, int]]:
+        """Return (round, step, steps) of each run under way, with those that go on *at_home* alone."""
         with self._lock:
-            return {run: (r.pulse.round, r.pulse.step, r.pulse.steps) for run, r in self._runs.items()}
+            found = {run: each for run, each in self._runs.items() if at_home or not each.at_home}
+            return {run: (each.pulse.round, each.pulse.step, each.pulse.steps) for run, each in found.items()}
 
     def end_all(self, reason: PlasmidError) -> None:
         """End every run here, as its owner wants, and tell the coordinator why in constant words."""
@@ -392,10 +422,12 @@ class Node:
 
     def _end(self, name: str, run: _Run | None, state: str) -> None:
         """End *run* as the coordinator says; without one, end its waiting for approvals."""
-        if run is not None:
-            run.end(state)
-        else:
+        if run is None:
             self.waiting.end(name)
+        elif state == "SUCCEEDED" and run.makes_own:
+            run.inbox.put(End(run=name, state=state))  # after what was said before
+        else:
+            run.end(state)
 
     def _admit(self, request: Ask | Admit, *, again: bool) -> None:
         run: _Run | None = None
@@ -425,7 +457,7 @@ class Node:
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
-            for run, (round_, step, steps) in self.pulses().items():
+            for run, (round_, step, steps) in self.pulses(at_home=False).items():
                 self.post(Heartbeat(run=run, site=self.gateway.site, round=round_, step=step, steps=steps))
 
     def post(self, message: BaseModel) -> PlasmidError | None:

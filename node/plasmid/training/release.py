@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plasmid.computations._personal import personal_parts
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.models.adapter import Vector
@@ -115,7 +116,7 @@ def write_release(
             task=recipe.task.kind,
             data=recipe.release.data,
             intended_use=recipe.release.intended_use,
-            limitations=recipe.release.limitations,
+            limitations=recipe.release.limitations + _lacking(recipe),
             privacy=privacy,
             project=project,
             attested=attested,
@@ -123,6 +124,17 @@ def write_release(
         ),
         provenance=provenance,
         seal=seal,
+    )
+
+
+def _lacking(recipe: Recipe) -> str:
+    """Return a sentence about what each site keeps, empty where nothing is."""
+    own = sorted(personal_parts(recipe))
+    if not own:
+        return ""
+    return (
+        f" Each site keeps a part of its adapter for itself ({', '.join(own)}). Here that part is as it "
+        "started: this adapter alone says nothing that was learned with it."
     )
 
 

@@ -25,6 +25,7 @@ from plasmid.training.isolation.guard import Notice
 from plasmid.training.launcher import Launcher
 
 Progress = Callable[[int, int], None]
+_PERSONAL = np.dtype("<f4")
 _FOREIGN_CODES = ("run.stopped", "run.not_finite", "run.dead_tensor", "site.sandbox")
 
 
@@ -35,6 +36,8 @@ class WorkerSession:
         self._worker = launcher.launch(log, read=read, notice=notice)
         self._opened = self._foreign = False
         self.evidence: Evidence | None = None
+        self.personal: NDArray[np.float32] | None = None
+        self.figures: dict[str, Any] | None = None
         self._ending = threading.Lock()
 
     def open(self, document: dict[str, Any], base: BaseModel | None, rows: int | None) -> None:
@@ -58,8 +61,13 @@ class WorkerSession:
         dtype: np.dtype[Any],
         progress: Progress,
         cells: tuple[Layout, int] | None = None,
+        own: NDArray[np.float32] | None = None,
+        keeps: int = 0,
     ) -> NDArray[Any]:
         """Return the worker's vector, *dtype* [length]; :attr:`evidence` is what it says about its cells.
+
+        :attr:`personal` is what the site is to keep for itself, float32 [keeps], or None; :attr:`figures`
+        what the worker has found out for its owner, or None.
 
         Parameters
         ----------
@@ -68,6 +76,10 @@ class WorkerSession:
             :mod:`plasmid.training.worker`.
         cells
             The layout of a sum in cells, and the most records; None where no evidence is asked for.
+        own
+            What the site keeps for itself so far; None is nothing yet.
+        keeps
+            How many numbers it keeps.
 
         Raises
         ------
@@ -79,14 +91,21 @@ class WorkerSession:
         most = body_bytes("vector", length, dtype)
         if cells is not None:
             most = max(most, evidence_bytes(*cells))
-        self.evidence = None
+        most = max(most, body_bytes("personal", keeps, _PERSONAL))
+        self.evidence = self.personal = self.figures = None
         while not self._opened:
             self._opened = self._receive(progress, most)[0]["type"] == "opened"
+        if own is not None:
+            self._send({"type": "personal"}, pack("personal", own))
         self._send({"type": "compute", **order}, pack("state", state))
         while True:
             header, body = self._receive(progress, most)
             if header["type"] == "cells" and cells is not None:
                 self.evidence = _evidence(header, body, cells[0])
+            if header["type"] == "figures" and not self._foreign:
+                self.figures = header["figures"]
+            if header["type"] == "personal" and keeps:
+                self.personal = unpack(body, "personal", length=keeps, dtype=_PERSONAL)
             if header["type"] == "result":
                 return unpack(body, "vector", length=length, dtype=dtype)
 

@@ -21,6 +21,7 @@ from plasmid.core.bounds import check_json
 from plasmid.core.errors import HubError, ModelError, UsageError
 from plasmid.core.files import storage_error
 from plasmid.core.yaml12 import Yaml12Error, parse_yaml
+from plasmid.gateway.personal import SCHEMA as PERSONAL_SCHEMA
 from plasmid.models.artifact import read_adapter
 from plasmid.models.catalogue import RECORD, read_record
 from plasmid.models.hub_client import Hub, RemoteFile, check_repo
@@ -152,6 +153,23 @@ def check_folder(folder: Path, trust: Trust | None = None) -> Verified | None:
     return verify_release(folder, trust) if (folder / BUNDLE).is_file() or trust is not None else None
 
 
+def _check_shareable(folder: Path) -> None:
+    """Refuse a site's own adapter: it holds what only that site's rows have taught it."""
+    path = folder / "provenance.json"
+    try:
+        found = (
+            json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size <= MAX_JSON_BYTES else {}
+        )
+    except (ValueError, RecursionError):
+        return
+    if isinstance(found, dict) and found.get("schema") == PERSONAL_SCHEMA:
+        raise HubError(
+            "hub.personal",
+            f"{folder.name} is what a site keeps for itself of a run, and no promise of the run covers it.",
+            "Publish the run's adapter, which 'plasmid run' or 'plasmid runs fetch' has written.",
+        )
+
+
 def _check_own(folder: Path) -> Verified | None:
     """Check a folder that is to be published: whoever made it cannot fetch it again."""
     try:
@@ -184,10 +202,12 @@ def push(
     ModelError
         As :func:`check_folder`.
     HubError
-        ``hub.no_licence``: its card says none; what the hub says. Nothing is half-published.
+        ``hub.personal``: it is a site's own; ``hub.no_licence``: its card says none; what the hub says.
+        Nothing is half-published.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+    _check_shareable(folder)
     verified = _check_own(folder)
     card = folder / "README.md"
     if not (card.is_file() and front_matter(card.read_bytes()).get("license")):

@@ -15,11 +15,15 @@ Rules
    word (:class:`plasmid.computations.api.Method`).
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
-4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``compute`` (phase, round, seed,
+4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``personal`` (body: what the site
+   keeps for itself and the next ``compute`` begins with), ``compute`` (phase, round, seed,
    sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
    key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
-   (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``result`` (body:
+   (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``personal`` (body:
+   what the site is to keep), ``figures`` (what is for its owner alone to see), ``result`` (body:
    vector), ``error``.
+5. The phase ``personal`` trains the given state, with what the site keeps, on the site's rows for itself,
+   without the privacy unit's clip and noise: its result is the whole adapter, and stays at the site.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
+from plasmid.computations._personal import personal_in, personal_of, whole_of, with_personal
 from plasmid.core.collection import uncollected
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.snapshot import Snapshot
@@ -45,6 +50,7 @@ from plasmid.data.table import Drawn, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.schema import Learned
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
@@ -86,14 +92,28 @@ class Session:
         self._engine: Any = None
         self._canaries: Any = None
         self._first: NDArray[Any] | None = None
+        self._own: NDArray[np.float32] | None = None
         self._half = api.site_half(self.computation, self.document)
         self._bundle = BundleHalf(self.document) if getattr(self.document, "bundle", None) else None
         self._scorer: Any = None
+
+        def progress(step: int, steps: int) -> None:
+            channel.send({"type": "progress", "step": step, "steps": steps})
+
         if getattr(self.computation, "SCORED", False):
             from plasmid.training.scoring import Scorer
 
             assert base is not None, "an adapter has a base model"
             self._scorer = Scorer(cast(Learned, self.document), base, self._stop_if_asked)
+        self._judge: Any = None
+        if getattr(self.computation, "JUDGED", False):
+            from plasmid.training.gain import Judge
+
+            assert base is not None, "an adapter has a base model"
+            assert snapshot is not None, "a document with rows has a contract"
+            self._judge = Judge(
+                cast(GainDocument, self.document), base, snapshot, progress=progress, should_stop=stop.is_set
+            )
         if self._half == "loss":
             from plasmid.training.engine import Engine
 
@@ -113,7 +133,7 @@ class Session:
                 loss=self._bundle.loss if self._bundle else None,
                 checkpointing=document.training.checkpointing,
                 frames=api.method(document).frames(document, base),
-                progress=lambda step, steps: channel.send({"type": "progress", "step": step, "steps": steps}),
+                progress=progress,
                 should_stop=stop.is_set,
             )
 
@@ -137,7 +157,8 @@ class Session:
         except Exception as error:  # noqa: BLE001 - it may come from the bundle's part of a gradient
             print(f"bundle: {bundle.place(error)}", file=sys.stderr, flush=True)  # noqa: T201 - worker.log
             problem = bundle.failure()
-        if self.document.privacy.unit == "none" or problem.code == "run.stopped":
+        at_home = header["phase"] == "personal"
+        if self.document.privacy.unit == "none" or problem.code == "run.stopped" or at_home:
             raise problem
         print("bundle: this round's vector is zero", file=sys.stderr, flush=True)  # noqa: T201 - worker.log
         return np.zeros(self.shape.schema.size, self.dtype)
@@ -146,6 +167,9 @@ class Session:
         match self._half:
             case "loss" if header["phase"] == "audit":
                 return self._audited(state)
+            case "loss" if header["phase"] == "personal":
+                steps = self.document.training.personal_steps
+                return np.asarray(self._engine.train(self._adapter(state), steps=steps, seed=header["seed"]))
             case "loss":
                 return self._trained(state, header)
             case "per_record":
@@ -154,6 +178,8 @@ class Session:
                 assert self.table is not None, "a document with a bundle has a contract"
                 whole = self.table.table() if isinstance(self.table, Snapshot) else self.table
                 return self._bundle.vector(state, whole)
+            case _ if self._judge is not None:
+                return self._judged(state)
             case _:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
@@ -161,7 +187,7 @@ class Session:
         from plasmid.training.dp import UnitSampling
 
         method, document, round_ = self.computation, self.document, header["round"]
-        before = method.adapter(document, self._base, state)
+        before = self._adapter(state)
         if self._first is None:
             self._first = before.copy()
         sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
@@ -172,7 +198,34 @@ class Session:
         else:
             steps, seed = document.training.steps, header["seed"]
             after = self._engine.train(before, steps=steps, seed=seed, sampling=sampling, learn=learn)
+            self._tell_personal(after)
         return np.asarray(method.sent(document, self._base, before, after, round_))
+
+    def _judged(self, state: NDArray[Any]) -> NDArray[Any]:
+        """Return what leaves of what an adapter is worth here; the site is told all of it."""
+        own, self._own = self._own, None
+        given = self.computation.adapter_of(self.shape, state) if self.document.run is None else own
+        found = self._judge.judged(given)
+        self._channel.send({"type": "figures", "figures": found.as_json()})
+        return np.asarray(self.computation.vector(self.document, found.gain), dtype=state.dtype)
+
+    def take_personal(self, body: Body) -> None:
+        """Take what the site keeps, for the next :meth:`compute`: some tensors, or its whole own adapter."""
+        kept = personal_of if self._judge is None else whole_of
+        length = kept(self.document, self._base).size
+        self._own = unpack(body, "personal", length=length, dtype=np.dtype("<f4"))
+
+    def _adapter(self, state: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the adapter that *state* stands for at this site."""
+        own, self._own = self._own, None
+        adapter = self.computation.adapter(self.document, self._base, state)
+        return with_personal(self.document, self._base, adapter, own)
+
+    def _tell_personal(self, after: NDArray[np.float32]) -> None:
+        """Send what of the trained adapter the site keeps for itself, if anything."""
+        own = personal_in(self.document, self._base, after)
+        if own.size:
+            self._channel.send({"type": "personal"}, pack("personal", own))
 
     def _audited(self, state: NDArray[Any]) -> NDArray[np.float64]:
         assert self._first is not None, "an audit follows the rounds"
@@ -252,6 +305,8 @@ def serve(channel: Channel) -> None:
                 with uncollected():
                     session = Session(channel, stop, frame)
                 channel.send({"type": "opened"})
+            elif session is not None and frame[0]["type"] == "personal":
+                session.take_personal(frame[1])
             elif session is not None:
                 channel.send({"type": "result"}, pack("vector", session.compute(frame)))
         except PlasmidError as error:

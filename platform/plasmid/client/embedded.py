@@ -33,6 +33,7 @@ from typing import Any
 from plasmid.cli.verbs.site import init_site
 from plasmid.client.api import Coordinator
 from plasmid.controller.coordinator import CoordinatorHome
+from plasmid.core.clock import now, stamp
 from plasmid.core.errors import LinkError, PlasmidError, RunFailed, SiteFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
@@ -43,6 +44,7 @@ from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.passphrase import drawn_file, from_file
 from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.personal import Personal
 from plasmid.gateway.projects import Projects, sign_project
 from plasmid.privacy.budgets import Population, exact
 from plasmid.privacy.statements import IsolationLevel
@@ -52,6 +54,7 @@ from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
 from plasmid.recipes.documents import parse_document
 from plasmid.site.enrol import Credential, enrol, fetch_roster
 from plasmid.site.projects import put_project
+from plasmid.site.status import read_status
 from plasmid.training.isolation import choose
 
 START_TIMEOUT_S = 120.0
@@ -174,6 +177,21 @@ class Embedded:
             for name, child in self._children.items()
             if child.poll() is not None
         }
+
+    def await_own(self, run: str, steps: int, *, timeout_s: float) -> None:
+        """Wait until each site has made its own adapter of *run*, with so many *steps*, or given it up.
+
+        The sites end with the launcher, and with them what they had not finished.
+        """
+        began, deadline = stamp(now()), time.monotonic() + timeout_s
+        waiting = set(self.sites)
+        while waiting and time.monotonic() < deadline:
+            for site in list(waiting):
+                home, said = self._site(site), read_status(self._site(site))
+                given_up = str(said.get("time", "")) > began and run not in said.get("runs", {})
+                if given_up or site in self.ended() or Personal(home.personal).steps(run) == steps:
+                    waiting.discard(site)
+            time.sleep(0.1)
 
     # -- start -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How good an adapter is on the sites' own rows: two questions over secure sums, and what is kept of them.
+"""How good an adapter is on the sites' own rows: questions over secure sums, and what is kept of them.
 
 Rules
 -----
@@ -26,13 +26,14 @@ from plasmid.models.adapter import Vector
 from plasmid.models.adapter_files import HeadFile
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import ensure_model
-from plasmid.recipes.evaluation import DEFAULT_BINS, evaluation_from_recipe
+from plasmid.recipes.evaluation import DEFAULT_BINS, EvaluationDocument, evaluation_from_recipe
+from plasmid.recipes.gain import GRID, GainDocument, gain_from_recipe
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.recipes.query import noised
 from plasmid.recipes.sites import materialise_sites
 
 Rows = Literal["holdout", "all"]
-Measure = Literal["scores", "temperature"]
+Measure = Literal["scores", "temperature", "gain"]
 
 
 def evaluated(
@@ -46,6 +47,8 @@ def evaluated(
     answer: Reply,
     measure: Measure = "scores",
     bins: int = DEFAULT_BINS,
+    grid: tuple[float, ...] | None = None,
+    personal: str | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
     invited: Sequence[str] | None = None,
@@ -60,8 +63,11 @@ def evaluated(
         What the adapter was trained by: its data contract is the sites' one.
     about, state
         The adapter: ``head.json``, and its numbers, float32 [adapter size].
+    grid, personal
+        Of ``gain``: the edges of its cells (None: the default ones), and the run whose personal adapters are
+        judged in place of this one.
     epsilon, delta
-        Differential privacy for one record; both or none.
+        Differential privacy for one record; both or none. Of ``gain``, for the recipe's unit.
 
     Raises
     ------
@@ -72,17 +78,24 @@ def evaluated(
     RunFailed, LinkError
         As :func:`plasmid.client.launch.plan_and_run`.
     """
-    document = evaluation_from_recipe(
-        recipe.recipe,
-        lora=about.lora,
-        head=about.head,
-        base=about.base.digest,
-        given=given_digest(state),
-        rows=rows,
-        measure=measure,
-        bins=bins,
-        privacy=noised(epsilon, delta, record_norm(measure)),
-    ).model_dump(mode="json")
+    of: dict[str, Any] = {
+        "lora": about.lora,
+        "head": about.head,
+        "base": about.base.digest,
+        "given": given_digest(state),
+    }
+    asked: EvaluationDocument | GainDocument
+    if measure == "gain":
+        noised(epsilon, delta)
+        asked = gain_from_recipe(
+            recipe.recipe, **of, run=personal, grid=grid or GRID, epsilon=epsilon, delta=delta
+        )
+    else:
+        privacy = noised(epsilon, delta, record_norm(measure))
+        asked = evaluation_from_recipe(
+            recipe.recipe, **of, rows=rows, measure=measure, bins=bins, privacy=privacy
+        )
+    document = asked.model_dump(mode="json")
     at.give(state)
     done = plan_and_run(
         at,
@@ -104,6 +117,7 @@ def kept(done: Run) -> dict[str, Any]:
         "recipe": result["digest"],
         "participants": result["participants"],
         **result["answer"],
+        "noise_std": result["noise_std"],
         "privacy": done.privacy(),
     }
 
@@ -139,6 +153,8 @@ def of_adapter(
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Return what an evaluation says, for people."""
+    if found["measure"] == "gain":
+        return _gain_lines(found)
     where = "rows that no site trained on" if found["rows"] == "holdout" else "rows of the sites"
     told = [f"{found['count']:,} {where}, at {found['sites']} sites"]
     if found["measure"] == "temperature":
@@ -158,4 +174,24 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             f"{found['suppressed']} cells were suppressed at some site, and all figures are without them: "
             "ask for fewer --bins, or give --epsilon and --delta, for noise instead"
         )
+    return told
+
+
+def _gain_lines(found: Mapping[str, Any]) -> list[str]:
+    what = "the adapter" if found["personal"] is None else f"their own adapters of {found['personal']}"
+    told = [f"{found['gaining']} of {found['answered']} sites gain by {what}, in {found['metric']}"]
+    told.append("on rows that nobody trained on, against what each learns alone in as many steps")
+    if found["median"] is not None:
+        low, high = found["median"]
+        told.append(
+            "the median gain is "
+            + (f"up to {high:+g}" if low is None else f"above {low:+g}")
+            + ("" if low is None or high is None else f" and up to {high:+g}")
+        )
+    if found["cannot_say"]:
+        told.append(
+            f"{found['cannot_say']} sites cannot say: too few rows held out, or no adapter of their own"
+        )
+    if found["noise_std"]:
+        told.append(f"each number of sites carries noise of a standard deviation of {found['noise_std']:.2f}")
     return told

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.computations._personal import whole_of as schema_of
 from plasmid.computations.api import Part, Shape
 from plasmid.core.errors import RecipeError
-from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector, adapter_schema
+from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
 
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
@@ -28,12 +29,6 @@ Tensors = Mapping[str, NDArray[np.floating[Any]]]
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 HEAD: frozenset[Part] = frozenset({"head", "covariates"})
-
-
-def schema_of(document: Recipe, base: BaseModel | None) -> AdapterSchema:
-    """Return the tensors of the adapter that *document* trains."""
-    assert base is not None, "fine-tuning needs a base model"
-    return adapter_schema(base, document.adapter.lora, document.head())
 
 
 def wide_enough(schema: AdapterSchema) -> AdapterSchema:
@@ -126,11 +121,6 @@ def step(document: Recipe, schema: AdapterSchema, mean: NDArray[Any]) -> NDArray
 def no_frames(document: Recipe, base: BaseModel) -> dict[str, Vector]:  # noqa: ARG001
     """Return none: B is held as it is."""
     return {}
-
-
-def as_it_is(document: Recipe, base: BaseModel, state: NDArray[Any]) -> Vector:  # noqa: ARG001
-    """Return the state: it is the adapter."""
-    return np.asarray(state, np.float32)
 
 
 def changed(document: Recipe, base: BaseModel, sent: AdapterSchema, before: Vector, after: Vector) -> Vector:

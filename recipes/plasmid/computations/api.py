@@ -58,7 +58,7 @@ that stands for B, or a part of the head."""
 
 GROUP = "plasmid.computations"
 
-METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch")
+METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch", "fedsa")
 """The computations that train an adapter, :class:`Method`."""
 
 _SINGLE = "it compares single contributions, and only their sum is ever seen"
@@ -85,10 +85,7 @@ IMPOSSIBLE: Mapping[str, tuple[str, str]] = {
             "sketch, which recovers the mean product from sums and keeps its nearest of the adapter's rank",
         ),
     ),
-    **dict.fromkeys(
-        ("fedsa", "fedsa_lora"),
-        ("it keeps a factor at each site between rounds, and sites here keep nothing", "rolora or ffa_lora"),
-    ),
+    **dict.fromkeys(("fedsa_lora", "fedsalora"), ("it has a shorter name here", "fedsa")),
     **dict.fromkeys(("fedprox",), ("it is no method of its own", "any method with training.proximal")),
 }
 """What is asked for by these names and does not exist over a sum: why, and what comes nearest."""
@@ -146,6 +143,9 @@ class Shape:
     most_sites
         Over how many contributions a sum may be so that :meth:`Computation.advance` can take it apart; None
         where any number will do.
+    most_noise
+        Largest standard deviation, in one coordinate and for each site, of shared noise that leaves the sum
+        an answer; None where that is for the reader to see.
     """
 
     schema: AdapterSchema
@@ -155,6 +155,7 @@ class Shape:
     record_bound: float = 1.0
     public: AdapterSchema | None = None
     most_sites: int | None = None
+    most_noise: float | None = None
 
     @property
     def state(self) -> AdapterSchema:

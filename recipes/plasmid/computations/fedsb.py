@@ -37,9 +37,10 @@ from plasmid.computations._factors import (
     step,
     wide_enough,
 )
+from plasmid.computations._personal import public_of
 from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
-from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
+from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector, initial_state
 from plasmid.models.tensors import float_parts, read_header
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _sent(whole: AdapterSchema) -> AdapterSchema:
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
     """Return the cores and the head. Raises RecipeError (``recipe.rank``)."""
-    return shape_of(document, _sent(wide_enough(schema_of(document, base))))
+    return shape_of(document, _sent(wide_enough(public_of(document, base))))
 
 
 def initial(document: Recipe, shape: Shape) -> State:  # noqa: ARG001
@@ -94,7 +95,8 @@ def frames(document: Recipe, base: BaseModel) -> dict[str, Vector]:
 def adapter(document: Recipe, base: BaseModel, state: State) -> Vector:
     """Return the state with Vt for A and U R for B; see the module on why it is exact."""
     whole = schema_of(document, base)
-    found: dict[str, NDArray[Any]] = dict(parts(_sent(whole), state))
+    found: dict[str, NDArray[Any]] = dict(parts(whole, initial_state(whole, document.seed)))
+    found |= parts(_sent(public_of(document, base)), state)
     for module in modules(whole):
         outer, inner = _frames(document, base, module)
         found[module + DOWN] = inner
@@ -110,7 +112,7 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
         f"{module}.core": _frames(document, base, module)[0].T @ found[module + UP]
         for module in modules(whole)
     }
-    return joined(_sent(whole), found | cores)
+    return joined(_sent(public_of(document, base)), found | cores)
 
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:

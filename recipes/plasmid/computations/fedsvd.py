@@ -20,18 +20,18 @@ from plasmid.computations._factors import (
     DOWN,
     HEAD,
     UP,
-    as_it_is,
     changed,
     joined,
     modules,
     no_frames,
     parts,
-    schema_of,
     shape_of,
     step,
     wide_enough,
     without,
 )
+from plasmid.computations._personal import completed as adapter
+from plasmid.computations._personal import public_of
 from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import Vector, initial_state
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
-__all__ = ["losses"]
+__all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 
-frames, adapter = no_frames, as_it_is
+frames = no_frames
 
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
     """Return B and the head; the state is the whole adapter. Raises RecipeError (``recipe.rank``)."""
-    whole = wide_enough(schema_of(document, base))
+    whole = wide_enough(public_of(document, base))
     return shape_of(document, without(whole, DOWN), public=whole)
 
 
@@ -70,7 +70,7 @@ def learns(document: Recipe, round_: int) -> frozenset[Part]:  # noqa: ARG001
 
 def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round_: int) -> State:  # noqa: ARG001
     """Return the difference in B and head."""
-    return changed(document, base, without(schema_of(document, base), DOWN), before, after)
+    return changed(document, base, without(public_of(document, base), DOWN), before, after)
 
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:

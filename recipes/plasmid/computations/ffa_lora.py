@@ -24,6 +24,7 @@ from plasmid.computations._factors import (
     step,
     without,
 )
+from plasmid.computations._personal import public_of
 from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import Vector, initial_state
@@ -44,7 +45,7 @@ frames = no_frames
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
     """Return the factors B and the head."""
-    return shape_of(document, without(schema_of(document, base), DOWN))
+    return shape_of(document, without(public_of(document, base), DOWN))
 
 
 def initial(document: Recipe, shape: Shape) -> State:  # noqa: ARG001
@@ -61,12 +62,12 @@ def adapter(document: Recipe, base: BaseModel, state: State) -> Vector:
     """Return the state with A as it starts."""
     schema = schema_of(document, base)
     start = parts(schema, initial_state(schema, document.seed))
-    return joined(schema, start | parts(without(schema, DOWN), state))
+    return joined(schema, start | parts(without(public_of(document, base), DOWN), state))
 
 
 def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round_: int) -> State:  # noqa: ARG001
     """Return the difference in B and head."""
-    return changed(document, base, without(schema_of(document, base), DOWN), before, after)
+    return changed(document, base, without(public_of(document, base), DOWN), before, after)
 
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:

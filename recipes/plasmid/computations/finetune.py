@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasmid.computations._factors import HEAD, as_it_is, no_frames, schema_of, shape_of, step
+from plasmid.computations._factors import HEAD, changed, no_frames, shape_of, step
+from plasmid.computations._personal import completed as adapter
+from plasmid.computations._personal import public_of
 from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
 from plasmid.models.adapter import Vector, initial_state
 
@@ -27,17 +29,19 @@ if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
+__all__ = ["adapter"]
+
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = True
 ADAPTER_KEYS: tuple[str, ...] = ()
 
-frames, adapter = no_frames, as_it_is
+frames = no_frames
 
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
     """Return the adapter's tensors, bounded as what a site sends: an update, or a sum of gradients."""
-    return shape_of(document, schema_of(document, base))
+    return shape_of(document, public_of(document, base))
 
 
 def initial(document: Recipe, shape: Shape) -> State:
@@ -61,7 +65,7 @@ def learns(document: Recipe, round_: int) -> frozenset[Part]:  # noqa: ARG001
 
 def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round_: int) -> State:  # noqa: ARG001
     """Return the difference."""
-    return after - before
+    return changed(document, base, public_of(document, base), before, after)
 
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:

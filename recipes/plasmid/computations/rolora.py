@@ -19,7 +19,6 @@ from plasmid.computations._factors import (
     DOWN,
     HEAD,
     UP,
-    as_it_is,
     head_of,
     joined,
     no_frames,
@@ -29,6 +28,8 @@ from plasmid.computations._factors import (
     shape_of,
     step,
 )
+from plasmid.computations._personal import completed as adapter
+from plasmid.computations._personal import public_of
 from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import AdapterSchema, TensorSpec, Vector, initial_state
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
-__all__ = ["losses"]
+__all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 
-frames, adapter = no_frames, as_it_is
+frames = no_frames
 
 
 def _learning(round_: int) -> str:
@@ -53,8 +54,8 @@ def _learning(round_: int) -> str:
 
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
-    """Return one half of the factors and the head; the state is the whole adapter."""
-    whole = schema_of(document, base)
+    """Return one half of the factors and the head; the state is both halves and the head."""
+    whole = public_of(document, base)
     half = TensorSpec("half", (max(only(whole, UP).size, only(whole, DOWN).size),))
     return shape_of(document, AdapterSchema((half, *head_of(whole))), public=whole)
 

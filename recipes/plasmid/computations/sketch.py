@@ -27,7 +27,6 @@ from plasmid.computations._factors import (
     DOWN,
     HEAD,
     UP,
-    as_it_is,
     head_of,
     joined,
     modules,
@@ -37,6 +36,8 @@ from plasmid.computations._factors import (
     shape_of,
     wide_enough,
 )
+from plasmid.computations._personal import completed as adapter
+from plasmid.computations._personal import public_of
 from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import AdapterSchema, TensorSpec, Vector, initial_state
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
-__all__ = ["losses"]
+__all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
 LINEAR = False
@@ -55,7 +56,7 @@ ADAPTER_KEYS = ("sketch_width",)
 MORE = 8
 """Rows of Psi beyond the columns that it is to tell apart: what keeps its pseudo-inverse small."""
 
-frames, adapter = no_frames, as_it_is
+frames = no_frames
 
 
 def shape(document: Recipe, base: BaseModel | None) -> Shape:
@@ -66,7 +67,7 @@ def shape(document: Recipe, base: BaseModel | None) -> Shape:
     RecipeError
         ``recipe.rank``.
     """
-    whole, rank = wide_enough(schema_of(document, base)), document.adapter.lora.rank
+    whole, rank = wide_enough(public_of(document, base)), document.adapter.lora.rank
     width = document.adapter.sketch_width
     assert width is not None, "the recipe's checks ask for it"
     found = {spec.name: spec.shape for spec in whole.tensors}
@@ -105,7 +106,9 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
     """Return Y and Z of each layer's change, and the difference in the head. Sketches keep lengths."""
     whole = schema_of(document, base)
     was, now = (parts(whole, state.astype(np.float64)) for state in (before, after))
-    found: dict[str, NDArray[Any]] = {spec.name: now[spec.name] - was[spec.name] for spec in head_of(whole)}
+    found: dict[str, NDArray[Any]] = {
+        spec.name: now[spec.name] - was[spec.name] for spec in head_of(public_of(document, base))
+    }
     for module in modules(whole):
         up, down = now[module + UP], now[module + DOWN]
         old_up, old_down = was[module + UP], was[module + DOWN]

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from plasmid.computations._personal import personal_parts
 from plasmid.core.errors import RecipeError
 from plasmid.models.specs import LoraSpec
 from plasmid.models.tasks import Head
@@ -91,9 +92,13 @@ def evaluation_from_recipe(
     RecipeError
         ``recipe.evaluation``: the adapter is another recipe's, or the recipe holds out no rows.
     """
-    problems = list(_differences(recipe, lora, head, base))
+    problems = list(differences(recipe, lora, head, base))
     if recipe.task.kind != "classification":
         problems.append(f"scores are counted by label, and a {recipe.task.kind} has none by row")
+    if personal_parts(recipe):
+        problems.append(
+            "what was released lacks what each site keeps; ask for the gain, with its run"
+        )
     if rows == "holdout" and recipe.data.holdout is None:
         problems.append("its data section holds out no rows; 'rows: all' is for sites that did not train")
     if problems:
@@ -123,7 +128,8 @@ def evaluation_from_recipe(
     )
 
 
-def _differences(recipe: Recipe, lora: LoraSpec, head: Head, base: str) -> Sequence[str]:
+def differences(recipe: Recipe, lora: LoraSpec, head: Head, base: str) -> Sequence[str]:
+    """Return in what an adapter of these settings is not one that *recipe* trains."""
     own = recipe.head()
     found = [
         ("its LoRA settings are others", lora != recipe.adapter.lora),

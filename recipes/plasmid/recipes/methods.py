@@ -41,8 +41,36 @@ def method_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locatio
             if (getattr(adapter, key) is None) == (key in method.ADAPTER_KEYS):
                 verb = "is needed by" if key in method.ADAPTER_KEYS else "means nothing with"
                 yield ("adapter", key), f"{verb} computation: {name}"
+    yield from _personal(method, adapter, privacy, sections)
     if adapter and federation and adapter.sketch_width is not None:
         yield from _too_narrow(adapter.sketch_width, adapter.lora.rank, federation.min_sites)
+
+
+def _personal(
+    method: api.Method, adapter: Any, privacy: Any, sections: Mapping[str, Any]
+) -> Iterator[tuple[Location, str]]:
+    """Yield what cannot go with parts that a site keeps for itself.
+
+    Under ``dp-fedsgd`` only the sum of gradients is noised. Personal parts would learn from the site's own
+    rows without noise, and the next sum is computed with them: one record would move the gradients of all
+    others, which no clip of its own gradient bounds.
+    """
+    training, release = sections.get("training"), sections.get("release")
+    own = [*getattr(method, "PERSONAL", ()), *(adapter.personal if adapter else ())]
+    if own and privacy and privacy.mechanism == "dp-fedsgd":
+        what = (
+            f"dp-fedsgd noises the sum alone, and what a site keeps for itself ({', '.join(own)}) would "
+            "carry its records into the next sum without noise; use dp-sgd, which noises all that learns"
+        )
+        yield ("privacy", "mechanism"), what
+    if (own or (training and training.personal_steps)) and privacy and privacy.audit is not None:
+        what = "canaries are guessed from what is released, and would be trained into what each site keeps"
+        yield ("privacy", "audit"), f"{what}; leave out the audit, or what is personal"
+    if own and release and release.min_metric is not None:
+        what = f"what is released lacks what each site keeps ({', '.join(own)}), and has no metric of its own"
+        yield ("release", "min_metric"), what
+    if own and training and training.lora_lr == 0 and "head" in own:
+        yield ("training", "lora_lr"), "with 0, and a personal head, nothing is learned together"
 
 
 def _too_narrow(width: int, rank: int, sites: int) -> Iterator[tuple[Location, str]]:

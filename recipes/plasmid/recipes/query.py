@@ -6,7 +6,8 @@ Rules
 2. ``mean`` sums ``(x, x², 1)`` over the cells of one number column within public bounds; a missing
    cell is skipped, and one outside the bounds makes the site's table invalid.
 3. ``max_rows`` is part of the document because the sum's range follows from it.
-4. ``counts`` is in :mod:`plasmid.recipes.counts`, ``evaluate`` in :mod:`plasmid.recipes.evaluation`.
+4. ``counts`` is in :mod:`plasmid.recipes.counts`, ``evaluate`` in :mod:`plasmid.recipes.evaluation`,
+   ``gain`` in :mod:`plasmid.recipes.gain`.
 5. ``ping`` reads no data: every site contributes zeros of the given length.
 """
 
@@ -29,6 +30,7 @@ from plasmid.recipes.columns import (
 )
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.evaluation import EvaluationDocument
+from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Name, Recipe
@@ -167,12 +169,15 @@ def _query_name(recipe_name: str) -> str:
     return f"mean-{recipe_name}"[:63]
 
 
-Document = Recipe | BundleRecipe | CountsDocument | EvaluationDocument | QueryDocument | PingDocument
+Document = (
+    Recipe | BundleRecipe | CountsDocument | EvaluationDocument | GainDocument | QueryDocument | PingDocument
+)
 
 _KINDS: dict[str, type[Document]] = {
     "bundle": BundleRecipe,
     "counts": CountsDocument,
     "evaluate": EvaluationDocument,
+    "gain": GainDocument,
     **dict.fromkeys(METHODS, Recipe),
     "mean": QueryDocument,
     "ping": PingDocument,

@@ -131,11 +131,14 @@ class AdapterSpec(Strict):
     """The LoRA factors, and the columns that reach the head beside the pooled encoding.
 
     ``sketch_width`` is for ``computation: sketch`` alone: at least the rank times the number of sites.
+    ``personal`` names what each site keeps for itself beside what the method keeps: ``head``, with its
+    covariate weights.
     """
 
     lora: LoraSpec
     covariates: Words = ()
     sketch_width: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    personal: Annotated[tuple[Literal["head"], ...], Field(strict=False, max_length=1)] = ()
 
 
 class Training(Strict):
@@ -148,6 +151,8 @@ class Training(Strict):
     ``checkpointing`` keeps no activations inside the encoder's layers: less memory, one more forward pass.
     ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
     round's first state is added to the loss, which keeps sites of different data together.
+    ``personal_steps`` are what each site trains the last adapter on its own rows, after the run and for
+    itself.
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)]
@@ -159,6 +164,7 @@ class Training(Strict):
     head_lr: Rate
     covariate_lr: Rate
     proximal: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    personal_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
 
 
 class Server(Strict):

@@ -14,7 +14,7 @@ from plasmid.cli.verbs.recipes import SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import write_atomic
 
-_ROWS, _MEASURES = ("holdout", "all"), ("scores", "temperature")
+_ROWS, _MEASURES = ("holdout", "all"), ("scores", "temperature", "gain")
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -31,8 +31,17 @@ def evaluate(
     rows: Annotated[
         str, typer.Option(help="With --recipe: holdout (what it keeps from training), or all")
     ] = "holdout",
-    measure: Annotated[str, typer.Option(help="With --recipe: scores, or temperature")] = "scores",
+    measure: Annotated[
+        str, typer.Option(help="With --recipe: scores, temperature, or gain (what it is worth to each site)")
+    ] = "scores",
     bins: Annotated[int, typer.Option(help="Cells of the score", min=2, max=512)] = 40,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="With gain: the cells' edges, 0 among them; default -0.1 to 0.1 in nine steps"),
+    ] = None,
+    personal: Annotated[
+        str | None, typer.Option(help="With gain: judge each site's own adapter of this run instead")
+    ] = None,
     set_: SetOption = None,
     sites: Annotated[Path | None, typer.Option(help="One CSV per site, instead of the recipe's data")] = None,
     epsilon: Annotated[
@@ -58,8 +67,14 @@ def evaluate(
             raise UsageError(
                 "usage.evaluate",
                 "an evaluation needs either --data FILE or --recipe R, --rows holdout or all, "
-                "and --measure scores or temperature.",
+                "and --measure scores, temperature or gain.",
                 "For example: plasmid evaluate DIR --recipe phenotype --rows all",
+            )
+        if (grid or personal) and measure != "gain":
+            raise UsageError(
+                "usage.evaluate",
+                "--grid and --personal go with --measure gain.",
+                "Leave them out, or add it.",
             )
         if data is None:
             from plasmid.models.adapter_files import json_file
@@ -77,6 +92,8 @@ def evaluate(
                 rows=rows,
                 measure=measure,
                 bins=bins,
+                grid=_edges(grid),
+                personal=personal,
                 epsilon=epsilon,
                 delta=delta,
                 yes=yes,
@@ -92,6 +109,15 @@ def evaluate(
         for notice in scored.notices:
             answer.note(notice)
         answer.say(f"{scored.metric} {scored.value:.3f} on {scored.rows} rows")
+
+
+def _edges(grid: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if grid is None else tuple(float(edge) for edge in grid.split(","))
+    except ValueError:
+        raise UsageError(
+            "usage.evaluate", f"{grid[:60]!r} is no grid.", "Give numbers: --grid=-0.05,0,0.05"
+        ) from None
 
 
 def _at_the_sites() -> Any:

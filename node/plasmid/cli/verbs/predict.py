@@ -22,7 +22,10 @@ DEFAULT_BLOCK_ROWS = 1024
 @app.command()
 def predict(
     adapter: Annotated[
-        str, typer.Argument(help="The adapter's folder, or its id on a hub: owner/name[@revision]")
+        str,
+        typer.Argument(
+            help="The adapter's folder, its id on a hub (owner/name[@revision]), or personal:RUN at a site"
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -62,7 +65,7 @@ def predict(
         from plasmid.prediction.adapters import adapter_folder
 
         _check(data, view, out, engine, workers, column, keep)
-        folder = adapter_folder(adapter)
+        folder = adapter_folder(adapter, site_at(home))
         if data is not None and out is None:
             _few(answer, folder, data)
             return

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, reply
+from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.errors import UsageError
 
 if TYPE_CHECKING:
     from plasmid.endpoint.app import AnyService
     from plasmid.endpoint.service import Settings
+    from plasmid.gateway.home import SiteHome
 
 app = typer.Typer(add_completion=False, help=__doc__)
 SERVERS = "plasmid.servers"
@@ -24,7 +26,11 @@ SERVERS = "plasmid.servers"
 @app.command()
 def serve(
     adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of an adapter of your own; repeatable")
+        list[str] | None,
+        typer.Option(
+            help="NAME=FOLDER of an adapter of your own; at a site with --local also NAME=personal:RUN; "
+            "repeatable"
+        ),
     ] = None,
     base: Annotated[str, typer.Option(help="The base model; by default that of the first --adapter")] = "",
     hub: Annotated[
@@ -70,6 +76,7 @@ def serve(
     until_stdin_closes: Annotated[
         bool, typer.Option(help="End when standard input does (for launchers)")
     ] = False,
+    home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Serve until Ctrl-C: --local in this process, else on Ray Serve."""
@@ -82,7 +89,7 @@ def serve(
         from plasmid.endpoint.service import Settings
         from plasmid.protocol.released import read_trust
 
-        folders = _folders(adapter or [])
+        folders = _folders(adapter or [], site_at(home) if local else None)
         if engine not in ("plasmid", "vllm"):
             raise UsageError("usage.engine", f"there is no engine {engine!r}.", "Use plasmid or vllm.")
         settings = Settings(
@@ -136,7 +143,9 @@ def _make_token(answer: Reply, tokens: Path | None, name: str) -> None:
     answer.say(f"Token for {name}: {token}", f"{tokens} holds its hash; the token itself is kept nowhere.")
 
 
-def _folders(given: list[str]) -> dict[str, str]:
+def _folders(given: list[str], site: SiteHome | None) -> dict[str, str]:
+    from plasmid.prediction.adapters import adapter_folder
+
     found: dict[str, str] = {}
     for one in given:
         name, equals, folder = one.partition("=")
@@ -146,7 +155,14 @@ def _folders(given: list[str]) -> dict[str, str]:
                 f"{one!r} is not NAME=FOLDER with a new name without a slash.",
                 "Write --adapter NAME=FOLDER; an adapter of the hub needs no option.",
             )
-        found[name] = str(Path(folder).absolute())
+        own = folder.startswith("personal:")
+        if own and site is None:
+            raise UsageError(
+                "usage.personal_local",
+                f"{folder} is this site's own, which is served on this machine alone.",
+                "Give --local.",
+            )
+        found[name] = str((adapter_folder(folder, site) if own else Path(folder)).absolute())
     return found
 
 

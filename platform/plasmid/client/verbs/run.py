@@ -72,6 +72,7 @@ def run(
             federation,
             plan_and_run,
         )
+        from plasmid.computations._personal import keeps, personal_parts
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -86,10 +87,11 @@ def run(
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
         trains = isinstance(resolved.parsed, Recipe)
-        if evaluate and (not trains or resolved.recipe.data.holdout is None):
+        lacks = trains and bool(personal_parts(resolved.recipe))
+        if evaluate and (not trains or lacks or resolved.recipe.data.holdout is None):
             raise UsageError(
                 "usage.evaluate",
-                "--evaluate needs a recipe that trains an adapter and holds rows out (data.holdout).",
+                "--evaluate needs a recipe that trains a whole adapter and holds rows out (data.holdout).",
                 "For example: --set data.holdout.by=record --set data.holdout.share=0.2",
             )
         repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
@@ -116,17 +118,27 @@ def run(
                 return
             folder = done.save_adapter()
             answer.data["adapter"] = str(folder)
+            if embedded and keeps(resolved.recipe):
+                wait_s = resolved.recipe.federation.round_timeout_s
+                embedded.await_own(done.id, resolved.recipe.training.personal_steps, timeout_s=wait_s)
+                answer.note(f"each site's own adapter: plasmid predict personal:{done.id} --home SITE")
             if evaluate:
                 _evaluate(at, embedded, resolved, done, site, project, yes, answer)
                 done.save_adapter()
         # The federation has ended: what follows is the launcher's own, and needs its memory and cores.
-        if test is not None:
+        if test is not None and lacks:
+            answer.note(
+                "no table: each site keeps a part of the adapter for itself, and the rest alone has no metric"
+                ". Ask with: plasmid evaluate ADAPTER --recipe R --measure gain --personal RUN"
+            )
+        elif test is not None:
             if baselines and resolved.files:
                 answer.note("no baselines: a recipe's own Python runs in a site's sandbox only")
             _measure(done, resolved, tables if baselines and not resolved.files else {}, test)
             done.save_adapter()
         answer.data["metrics"] = done.table.as_json()
-        _tell(done, folder, test, answer)
+        own = f"personal:{done.id} --home SITE" if lacks else str(folder)
+        _tell(done, folder, f"plasmid predict {own} --data {test or 'FILE'}", answer)
         publishing.publish(done, repo, public_hub=public_hub, answer=answer)
 
 
@@ -209,7 +221,7 @@ def _tell_sums(done: Any, folder: Path, answer: Reply) -> None:
     answer.say(f"Result: {folder}")
 
 
-def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
+def _tell(done: Any, folder: Path, following: str, answer: Reply) -> None:
     from rich.table import Table as Grid
 
     result = done.result()
@@ -227,5 +239,5 @@ def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
         answer.say(grid, *done.table.verdict())
     answer.say(
         f"Adapter: {folder}",
-        f"Next: plasmid predict {folder} --data {test or 'FILE'}",
+        f"Next: {following}",
     )

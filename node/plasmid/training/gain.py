@@ -1,0 +1,131 @@
+"""What an adapter is worth to one site: it and one trained there alone, judged on the rows held out there.
+
+Rules
+-----
+1. The rows that the document's ``holdout`` keeps from training are those that every run of the recipe has
+   kept from it, by the same rule (:func:`plasmid.data.rows.held_out`); the others train the adapter of the
+   site alone.
+2. That one starts as the recipe's adapter does, and has the steps and rates of the document. No noise.
+3. Where the metric has no value, or too few rows are held out, there is no gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plasmid.core.errors import DataError
+from plasmid.data.rows import held_out
+from plasmid.data.snapshot import Snapshot, row_keys
+from plasmid.data.table import Table
+from plasmid.models.adapter import Vector, initial_state
+from plasmid.models.metrics import FEWER_IS_BETTER
+from plasmid.models.store import BaseModel
+from plasmid.recipes.gain import GainDocument
+from plasmid.recipes.schema import Recipe
+from plasmid.training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Gained:
+    """What a site finds out, for itself.
+
+    Attributes
+    ----------
+    adapter, alone
+        The metric of either on the rows held out; None where it has no value.
+    rows, steps
+        How many rows are held out, and the steps that the site has trained alone.
+    """
+
+    metric: str
+    adapter: float | None
+    alone: float | None
+    rows: int
+    steps: int
+
+    @property
+    def gain(self) -> float | None:
+        """How much better the adapter is."""
+        if self.adapter is None or self.alone is None:
+            return None
+        better = self.adapter - self.alone
+        return -better if self.metric in tuple(FEWER_IS_BETTER) else better
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {**asdict(self), "gain": self.gain}
+
+
+def held_rows(snapshot: Snapshot, document: GainDocument) -> NDArray[np.bool_]:
+    """Return which rows of *snapshot* the document holds out, bool [rows]."""
+    holdout = document.data.holdout
+    assert holdout is not None, "the document's checks ask for it"
+    parts = [
+        np.asarray(held_out(batch, row_keys(batch), holdout, document.data.patient))
+        for batch in snapshot.batches()
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, bool)
+
+
+class Judge:
+    """The rows of one site, in two parts, and what it trains on the one to be judged on the other.
+
+    Parameters
+    ----------
+    progress, should_stop
+        As for :class:`plasmid.training.engine.Engine`.
+    """
+
+    def __init__(
+        self,
+        document: GainDocument,
+        base: BaseModel,
+        snapshot: Snapshot,
+        *,
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        held = held_rows(snapshot, document)
+        self._document, self._base = document, base
+        self._train = snapshot.subset(np.flatnonzero(~held)) if (~held).any() else None
+        self._test: Table | None = snapshot.subset(np.flatnonzero(held)) if held.any() else None
+        self._settings = {"progress": progress, "should_stop": should_stop}
+
+    def judged(self, adapter: Vector | None) -> Gained:
+        """Return what *adapter*, float32 [adapter size], is worth here; None is a site that has none.
+
+        Raises
+        ------
+        RunFailed
+            As :meth:`plasmid.training.engine.Engine.train`.
+        """
+        document, test = self._document, self._test
+        steps, metric = document.training.steps, document.task.metric
+        rows = 0 if test is None else test.rows
+        if adapter is None or test is None or self._train is None or rows < document.least_rows:
+            return Gained(metric, None, None, rows, 0)
+        engine = Engine(
+            cast(Recipe, document),
+            self._base,
+            self._train,
+            checkpointing=document.training.checkpointing,
+            **cast(Any, self._settings),
+        )
+        alone = engine.train(initial_state(engine.schema, document.seed), steps=steps, seed=document.seed)
+        found = [self._scored(engine, one, test) for one in (adapter, alone)]
+        return Gained(metric, found[0], found[1], rows, steps)
+
+    def _scored(self, engine: Engine, adapter: Vector, test: Table) -> float | None:
+        document = self._document
+        answers = engine.predict(adapter, test.columns)
+        try:
+            return float(
+                document.head().score(document.task.metric, answers, test.columns[document.data.label])
+            )
+        except DataError:  # rows of one label, say
+            return None

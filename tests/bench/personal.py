@@ -1,0 +1,143 @@
+"""What sites gain by a federation, each judged on its own rows held out: ``python -m bench.personal``.
+
+Trains as :mod:`bench.methods` does, and keeps at each site what the recipe keeps there. Every site's rows are
+cut in two by the rule of ``data.holdout``; one part trains, the other judges. ``alone`` trains each site by
+itself, as many steps. Prints a line for each method and seed with the metric of every site, and one JSON
+object at the end.
+
+    python -m bench.personal phenotype --set adapter.lora.layers=2 --set federation.rounds=10 --seeds 0 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bench.methods import read
+from plasmid.computations import api
+from plasmid.computations._personal import personal_in, with_personal
+from plasmid.data.rows import held_out
+from plasmid.data.snapshot import Snapshot, SnapshotWriter, row_keys
+from plasmid.data.table import Table
+from plasmid.gateway.output import bounded
+from plasmid.models.adapter import Vector, initial_state
+from plasmid.models.store import BaseModel, ensure_model
+from plasmid.recipes.load import load_recipe
+from plasmid.recipes.schema import Holdout, Recipe
+from plasmid.site.node import local_seed
+from plasmid.training.engine import Engine
+
+HOLDOUT = Holdout(by="record", share=0.2, seed=0)
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "alone": {},
+    "finetune": {"computation": "finetune"},
+    "finetune, then own steps": {"computation": "finetune"},
+    "personal head": {"computation": "finetune", "adapter.personal": "[head]"},
+    "fedsa": {"computation": "fedsa"},
+    "fedsa, personal head": {"computation": "fedsa", "adapter.personal": "[head]"},
+}
+
+
+class Site:
+    """One site's rows in two parts, with an engine on the one."""
+
+    def __init__(self, recipe: Recipe, base: BaseModel, table: Table) -> None:
+        train, self.test = _cut(recipe, table)
+        self.engine = Engine(recipe, base, train)
+        self._label = recipe.data.label
+
+    def score(self, recipe: Recipe, adapter: Vector) -> float:
+        """Return the recipe's metric on the rows held out."""
+        answers = self.engine.predict(adapter, self.test.columns)
+        return float(recipe.head().score(recipe.task.metric, answers, self.test.columns[self._label]))
+
+
+def _cut(recipe: Recipe, table: Table) -> tuple[Table, Table]:
+    columns = {name: recipe.contract.columns[name] for name in table.columns}
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SnapshotWriter(columns, Path(folder))
+        kinds = [pa.float64() if one.type == "number" else pa.string() for one in columns.values()]
+        arrays = [pa.array(table.columns[name], kind) for name, kind in zip(columns, kinds, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
+        writer.add(batch, row_keys(batch))
+        rows = Snapshot(writer.finish(notices=[])[0])
+        parts = [np.asarray(held_out(one, row_keys(one), HOLDOUT, None)) for one in rows.batches()]
+        held = np.concatenate(parts)
+        return rows.subset(np.flatnonzero(~held)), rows.subset(np.flatnonzero(held))
+
+
+def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, Vector]:
+    """Return every site's own adapter after the last round: what all have, and what it keeps."""
+    method = api.method(recipe)
+    shape = method.shape(recipe, base)
+    state = method.initial(recipe, shape)
+    own: dict[str, Vector | None] = dict.fromkeys(sites)
+    for round_ in range(1, recipe.rounds + 1):
+        vectors = []
+        for name, site in sites.items():
+            before = with_personal(recipe, base, method.adapter(recipe, base, state), own[name])
+            seed, learn = local_seed(recipe.seed, name, round_), method.learns(recipe, round_)
+            after = site.engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
+            own[name] = personal_in(recipe, base, after)
+            vectors.append(bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)[0])
+        total = np.sum(vectors, axis=0, dtype=np.float64)
+        state = method.advance(recipe, shape, state, api.Sum(total, len(sites), round_))
+    shared = method.adapter(recipe, base, state)
+    return {name: with_personal(recipe, base, shared, own[name]) for name in sites}
+
+
+def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, Vector]:
+    """Return the adapter that each site has in the end."""
+    steps = recipe.rounds * recipe.training.steps
+    if kind == "alone":
+        first = initial_state(next(iter(sites.values())).engine.schema, recipe.seed)
+        return {name: site.engine.train(first, steps=steps, seed=recipe.seed) for name, site in sites.items()}
+    found = federated(recipe, base, sites)
+    if kind.endswith("own steps"):
+        more = 5 * recipe.training.steps
+        return {
+            name: site.engine.train(found[name], steps=more, seed=recipe.seed) for name, site in sites.items()
+        }
+    return found
+
+
+def main() -> None:
+    """Run everything that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", nargs="*", default=[], action="extend")
+    asked = parser.parse_args()
+    settings = dict(part.split("=", 1) for part in asked.set)
+    plain = load_recipe(asked.recipe, overrides=settings)
+    tables, _ = read(plain)
+    model = plain.recipe.model
+    base = ensure_model(model.base, revision=model.revision, digest=model.digest)
+    sites = {name: Site(plain.recipe, base, table) for name, table in tables.items()}
+    found: list[dict[str, Any]] = []
+    for seed, kind in itertools.product(asked.seeds, asked.kinds):
+        recipe = load_recipe(asked.recipe, overrides=settings | dict(KINDS[kind]), seed=seed).recipe
+        start = time.monotonic()
+        made = adapters(kind, recipe, base, sites)
+        scores = {name: round(site.score(recipe, made[name]), 4) for name, site in sites.items()}
+        took = round(time.monotonic() - start)
+        mean = round(float(np.mean(list(scores.values()))), 4)
+        found.append({"kind": kind, "seed": seed, "mean": mean, "sites": scores, "seconds": took})
+        sys.stderr.write(json.dumps(found[-1]) + "\n")
+        sys.stderr.flush()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ from plasmid.privacy.audit import Audit
 from plasmid.privacy.claims import PrivacyFacts, SiteFacts
 from plasmid.privacy.plausible import check_plausible
 from plasmid.protocol.project import Project
+from plasmid.recipes.training import most_steps
 
 REHEARSAL = "rehearsal"
 """The purpose of a project whose sites are one person's."""
@@ -93,7 +94,7 @@ def declared(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "protect": privacy["protect"],
         "unit": privacy["unit"],
-        "steps": int(document.get("training", {}).get("steps", 1)),
+        "steps": most_steps(document.get("training", {}).get("steps", 1)),
         "mechanism": privacy["mechanism"],
         "epsilon": privacy["epsilon"],
         "delta": privacy["delta"],

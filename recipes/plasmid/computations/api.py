@@ -93,6 +93,14 @@ def impossible(name: object) -> str | None:
     return None if found is None else f"{name}: {found[0]}; the nearest here is {found[1]}"
 
 
+def part_of(name: str) -> Part:
+    """Return which part the tensor *name* of a method's public state belongs to."""
+    if name.startswith("head."):
+        return "covariates" if name == "head.covariates" else "head"
+    ends: Mapping[str, Part] = {".lora_A.weight": "A", ".lora_B.weight": "B", ".core": "core"}
+    return next(part for end, part in ends.items() if name.endswith(end))
+
+
 @dataclass(frozen=True)
 class Sum:
     """The decoded sum of one round.
@@ -139,6 +147,9 @@ class Shape:
     most_sites
         Over how many contributions a sum may be so that :meth:`Computation.advance` can take it apart; None
         where any number will do.
+    beside
+        So many coordinates at the end, each from 0 to ``bound``, are no part of what ``norm`` bounds; see
+        :mod:`plasmid.recipes.stopping`.
     """
 
     schema: AdapterSchema
@@ -148,6 +159,7 @@ class Shape:
     record_bound: float = 1.0
     public: AdapterSchema | None = None
     most_sites: int | None = None
+    beside: int = 0
 
     @property
     def state(self) -> AdapterSchema:
@@ -227,14 +239,17 @@ class Method(Computation, Protocol):
         Whether what is sent is linear in what training changed. Only then may it be a sum of gradients
         (``dp-fedsgd``) or carry noise of its own (``output``).
     SERVER_OPTIMISERS
-        Whether every tensor of the state moves in every round, by the mean alone, so that an optimiser with
-        a memory of earlier rounds means what it says.
+        Whether each part of the state moves by the mean alone in the rounds in which it learns, and not at
+        all in others, so that an optimiser with a memory of that part's earlier rounds means what it says.
+    SITE_RANKS
+        Whether what comes of the sum is exact also where sites train factors of different ranks.
     ADAPTER_KEYS
         Keys of the recipe's section ``adapter`` that it needs, and others refuse.
     """
 
     LINEAR: bool
     SERVER_OPTIMISERS: bool
+    SITE_RANKS: bool
     ADAPTER_KEYS: tuple[str, ...]
 
     def losses(self, model: Any, batch: Any) -> Any:

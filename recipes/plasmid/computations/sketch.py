@@ -5,7 +5,9 @@ A, is no function of mean factors; but Y_i = D_i Omega and Z_i = Psi D_i are lin
 those of the sum of D_i. Omega [in, s] and Psi [s + r + 8, out] are normal, public, and new in every round.
 From the two sums the sum of the D_i follows exactly: with Q spanning B and Y, it is Q (Psi Q)^+ Z
 (:func:`sketched`). That holds while s is at least the sum of the ranks: D_i = (B_i - B) A_i + B (A_i - A), so
-that beside the columns of B, which all know, every site adds at most r.
+that beside the columns of B, which all know, every site adds at most its own rank. Nothing asks for equal
+ones: a site may train the first components of A and B only (``adapter.ranks``), and the mean is that of what
+all trained.
 
 What is kept is FlexLoRA's (Bai, Chen, Qian, Yao and Li 2024, arXiv 2402.11505): the nearest product of rank r
 to the mean, by SVD. FedEx-LoRA (Singhal, Ponkshe and Vepakomma 2024, arXiv 2410.09432) would keep the mean
@@ -50,6 +52,7 @@ __all__ = ["losses"]
 SITE_HALF: SiteHalf = "loss"
 LINEAR = False
 SERVER_OPTIMISERS = False
+SITE_RANKS = True
 ADAPTER_KEYS = ("sketch_width",)
 
 MORE = 8
@@ -76,7 +79,11 @@ def shape(document: Recipe, base: BaseModel | None) -> Shape:
         sketches.append(TensorSpec(f"{module}.sketch_Y", (outputs, width)))
         sketches.append(TensorSpec(f"{module}.sketch_Z", (width + rank + MORE, inputs)))
     schema = AdapterSchema((*sketches, *head_of(whole)))
-    return shape_of(document, schema, public=whole, most_sites=width // rank)
+    least, most = sorted([*document.adapter.ranks.values()]), 0
+    left = width
+    while (needed := least.pop(0) if least else rank) <= left:
+        left, most = left - needed, most + 1
+    return shape_of(document, schema, public=whole, most_sites=most)
 
 
 def initial(document: Recipe, shape: Shape) -> State:

@@ -126,12 +126,12 @@ class Chosen:
         return self._whole.subset([self._rows[int(index)] for index in indices])
 
     def groups(self, column: str) -> Sequence[Any]:
-        """Return the row numbers of each person of whom there are rows."""
+        """Return the row numbers of each person of whom there are rows, in order of their first row."""
         places = {int(row): place for place, row in enumerate(self._rows)}
         groups = (
             [places[row] for row in map(int, rows) if row in places] for rows in self._whole.groups(column)
         )
-        return [rows for rows in groups if rows]
+        return sorted(rows for rows in groups if rows)
 
 
 class Joined:

@@ -43,7 +43,7 @@ from plasmid.models.adapter import AdapterSchema, Vector
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
 
-API_VERSION = "4"
+API_VERSION = "5"
 
 SiteHalf = Literal["loss", "per_record", "vector"]
 State = NDArray[np.floating[Any]]

@@ -73,7 +73,7 @@ def _too_narrow(width: int, adapter: Any, sites: int) -> Iterator[tuple[Location
     least = sum(sorted([*adapter.ranks.values(), *[adapter.lora.rank] * sites])[:sites])
     if width < least:
         what = (
-            f"a width of {width} is too little for min_sites, {sites}, whose ranks add up to {least} or more: "
-            "it must be at least the sum of the ranks of the sites that you expect"
+            f"a width of {width} is too little for min_sites, {sites}, whose ranks add up to {least} or "
+            "more: it must be at least the sum of the ranks of the sites that you expect"
         )
         yield ("adapter", "sketch_width"), what

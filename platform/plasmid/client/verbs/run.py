@@ -217,6 +217,14 @@ def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
         f"[bold green]SUCCEEDED[/bold green] {done.id}: {result['rounds']} rounds over "
         f"{', '.join(result['participants'])}"
     )
+    if chosen := result["held_back"]:
+        most, losses = done.document["federation"]["rounds"], chosen["losses"]
+        answer.data["held_back"] = chosen
+        judged = f": held back rows had a loss of {losses[chosen['after']]:.4f}"
+        answer.say(
+            f"{result['rounds']} of at most {most} rounds were needed. The adapter is the "
+            f"{chosen['release']} one, after round {chosen['after']}{judged if chosen['after'] < len(losses) else ''}."
+        )
     rows = done.table.rows()
     if rows:
         grid = Grid(title=f"{done.table.metric} on data that nobody trained on")

@@ -52,10 +52,14 @@ def test_every_method_is_known_everywhere() -> None:
         ("sketch", {"adapter": {"ranks": {"alpha": 2, "beta": 1}, "sketch_width": 6}}, "add up to 7 or more"),
         ("fedsvd", {"training": {"lora_b_ratio": 4.0}}, "in which A never learns"),
         ("finetune", {"training": {"lora_b_ratio": 4.0, "lora_lr": 0.0}}, "freezes B as well"),
-        ("finetune", {"training": {"steps": [4, 2, 1]}}, "3 rounds are listed, and federation.rounds is 2"),
         (
             "finetune",
-            {"training": {"steps": [4, 2]}, "privacy": UNIT | {"mechanism": "dp-sgd"}},
+            {"training": {"first_steps": [4, 2, 1]}},
+            "3 rounds are listed, and federation.rounds is 2",
+        ),
+        (
+            "finetune",
+            {"training": {"first_steps": [4, 2]}, "privacy": UNIT | {"mechanism": "dp-sgd"}},
             "charged alike",
         ),
         (

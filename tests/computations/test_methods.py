@@ -113,7 +113,7 @@ def test_a_sketch_that_is_too_narrow_would_be_wrong_and_is_refused(tiny: dict[st
     with pytest.raises(RecipeError, match="recovers the sum of 3 sites") as caught:
         attempt_plan(document, shape, sites=4, c=1, planned=Planned(sites=4, c=1, noise_rate=0.0))
     assert caught.value.code == "recipe.most_sites"
-    assert "it must be at least 12" in problem(tiny["esm"], "sketch", adapter={"sketch_width": 11})
+    assert "ranks add up to 12 or more" in problem(tiny["esm"], "sketch", adapter={"sketch_width": 11})
     # the positive control: four sites in a width for two miss what the mean is
     narrow = document.model_copy(update={"adapter": document.adapter.model_copy(update={"sketch_width": 8})})
     source = np.random.default_rng(0)

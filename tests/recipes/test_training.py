@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plasmid.recipes.training import Schedule, Training, most_steps
+from plasmid.recipes.training import Schedule, Training
 
 BASE: dict[str, Any] = {"steps": 4, "batch": 8, "lora_lr": 0.1, "head_lr": 0.1, "covariate_lr": 0.1}
 
@@ -28,15 +28,15 @@ def test_a_factor_follows_from_the_round(settings: dict[str, Any], factors: list
     assert [schedule.factor(round_, 4) for round_ in range(1, 5)] == pytest.approx(factors, abs=1e-6)
 
 
-def test_steps_are_one_number_or_one_for_each_of_the_first_rounds() -> None:
-    training = Training.model_validate(BASE | {"steps": [6, 3, 1]})
-    assert [training.steps_in(round_) for round_ in range(1, 6)] == [6, 3, 1, 1, 1]
-    assert [most_steps(steps) for steps in (4, [6, 3, 1], (2, 5))] == [4, 6, 5]
-    assert Training.model_validate(BASE).steps_in(9) == 4
+def test_the_first_rounds_may_have_steps_of_their_own() -> None:
+    training = Training.model_validate(BASE | {"first_steps": [6, 3]})
+    assert [training.steps_in(round_) for round_ in range(1, 5)] == [6, 3, 4, 4]
+    assert training.most_steps == 6
+    assert Training.model_validate(BASE).steps_in(1) == 4
 
 
 def test_the_pace_of_all_rounds_is_that_of_each_one_after_another() -> None:
-    said = {"steps": [2, 1], "schedule": {"kind": "linear"}}
+    said = {"steps": 1, "first_steps": [2], "schedule": {"kind": "linear"}}
     training = Training.model_validate(BASE | said)
     assert training.pace(4) == [1, 1, 0.75, 0.5, 0.25]
     assert training.pace(2, times=2) == [1, 1, 1, 1, 0.5, 0.5]

@@ -117,7 +117,7 @@ def _runs(document: Any) -> Iterator[Fact]:
         own = "".join(f", {visible(site)} of rank {rank}" for site, rank in sorted(adapter.ranks.items()))
         yield Fact(section, "adapter", f"LoRA of rank {lora.rank} on {targets} in {layers}{own}")
     if training is not None:
-        steps = training.steps if isinstance(training.steps, int) else ", ".join(map(str, training.steps))
+        steps = ", ".join([*map(str, training.first_steps), str(training.steps)])
         yield Fact(section, "training", f"{steps} steps on {training.batch} rows in each round")
     yield Fact(
         section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"

@@ -23,7 +23,6 @@ from plasmid.privacy.audit import Audit
 from plasmid.privacy.claims import PrivacyFacts, SiteFacts
 from plasmid.privacy.plausible import check_plausible
 from plasmid.protocol.project import Project
-from plasmid.recipes.training import most_steps
 
 REHEARSAL = "rehearsal"
 """The purpose of a project whose sites are one person's."""
@@ -90,11 +89,11 @@ def privacy_facts(result: Mapping[str, Any], document: Mapping[str, Any], *, reh
 
 def declared(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the facts that stand in the document."""
-    privacy = document["privacy"]
+    privacy, training = document["privacy"], document.get("training", {})
     return {
         "protect": privacy["protect"],
         "unit": privacy["unit"],
-        "steps": most_steps(document.get("training", {}).get("steps", 1)),
+        "steps": max([training.get("steps", 1), *training.get("first_steps", ())]),
         "mechanism": privacy["mechanism"],
         "epsilon": privacy["epsilon"],
         "delta": privacy["delta"],

@@ -18,7 +18,6 @@ from plasmid.privacy.facts import PrivacyFacts, SiteFacts
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts, sampling_rate, smallest_set, step_noise
-from plasmid.recipes.training import most_steps
 
 
 def site_facts(document: Any, name: str, size: int | None) -> SiteFacts:
@@ -85,7 +84,7 @@ def planned_facts(
         min_sites=m,
         rounds=document.rounds,
         attempts=attempts(document),
-        steps=most_steps(training.steps) if training else 1,
+        steps=training.most_steps if training else 1,
         mechanism=privacy.mechanism,
         epsilon=privacy.epsilon,
         delta=privacy.delta,

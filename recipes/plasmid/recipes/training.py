@@ -20,9 +20,7 @@ from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
 
 Rate = Annotated[float, Field(gt=0, le=10)]
-_Steps = Annotated[int, Field(ge=1, le=100_000)]
-Steps = _Steps | Annotated[tuple[_Steps, ...], Field(strict=False, min_length=1, max_length=1000)]
-"""Of every round, or of the first rounds one by one, the last of which holds for all later ones."""
+Steps = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Schedule(Strict):
@@ -59,10 +57,11 @@ class Training(Strict):
     ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
     round's first state is added to the loss, which keeps sites of different data together.
     ``lora_b_ratio`` is LoRA+'s lambda (Hayou, Ghosh and Yu 2024, arXiv 2402.12354): B's rate is so many times
-    ``lora_lr``, which is A's.
+    ``lora_lr``, which is A's. ``first_steps`` takes the place of ``steps`` in the first rounds, one by one.
     """
 
     steps: Steps
+    first_steps: Annotated[tuple[Steps, ...], Field(strict=False, max_length=1000)] = ()
     batch: Annotated[int, Field(ge=1, le=65_536)]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -76,7 +75,12 @@ class Training(Strict):
 
     def steps_in(self, round_: int) -> int:
         """Return the steps of *round_*, from 1."""
-        return self.steps if isinstance(self.steps, int) else self.steps[min(round_, len(self.steps)) - 1]
+        return self.first_steps[round_ - 1] if round_ <= len(self.first_steps) else self.steps
+
+    @property
+    def most_steps(self) -> int:
+        """The most steps of a round."""
+        return max([self.steps, *self.first_steps])
 
     def factor(self, round_: int, rounds: int) -> float:
         """Return what all rates are multiplied by in *round_*, from 1, of *rounds*."""
@@ -91,11 +95,6 @@ class Training(Strict):
         ]
 
 
-def most_steps(steps: Any) -> int:
-    """Return the most steps of a round, from ``training.steps`` as a recipe or its JSON has it."""
-    return int(steps) if isinstance(steps, int) else max(map(int, steps))
-
-
 def training_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     """Yield ``(path, what)`` for each thing in ``training`` that another of the *sections* does not allow."""
     training, federation, privacy = (sections.get(name) for name in ("training", "federation", "privacy"))
@@ -103,10 +102,10 @@ def training_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locat
         return
     if privacy and privacy.mechanism == "dp-fedsgd" and training.steps != 1:
         yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"
-    elif privacy and privacy.unit != "none" and not isinstance(training.steps, int):
-        what = "under a privacy unit every attempt at a round is charged alike: give one number of steps"
-        yield ("training", "steps"), what
-    if training.proximal and training.steps == 1:
+    if privacy and privacy.unit != "none" and training.first_steps:
+        what = "under a privacy unit every attempt at a round is charged alike: leave it out"
+        yield ("training", "first_steps"), what
+    if training.proximal and training.most_steps == 1:
         what = "means nothing with one step a round, which starts where it is measured"
         yield ("training", "proximal"), what
     if training.lora_b_ratio != 1 and training.lora_lr == 0:
@@ -114,6 +113,6 @@ def training_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locat
     if federation and training.schedule and training.schedule.warmup_rounds >= federation.rounds:
         what = f"all {federation.rounds} rounds would warm up; lower it, or raise federation.rounds"
         yield ("training", "schedule", "warmup_rounds"), what
-    if federation and isinstance(training.steps, tuple) and len(training.steps) > federation.rounds:
-        what = f"{len(training.steps)} rounds are listed, and federation.rounds is {federation.rounds}"
-        yield ("training", "steps"), what
+    if federation and len(training.first_steps) > federation.rounds:
+        what = f"{len(training.first_steps)} rounds are listed, and federation.rounds is {federation.rounds}"
+        yield ("training", "first_steps"), what

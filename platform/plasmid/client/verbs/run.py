@@ -219,11 +219,11 @@ def _tell(done: Any, folder: Path, test: Path | None, answer: Reply) -> None:
     )
     if chosen := result["held_back"]:
         most, losses = done.document["federation"]["rounds"], chosen["losses"]
+        loss = "".join(f": held back rows had a loss of {one:.4f}" for one in losses[chosen["after"] :][:1])
         answer.data["held_back"] = chosen
-        judged = f": held back rows had a loss of {losses[chosen['after']]:.4f}"
         answer.say(
             f"{result['rounds']} of at most {most} rounds were needed. The adapter is the "
-            f"{chosen['release']} one, after round {chosen['after']}{judged if chosen['after'] < len(losses) else ''}."
+            f"{chosen['release']} one, after round {chosen['after']}{loss}."
         )
     rows = done.table.rows()
     if rows:

@@ -26,6 +26,7 @@ class StockPeft(nn.Module):
         encoder = load_encoder(base, attention="eager")
         targets = target_regex(base, lora_modules(base, lora))
         settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": targets}
+        settings["use_rslora"] = lora.rslora
         with warnings.catch_warnings():
             # peft asks transformers 5 for a property that it renamed; nothing here uses either.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

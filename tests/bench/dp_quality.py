@@ -40,7 +40,7 @@ from plasmid.computations import finetune
 from plasmid.computations.api import Shape, Sum
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
-from plasmid.federation.server import ServerOptimiser, build_strategy
+from plasmid.federation.server import optimiser_of
 from plasmid.gateway.output import bounded
 from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.adapter import Vector
@@ -119,28 +119,22 @@ class Bench:
     def trained(self, recipe: Recipe, sites: Sequence[str], epsilon: float) -> NDArray[Any]:
         """Return the state after all rounds of *sites*."""
         shape = finetune.shape(recipe, self.base)
-        server = recipe.federation.server
-        optimiser = ServerOptimiser(build_strategy(server.strategy, server.options), shape.state)
+        optimiser = optimiser_of(recipe, shape.state)
         terms = {site: self.terms(recipe, site, epsilon) for site in sites}
         encoding = self.encoding(recipe, shape, terms)
         state = finetune.initial(recipe, shape)
         for round_ in range(1, recipe.rounds + 1):
-
-            def secure_mean(arrays: Any, round_: int = round_) -> Any:
-                before = shape.state.flatten(arrays)
-                total = np.zeros(encoding.length + TAIL, encoding.dtype)
-                for number, site in enumerate(sites):
-                    vector = self.vector(recipe, site, before, terms[site], round_ * 101 + number)
-                    vector, _ = bounded(vector, shape, noised=recipe.privacy.mechanism == "dp-sgd")
-                    words = encode(vector, encoding)
-                    if recipe.privacy.shares_noise and math.isfinite(epsilon):
-                        add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
-                    total += words
-                summed = decode_sum(total, encoding, len(sites))
-                after = finetune.advance(recipe, shape, before, Sum(summed, len(sites), round_))
-                return dict(shape.state.unflatten(after))
-
-            state = optimiser.step(round_, state, secure_mean)
+            total = np.zeros(encoding.length + TAIL, encoding.dtype)
+            for number, site in enumerate(sites):
+                vector = self.vector(recipe, site, state, terms[site], round_, number)
+                vector, _ = bounded(vector, shape, noised=recipe.privacy.mechanism == "dp-sgd")
+                words = encode(vector, encoding)
+                if recipe.privacy.shares_noise and math.isfinite(epsilon):
+                    add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
+                total += words
+            summed = decode_sum(total, encoding, len(sites))
+            averaged = finetune.advance(recipe, shape, state, Sum(summed, len(sites), round_))
+            state = optimiser.step(round_, state, averaged)
         return state
 
     def audited(self, epsilon: float, seed: int, canaries: int) -> dict[str, Any]:
@@ -172,15 +166,17 @@ class Bench:
         return attempt_plan(recipe, shape, sites=len(terms), c=c, planned=planned).encoding
 
     def vector(
-        self, recipe: Recipe, site: str, state: Vector, terms: UnitSampling | None, seed: int
+        self, recipe: Recipe, site: str, state: Vector, terms: UnitSampling | None, round_: int, number: int
     ) -> Vector:
-        """Return what *site*'s worker makes of *state*."""
+        """Return what the worker of *site*, the *number*-th, makes of *state* in a round."""
         engine = self.engines[site]
         if recipe.privacy.mechanism == "dp-fedsgd":
             assert terms is not None
             return engine.gradient_sum(state, sampling=terms)
-        seed += recipe.seed * 1_000_003
-        return engine.train(state, steps=recipe.training.steps, seed=seed, sampling=terms) - state
+        seed = round_ * 101 + number + recipe.seed * 1_000_003
+        steps = recipe.training.steps_in(round_)
+        pace = [recipe.training.factor(round_, recipe.rounds)] * steps
+        return engine.train(state, steps=steps, seed=seed, sampling=terms, pace=pace) - state
 
     def scored(self, recipe: Recipe, state: NDArray[Any]) -> float:
         """Return the metric of *state* on the test; one engine keeps it encoded."""

@@ -6,6 +6,9 @@ network, and scores on the recipe's test as it goes. Prints a line a score, and 
     python -m bench.methods phenotype --methods finetune rolora fedsvd --every 5
     python -m bench.methods phenotype --methods fedsb --set training.lora_lr=1e-2
     python -m bench.methods phenotype --methods central          # the pooled table, as many steps
+
+Settings are chosen on rows that are neither trained on nor in the test: ``--validate 0.15`` holds out so much
+of each site's rows and scores on them together, and never opens the test.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import TAIL, decode_sum, encode
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
-from plasmid.protocol.server_step import server_step
+from plasmid.protocol.server_step import rule_of
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -61,8 +64,8 @@ class Bench:
         """Yield (rounds, adapter) of the pooled table, with one optimiser for all steps."""
         engine = Engine(recipe, self.base, concatenate(self.tables.values()))
         first = initial_state(engine.schema, recipe.seed)
-        steps = recipe.rounds * recipe.training.steps
-        yield recipe.rounds, engine.train(first, steps=steps, seed=recipe.seed)
+        pace = recipe.training.pace(recipe.rounds)
+        yield recipe.rounds, engine.train(first, steps=len(pace), seed=recipe.seed, pace=pace)
 
     def federated(self, recipe: Recipe, every: int) -> Iterator[tuple[int, Vector]]:
         """Yield (round, adapter) after every so many rounds."""
@@ -71,16 +74,18 @@ class Bench:
         engines = self._of(recipe)
         planned = Planned(sites=sites, c=1, noise_rate=0.0)
         encoding = attempt_plan(recipe, shape, sites=sites, c=1, planned=planned).encoding
-        asked = recipe.federation.server
-        server = server_step(asked.strategy, asked.options)
-        assert server is not None, f"there is no rule for {asked.strategy} here"
+        rule = rule_of(recipe, shape.state)
+        assert rule is not None, f"there is no rule for {recipe.federation.server.strategy} here"
+        server = rule[0]
         state = method.initial(recipe, shape)
         for round_ in range(1, recipe.rounds + 1):
             before = method.adapter(recipe, base, state)
             total = np.zeros(encoding.length + TAIL, encoding.dtype)
             for site, engine in engines.items():
                 seed, learn = local_seed(recipe.seed, site, round_), method.learns(recipe, round_)
-                after = engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
+                steps = recipe.training.steps_in(round_)
+                pace = [recipe.training.factor(round_, recipe.rounds)] * steps
+                after = engine.train(before, steps=steps, seed=seed, learn=learn, pace=pace)
                 vector, _ = bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)
                 total += encode(vector, encoding)
             summed = decode_sum(total, encoding, sites)
@@ -99,14 +104,24 @@ class Bench:
         return self._engines[key]
 
 
-def read(recipe: ResolvedRecipe) -> tuple[dict[str, Table], Table]:
-    """Return the sites' tables and the test of a recipe's demonstration data."""
+def read(recipe: ResolvedRecipe, validate: float) -> tuple[dict[str, Table], Table]:
+    """Return the sites' tables and the test of a recipe's demonstration data.
+
+    With a share to *validate* on, the "test" is that share of each site's rows, and no site trains on them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = materialise_sites(recipe, Path(folder), None)
         test = materialise_eval(recipe, Path(folder))
         assert test is not None, "a shipped recipe has a test"
         contract = recipe.recipe.contract
-        return {site: read_table(path, contract) for site, path in paths.items()}, read_table(test, contract)
+        tables = {site: read_table(path, contract) for site, path in paths.items()}
+        if not validate:
+            return tables, read_table(test, contract)
+    parts = {site: np.random.Generator(np.random.Philox(0)).permutation(t.rows) for site, t in tables.items()}
+    ends = {site: round(validate * table.rows) for site, table in tables.items()}
+    held = [table.subset(parts[site][: ends[site]].tolist()) for site, table in tables.items()]
+    kept = {site: table.subset(parts[site][ends[site] :].tolist()) for site, table in tables.items()}
+    return kept, concatenate(held)
 
 
 def main() -> None:
@@ -117,10 +132,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--every", type=int, default=1000)
     parser.add_argument("--set", nargs="*", default=[])
+    parser.add_argument("--validate", type=float, default=0.0)
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
     plain = load_recipe(asked.recipe, overrides=settings)
-    tables, test = read(plain)
+    tables, test = read(plain, asked.validate)
     model = plain.recipe.model
     bench = Bench(
         plain.recipe, ensure_model(model.base, revision=model.revision, digest=model.digest), tables, test

@@ -18,6 +18,7 @@ from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import document_type
 from plasmid.recipes.schema import Recipe
 
+STOP = {"share": 0.2, "patience": 1}
 pytestmark = pytest.mark.usefixtures("at_home")
 
 
@@ -39,9 +40,45 @@ def test_every_method_is_known_everywhere() -> None:
         ("sketch", {"adapter": {"sketch_width": None}}, "is needed by computation: sketch"),
         ("rolora", {"adapter": {"sketch_width": 16}}, "means nothing with computation: rolora"),
         ("sketch", {"training": {"steps": 1}, "privacy": UNIT | {"mechanism": "dp-fedsgd"}}, "not linear"),
-        ("rolora", {"federation": {"server": {"strategy": "FedAdam", "options": {}}}}, "use FedAvg"),
+        ("sketch", {"federation": {"server": {"strategy": "FedAdam", "options": {}}}}, "use FedAvg"),
         ("fedsvd", {"federation": {"server": {"strategy": "FedAvgM", "options": {}}}}, "use FedAvg"),
         ("finetune", {"training": {"steps": 1, "proximal": 0.1}}, "means nothing with one step"),
+        (
+            "finetune",
+            {"adapter": {"ranks": {"alpha": 2}}},
+            "use computation: sketch, which averages products",
+        ),
+        ("sketch", {"adapter": {"ranks": {"alpha": 5}}}, "the adapter is cut to lora.rank 4"),
+        ("sketch", {"adapter": {"ranks": {"alpha": 2, "beta": 1}, "sketch_width": 6}}, "add up to 7 or more"),
+        ("fedsvd", {"training": {"lora_b_ratio": 4.0}}, "in which A never learns"),
+        ("finetune", {"training": {"lora_b_ratio": 4.0, "lora_lr": 0.0}}, "freezes B as well"),
+        (
+            "finetune",
+            {"training": {"first_steps": [4, 2, 1]}},
+            "3 rounds are listed, and federation.rounds is 2",
+        ),
+        (
+            "finetune",
+            {"training": {"first_steps": [4, 2]}, "privacy": UNIT | {"mechanism": "dp-sgd"}},
+            "charged alike",
+        ),
+        (
+            "finetune",
+            {"training": {"schedule": {"kind": "linear", "warmup_rounds": 2}}},
+            "all 2 rounds would warm up",
+        ),
+        ("finetune", {"federation": {"stop": {"share": 0.2, "patience": 2}}}, "cannot end a run of 2 rounds"),
+        (
+            "finetune",
+            {"federation": {"stop": STOP}, "privacy": UNIT | {"mechanism": "dp-sgd"}},
+            "would need noise and a charge of its own",
+        ),
+        ("finetune", {"federation": {"stop": STOP}, "privacy": {"protect": "none"}}, "use protect: masked"),
+        (
+            "sketch",
+            {"federation": {"stop": STOP}, "adapter": {"ranks": {"alpha": 2}}},
+            "cannot judge the whole adapter",
+        ),
     ],
 )
 def test_what_a_method_cannot_do_is_a_contradiction(
@@ -50,7 +87,7 @@ def test_what_a_method_cannot_do_is_a_contradiction(
     assert says in problem(tiny["esm"], method, **sections)
 
 
-@pytest.mark.parametrize("method", ["ffa_lora", "fedsb"])
+@pytest.mark.parametrize("method", ["ffa_lora", "fedsb", "rolora"])
 def test_methods_that_move_by_the_mean_take_any_server_optimiser(
     method: str, tiny: dict[str, BaseModel]
 ) -> None:

@@ -98,7 +98,7 @@ def test_what_the_methods_send_on_the_shipped_recipe_s_base(monkeypatch: pytest.
     assert found["finetune"] == 4 * 8 * (512 + 512)
     assert found["ffa_lora"] == found["rolora"] == found["fedsvd"] == found["finetune"] // 2
     assert found["fedsb"] / found["finetune"] < 0.01  # 256 to 32,768
-    assert found["sketch"] == 4 * (512 * 48 + (48 + 8 + 8) * 512)
+    assert found["sketch"] == 4 * (512 * (48 + 4) + (48 + 4 + 8 + 8) * 512)
     everywhere = {"rank": 8, "alpha": 16.0, "targets": ["all-linear"]}
     values = document.model_dump(mode="json")
     values["adapter"]["lora"] = everywhere

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from method_rounds import EXACT, SITES, UNIT, Rounds, lora, problem, recipe, worst
 from plasmid.computations import _algebra, _factors, api, sketch
 from plasmid.core.errors import RecipeError
+from plasmid.models.adapter import adapter_schema, of_rank
 from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
+from plasmid.protocol.plan import attempt_plan, check_ranks
+from plasmid.recipes.schema import Recipe
 
 pytestmark = pytest.mark.usefixtures("at_home")
 
@@ -109,7 +113,7 @@ def test_a_sketch_that_is_too_narrow_would_be_wrong_and_is_refused(tiny: dict[st
     with pytest.raises(RecipeError, match="recovers the sum of 3 sites") as caught:
         attempt_plan(document, shape, sites=4, c=1, planned=Planned(sites=4, c=1, noise_rate=0.0))
     assert caught.value.code == "recipe.most_sites"
-    assert "it must be at least 12" in problem(tiny["esm"], "sketch", adapter={"sketch_width": 11})
+    assert "ranks add up to 12 or more" in problem(tiny["esm"], "sketch", adapter={"sketch_width": 11})
     # the positive control: four sites in a width for two miss what the mean is
     narrow = document.model_copy(update={"adapter": document.adapter.model_copy(update={"sketch_width": 8})})
     source = np.random.default_rng(0)
@@ -118,6 +122,81 @@ def test_a_sketch_that_is_too_narrow_would_be_wrong_and_is_refused(tiny: dict[st
     z = np.mean([sketch.psi(narrow, 1, "layer", 48) @ change for change in changes], axis=0)
     left, right = sketch.mean_product(narrow, "layer", np.zeros((48, 4)), np.zeros((4, 32)), y, z, 1)
     assert np.abs(left @ right - np.mean(changes, axis=0)).max() > 0.1
+
+
+RANKS = {"alpha": 1, "beta": 4, "delta": 2, "epsilon": 3}
+
+
+def test_unequal_ranks_give_the_plain_mean_of_the_products(tiny: dict[str, BaseModel]) -> None:
+    """Of sites of rank 1, 2, 3 and 4 in a width of their sum, 10: to 1e-10, and to 1e-6 by the ring."""
+    rounds = Rounds(tiny["esm"], "sketch", adapter={"sketch_width": 10, "ranks": RANKS})
+    assert rounds.shape.most_sites == 4
+    owns = {
+        rank: adapter_schema(rounds.base, rounds.document.adapter.of_rank(rank).lora, rounds.document.head())
+        for rank in RANKS.values()
+    }
+    for round_ in (1, 2, 3):
+        before, moved = rounds.adapter(), rounds.trained(round_)
+        trained = []
+        for rank, after in zip(RANKS.values(), moved, strict=True):
+            start = of_rank(before, rounds.whole, owns[rank])
+            after = of_rank(
+                start + of_rank(after - before, rounds.whole, owns[rank]), owns[rank], rounds.whole
+            )
+            tensors = _factors.parts(rounds.whole, after)
+            assert {np.linalg.matrix_rank(tensors[m + _factors.UP] @ tensors[m + _factors.DOWN], tol=1e-7)
+                    for m in _factors.modules(rounds.whole)} == {rank}  # fmt: skip
+            trained.append(after)
+        wanted, was = rounds.products(trained), _factors.parts(rounds.whole, before.astype(np.float64))
+        for exact, least in ((True, 1e-10), (False, 1e-6)):
+            mean = _means(rounds, trained, round_, exact=exact)
+            for module in _factors.modules(rounds.whole):
+                up, down = was[module + _factors.UP], was[module + _factors.DOWN]
+                left, right = sketch.mean_product(
+                    rounds.document,
+                    module,
+                    up,
+                    down,
+                    *(mean[f"{module}.sketch_{one}"] for one in "YZ"),
+                    round_,
+                )
+                assert np.abs(left @ right - wanted[module]).max() < least
+        rounds.advance(rounds.summed(trained, round_))
+
+
+def _means(rounds: Rounds, trained: list[np.ndarray], round_: int, *, exact: bool) -> dict[str, np.ndarray]:
+    """Return the mean sketches by name: in float64 from the factors, or as the ring gives them."""
+    if not exact:
+        return _factors.parts(rounds.shape.schema, rounds.summed(trained, round_).mean)
+    was = _factors.parts(rounds.whole, rounds.adapter().astype(np.float64))
+    found: dict[str, np.ndarray] = {}
+    for after in trained:
+        now = _factors.parts(rounds.whole, after.astype(np.float64))
+        for module in _factors.modules(rounds.whole):
+            change = now[module + _factors.UP] @ now[module + _factors.DOWN]
+            change -= was[module + _factors.UP] @ was[module + _factors.DOWN]
+            y = change @ sketch.omega(rounds.document, round_, module, change.shape[1])
+            z = sketch.psi(rounds.document, round_, module, change.shape[0]) @ change
+            for name, value in ((f"{module}.sketch_Y", y), (f"{module}.sketch_Z", z)):
+                found[name] = found.get(name, 0.0) + value / len(trained)
+    return found
+
+
+def test_the_ranks_of_a_roster_must_fit_the_width(tiny: dict[str, BaseModel]) -> None:
+    document = recipe(tiny["esm"], "sketch", adapter={"sketch_width": 10, "ranks": RANKS})
+    shape = sketch.shape(document, tiny["esm"])
+    check_ranks(document, shape, RANKS)
+    for roster in (("alpha", "beta", "delta", "zeta"), (*RANKS, "zeta")):  # zeta has the adapter's rank, 4
+        with pytest.raises(RecipeError) as caught:
+            check_ranks(document, shape, roster)
+        assert caught.value.code == "recipe.most_sites"
+    assert "add up to 11" in refused(document, shape, ("alpha", "beta", "delta", "zeta"))
+
+
+def refused(document: Recipe, shape: api.Shape, roster: tuple[str, ...]) -> str:
+    with pytest.raises(RecipeError) as caught:
+        check_ranks(document, shape, roster)
+    return caught.value.message
 
 
 def test_a_run_of_sketches_keeps_the_nearest_product_of_the_rank(tiny: dict[str, BaseModel]) -> None:
@@ -152,7 +231,16 @@ def test_sketches_keep_lengths_so_that_the_clip_means_what_it_says(tiny: dict[st
 @pytest.mark.parametrize("name", [name for name in api.METHODS if name not in ("sketch", "fedsa")])
 def test_a_mean_gradient_is_a_step_of_sgd_on_what_learned(name: str, tiny: dict[str, BaseModel]) -> None:
     """The sum of gradients goes the way of a change; one of the change's size is one of minus rate over B."""
-    rates = {"steps": 1, "batch": 16, "lora_lr": 0.5, "head_lr": 0.25, "covariate_lr": 0.125}
+    rates: dict[str, Any] = {
+        "steps": 1,
+        "batch": 16,
+        "lora_lr": 1.0,
+        "head_lr": 0.5,
+        "covariate_lr": 0.25,
+        "schedule": {"kind": "constant", "warmup_rounds": 1},  # half of it in round 1
+    }
+    ratio = 3.0 if name in ("finetune", "rolora") else 1.0
+    rates |= {"lora_b_ratio": ratio}
     privacy = UNIT | {"mechanism": "dp-fedsgd"}
     rounds = Rounds(tiny["esm"], name, training=rates, privacy=privacy)
     gradients = [after - rounds.adapter() for after in rounds.trained(1)]
@@ -164,7 +252,9 @@ def test_a_mean_gradient_is_a_step_of_sgd_on_what_learned(name: str, tiny: dict[
         [
             np.full(
                 spec.size,
-                {"head.weight": 0.25, "head.bias": 0.25, "head.covariates": 0.125}.get(spec.name, 0.5),
+                {"head.weight": 0.25, "head.bias": 0.25, "head.covariates": 0.125}.get(
+                    spec.name, 0.5 * (1.0 if spec.name.endswith(_factors.DOWN) else ratio)
+                ),
             )
             for spec in rounds.whole.tensors
         ]

@@ -36,7 +36,7 @@ TARGETS = {
 
 def _layer(*, bias: bool = True, inputs: int = 12, outputs: int = 20) -> LoraLinear:
     torch.manual_seed(0)
-    layer = LoraLinear(nn.Linear(inputs, outputs, bias=bias), rank=3, alpha=6.0, samples=Samples())
+    layer = LoraLinear(nn.Linear(inputs, outputs, bias=bias), rank=3, scale=2.0, samples=Samples())
     with torch.no_grad():
         layer.lora_up.normal_()
     return layer
@@ -129,7 +129,7 @@ def test_attach_freezes_the_rest() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
     x = torch.randn(3, 4)
     before = model(x)
-    found = attach(model, ["1.0"], rank=2, alpha=2.0, samples=Samples())
+    found = attach(model, ["1.0"], rank=2, scale=1.0, samples=Samples())
     assert list(found) == ["1.0"]
     assert model[1][0] is found["1.0"]
     torch.testing.assert_close(model(x), before)

@@ -168,7 +168,7 @@ def test_other_layers_are_left_to_opacus() -> None:
         nn.Linear(6, 6),
         nn.Sequential(nn.GELU(), nn.Linear(6, 4)),
     )
-    attach(model[4], ["1"], rank=2, alpha=2.0, samples=samples)
+    attach(model[4], ["1"], rank=2, scale=1.0, samples=samples)
     nn.init.normal_(model[4][1].lora_up)
     for layer in model[:3]:
         layer.requires_grad_(True)

@@ -63,6 +63,12 @@ def test_what_peft_saves_is_read_whole(folder: Path, base: BaseModel) -> None:
     np.testing.assert_array_equal(up, stored[f"{QUERY}.lora_B.weight"])
 
 
+def test_the_scale_is_that_of_the_settings(folder: Path, base: BaseModel) -> None:
+    assert read_causal_config(folder).scale == 8.0 / 4
+    _set(folder, use_rslora=True)
+    assert read_causal(folder, base).config.scale == 8.0 / 2
+
+
 @pytest.mark.parametrize(
     "name", ["adapter_model.bin", "modeling_x.py", "chat_template.jinja", "chat_template.json", "sub/a.pkl"]
 )
@@ -80,7 +86,7 @@ def test_a_folder_with_code_a_pickle_or_a_template_is_refused(
     "settings",
     [
         {"use_dora": True},
-        {"use_rslora": True},
+        {"use_rslora": "yes"},
         {"bias": "all"},
         {"rank_pattern": {"q_proj": 8}},
         {"modules_to_save": ["lm_head"]},

@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.federation.server import ServerOptimiser, build_strategy
+from plasmid.computations import api, rolora
+from plasmid.federation.server import ServerOptimiser, build_strategy, optimiser_of
 from plasmid.models.adapter import AdapterSchema, TensorSpec
-from plasmid.protocol.server_step import server_step
+from plasmid.models.store import BaseModel
+from plasmid.protocol.server_step import rule_of, server_step
+from plasmid.recipes.schema import Recipe
+from tiny_task import tiny_recipe
 
 SCHEMA = AdapterSchema(tensors=(TensorSpec(name="a", shape=(3, 4)), TensorSpec(name="b", shape=(5,))))
 
@@ -37,15 +41,46 @@ def test_six_rounds_are_those_of_upstream(strategy: str, options: dict[str, Any]
     start = own
     for round_ in range(1, 7):
         update = source.standard_normal(SCHEMA.size).astype(np.float32) * np.float32(0.1)
-
-        def secure(arrays: dict[str, np.ndarray], update: np.ndarray = update) -> dict[str, np.ndarray]:
-            return dict(SCHEMA.unflatten(SCHEMA.flatten(arrays) + update))
-
-        theirs = upstream.step(round_, theirs, secure)
+        theirs = upstream.step(round_, theirs, theirs + update)
         own = ours.step(round_, own, own + update)
         assert own.dtype == np.float32
         assert np.array_equal(own, theirs), round_
     assert np.abs(own - start).max() > 1e-3
+
+
+@pytest.mark.parametrize("strategy", ["FedAvgM", "FedAdam"])
+def test_halves_that_take_turns_have_a_memory_each(strategy: str, tiny: dict[str, BaseModel]) -> None:
+    """RoLoRA: A's steps are those of an optimiser that has seen A alone, in its own rounds."""
+    options: dict[str, Any] = {"server_momentum": 0.9} if strategy == "FedAvgM" else {"eta": 0.01}
+    values = tiny_recipe(tiny["bert"]).model_dump(mode="json") | {"computation": "rolora"}
+    values["federation"] |= {"rounds": 6, "server": {"strategy": strategy, "options": options}}
+    document = Recipe.model_validate(values)
+    schema = rolora.shape(document, tiny["bert"]).state
+    rule = rule_of(document, schema)
+    assert rule is not None
+    (ours, remembers), upstream = rule, optimiser_of(document, schema)
+    assert remembers
+    parts = np.concatenate([np.full(spec.size, api.part_of(spec.name)) for spec in schema.tensors])
+    alone = {part: server_step(strategy, options) for part in ("A", "B", "head", "covariates")}
+    source, seen = np.random.default_rng(1), dict.fromkeys(alone, 0)
+    state = theirs = source.normal(0, 0.1, schema.size).astype(np.float32)
+    for round_ in range(1, 7):
+        averaged = state.copy()
+        learn = rolora.learns(document, round_)
+        places = np.isin(parts, list(learn))
+        averaged[places] += source.normal(0, 0.01, int(places.sum())).astype(np.float32)
+        after, theirs = ours.step(round_, state, averaged), upstream.step(round_, theirs, averaged)
+        for part, step in alone.items():
+            here = parts == part
+            if part not in learn:
+                assert np.array_equal(after[here], state[here])  # no momentum of the other half moves it
+                continue
+            seen[part] += 1
+            assert step is not None
+            assert np.array_equal(after[here], step.step(seen[part], state[here], averaged[here]))
+        assert np.array_equal(after, theirs), round_
+        state = after
+    assert seen == {"A": 3, "B": 3, "head": 6, "covariates": 6}
 
 
 def test_what_has_no_rule_here_cannot_be_re_run() -> None:

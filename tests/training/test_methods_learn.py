@@ -72,6 +72,41 @@ def test_a_clip_is_over_what_learns(tiny: dict[str, BaseModel]) -> None:
     assert moved(found, np.zeros_like(loose), loose) == {"B"} | OF_HEAD
 
 
+# -- rates -----------------------------------------------------------------------------------------
+
+
+def test_b_s_rate_is_a_multiple_of_a_s_and_a_step_s_factor_is_one_of_all(tiny: dict[str, BaseModel]) -> None:
+    """One step of SGD is the rate times the gradient, so that steps compare as rates do."""
+    base = tiny["bert"]
+    plain = engine(recipe(base), base)
+    state = started(plain)
+    once = plain.train(state, steps=1, seed=0) - state
+    wide = engine(recipe(base, lora_b_ratio=8.0), base).train(state, steps=1, seed=0) - state
+    slow = plain.train(state, steps=1, seed=0, pace=[0.25]) - state
+    for name, value in _factors.parts(plain.schema, once).items():
+        ratio = 8.0 if name.endswith(_factors.UP) else 1.0
+        found = _factors.parts(plain.schema, wide)[name]
+        np.testing.assert_allclose(found, ratio * value, atol=2e-6 * ratio, rtol=1e-4)
+        np.testing.assert_allclose(_factors.parts(plain.schema, slow)[name], value / 4, atol=1e-6, rtol=1e-3)
+    assert np.array_equal(plain.train(state, steps=3, seed=0, pace=[1.0, 0.0, 0.0]) - state, once)
+
+
+def test_adamw_keeps_its_ratio_too(tiny: dict[str, BaseModel]) -> None:
+    """Its first step is the rate, whatever the gradient."""
+    base = tiny["bert"]
+    values = recipe(base, lora_b_ratio=4.0).model_dump(mode="json")
+    values["training"]["optimizer"] = "adamw"
+    found = engine(Recipe.model_validate(values), base)
+    state = started(found)
+    step = _factors.parts(found.schema, np.abs(found.train(state, steps=1, seed=0) - state))
+    rate = values["training"]["lora_lr"]
+    for name, value in step.items():
+        if name.endswith((_factors.UP, _factors.DOWN)):
+            assert np.median(value) == pytest.approx(
+                rate * (4 if name.endswith(_factors.UP) else 1), rel=1e-2
+            )
+
+
 # -- cores -----------------------------------------------------------------------------------------
 
 

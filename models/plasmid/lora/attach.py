@@ -14,7 +14,7 @@ from plasmid.lora.samples import Samples
 
 
 def attach(
-    model: nn.Module, paths: Sequence[str], *, rank: int, alpha: float, samples: Samples
+    model: nn.Module, paths: Sequence[str], *, rank: int, scale: float, samples: Samples
 ) -> dict[str, LoraLinear]:
     """Freeze *model*, replace its linear layers at *paths*, and return the new ones by path, in order."""
     model.requires_grad_(False)
@@ -23,7 +23,7 @@ def attach(
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
         assert type(linear) is nn.Linear, f"{path} is no plain linear layer"
-        layers[path] = LoraLinear(linear, rank=rank, alpha=alpha, samples=samples)
+        layers[path] = LoraLinear(linear, rank=rank, scale=scale, samples=samples)
         setattr(model.get_submodule(parent), name, layers[path])
     return layers
 

@@ -1,6 +1,6 @@
 """A frozen linear layer with LoRA factors, in one fused forward and one backward pass.
 
-    y = x Wᵀ + b + (x · s Aᵀ) Bᵀ,   s = alpha / rank      (Hu et al., https://arxiv.org/abs/2106.09685)
+    y = x Wᵀ + b + (x · s Aᵀ) Bᵀ,   s = alpha / rank or alpha / sqrt(rank)      (Hu et al., https://arxiv.org/abs/2106.09685)
 
 Rules
 -----
@@ -85,12 +85,12 @@ class LoraLinear(nn.Linear):
     lora_core, frame
         C and F where B is held so; None.
     scale
-        alpha / rank.
+        s: :attr:`plasmid.models.specs.LoraSpec.scale`.
     """
 
     bias: nn.Parameter | None  # type: ignore[assignment]
 
-    def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, samples: Samples) -> None:
+    def __init__(self, linear: nn.Linear, *, rank: int, scale: float, samples: Samples) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -102,7 +102,7 @@ class LoraLinear(nn.Linear):
         nn.init.uniform_(self.lora_down, -bound, bound)
         self.lora_core: nn.Parameter | None = None
         self.frame: Tensor | None = None
-        self.scale = alpha / rank
+        self.scale = scale
         self.samples = samples
 
     @property

@@ -207,6 +207,21 @@ def adapter_schema(base: BaseModel, lora: LoraSpec, head: Head) -> AdapterSchema
     return AdapterSchema(tuple(tensors))
 
 
+def of_rank(state: Vector, schema: AdapterSchema, own: AdapterSchema) -> Vector:
+    """Return *state* of *schema* as one of *own*, which differs in the rank of the factors alone: float32.
+
+    Of a smaller rank it holds the first components, of a larger one zeros beside those that there are.
+    """
+    tensors, found = schema.unflatten(state), dict[str, Vector]()
+    for tensor in own.tensors:
+        value = found[tensor.name] = np.zeros(tensor.shape, np.float32)
+        part = tuple(
+            slice(min(sizes)) for sizes in zip(tensor.shape, tensors[tensor.name].shape, strict=True)
+        )
+        value[part] = tensors[tensor.name][part]
+    return own.flatten(found)
+
+
 def initial_state(schema: AdapterSchema, seed: int) -> Vector:
     """Return the state that training starts from: A uniform in ±1/sqrt(in), everything else 0.
 

@@ -152,6 +152,7 @@ def adapter_files(
         "revision": base.revision,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
+        "use_rslora": lora.rslora,
         "target_modules": target_regex(base, lora_modules(base, lora)),
         "lora_dropout": 0.0,
         "bias": "none",

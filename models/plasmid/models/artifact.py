@@ -131,8 +131,11 @@ def read_adapter(folder: Path) -> Adapter:
         raise _invalid(folder, "a file is not JSON") from error
     if not isinstance(provenance, dict) or not isinstance(config, dict):
         raise _invalid(folder, "a JSON file is not an object")
-    if config.get("r") != about.lora.rank or config.get("lora_alpha") != about.lora.alpha:
-        raise _invalid(folder, "adapter_config.json and head.json differ in rank or alpha")
+    said = (config.get("r"), config.get("lora_alpha"), bool(config.get("use_rslora")))
+    if said != (about.lora.rank, about.lora.alpha, about.lora.rslora):
+        raise _invalid(folder, "adapter_config.json and head.json differ in rank, alpha or rslora")
+    if config.get("use_dora"):
+        raise _invalid(folder, "adapter_config.json sets use_dora, which is not computed here")
     return Adapter(_tensors(folder, about.head), about, provenance)
 
 

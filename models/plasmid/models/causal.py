@@ -135,7 +135,7 @@ class CausalModel(nn.Module):
             As :func:`plasmid.models.causal_adapter.read_causal`.
         """
         adapter = read_causal(folder, self.base)
-        scale = adapter.config.alpha / adapter.config.rank
+        scale = adapter.config.scale
         like = next(self.model.parameters())
         factors = {
             path: Factors(

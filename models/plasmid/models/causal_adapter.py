@@ -29,7 +29,7 @@ from plasmid.core.bounds import check_json
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import ALL_LINEAR, PEFT_PREFIX, LoraModule, Vector, lora_modules
 from plasmid.models.adapter_files import hub_name
-from plasmid.models.specs import LoraSpec
+from plasmid.models.specs import LoraSpec, lora_scale
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import read_floats
 
@@ -40,7 +40,15 @@ MAX_RANK = 1024
 _FREE = frozenset(
     {
         *("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-        *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"),
+        *(
+            "r",
+            "lora_alpha",
+            "use_rslora",
+            "lora_dropout",
+            "target_modules",
+            "exclude_modules",
+            "layers_to_transform",
+        ),
         *("layers_pattern", "bias", "init_lora_weights", "megatron_core", "qalora_group_size"),
     }
 )
@@ -67,6 +75,12 @@ class CausalConfig:
     revision: str
     rank: int
     alpha: float
+    rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What the product B A is multiplied by."""
+        return lora_scale(self.alpha, self.rank, rslora=self.rslora)
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,10 @@ def read_causal_config(folder: Path) -> CausalConfig:
             f'If you know: set "base_model_name_or_path" to "{hub_name("ID")}" and "revision" to what '
             "'plasmid models show ID' says.",
         )
-    return CausalConfig(base, revision, rank, float(alpha))
+    rslora = said.get("use_rslora", False)
+    if not isinstance(rslora, bool):
+        raise _invalid(folder, "its use_rslora is neither true nor false")
+    return CausalConfig(base, revision, rank, float(alpha), rslora)
 
 
 def check_base(config: CausalConfig, base: BaseModel) -> None:

@@ -102,7 +102,7 @@ class AdaptedModel(nn.Module):
         self.samples = Samples()
         self.schema: AdapterSchema = adapter_schema(base, lora, head)
         paths = [module.path for module in lora_modules(base, lora)]
-        factors = attach(encoder, paths, rank=lora.rank, alpha=lora.alpha, samples=self.samples)
+        factors = attach(encoder, paths, rank=lora.rank, scale=lora.scale, samples=self.samples)
         self.encoder = encoder
         shapes = {tensor.name: tensor.shape for tensor in self.schema.tensors}
         self.head = nn.Linear(shapes["head.weight"][1], head.width)

@@ -135,12 +135,12 @@ def _whole(source: Path, info: TensorInfo) -> Vector:
 
 
 def _update(adapter: Adapter, path: str) -> Vector | None:
-    """Return alpha / rank · B A of the layer *path*, None where the adapter has none."""
+    """Return the scale times B A of the layer *path*, None where the adapter has none."""
     down = adapter.tensors.get(f"{PEFT_PREFIX}{path}.lora_A.weight")
     up = adapter.tensors.get(f"{PEFT_PREFIX}{path}.lora_B.weight")
     if down is None or up is None:
         return None
-    scale = adapter.about.lora.alpha / adapter.about.lora.rank
+    scale = adapter.about.lora.scale
     return (scale * (up.astype(np.float64) @ down.astype(np.float64))).astype(np.float32)
 
 

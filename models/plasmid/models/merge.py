@@ -205,7 +205,7 @@ def _union(specs: Sequence[LoraSpec], rank: int) -> LoraSpec:
 def _padded(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], rank: int | None) -> Pairs:
     """Return the factors with the scale in A, zeros where there are none, of *rank* where that is given."""
     lora, found = adapter.about.lora, Pairs()
-    scale, own = np.float32(lora.alpha / lora.rank), rank or lora.rank
+    scale, own = np.float32(lora.scale), rank or lora.rank
     for path, (outputs, inputs) in shapes.items():
         down = adapter.tensors.get(f"{PEFT_PREFIX}{path}.lora_A.weight")
         up = adapter.tensors.get(f"{PEFT_PREFIX}{path}.lora_B.weight")

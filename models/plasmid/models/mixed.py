@@ -176,7 +176,7 @@ class MixedModel(nn.Module):
         about, given = adapter.about, adapter.tensors
         adapter.on(self.base)
         modules = lora_modules(self.base, about.lora)
-        scale = about.lora.alpha / about.lora.rank
+        scale = about.lora.scale
         store = _Store(
             sum(about.lora.rank * (one.inputs + one.outputs) for one in modules), self.dtype, self.device
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,14 @@ def distinct(values: Sequence[str], what: str) -> None:
         raise ValueError(f"{what} are listed twice")
 
 
+_NO_DORA = (
+    "DoRA scales each output of a layer by the length of its row of W + BA, which depends on all of B and A: "
+    "the mean over sites of such layers follows from no sum of their tensors, a row's gradient is no product "
+    "of what enters and leaves, and adapters in one batch no longer share W x. "
+    "Use rslora: true with a larger rank, or targets: [all-linear]"
+)
+
+
 class LoraSpec(Strict):
     """Which linear layers carry LoRA factors, and of which rank.
 
@@ -47,7 +55,10 @@ class LoraSpec(Strict):
     rank
         Columns of A transposed and of B.
     alpha
-        The update is ``alpha / rank * B @ A``.
+        The update is ``scale * B @ A``, the scale ``alpha / rank``.
+    rslora
+        The scale is ``alpha / sqrt(rank)`` instead (Kalajdzievski 2023, arXiv 2312.03732): gradients keep
+        their size as the rank grows.
     targets
         Ends of module paths inside a transformer layer (``"query"``, ``"output.dense"``), or
         ``"all-linear"``.
@@ -61,11 +72,30 @@ class LoraSpec(Strict):
         list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1, max_length=64)
     ]
     layers: Annotated[int, Field(ge=1, le=1000)] | None = None
+    rslora: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_dora(cls, given: Any) -> Any:
+        for key in ("dora", "use_dora"):
+            if isinstance(given, Mapping) and given.get(key):
+                raise ValueError(f"{key}: {_NO_DORA}")
+        return given
 
     @model_validator(mode="after")
     def _check(self) -> LoraSpec:
         distinct(self.targets, "targets")
         return self
+
+    @property
+    def scale(self) -> float:
+        """What the product B A is multiplied by."""
+        return lora_scale(self.alpha, self.rank, rslora=self.rslora)
+
+
+def lora_scale(alpha: float, rank: int, *, rslora: bool) -> float:
+    """Return PEFT's scale of the product B A."""
+    return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
 class CategoryCovariate(Strict):

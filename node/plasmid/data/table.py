@@ -105,6 +105,35 @@ class Drawn(Protocol):
         """Return the row numbers of each person, each a sequence of int."""
 
 
+class Chosen:
+    """Those rows of *whole* that *rows* names, ascending, which stay where they are."""
+
+    def __init__(self, whole: Drawn, rows: Sequence[int]) -> None:
+        self._whole, self._rows = whole, rows
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return self._whole.names
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self._rows)
+
+    def subset(self, indices: Iterable[int]) -> Table:
+        """Return the rows at *indices*, in that order."""
+        return self._whole.subset([self._rows[int(index)] for index in indices])
+
+    def groups(self, column: str) -> Sequence[Any]:
+        """Return the row numbers of each person of whom there are rows, in order of their first row."""
+        places = {int(row): place for place, row in enumerate(self._rows)}
+        groups = (
+            [places[row] for row in map(int, rows) if row in places] for rows in self._whole.groups(column)
+        )
+        return sorted(rows for rows in groups if rows)
+
+
 class Joined:
     """The rows of *first*, which stay where they are, and then those of *second*."""
 

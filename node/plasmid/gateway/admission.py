@@ -43,6 +43,7 @@ from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
 from plasmid.protocol.project import Project
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.stopping import shape_of
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def _remember(
 def _checked(policy: Policy, document: Any, base: BaseModel | None, opened: Opened | None) -> api.Shape:
     """Return the shape of what would leave. Raises what refuses it."""
     computation = api.load(document.computation)
-    shape = computation.shape(document, base)
+    shape = shape_of(computation, document, base)
     check_half(computation, document)
     check_figures(policy, document, shape, opened)
     return shape

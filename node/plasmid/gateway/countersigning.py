@@ -5,7 +5,7 @@ Rules
 1. The result is the pinned coordinator's, about the admitted run: its project, requester, recipe and base.
 2. The history holds, for every round to which this site contributed, the very manifest that it answered, and
    for every round a manifest of this run; rounds are complete and in order.
-3. The last state follows from the last total (:mod:`plasmid.gateway.following`), and the adapter's files
+3. The released state follows from the totals (:mod:`plasmid.gateway.following`), and the adapter's files
    follow from that state: they are made again here, and are the same to the byte.
 4. The facts about privacy are those of the document and of this site's own terms; no more honest sites are
    counted, and no fewer attempts, than it has seen; epsilon follows from them.
@@ -37,6 +37,7 @@ from plasmid.protocol.attestation import digests as digests_of
 from plasmid.protocol.messages import Conclude
 from plasmid.protocol.outcome import declared, is_rehearsal, release_files, site_facts, sound_facts
 from plasmid.protocol.plan import attempt_plan, attempts
+from plasmid.recipes.stopping import stop_of
 
 if TYPE_CHECKING:
     from plasmid.gateway.admission import AdmittedRun
@@ -94,13 +95,19 @@ def _identity(coordinator: str, admitted: AdmittedRun, result: Result) -> Iterat
         "project": admitted.project.digest(),
         "name": admitted.document.name,
         "recipe": admitted.digest,
-        "rounds": admitted.document.rounds,
+        "rounds": _rounds(admitted, result),
         "strategy": admitted.document.federation.server.strategy,
     }
     yield from (f"another {name}" for name, value in expected.items() if getattr(result, name) != value)
     named = (result.base.id, result.base.revision, result.base.digest)
     if base is None or named != (base.id, base.revision, base.digest):
         yield "another base model"
+
+
+def _rounds(admitted: AdmittedRun, result: Result) -> int:
+    """Return how many rounds there were; where a run may end early, ``Following`` checks what is stated."""
+    most = int(admitted.document.rounds)
+    return most if stop_of(admitted.document) is None else min(result.rounds, most)
 
 
 def _history(site: str, admitted: AdmittedRun, result: Result, rounds: list[Round]) -> Iterator[str]:
@@ -133,7 +140,7 @@ def _declared(admitted: AdmittedRun, result: Result) -> Iterator[str]:
     """Compare what costs nothing, before anything is accounted."""
     expected = {
         **declared(admitted.document.model_dump(mode="json")),
-        "rounds": admitted.document.rounds,
+        "rounds": _rounds(admitted, result),
         "rehearsal": is_rehearsal(admitted.project),
     }
     for name, value in expected.items():
@@ -170,10 +177,7 @@ def _privacy(site: str, admitted: AdmittedRun, result: Result) -> Iterator[str]:
 
 def _check_files(admitted: AdmittedRun, statement: Attestation, result: Result, fetch: Fetch) -> None:
     """Raise ProtocolError where the last state does not follow, or the files do not follow from it."""
-    following = admitted.following
-    total = following.published(result.rounds + 1, result.total, fetch)
-    body = fetch(result.state, following.state_bytes)
-    state = following.adopt(result.rounds + 1, result.state, body, total)
+    state = admitted.following.conclude(result, fetch)
     assert admitted.base is not None, "an adapter has a base model"
     own = digests_of(release_files(admitted.document, admitted.base, state))
     stated = {name: digest for name, digest in statement.files.items() if name != ROUNDS}
@@ -216,14 +220,16 @@ def check_judged(audit: AuditLog, document: Any) -> None:
 
 def word_of(site: str, admitted: AdmittedRun, statement: Attestation, *, hardware: str) -> Attestation:
     """Return what *site* says about a result that it has checked."""
-    privacy = admitted.document.privacy
+    privacy, result = admitted.document.privacy, statement.predicate
+    assert isinstance(result, Result), "it was checked"
+    rounds = result.rounds
     word = Countersignature(
         run=admitted.run,
         site=site,
         result=statement.digest(),
         contributed=len(admitted.following.answered),
         rerun=admitted.following.rerun,
-        server_step="re-run" if admitted.following.rerun >= admitted.document.rounds else "not re-run",
+        server_step="re-run" if admitted.following.rerun >= rounds else "not re-run",
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         hardware=hardware,

@@ -29,7 +29,7 @@ from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least
 from plasmid.privacy.statements import Contribution
 from plasmid.protocol.identity import NamedSigner
 from plasmid.protocol.messages import Blobs, Bundles, Epoch, Relay, Signed, open_signed, sign
-from plasmid.protocol.plan import attempt_plan, attempts
+from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
 
 
 class Epochs:
@@ -80,6 +80,7 @@ class Epochs:
         if admitted.masked:
             check_colluders(len(roster), request.c, self._least(admitted, roster))
             self._check_organisations(roster)
+        check_ranks(document, admitted.shape, roster)
         attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
         self._marks.claim_epoch(request.run, request.epoch, digest=admitted.digest, planned=request.planned)
         self._audit.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)

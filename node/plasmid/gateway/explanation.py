@@ -29,6 +29,7 @@ from plasmid.models.store import ensure_model
 from plasmid.privacy.budgets import Population
 from plasmid.protocol.plan import attempts
 from plasmid.protocol.project import Project
+from plasmid.recipes.stopping import shape_of, stop_of
 
 Section = Literal["what runs", "on which rows", "what will leave", "what it costs", "who receives"]
 _PROSE = ("title", "task.description", "release.")
@@ -123,13 +124,22 @@ def _runs(document: Any) -> Iterator[Fact]:
         lora = adapter.lora
         layers = "all layers" if lora.layers is None else f"the top {lora.layers} layers"
         targets = ", ".join(visible(target) for target in lora.targets)
-        yield Fact(section, "adapter", f"LoRA of rank {lora.rank} on {targets} in {layers}")
+        own = "".join(f", {visible(site)} of rank {rank}" for site, rank in sorted(adapter.ranks.items()))
+        yield Fact(section, "adapter", f"LoRA of rank {lora.rank} on {targets} in {layers}{own}")
     if training is not None:
-        yield Fact(section, "training", f"{training.steps} steps on {training.batch} rows in each round")
+        steps = ", ".join([*map(str, training.first_steps), str(training.steps)])
+        yield Fact(section, "training", f"{steps} steps on {training.batch} rows in each round")
     yield from _stays(section, document)
     yield Fact(
         section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"
     )
+    if stop := stop_of(document):
+        yield Fact(
+            section,
+            "early end",
+            f"{stop.share:.0%} of the rows are held back, their mean loss joins each sum; the run is over "
+            f"after {stop.patience} rounds without a better one, and the {stop.release} state is released",
+        )
     column = getattr(document, "column", None)
     if column is not None:
         low, high = document.bounds
@@ -188,7 +198,7 @@ def _leaves(document: Any) -> Iterator[Fact]:
         base = None if model is None else ensure_model(
             model.base, revision=model.revision, digest=model.digest
         )  # fmt: skip
-        shape = api.load(document.computation).shape(document, base)
+        shape = shape_of(api.load(document.computation), document, base)
     except PlasmidError as error:
         yield Fact(section, "vector", f"unknown here ({error.code})")
     else:

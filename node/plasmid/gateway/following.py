@@ -9,6 +9,8 @@ Rules
 2. A state that does not follow ends this site's part in the run; it is not admitted again.
 3. What cannot be re-run is not held against anybody, and counted as not re-run: a server's optimiser without
    a rule here, a total that was not published, rounds that this site missed or a restart made it forget.
+   Whoever knows all totals also knows when a run that may end early is over, and which state it releases
+   (:mod:`plasmid.recipes.stopping`).
 4. In memory only. Nothing here leaves; the countersignature says how many steps were re-run.
 *Claim*: nobody proves that the totals are honest.
 """
@@ -25,9 +27,11 @@ from numpy.typing import NDArray
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.rotation import padded_length, unrotate
+from plasmid.protocol.attestation import Result
 from plasmid.protocol.body import Body, body_bytes, unpack
 from plasmid.protocol.messages import Manifest, Total
-from plasmid.protocol.server_step import ServerStep, server_step
+from plasmid.protocol.server_step import rule_of
+from plasmid.recipes.stopping import Choice, advanced, loss_in, stop_of
 
 RELATIVE = 1e-5
 ABSOLUTE = 1e-6
@@ -77,7 +81,11 @@ class Following:
         federation = getattr(document, "federation", None)
         server = getattr(federation, "server", None)
         self._has_server = server is not None
-        self._server: ServerStep | None = server and server_step(server.strategy, server.options)
+        rule = server and rule_of(document, shape.state)
+        self._server, self._remembers = rule or (None, False)
+        self._stop = stop_of(document)
+        self._choice = self._stop and Choice(self._stop)
+        self._best: tuple[str, NDArray[Any]] | None = None
         self._at: tuple[int, str, NDArray[Any]] | None = None
         self._missed = False
         self.complete = False
@@ -107,7 +115,10 @@ class Following:
         if manifest.total is not None:
             before = self.published(manifest.round, manifest.total, fetch)
         body = fetch(manifest.state, manifest.state_bytes)
-        return self.adopt(manifest.round, manifest.state, body, before)
+        state = self.adopt(manifest.round, manifest.state, body, before)
+        if self._choice is not None and self._choice.over:
+            raise _differs(manifest.round, f"the run was over after {len(self._choice.losses)} rounds")
+        return state
 
     def published(self, round_: int, total: Total, fetch: Fetch) -> Published:
         """Fetch a *total* from which the state of *round_* shall follow. Raises as :meth:`adopt`."""
@@ -139,12 +150,61 @@ class Following:
         if round_ == 1:
             self._check_first(state)
         elif before is not None and self._can_rerun(round_):
+            self._judge(round_ - 1, before)
             self._compare(round_, self._step(round_ - 1, before), state)
             self.rerun += 1
         else:
             self._missed = True
         self._at = (round_, digest, state)
         return state
+
+    def conclude(self, result: Result, fetch: Fetch) -> NDArray[Any]:
+        """Return the released state [n] of a run whose *result* is stated.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.step``: it does not follow, or is another than the losses choose; ``protocol.body``.
+        """
+        total = self.published(result.rounds + 1, result.total, fetch)
+        body = fetch(result.state, self.state_bytes)
+        if self._stop is None or self._stop.release == "last":
+            state = self.adopt(result.rounds + 1, result.state, body, total)
+            known = not self._missed
+        else:
+            state = unpack(body, "state", length=self._shape.state.size, dtype=self._shape.dtype)
+            known = not self._missed and self._can_rerun(result.rounds + 1)
+            if known:
+                self._judge(result.rounds, total)
+                self.rerun += 1
+        if self._choice is not None and known:
+            self._check_choice(result, self._choice)
+        return state
+
+    def _check_choice(self, result: Result, choice: Choice) -> None:
+        """Refuse another end, or another state, than the losses of all rounds choose."""
+        said = result.held_back
+        if said is None or said.model_dump() != choice.as_json():
+            raise _differs(result.rounds + 1, "other losses of held back rows, or another choice")
+        if not choice.over and result.rounds < self._document.rounds:
+            raise _differs(result.rounds + 1, f"the run had no reason to end after {result.rounds} rounds")
+        if said.release == "best" and (self._best is None or self._best[0] != result.state):
+            raise _differs(result.rounds + 1, "another state than that of the lowest loss")
+
+    def _judge(self, round_: int, total: Published) -> None:
+        """Note the loss of the state with which *round_* began, which is the one at hand."""
+        if self._choice is None or self._missed:
+            return
+        assert self._at is not None, "there was a state before"
+        if self._choice.add(loss_in(api.Sum(self._values(total), total.sites, round_), self._shape)):
+            self._best = self._at[1:]
+
+    def _values(self, before: Published) -> NDArray[Any]:
+        """Return the numbers of a total, [length of a vector]."""
+        total = unpack(before.body, "total", length=self._total_length, dtype=TOTAL_DTYPE)
+        if self._document.privacy.rotation == "hadamard":
+            total = unrotate(total, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
+        return total
 
     def _check_first(self, state: NDArray[Any]) -> None:
         if not hasattr(self._computation, "begins"):
@@ -155,19 +215,15 @@ class Following:
     def _can_rerun(self, round_: int) -> bool:
         if self._at is None or self._at[0] != round_ - 1 or (self._has_server and self._server is None):
             return False
-        return not (self._missed and self._server is not None and self._server.remembers)
+        return not (self._missed and self._remembers)
 
     def _step(self, round_: int, before: Published) -> NDArray[Any]:
         assert self._at is not None, "there was a state before"
         if before.sites < 1:
             raise _differs(round_ + 1, "a sum over no site")
         state, document = self._at[2], self._document
-        total = unpack(before.body, "total", length=self._total_length, dtype=TOTAL_DTYPE)
-        if document.privacy.rotation == "hadamard":
-            total = unrotate(total, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
-        averaged = self._computation.advance(
-            document, self._shape, state, api.Sum(total, before.sites, round_)
-        )
+        summed = api.Sum(self._values(before), before.sites, round_)
+        averaged = advanced(self._computation, document, self._shape, state, summed)
         return averaged if self._server is None else self._server.step(round_, state, averaged)
 
     def _compare(self, round_: int, own: NDArray[Any], stated: NDArray[Any]) -> None:

@@ -22,7 +22,8 @@ def bounded(vector: NDArray[Any], shape: api.Shape, *, noised: bool) -> tuple[ND
 
     A vector is scaled down to the L2 norm ``shape.norm``, where there is one, unless it is *noised* already:
     that would undo a part of the noise. In any case each coordinate is clamped to ``shape.bound``, which
-    lengthens no difference between two vectors.
+    lengthens no difference between two vectors. The last ``shape.beside`` coordinates have no part in the
+    norm, and are clamped to [0, ``shape.bound``].
 
     Raises
     ------
@@ -38,6 +39,18 @@ def bounded(vector: NDArray[Any], shape: api.Shape, *, noised: bool) -> tuple[ND
     largest = max(-float(vector.min()), float(vector.max()))  # NaN if any value is
     if not math.isfinite(largest):
         raise ProtocolError("protocol.vector", "the computation returned NaN or infinity.")
+    limit = vector.dtype.type(shape.bound)
+    if float(limit) > shape.bound:  # the bound is not a float32, and the nearest one lies outside
+        limit = np.nextafter(limit, limit.dtype.type(0))
+    if not shape.beside:
+        return _cut(vector, shape, limit, largest, noised=noised)
+    own, norm = _cut(vector[: -shape.beside], shape, limit, largest, noised=noised)
+    return np.concatenate([own, np.clip(vector[-shape.beside :], 0, limit)]), norm
+
+
+def _cut(
+    vector: NDArray[Any], shape: api.Shape, limit: Any, largest: float, *, noised: bool
+) -> tuple[NDArray[Any], float]:
     # The squares of what is this large, which only float64 can be, could overflow: a power of two goes first.
     factor = 2.0 ** (math.frexp(largest)[1] - 1) if largest > _LARGE else 1.0
     scaled = vector / factor if factor > 1 else vector
@@ -48,7 +61,4 @@ def bounded(vector: NDArray[Any], shape: api.Shape, *, noised: bool) -> tuple[ND
             return vector, norm
         if norm > shape.norm:
             vector = scaled * (shape.norm / of_scaled)
-    limit = vector.dtype.type(shape.bound)
-    if float(limit) > shape.bound:  # the bound is not a float32, and the nearest one lies outside
-        limit = np.nextafter(limit, limit.dtype.type(0))
     return np.clip(vector, -limit, limit), norm

@@ -140,7 +140,7 @@ class Requirements(BaseModel):
         clip = getattr(privacy, "update_clip", None)
         yield from _most("policy.clip", "update_clip", clip, self.max_update_clip)
         yield from _most("policy.rounds", "rounds", document.rounds, self.max_rounds)
-        yield from _most("policy.steps", "steps", training and training.steps, self.max_steps)
+        yield from _most("policy.steps", "steps", training and training.most_steps, self.max_steps)
         yield from _most("policy.rank", "rank", adapter and adapter.lora.rank, self.max_rank)
         if self.hours is not None:
             open_now = self.hours.open_at(now)

@@ -28,6 +28,7 @@ from plasmid.models.store import ensure_model
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.approval import Subject
 from plasmid.protocol.project import Project, ProjectPerson
+from plasmid.recipes.stopping import shape_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _figures(home: SiteHome, policy: Policy, document: Any) -> tuple[list[Findin
         base = None if model is None else ensure_model(
             model.base, revision=model.revision, digest=model.digest
         )  # fmt: skip
-        shape = api.load(document.computation).shape(document, base)
+        shape = shape_of(api.load(document.computation), document, base)
         part = slice_of(home, document)
         view = None if contract is None else open_view(home, part, document, keep=False)
     except PlasmidError as error:

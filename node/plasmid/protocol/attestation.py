@@ -75,6 +75,22 @@ class EpochFigures(_Part):
     m: Whole
 
 
+class HeldBack(_Part):
+    """What the sites' loss on rows that they held back chose (:mod:`plasmid.recipes.stopping`).
+
+    Attributes
+    ----------
+    after
+        How many rounds the released state is.
+    losses
+        The mean loss of the first state, and of that after each round but the last.
+    """
+
+    release: Literal["best", "last"]
+    after: Whole
+    losses: Annotated[list[float], Field(min_length=1, max_length=100_000)]
+
+
 class Result(_Part):
     """What a run came to, said by its coordinator.
 
@@ -94,8 +110,11 @@ class Result(_Part):
         The server's optimiser.
     step
         The fixed-point step.
+    held_back
+        None where the recipe says nothing about an early end. Else ``rounds`` is how many there were.
     state, total
-        The last public state, and the last round's sum, from which it follows.
+        The last public state, and the last round's sum, from which it follows; with ``held_back`` the state
+        that was chosen, and the last round's sum.
     privacy
         :meth:`plasmid.privacy.facts.PrivacyFacts.as_json`.
     """
@@ -117,6 +136,7 @@ class Result(_Part):
     state: Digest
     total: Total
     privacy: dict[str, Any]
+    held_back: HeldBack | None = None
 
 
 class Countersignature(_Part):

@@ -81,6 +81,11 @@ class Attested:
         lines = [f"Countersigned by {count}{names + ' totals' if self.words else ''}."]
         if self.missing:
             lines.append(f"Not countersigned by {', '.join(self.missing)}.")
+        if chosen := self.result.held_back:
+            lines.append(
+                f"Of {self.result.rounds} rounds, this is the state after {chosen.after} "
+                f"({chosen.release}), by the mean loss of rows that the sites held back."
+            )
         again = self.rerun_by
         if again:
             lines.append(f"Every server step was re-run by {', '.join(again)}.")
@@ -133,6 +138,7 @@ class Attested:
             "privacy": dict(result.privacy),
             "manifests": [one.manifest.digest() for one in self.rounds if one.manifest.phase == "train"],
             "state": result.state,
+            **({"held_back": result.held_back.model_dump()} if result.held_back else {}),
             "coordinator": fingerprint(result.coordinator),
             "countersigned": {
                 site: {
@@ -241,6 +247,14 @@ def _check_rounds(project: Project, result: Result, rounds: list[Round]) -> None
             raise _invalid(f"the manifest of round {said.round} is another run's")
         if not set(one.sites) <= set(said.invited) <= sites or len(one.sites) < said.min_sites:
             raise _invalid(f"the sum of round {said.round} is over sites that it cannot be over")
+    if said_ := result.held_back:
+        last = said_.after == result.rounds
+        if len(said_.losses) != result.rounds or not 0 <= said_.after <= result.rounds:
+            raise _invalid("there are not as many losses of held back rows as rounds")
+        if last is not (said_.release == "last") or (
+            not last and train[said_.after].manifest.state != result.state
+        ):
+            raise _invalid("the released state is not that of the round which the result names")
     if sorted({site for one in train for site in one.sites}) != result.participants:
         raise _invalid("the participants are not those of the rounds")
 

@@ -94,11 +94,11 @@ def privacy_facts(result: Mapping[str, Any], document: Mapping[str, Any], *, reh
 
 def declared(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the facts that stand in the document."""
-    privacy = document["privacy"]
+    privacy, training = document["privacy"], document.get("training", {})
     return {
         "protect": privacy["protect"],
         "unit": privacy["unit"],
-        "steps": int(document.get("training", {}).get("steps", 1)),
+        "steps": max([training.get("steps", 1), *training.get("first_steps", ())]),
         "mechanism": privacy["mechanism"],
         "epsilon": privacy["epsilon"],
         "delta": privacy["delta"],

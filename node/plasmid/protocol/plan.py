@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from plasmid.privacy.skellam import plan_shared_noise
 from plasmid.protocol.messages import Planned
 
 AUDIT_LENGTH = 2
+_WIDER = "Raise adapter.sketch_width to the sum of the sites' ranks, or invite fewer of them."
 _ROTATED_BEYOND = 1e-9
 """The chance that any coordinate of a rotated vector is clamped; a vector's norm is at most its bound."""
 
@@ -79,13 +81,29 @@ def step_noise(document: Any, rate: float) -> float | None:
 
 
 def check_sites(document: Any, shape: Shape, sites: int) -> None:
-    """Raise RecipeError (``recipe.most_sites``) if a sum of so many sites cannot be taken apart."""
+    """Raise RecipeError (``recipe.most_sites``) if no sum of so many sites can be taken apart."""
     if shape.most_sites is not None and sites > shape.most_sites:
         raise RecipeError(
             "recipe.most_sites",
             f"{document.computation} recovers the sum of {shape.most_sites} sites as the recipe has it, "
             f"and {sites} take part.",
-            "Raise adapter.sketch_width to the rank times the number of sites, or invite fewer of them.",
+            _WIDER,
+        )
+
+
+def check_ranks(document: Any, shape: Shape, roster: Iterable[str]) -> None:
+    """Raise RecipeError (``recipe.most_sites``) if the sum of the sites of *roster* cannot be taken apart."""
+    if shape.most_sites is None:
+        return
+    names, adapter = list(roster), document.adapter
+    check_sites(document, shape, len(names))
+    ranks = sum(adapter.rank_of(site) for site in names)
+    if ranks > adapter.sketch_width:
+        raise RecipeError(
+            "recipe.most_sites",
+            f"the ranks of the {len(names)} sites that take part add up to {ranks}, and "
+            f"{document.computation} recovers a sum of rank {adapter.sketch_width} as the recipe has it.",
+            _WIDER,
         )
 
 

@@ -84,7 +84,7 @@ def planned_facts(
         min_sites=m,
         rounds=document.rounds,
         attempts=attempts(document),
-        steps=training.steps if training else 1,
+        steps=training.most_steps if training else 1,
         mechanism=privacy.mechanism,
         epsilon=privacy.epsilon,
         delta=privacy.delta,

@@ -9,27 +9,66 @@ Rules
    here: a site cannot re-run its step, and says so.
 3. Whoever missed a round cannot re-run the later steps of one that remembers the earlier ones
    (:attr:`ServerStep.remembers`).
+4. Each part of an adapter has an optimiser of its own, which steps in those rounds in which the part learns
+   and counts those alone (:class:`ByPart`): where A and B take turns, the momentum of one never moves the
+   other.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.computations import api
+from plasmid.models.adapter import AdapterSchema
+
 Vector = NDArray[np.floating[Any]]
 
 
-class ServerStep(Protocol):
+class Step(Protocol):
     """One optimiser, over one run."""
-
-    remembers: bool
 
     def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
         """Return the next state [n] in *state*'s dtype; rounds are given in order, each once."""
+
+
+class ServerStep(Step, Protocol):
+    """A step that follows from what a site has seen, unless it remembers what the site has missed."""
+
+    remembers: bool
+
+
+class ByPart:
+    """The optimiser of a whole state, part by part; see rule 4.
+
+    Parameters
+    ----------
+    schema
+        Of the public state.
+    make
+        Returns the optimiser of a part of so many numbers.
+    """
+
+    def __init__(self, document: Any, schema: AdapterSchema, make: Callable[[int], Step]) -> None:
+        self._document, self._method = document, api.method(document)
+        parts = np.concatenate([np.full(spec.size, api.part_of(spec.name)) for spec in schema.tensors])
+        self._places = {str(part): np.flatnonzero(parts == part) for part in np.unique(parts)}
+        self._steps = {part: make(len(places)) for part, places in self._places.items()}
+        self._done = dict.fromkeys(self._places, 0)
+
+    def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
+        """See :class:`Step`. Parts that do not learn in *round_* are as they were."""
+        after, method = state.copy(), self._method
+        moved = method.learns(self._document, round_) if method.SERVER_OPTIMISERS else self._places.keys()
+        for part in moved & self._places.keys():
+            places = self._places[part]
+            self._done[part] += 1
+            after[places] = self._steps[part].step(self._done[part], state[places], averaged[places])
+        return after
 
 
 class FedAvg:
@@ -129,3 +168,15 @@ def server_step(strategy: str, options: Mapping[str, Any]) -> ServerStep | None:
     except (KeyError, TypeError):
         return None
     return found
+
+
+def rule_of(document: Any, schema: AdapterSchema) -> tuple[ByPart, bool] | None:
+    """Return the rule of a recipe's server over states of *schema*, and whether it remembers earlier rounds.
+
+    None where there is no rule here.
+    """
+    asked = document.federation.server
+    one = server_step(asked.strategy, asked.options)
+    if one is None:
+        return None
+    return ByPart(document, schema, lambda _: _RULES[asked.strategy](**asked.options)), one.remembers

@@ -5,8 +5,9 @@ Rules
 1. The base model and the encoded table are kept between calls (rows that are no table in memory are encoded
    as they are drawn, and forgotten); every call starts from the state it is
    given with a fresh optimiser. The same state, steps and seed give the same result on the same machine.
-2. Three groups of parameters with a learning rate each: LoRA factors, head, covariate weights. Factors with
-   a rate of 0 are frozen: they stay as they are given, have no part in clip and noise, and the encoder runs
+2. Three groups of parameters with a learning rate each: LoRA factors (B's may be a multiple of A's), head,
+   covariate weights; all of them times the factor of the step, which whoever calls knows. Factors with a rate
+   of 0 are frozen: they stay as they are given, have no part in clip and noise, and the encoder runs
    once a row. What does not learn in a call (the method says what does) is frozen for that call.
 3. Batches come from seeded permutations (:mod:`plasmid.training.order`). Under a privacy unit they are
    Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
@@ -27,6 +28,7 @@ import torch
 from accelerate import Accelerator
 
 from plasmid.computations import finetune
+from plasmid.computations._factors import UP
 from plasmid.computations.api import Part
 from plasmid.core.errors import DataError, RunFailed
 from plasmid.data.table import Drawn, Table
@@ -140,6 +142,7 @@ class Engine:
         seed: int,
         sampling: UnitSampling | None = None,
         learn: Collection[Part] = EVERYTHING,
+        pace: Sequence[float] | None = None,
     ) -> Vector:
         """Return the state after *steps* optimiser steps from *state* (float32 [schema.size]).
 
@@ -151,6 +154,8 @@ class Engine:
             The privacy unit, its clip and noise; None trains without.
         learn
             What learns; the rest stays as it is, and has no part in clip and noise.
+        pace
+            What all rates are multiplied by in each step, [steps]; None is 1.
 
         Raises
         ------
@@ -178,6 +183,8 @@ class Engine:
             elif not self._gradient(next(batches)):
                 raise _not_finite(f"the loss of step {done} of {steps}")
             self._pull(start)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * (1.0 if pace is None else pace[done - 1])
             optimizer.step()
             optimizer.zero_grad()
             if self._progress is not None:
@@ -224,7 +231,15 @@ class Engine:
     def _optimizer(self) -> torch.optim.Optimizer:
         rates = self._recipe.training
         rate = {"lora": rates.lora_lr, "head": rates.head_lr, "covariates": rates.covariate_lr}
-        groups = [{"params": list(group), "lr": rate[name]} for name, group in self._model.groups().items()]
+        ups = {id(value) for name, value in self._model.trained().items() if name.endswith(UP)}
+        groups = []
+        for name, group in self._model.groups().items():
+            for ratio, some in (
+                (1.0, [one for one in group if id(one) not in ups]),
+                (rates.lora_b_ratio, [one for one in group if id(one) in ups]),
+            ):
+                own = rate[name] * ratio
+                groups += [{"params": some, "lr": own, "base": own}] if some else []
         # Not prepared by Accelerate, which would keep every round's optimiser for as long as it lives.
         return (
             torch.optim.SGD(groups)

@@ -40,17 +40,27 @@ class WorkerSession:
         self.figures: dict[str, Any] | None = None
         self._ending = threading.Lock()
 
-    def open(self, document: dict[str, Any], base: BaseModel | None, rows: int | None) -> None:
+    def open(
+        self,
+        document: dict[str, Any],
+        base: BaseModel | None,
+        rows: int | None,
+        *,
+        rank: int | None = None,
+    ) -> None:
         """Send what the run needs; the worker warms up while the caller goes on.
 
         Parameters
         ----------
         rows
             Descriptor of the view's snapshot, which stays the caller's; None where no row is read.
+        rank
+            Of the factors that this site trains; None: that of the adapter.
         """
         self._foreign = document.get("bundle") is not None
         named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
-        self._send({"type": "open", "document": document, "base": named}, descriptor=rows)
+        opening = {"type": "open", "document": document, "base": named, "rank": rank}
+        self._send(opening, descriptor=rows)
 
     def compute(
         self,

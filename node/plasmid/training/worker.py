@@ -12,11 +12,12 @@ Rules
    table, and the phase ``audit`` returns [guesses, right] instead. A document's own Python takes the half's
    place (:mod:`plasmid.training.halves`); under a privacy unit its failure is a vector of zeros, since on
    whose row it fails is nobody's to know. What learns in a round, and what of it is sent, is the method's
-   word (:class:`plasmid.computations.api.Method`).
+   word (:class:`plasmid.computations.api.Method`). Where a run may end early, rows are held back, and their
+   mean loss at the round's state goes behind the vector (:mod:`plasmid.recipes.stopping`).
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
-4. Frames in: ``open`` (document, base; an open file: the view's snapshot), ``personal`` (body: what the site
-   keeps for itself and the next ``compute`` begins with), ``compute`` (phase, round, seed,
+4. Frames in: ``open`` (document, base, rank of this site's factors or None; an open file: the view's
+   snapshot), ``personal`` (body: what the site keeps for itself and the next ``compute`` begins with), ``compute`` (phase, round, seed,
    sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
    key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
    (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``personal`` (body:
@@ -47,15 +48,18 @@ from plasmid.core.collection import uncollected
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Drawn, Table
+from plasmid.models.adapter import of_rank
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.schema import Learned
+from plasmid.recipes.stopping import judged, shape_of, stop_of
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.evidence import evidence_of
 from plasmid.training.halves import BundleHalf
+from plasmid.training.held import parted
 
 Frame = tuple[dict[str, Any], Body]
 IN_MEMORY_BYTES = 256 * 2**20
@@ -87,12 +91,13 @@ class Session:
                 header["base"]["id"], revision=header["base"]["revision"], digest=header["base"]["digest"]
             )
         self._base = base
-        self.shape = self.computation.shape(self.document, base)
+        self.shape = shape_of(self.computation, self.document, base)
         self.dtype = self.shape.dtype
         self._engine: Any = None
         self._canaries: Any = None
         self._first: NDArray[Any] | None = None
         self._own: NDArray[np.float32] | None = None
+        self._held: Table | None = None
         self._half = api.site_half(self.computation, self.document)
         self._bundle = BundleHalf(self.document) if getattr(self.document, "bundle", None) else None
         self._scorer: Any = None
@@ -121,13 +126,16 @@ class Session:
             assert self.table is not None, "a document with a loss has a contract"
             document: Any = self.document
             table: Drawn = self.table
+            if stop_ := stop_of(document):
+                table, self._held = parted(table, stop_.share, document.data.patient)
             if document.privacy.audit is not None:
                 from plasmid.training.canaries import Canaries
 
                 self._canaries = Canaries(document, self.table, document.privacy.audit.canaries)
                 table = self._canaries.table
+            rank = header.get("rank")
             self._engine = Engine(
-                document,
+                document.model_copy(update={"adapter": document.adapter.of_rank(rank)}) if rank else document,
                 base,
                 table,
                 loss=self._bundle.loss if self._bundle else None,
@@ -196,10 +204,20 @@ class Session:
             after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
             before = np.zeros_like(after)
         else:
-            steps, seed = document.training.steps, header["seed"]
-            after = self._engine.train(before, steps=steps, seed=seed, sampling=sampling, learn=learn)
+            steps, seed = document.training.steps_in(round_), header["seed"]
+            pace = [document.training.factor(round_, document.rounds)] * steps
+            own, whole = self._engine.schema, self.shape.state
+            start = before if own.size == before.size else of_rank(before, whole, own)
+            after = self._engine.train(
+                start, steps=steps, seed=seed, sampling=sampling, learn=learn, pace=pace
+            )
+            after = after if own.size == before.size else of_rank(after, own, whole)
             self._tell_personal(after)
-        return np.asarray(method.sent(document, self._base, before, after, round_))
+        vector = np.asarray(method.sent(document, self._base, before, after, round_))
+        if self._held is None:
+            return vector
+        losses = self._engine.losses(before, self._held.columns) if self._held.rows else np.empty(0)
+        return np.concatenate([vector, judged(losses, self.shape)])
 
     def _judged(self, state: NDArray[Any]) -> NDArray[Any]:
         """Return what leaves of what an adapter is worth here; the site is told all of it."""

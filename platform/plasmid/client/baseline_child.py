@@ -48,9 +48,13 @@ class Bench:
         from plasmid.training.engine import Engine
 
         engine = Engine(self.recipe, self.base, table, progress=progress)
-        state = engine.train(
-            initial_state(engine.schema, self.recipe.seed), steps=steps, seed=self.recipe.seed
+        first, training, rounds = (
+            initial_state(engine.schema, self.recipe.seed),
+            self.recipe.training,
+            self.recipe.rounds,
         )
+        pace = training.pace(rounds, steps // len(training.pace(rounds)))
+        state = engine.train(first, steps=steps, seed=self.recipe.seed, pace=pace)
         # The first engine keeps the encoded test, so that it is encoded once for all trainings.
         self._scorer = self._scorer or engine
         answers = self._scorer.predict(state, self.test.columns)

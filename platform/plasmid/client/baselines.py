@@ -5,8 +5,8 @@ Rules
 1. Only whoever holds every site's data can compute these: an embedded run's launcher, in child processes of
    its own. No gateway and no site process has a part in it.
 2. Each site alone trains rounds x steps, all rows in one place sites x rounds x steps, of the recipe's batch,
-   from the recipe's initial adapter, by the sites' own engine. With fewer steps central would look worse than
-   it is.
+   from the recipe's initial adapter, by the sites' own engine, at the rates that the recipe's schedule has
+   for the rounds. With fewer steps central would look worse than it is.
 3. At most two children at a time, each on its share of the cores. They end with the call, however it
    ends, and when this process dies: a child whose input closes exits at once.
 """
@@ -101,7 +101,7 @@ def run_baselines(
 
 def _jobs(resolved: ResolvedRecipe, site_paths: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return the jobs, the longest first."""
-    alone = resolved.recipe.rounds * resolved.recipe.training.steps
+    alone = len(resolved.recipe.training.pace(resolved.recipe.rounds))
     return [
         {"name": "central", "sites": list(site_paths), "steps": alone * len(site_paths)},
         *({"name": f"alone/{site}", "sites": [site], "steps": alone} for site in site_paths),

@@ -261,10 +261,11 @@ def show_plan(
 ) -> None:
     """Print the plan for people."""
     said = plan["sites"]
+    most = "at most " if document["federation"].get("stop") else ""
     answer.say(
         f"[bold]{document.get('title') or document.get('name') or document['computation']}[/bold]",
         f"  digest {plan['digest']}",
-        f"  {plan['trainable_parameters']:,} values, {plan['rounds']} round(s), per round and site "
+        f"  {plan['trainable_parameters']:,} values, {most}{plan['rounds']} round(s), per round and site "
         f"{plan['bytes_up_per_round']:,} bytes up and {plan['bytes_down_per_round']:,} bytes down",
     )
     if plan["protect"] == "masked":

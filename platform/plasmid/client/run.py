@@ -29,6 +29,7 @@ from plasmid.protocol.messages import StopRequest
 from plasmid.protocol.outcome import privacy_facts
 from plasmid.protocol.released import PROJECT, Trust, Verified, verify_release
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.stopping import shape_of
 from plasmid.site.link import answered_json, answered_part
 from plasmid.site.projects import fetch_project
 from plasmid.training.release import write_release
@@ -165,7 +166,7 @@ class Run:
         shown = self._finished()
         recipe: Any = parse_document(self.document)
         base = ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
-        shape = computations.load(recipe.computation).shape(recipe, base)
+        shape = shape_of(computations.load(recipe.computation), recipe, base)
         body, history, project = self._fetch(shown)
         signed = shown["result"]["signed"]
         result = parse_envelope(signed["result"])

@@ -29,6 +29,7 @@ from plasmid.protocol.attestation import (
     Base,
     Countersignature,
     EpochFigures,
+    HeldBack,
     Result,
     digests,
     pack_rounds,
@@ -49,7 +50,7 @@ def conclude(
     Parameters
     ----------
     state, last
-        The last state, and how it was published.
+        The released state, and how it was published.
     record
         The run's result without this.
 
@@ -87,7 +88,8 @@ def conclude(
             base=Base(id=job.base.id, revision=job.base.revision, digest=job.base.digest),
             code=f"plasmid {version('plasmid')}",
             hardware=hardware_name(),
-            rounds=job.document.rounds,
+            rounds=record["rounds"],
+            held_back=record["held_back"] and HeldBack(**record["held_back"]),
             participants=record["participants"],
             epochs=[EpochFigures(**epoch) for epoch in account.epochs],
             strategy=job.document.federation.server.strategy,

@@ -16,9 +16,10 @@ from plasmid.models.store import BaseModel, ensure_model
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan, attempts, check_sites
+from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.stopping import shape_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def prepare(document: dict[str, Any], digest: str) -> Job:
         build_strategy(server.strategy, server.options)
     model = getattr(parsed, "model", None)
     base = None if model is None else ensure_model(model.base, revision=model.revision, digest=model.digest)
-    return Job(parsed, own, base, api.load(parsed.computation).shape(parsed, base))
+    return Job(parsed, own, base, shape_of(api.load(parsed.computation), parsed, base))
 
 
 def colluders(organisations: Mapping[str, str], largest: int) -> int:
@@ -130,4 +131,4 @@ def check_roster(job: Job, roster: list[str], refused: dict[str, str], c: int) -
             f"{len(roster)} sites of which {c} may collude: a mask would hide nothing.",
             "Invite more organisations, or lower federation.colluding_organisations.",
         )
-    check_sites(job.document, job.shape, len(roster))
+    check_ranks(job.document, job.shape, roster)

@@ -5,7 +5,9 @@ Rules
 1. A state, and the total from which it follows, are published before the manifest that names both; the ones
    before the last are deleted only when their successors are on disk and recorded.
 2. After the last round, the sites audit the final state where the document asks for it.
-3. The last total is published only where sites are to countersign what came of it: a question's total is for
+3. A document may say that its run ends early, and which state it then releases
+   (:mod:`plasmid.recipes.stopping`): the best one takes the last one's place.
+4. The last total is published only where sites are to countersign what came of it: a question's total is for
    those who may receive its answer.
 """
 
@@ -20,46 +22,74 @@ from plasmid.computations import api
 from plasmid.controller.context import RunContext
 from plasmid.controller.plan import Job
 from plasmid.controller.secure_sum import SecureSum, State
-from plasmid.federation.server import ServerOptimiser, build_strategy
+from plasmid.federation.server import optimiser_of
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Total
+from plasmid.recipes.stopping import Choice, advanced, loss_in, stop_of
 
 
 class Rounds:
-    """All rounds of one run."""
+    """All rounds of one run.
+
+    Attributes
+    ----------
+    done
+        How many rounds there were so far.
+    choice
+        Of the released state, by what the sites held back; None where the document says nothing about it.
+    """
 
     def __init__(self, context: RunContext, job: Job, sums: SecureSum) -> None:
         self._context, self._job, self._sums = context, job, sums
         self._computation = api.load(job.document.computation)
         self._state = State("", 0)
         self._summed: tuple[NDArray[Any], int] | None = None
+        stop = stop_of(job.document)
+        self.choice = stop and Choice(stop)
+        self.done = 0
 
     @property
     def last(self) -> State:
-        """The newest state, as it was published."""
+        """The newest state as it was published; after all rounds, the one that is released."""
         return self._state
 
     def run(self) -> NDArray[Any]:
-        """Run every round and return the last state."""
+        """Run every round, until the run is over, and return the state that is released."""
         job, context = self._job, self._context
         server = getattr(job.document.federation, "server", None)
-        optimiser = server and ServerOptimiser(
-            build_strategy(server.strategy, server.options), job.shape.state
-        )
-        state = api.first_state(self._computation, job.document, job.shape, self._given())
+        optimiser = server and optimiser_of(job.document, job.shape.state)
+        state = best = api.first_state(self._computation, job.document, job.shape, self._given())
         self._publish(state)
         for round_ in range(1, job.document.rounds + 1):
-            before = self._state
+            before, began = self._state, state
+            state = self._round(round_, began)
             if optimiser:
-                state = optimiser.step(round_, state, self._secure_mean(round_))
-            else:
-                state = self._round(round_, state)
-            self._publish(state, last=round_ == job.document.rounds)
+                state = optimiser.step(round_, began, state)
+            best = began if self._is_best() else best
+            self.done = round_
+            ends = round_ == job.document.rounds or (self.choice is not None and self.choice.over)
+            self._publish(state, last=ends)
             context.runs.end_round(context.run, round_, self._state.digest)
             self._forget(before)
-        return state
+            if ends:
+                break
+        return self._released(best) if self.choice and self.choice.releases_best else state
+
+    def _is_best(self) -> bool:
+        """Return whether the state with which the last round began is the best that was judged so far."""
+        if self.choice is None or self._summed is None:
+            return False
+        total, sites = self._summed
+        return self.choice.add(loss_in(api.Sum(total, sites, self.done + 1), self._job.shape))
+
+    def _released(self, best: NDArray[Any]) -> NDArray[Any]:
+        """Publish *best* in place of the last state."""
+        last = self._state
+        self._state = State(self._context.bodies.publish(pack("state", best)), last.size, last.total)
+        self._forget(State(last.digest, last.size, last.total))
+        return best
 
     def _given(self) -> bytes | None:
         """Return what the requester gave, where the document names something."""
@@ -78,14 +108,6 @@ class Rounds:
             epsilon=privacy.epsilon if stated is None else stated,
             delta=privacy.delta or 0.0,
         )
-
-    def _secure_mean(self, round_: int) -> Any:
-        schema = self._job.shape.state
-
-        def secure(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            return dict(schema.unflatten(self._round(round_, schema.flatten(arrays))))
-
-        return secure
 
     def _publish(self, state: NDArray[Any], *, last: bool = False) -> None:
         bodies, total = self._context.bodies, None
@@ -109,6 +131,5 @@ class Rounds:
         total, sites = self._summed = self._sums.total(round_, self._state)
         if job.document.privacy.rotation == "hadamard":
             total = unrotate(total, seed=bytes.fromhex(job.digest), length=job.shape.schema.size)
-        return np.asarray(
-            self._computation.advance(job.document, job.shape, state, api.Sum(total, sites, round_))
-        )
+        summed = api.Sum(total, sites, round_)
+        return np.asarray(advanced(self._computation, job.document, job.shape, state, summed))

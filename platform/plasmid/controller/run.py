@@ -96,7 +96,7 @@ class RunActor:
         state = rounds.run()
         runs.move(run, RunState.FINISHING)
         audit = self._audit(job, rounds)
-        record = self._result(job, terms, sums, state, audit)
+        record = self._result(job, terms, sums, rounds, state, audit)
         if api.makes_adapter(api.load(job.document.computation)):
             record["signed"] = conclude(self._context, job, sums.account, state, rounds.last, record)
         runs.move(run, RunState.SUCCEEDED, result=record)
@@ -128,6 +128,7 @@ class RunActor:
         job: Job,
         terms: Mapping[str, UnitTerms | None],
         sums: SecureSum,
+        rounds: Rounds,
         state: NDArray[Any],
         audit: Audit | None,
     ) -> dict[str, Any]:
@@ -140,6 +141,8 @@ class RunActor:
         assert sums.planned is not None, "there were epochs"
         return {
             **job.plan(last["n"], last["c"], sums.planned),
+            "rounds": rounds.done,
+            "held_back": rounds.choice.as_json() if rounds.choice else None,
             "participants": sorted({site for survivors in account.survivors for site in survivors}),
             "state": self._context.bodies.publish(body),
             "state_bytes": len(body),

@@ -23,12 +23,25 @@ from flwr.serverapp import strategy as upstream
 from numpy.typing import NDArray
 
 from plasmid.core.errors import RecipeError, RunFailed
-from plasmid.federation.grid import LinkGrid, SecureRound
-from plasmid.models.adapter import AdapterSchema
+from plasmid.federation.grid import LinkGrid
+from plasmid.models.adapter import AdapterSchema, TensorSpec
+from plasmid.protocol.server_step import ByPart
 
 STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
 _OURS = {"fraction_train": 1.0, "fraction_evaluate": 0.0}
 _NOT_THE_RECIPES = ("fraction_", "min_", "weighted_by_key", "arrayrecord_key", "configrecord_key")
+
+
+def optimiser_of(document: Any, schema: AdapterSchema) -> ByPart:
+    """Return the optimiser of a recipe's server over states of *schema*. Raises as :func:`build_strategy`."""
+    asked = document.federation.server
+
+    def of_part(size: int) -> ServerOptimiser:
+        return ServerOptimiser(
+            build_strategy(asked.strategy, asked.options), AdapterSchema((TensorSpec("part", (size,)),))
+        )
+
+    return ByPart(document, schema, of_part)
 
 
 def build_strategy(name: str, options: Mapping[str, Any], *, nodes: int = 1) -> upstream.FedAvg:
@@ -71,21 +84,22 @@ def build_strategy(name: str, options: Mapping[str, Any], *, nodes: int = 1) -> 
 
 
 class ServerOptimiser:
-    """Drives one strategy round by round."""
+    """Drives one strategy round by round. A round's secure sum has been taken before its step."""
 
     def __init__(self, strategy: upstream.FedAvg, schema: AdapterSchema) -> None:
         self._strategy = strategy
         self._schema = schema
 
-    def step(self, round_: int, state: NDArray[Any], secure_round: SecureRound) -> NDArray[Any]:
-        """Run one round from *state* [schema.size] and return the next state, same dtype.
+    def step(self, round_: int, state: NDArray[Any], averaged: NDArray[Any]) -> NDArray[Any]:
+        """Return the next state after *state* [schema.size], same dtype; the secure sum makes *averaged* of
+        it.
 
         Raises
         ------
         RunFailed
             ``run.not_finite``: the strategy's result holds NaN or infinity.
         """
-        grid = LinkGrid(secure_round)
+        grid = LinkGrid(lambda _: dict(self._schema.unflatten(averaged)))
         arrays = ArrayRecord({name: Array(value) for name, value in self._schema.unflatten(state).items()})
         messages = self._strategy.configure_train(round_, arrays, ConfigRecord(), grid)
         replies = grid.send_and_receive(messages)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations._personal import whole_of as schema_of
-from plasmid.computations.api import Part, Shape
+from plasmid.computations.api import Part, Shape, Sum
 from plasmid.core.errors import RecipeError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
 
@@ -103,19 +103,26 @@ def shape_of(
     return Shape(schema=sent, bound=bound, norm=norm, bits=32, public=public, most_sites=most_sites)
 
 
-def step(document: Recipe, schema: AdapterSchema, mean: NDArray[Any]) -> NDArray[np.float64]:
-    """Return what a *mean* over *schema* moves: itself, or (``dp-fedsgd``) one step of SGD against it.
+def step(document: Recipe, schema: AdapterSchema, summed: Sum, *, up: bool = True) -> NDArray[np.float64]:
+    """Return what the mean of *summed* moves: itself, or (``dp-fedsgd``) one step of SGD against it.
 
-    The rates are those of the parameter groups; what is not of the head has the rate of the factors.
+    The rates are those of the parameter groups in that round; what is neither of the head nor A has the rate
+    of B, or of A where *up* is false.
     """
+    mean = summed.mean
     if document.privacy.mechanism != "dp-fedsgd":
         return np.asarray(mean, np.float64)
     training, scale = document.training, document.privacy.gradient_scale
-    lora, head = training.lora_lr / scale.lora, training.head_lr / scale.head
+    down, head = training.lora_lr / scale.lora, training.head_lr / scale.head
     rate = {"head.weight": head, "head.bias": head}
     rate["head.covariates"] = training.covariate_lr / scale.covariates
-    rates = [np.full(spec.size, rate.get(spec.name, lora)) for spec in schema.tensors]
-    return np.asarray(-np.concatenate(rates) * mean / training.batch)
+    high = down * training.lora_b_ratio if up else down
+    rates = [
+        np.full(spec.size, rate.get(spec.name, down if spec.name.endswith(DOWN) else high))
+        for spec in schema.tensors
+    ]
+    factor = training.factor(summed.round, document.rounds)
+    return np.asarray(-np.concatenate(rates) * (factor / training.batch) * mean)
 
 
 def no_frames(document: Recipe, base: BaseModel) -> dict[str, Vector]:  # noqa: ARG001

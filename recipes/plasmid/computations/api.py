@@ -48,7 +48,7 @@ from plasmid.models.adapter import AdapterSchema, Vector
 if TYPE_CHECKING:
     from plasmid.models.store import BaseModel
 
-API_VERSION = "4"
+API_VERSION = "5"
 
 SiteHalf = Literal["loss", "per_record", "vector"]
 State = NDArray[np.floating[Any]]
@@ -95,6 +95,14 @@ def impossible(name: object) -> str | None:
     """Return why no computation *name* can exist over a sum, and what comes nearest; None for other names."""
     found = IMPOSSIBLE.get(name.lower().replace("-", "_")) if isinstance(name, str) else None
     return None if found is None else f"{name}: {found[0]}; the nearest here is {found[1]}"
+
+
+def part_of(name: str) -> Part:
+    """Return which part the tensor *name* of a method's public state belongs to."""
+    if name.startswith("head."):
+        return "covariates" if name == "head.covariates" else "head"
+    ends: Mapping[str, Part] = {".lora_A.weight": "A", ".lora_B.weight": "B", ".core": "core"}
+    return next(part for end, part in ends.items() if name.endswith(end))
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,9 @@ class Shape:
     most_noise
         Largest standard deviation, in one coordinate and for each site, of shared noise that leaves the sum
         an answer; None where that is for the reader to see.
+    beside
+        So many coordinates at the end, each from 0 to ``bound``, are no part of what ``norm`` bounds; see
+        :mod:`plasmid.recipes.stopping`.
     """
 
     schema: AdapterSchema
@@ -156,6 +167,7 @@ class Shape:
     public: AdapterSchema | None = None
     most_sites: int | None = None
     most_noise: float | None = None
+    beside: int = 0
 
     @property
     def state(self) -> AdapterSchema:
@@ -235,14 +247,17 @@ class Method(Computation, Protocol):
         Whether what is sent is linear in what training changed. Only then may it be a sum of gradients
         (``dp-fedsgd``) or carry noise of its own (``output``).
     SERVER_OPTIMISERS
-        Whether every tensor of the state moves in every round, by the mean alone, so that an optimiser with
-        a memory of earlier rounds means what it says.
+        Whether each part of the state moves by the mean alone in the rounds in which it learns, and not at
+        all in others, so that an optimiser with a memory of that part's earlier rounds means what it says.
+    SITE_RANKS
+        Whether what comes of the sum is exact also where sites train factors of different ranks.
     ADAPTER_KEYS
         Keys of the recipe's section ``adapter`` that it needs, and others refuse.
     """
 
     LINEAR: bool
     SERVER_OPTIMISERS: bool
+    SITE_RANKS: bool
     ADAPTER_KEYS: tuple[str, ...]
 
     def losses(self, model: Any, batch: Any) -> Any:

@@ -45,6 +45,7 @@ __all__ = ["adapter", "losses"]
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = False
+SITE_RANKS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 
 frames = no_frames
@@ -76,7 +77,7 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
     """Return the state with the mean added to B and head, and each product taken apart anew."""
     found = parts(shape.state, state)
-    for name, moved in parts(shape.schema, step(document, shape.schema, summed.mean)).items():
+    for name, moved in parts(shape.schema, step(document, shape.schema, summed)).items():
         found[name] = found[name] + moved
     for module in modules(shape.state):
         up, down = found[module + UP], found[module + DOWN]

@@ -38,6 +38,7 @@ __all__ = ["losses"]
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = True
+SITE_RANKS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 
 frames = no_frames
@@ -50,7 +51,7 @@ def shape(document: Recipe, base: BaseModel | None) -> Shape:
 
 def initial(document: Recipe, shape: Shape) -> State:  # noqa: ARG001
     """Return zeros."""
-    return np.zeros(shape.schema.size, np.float32)
+    return np.zeros(shape.state.size, np.float32)
 
 
 def learns(document: Recipe, round_: int) -> frozenset[Part]:  # noqa: ARG001
@@ -72,4 +73,4 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
     """Return the state plus the mean update, or one step of SGD (``dp-fedsgd``)."""
-    return np.asarray(state + step(document, shape.schema, summed.mean).astype(state.dtype))
+    return np.asarray(state + step(document, shape.schema, summed).astype(state.dtype))

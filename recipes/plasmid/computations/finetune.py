@@ -34,6 +34,7 @@ __all__ = ["adapter"]
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = True
+SITE_RANKS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 
 frames = no_frames
@@ -46,7 +47,7 @@ def shape(document: Recipe, base: BaseModel | None) -> Shape:
 
 def initial(document: Recipe, shape: Shape) -> State:
     """Return the adapter before training: A random from the recipe's seed, B and head zero."""
-    return initial_state(shape.schema, document.seed)
+    return initial_state(shape.state, document.seed)
 
 
 def losses(model: Any, batch: Any) -> torch.Tensor:
@@ -70,4 +71,4 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
     """Return the state plus the mean update, or one step of SGD along the mean gradient (``dp-fedsgd``)."""
-    return np.asarray(state + step(document, shape.schema, summed.mean).astype(state.dtype))
+    return np.asarray(state + step(document, shape.schema, summed).astype(state.dtype))

@@ -42,7 +42,8 @@ __all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
-SERVER_OPTIMISERS = False
+SERVER_OPTIMISERS = True
+SITE_RANKS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 
 frames = no_frames
@@ -82,8 +83,9 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
     """Return the state with the mean added to the half that learned, and to the head; padding is dropped."""
-    moved = parts(shape.schema, step(document, shape.schema, summed.mean))
-    learned = only(shape.state, _learning(summed.round))
+    half = _learning(summed.round)
+    moved = parts(shape.schema, step(document, shape.schema, summed, up=half == UP))
+    learned = only(shape.state, half)
     moved |= parts(learned, moved["half"][: learned.size])
     before = parts(shape.state, state)
     return joined(shape.state, {name: value + moved.get(name, 0.0) for name, value in before.items()})

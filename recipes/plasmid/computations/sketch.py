@@ -2,10 +2,12 @@
 
 A site trains its own A_i and B_i from the public A and B. What all of it makes, the mean of D_i = B_i A_i - B
 A, is no function of mean factors; but Y_i = D_i Omega and Z_i = Psi D_i are linear in D_i, so their sums are
-those of the sum of D_i. Omega [in, s] and Psi [s + r + 8, out] are normal, public, and new in every round.
-From the two sums the sum of the D_i follows exactly: with Q spanning B and Y, it is Q (Psi Q)^+ Z
+those of the sum of D_i. Omega [in, s + 4] and Psi [s + r + 12, out] are normal, public, and new in every
+round. From the two sums the sum of the D_i follows exactly: with Q spanning B and Y, it is Q (Psi Q)^+ Z
 (:func:`sketched`). That holds while s is at least the sum of the ranks: D_i = (B_i - B) A_i + B (A_i - A), so
-that beside the columns of B, which all know, every site adds at most r.
+that beside the columns of B, which all know, every site adds at most its own rank. Nothing asks for equal
+ones: a site may train the first components of A and B only (``adapter.ranks``), and the mean is that of what
+all trained.
 
 What is kept is FlexLoRA's (Bai, Chen, Qian, Yao and Li 2024, arXiv 2402.11505): the nearest product of rank r
 to the mean, by SVD. FedEx-LoRA (Singhal, Ponkshe and Vepakomma 2024, arXiv 2410.09432) would keep the mean
@@ -17,6 +19,7 @@ of rank r. The mean product that both need is what :func:`mean_product` returns.
 from __future__ import annotations
 
 import math
+from itertools import accumulate, chain, repeat, takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,8 +54,11 @@ __all__ = ["adapter", "losses"]
 SITE_HALF: SiteHalf = "loss"
 LINEAR = False
 SERVER_OPTIMISERS = False
+SITE_RANKS = True
 ADAPTER_KEYS = ("sketch_width",)
 
+WIDER = 4
+"""Columns of Omega beyond the ranks that it is to span, or rounding grows, a thousandfold at worst."""
 MORE = 8
 """Rows of Psi beyond the columns that it is to tell apart: what keeps its pseudo-inverse small."""
 
@@ -68,8 +74,7 @@ def shape(document: Recipe, base: BaseModel | None) -> Shape:
         ``recipe.rank``.
     """
     whole, rank = wide_enough(public_of(document, base)), document.adapter.lora.rank
-    width = document.adapter.sketch_width
-    assert width is not None, "the recipe's checks ask for it"
+    width = _columns(document)
     found = {spec.name: spec.shape for spec in whole.tensors}
     sketches: list[TensorSpec] = []
     for module in modules(whole):
@@ -77,7 +82,9 @@ def shape(document: Recipe, base: BaseModel | None) -> Shape:
         sketches.append(TensorSpec(f"{module}.sketch_Y", (outputs, width)))
         sketches.append(TensorSpec(f"{module}.sketch_Z", (width + rank + MORE, inputs)))
     schema = AdapterSchema((*sketches, *head_of(whole)))
-    return shape_of(document, schema, public=whole, most_sites=width // rank)
+    needed = accumulate(chain(sorted(document.adapter.ranks.values()), repeat(rank)))
+    most = sum(1 for _ in takewhile(lambda ranks: ranks <= width - WIDER, needed))
+    return shape_of(document, schema, public=whole, most_sites=most)
 
 
 def initial(document: Recipe, shape: Shape) -> State:
@@ -90,15 +97,22 @@ def learns(document: Recipe, round_: int) -> frozenset[Part]:  # noqa: ARG001
     return HEAD | {"A", "B"}
 
 
+def _columns(document: Recipe) -> int:
+    """Return how many columns Omega has."""
+    width = document.adapter.sketch_width
+    assert width is not None, "the recipe's checks ask for it"
+    return width + WIDER
+
+
 def omega(document: Recipe, round_: int, module: str, inputs: int) -> Matrix:
-    """Return Omega [inputs, s] of a layer in a round; its rows have a length of 1 on average."""
-    width = int(document.adapter.sketch_width or 0)
+    """Return Omega [inputs, s + 4] of a layer in a round; its rows have a length of 1 on average."""
+    width = _columns(document)
     return gaussian((inputs, width), document.seed, round_, module, "omega") / math.sqrt(width)
 
 
 def psi(document: Recipe, round_: int, module: str, outputs: int) -> Matrix:
-    """Return Psi [s + r + 8, outputs] of a layer in a round; its columns have a length of 1 on average."""
-    rows = int(document.adapter.sketch_width or 0) + document.adapter.lora.rank + MORE
+    """Return Psi [s + r + 12, outputs] of a layer in a round; its columns have a length of 1 on average."""
+    rows = _columns(document) + document.adapter.lora.rank + MORE
     return gaussian((rows, outputs), document.seed, round_, module, "psi") / math.sqrt(rows)
 
 

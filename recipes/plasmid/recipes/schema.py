@@ -52,11 +52,12 @@ from plasmid.recipes.protection import (
     unit_limits,
 )
 from plasmid.recipes.python import LossBundle, loss_contradictions
+from plasmid.recipes.stopping import Stop, stop_contradictions
+from plasmid.recipes.training import Training, training_contradictions
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Sentence = Annotated[str, StringConstraints(max_length=4000)]
 Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Rate = Annotated[float, Field(gt=0, le=10)]
 DataFile = Annotated[
     str, StringConstraints(min_length=1, max_length=300, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")
 ]
@@ -130,7 +131,9 @@ class Data(Strict):
 class AdapterSpec(Strict):
     """The LoRA factors, and the columns that reach the head beside the pooled encoding.
 
-    ``sketch_width`` is for ``computation: sketch`` alone: at least the rank times the number of sites.
+    ``sketch_width`` is for ``computation: sketch`` alone: at least the sum of the sites' ranks. So are
+    ``ranks``, by site: such a site trains the first so many components of the public adapter; all others, and
+    the released adapter, have the rank of ``lora``.
     ``personal`` names what each site keeps for itself beside what the method keeps: ``head``, with its
     covariate weights.
     """
@@ -139,32 +142,17 @@ class AdapterSpec(Strict):
     covariates: Words = ()
     sketch_width: Annotated[int, Field(ge=1, le=100_000)] | None = None
     personal: Annotated[tuple[Literal["head"], ...], Field(strict=False, max_length=1)] = ()
+    ranks: Annotated[dict[Name, Annotated[int, Field(ge=1, le=1024)]], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
 
+    def rank_of(self, site: str) -> int:
+        """Return the rank that *site* trains."""
+        return self.ranks.get(site, self.lora.rank)
 
-class Training(Strict):
-    """One round at one site: ``steps`` optimiser steps on ``batch`` rows each, a fresh optimiser each round.
-
-    Rates are those of three parameter groups: LoRA factors, head, covariate weights. A ``lora_lr`` of 0
-    freezes the factors as they start, which leaves the encoder as it is and costs no noise. Under much noise
-    ``sgd`` is the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the
-    signal. Under a privacy unit ``batch`` is the expected number of units in a Poisson sample.
-    ``checkpointing`` keeps no activations inside the encoder's layers: less memory, one more forward pass.
-    ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
-    round's first state is added to the loss, which keeps sites of different data together.
-    ``personal_steps`` are what each site trains the last adapter on its own rows, after the run and for
-    itself.
-    """
-
-    steps: Annotated[int, Field(ge=1, le=100_000)]
-    batch: Annotated[int, Field(ge=1, le=65_536)]
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    checkpointing: bool = False
-    lora_lr: Annotated[float, Field(ge=0, le=10)]
-    head_lr: Rate
-    covariate_lr: Rate
-    proximal: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    personal_steps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    def of_rank(self, rank: int) -> AdapterSpec:
+        """Return the same with factors of *rank*."""
+        return self.model_copy(update={"lora": self.lora.model_copy(update={"rank": rank})})
 
 
 class Server(Strict):
@@ -177,10 +165,11 @@ class Server(Strict):
 
 
 class Federation(Limits):
-    """The rounds and the server's part in them."""
+    """The rounds and the server's part in them. With ``stop``, ``rounds`` is the most that there are."""
 
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     server: Server = Field(default_factory=Server)
+    stop: Stop | None = None
 
 
 class Release(Strict):
@@ -299,14 +288,8 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
         yield ("data", "patient"), "unit: patient needs the name of an identifier column"
     if privacy:
         yield from loss_contradictions(sections.get("bundle"), privacy)
-    training = sections.get("training")
-    if privacy and training and privacy.mechanism == "dp-fedsgd" and training.steps != 1:
-        yield ("training", "steps"), f"dp-fedsgd releases one step a round, not {training.steps}; use dp-sgd"
-    if training and training.proximal and training.steps == 1:
-        yield (
-            ("training", "proximal"),
-            "means nothing with one step a round, which starts where it is measured",
-        )
+    yield from training_contradictions(sections)
+    yield from stop_contradictions(sections)
     yield from method_contradictions(sections)
 
 

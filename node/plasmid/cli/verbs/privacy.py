@@ -141,6 +141,7 @@ def _planned(recipe: Parsed, *, size: int | None, sites: int | None) -> PrivacyF
     from plasmid.models.store import ensure_model
     from plasmid.protocol.promise import planned_facts, site_facts
     from plasmid.recipes.schema import Recipe
+    from plasmid.recipes.stopping import shape_of
 
     privacy, limits = recipe.privacy, recipe.federation
     masked = privacy.protect == "masked"
@@ -154,7 +155,7 @@ def _planned(recipe: Parsed, *, size: int | None, sites: int | None) -> PrivacyF
         base = None
         if isinstance(recipe, Recipe):
             base = ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
-        shape = api.load(recipe.computation).shape(recipe, base)
+        shape = shape_of(api.load(recipe.computation), recipe, base)
     return planned_facts(
         recipe,
         shape,

@@ -229,6 +229,14 @@ def _tell(done: Any, folder: Path, following: str, answer: Reply) -> None:
         f"[bold green]SUCCEEDED[/bold green] {done.id}: {result['rounds']} rounds over "
         f"{', '.join(result['participants'])}"
     )
+    if chosen := result["held_back"]:
+        most, losses = done.document["federation"]["rounds"], chosen["losses"]
+        loss = "".join(f": held back rows had a loss of {one:.4f}" for one in losses[chosen["after"] :][:1])
+        answer.data["held_back"] = chosen
+        answer.say(
+            f"{result['rounds']} of at most {most} rounds were needed. The adapter is the "
+            f"{chosen['release']} one, after round {chosen['after']}{loss}."
+        )
     rows = done.table.rows()
     if rows:
         grid = Grid(title=f"{done.table.metric} on data that nobody trained on")

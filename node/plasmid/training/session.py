@@ -49,6 +49,17 @@ class WorkerSession:
         named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
         self._send({"type": "open", "document": document, "base": named}, descriptor=rows)
 
+    def wait_open(self, progress: Progress) -> None:
+        """Return when the worker has opened what it was sent; :meth:`compute` waits for that, too.
+
+        Raises
+        ------
+        SiteFailed, PlasmidError
+            As :meth:`compute`.
+        """
+        while not self._opened:
+            self._opened = self._receive(progress, 0)[0]["type"] == "opened"
+
     def compute(
         self,
         state: NDArray[Any],
@@ -80,8 +91,7 @@ class WorkerSession:
         if cells is not None:
             most = max(most, evidence_bytes(*cells))
         self.evidence = None
-        while not self._opened:
-            self._opened = self._receive(progress, most)[0]["type"] == "opened"
+        self.wait_open(progress)
         self._send({"type": "compute", **order}, pack("state", state))
         while True:
             header, body = self._receive(progress, most)

@@ -158,21 +158,19 @@ class Session:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
     def _trained(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
-        from plasmid.training.dp import UnitSampling
+        from plasmid.training.rounds import site_vector
 
-        method, document, round_ = self.computation, self.document, header["round"]
-        before = method.adapter(document, self._base, state)
         if self._first is None:
-            self._first = before.copy()
-        sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
-        learn = method.learns(document, round_)
-        if document.privacy.mechanism == "dp-fedsgd":
-            after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
-            before = np.zeros_like(after)
-        else:
-            steps, seed = document.training.steps, header["seed"]
-            after = self._engine.train(before, steps=steps, seed=seed, sampling=sampling, learn=learn)
-        return np.asarray(method.sent(document, self._base, before, after, round_))
+            self._first = self.computation.adapter(self.document, self._base, state).copy()
+        return site_vector(
+            self._engine,
+            self.document,
+            self._base,
+            state,
+            round_=header["round"],
+            seed=header["seed"],
+            sampling=header["sampling"],
+        )
 
     def _audited(self, state: NDArray[Any]) -> NDArray[np.float64]:
         assert self._first is not None, "an audit follows the rounds"

@@ -1,4 +1,4 @@
-"""List, show, check, copy and begin recipes, and check tables against a recipe's contract."""
+"""List, show, check, estimate, copy and begin recipes, and check tables against a recipe's contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, reply
-from plasmid.core.errors import UsageError
+from plasmid.cli.recipe_options import RecipeArgument, SeedOption, SetOption, parse_overrides
+from plasmid.cli.verbs.recipes_estimate import estimate
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.recipes import catalogue, templates
@@ -20,36 +21,6 @@ from plasmid.recipes.sites import materialise_eval, materialise_sites
 from plasmid.recipes.source import FOLDER, not_installed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-
-RecipeArgument = Annotated[
-    str, typer.Argument(help="A recipe's name, its YAML file, or the folder that holds it")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Replace a value, as often as needed")
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Replace the recipe's seed")]
-
-
-def parse_overrides(options: list[str] | None) -> dict[str, str]:
-    """Return ``["a.b=1"]`` as ``{"a.b": "1"}``.
-
-    Raises
-    ------
-    UsageError
-        ``usage.set_malformed``: an option without a path or without "=".
-    """
-    overrides: dict[str, str] = {}
-    for option in options or []:
-        path, equals, value = option.partition("=")
-        if not equals or not path.strip():
-            raise UsageError(
-                "usage.set_malformed",
-                f"--set {option!r} is not PATH=VALUE.",
-                "For example: --set training.lora_lr=1e-4.",
-            )
-        overrides[path.strip()] = value
-    return overrides
-
 
 @app.command("ls")
 def list_recipes(
@@ -116,6 +87,9 @@ def validate(
         test = materialise_eval(resolved, Path(folder), evaluation)
         if test is not None:
             answer.data["eval_rows"] = _checked(answer, "test", read_table(test, contract))
+
+
+app.command()(estimate)
 
 
 @app.command("cp")

@@ -25,7 +25,7 @@ from bench.harness import Result
 from bench.ours.simulation import SITES, SITES_A_ROUND, make_world
 from bench.peers.flower_simulation import environment
 
-ROUNDS = 20
+ROUNDS = 8
 _SAMPLE_S = 1.0
 
 

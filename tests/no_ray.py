@@ -1,4 +1,4 @@
-"""A simulation's actors in this process, one after the other: what :class:`Cluster` asks of Ray, and no Ray."""
+"""A simulation's actors in this process, one after the other: what a ``Cluster`` asks of Ray, and no Ray."""
 
 from __future__ import annotations
 

@@ -3,9 +3,11 @@
 Rules
 -----
 1. Both sides train the same tiny model on the same rows by the same engine, as subprocesses, one after the
-   other, each with a Ray of its own. Ours goes through the controller's rounds, the output contract and the ring.
+   other, each with a Ray of its own. Ours goes through the controller's rounds, the output contract and the
+   ring.
 2. The first round, in which processes start and load the model, is a figure of its own.
-3. Memory is the proportional set size of each side's processes together, sampled once a second; its peak counts.
+3. Memory is the proportional set size of each side's processes together, sampled once a second; its peak
+   counts.
 """
 
 from __future__ import annotations

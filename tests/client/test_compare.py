@@ -20,13 +20,19 @@ from plasmid.models.store import BaseModel
 from tiny_task import tiny_recipe, tiny_table
 
 RUNNER = CliRunner()
-BASELINES = {"local": {"a": 0.5, "b": 0.7, "c": 0.6}, "central": 0.9, "simple": {"central": 0.8, "local": 0.75}}
+BASELINES = {
+    "local": {"a": 0.5, "b": 0.7, "c": 0.6},
+    "central": 0.9,
+    "simple": {"central": 0.8, "local": 0.75},
+}
 
 
 def write(path: Path, seed: int) -> None:
     columns = tiny_table(40, seed=seed).columns
     rows = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
-    path.write_text("\n".join(["sequence,gene,label", *(",".join(str(c or "NA") for c in row) for row in rows), ""]))
+    path.write_text(
+        "\n".join(["sequence,gene,label", *(",".join(str(c or "NA") for c in row) for row in rows), ""])
+    )
 
 
 @pytest.fixture
@@ -53,7 +59,14 @@ def opened(monkeypatch: pytest.MonkeyPatch, model_home: Path) -> list[int | None
 
 def ask(recipe: Path, *more: str) -> dict[str, Any]:
     folder = recipe.parent
-    given = ["--sites", str(folder / "sites"), "--eval", str(folder / "test.csv"), "--out", str(folder / "out")]
+    given = [
+        "--sites",
+        str(folder / "sites"),
+        "--eval",
+        str(folder / "test.csv"),
+        "--out",
+        str(folder / "out"),
+    ]
     done = RUNNER.invoke(compare.app, [str(recipe), *given, *more, "--format", "json"])
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert (answer["status"] == "ok") == (done.exit_code == 0), done.output
@@ -134,7 +147,11 @@ def test_cells_are_documents_of_the_grid() -> None:
         ("finetune", None, 0), ("finetune", None, 5), ("finetune", 3.0, 0), ("finetune", 3.0, 5),
     ]  # fmt: skip
     without, under = found[0].resolved.recipe, found[2].resolved.recipe
-    assert (without.privacy.unit, without.privacy.epsilon, without.privacy.record_clip) == ("none", None, None)
+    assert (without.privacy.unit, without.privacy.epsilon, without.privacy.record_clip) == (
+        "none",
+        None,
+        None,
+    )
     assert (under.privacy.unit, under.privacy.epsilon, under.privacy.delta) == ("record", 3.0, 1e-5)
     assert without.training == under.training
     assert len({one.resolved.digest for one in found}) == 8
@@ -160,7 +177,10 @@ def test_a_cell_is_known_by_all_that_decides_it(tmp_path: Path, monkeypatch: pyt
     key = kept.key("cell", "d" * 64, data="x", masked=False)
     kept.put(key, {"value": 0.5})
     assert kept.get(key) == {"key": key, "value": 0.5}
-    others = {kept.key("cell", "e" * 64, data="x", masked=False), kept.key("cell", "d" * 64, data="y", masked=False)}
+    others = {
+        kept.key("cell", "e" * 64, data="x", masked=False),
+        kept.key("cell", "d" * 64, data="y", masked=False),
+    }
     monkeypatch.setattr(cells, "code_digest", lambda: "another")
     others.add(kept.key("cell", "d" * 64, data="x", masked=False))
     assert len(others - {key}) == 3

@@ -107,7 +107,9 @@ def test_the_base_model_is_loaded_once_for_all_sites_and_documents(
     assert (alone.value, alone.state.tolist()) == (again.value, again.state.tolist())
 
 
-def test_a_site_s_error_comes_back_with_its_code_and_no_cell(resolved: ResolvedRecipe, tmp_path: Path) -> None:
+def test_a_site_s_error_comes_back_with_its_code_and_no_cell(
+    resolved: ResolvedRecipe, tmp_path: Path
+) -> None:
     files = tables(tmp_path, NAMES[:3])
     files["beta"].write_text("sequence,gene,label\nSECRETW9,a,no\n")
     with pytest.raises(PlasmidError) as caught:
@@ -135,5 +137,9 @@ def test_what_is_left_out_is_said() -> None:
     assert "not masked" in said[1]
     assert said[2].startswith("20 of 1000 sites took part in each round")
     assert "declare their rows" in said[3]
-    assert any("at most 64 sites" in one for one in differences(sites=80, a_round=80, masked=False, unit="none"))
-    assert differences(sites=6, a_round=6, masked=True, unit="none")[1].startswith("Every round's sum was masked")
+    assert any(
+        "at most 64 sites" in one for one in differences(sites=80, a_round=80, masked=False, unit="none")
+    )
+    assert differences(sites=6, a_round=6, masked=True, unit="none")[1].startswith(
+        "Every round's sum was masked"
+    )

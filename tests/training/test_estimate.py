@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from plasmid.cli.verbs.recipes import app
 from plasmid.core.errors import PolicyRefused
@@ -18,7 +19,6 @@ from plasmid.training import engine, footprint
 from plasmid.training.estimate import GATEWAY_BYTES, Estimate, budgets, estimate
 from plasmid.training.probe import Probe, probe
 from tiny_task import tiny_recipe, tiny_table
-from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("at_home")
 
@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("at_home")
 def rows(path: Path, number: int = 40) -> Path:
     columns = tiny_table(number).columns
     lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
-    path.write_text("\n".join(["sequence,gene,label", *(",".join(str(c or "NA") for c in one) for one in lines), ""]))
+    path.write_text(
+        "\n".join(["sequence,gene,label", *(",".join(str(c or "NA") for c in one) for one in lines), ""])
+    )
     return path
 
 
@@ -99,7 +101,10 @@ def test_memory_of_a_gpu_follows_the_formula(tiny: dict[str, BaseModel]) -> None
     assert footprint.gpu_bytes(checkpointed, base, 1096) - expected == (
         2 * values * 4 + values * 34 * 2 - 2 * values * 34 * 2
     )
-    assert (footprint.MICRO_ROWS, footprint.MAX_GATHERED_BYTES) == (engine.MICRO_ROWS, engine.MAX_GATHERED_BYTES)
+    assert (footprint.MICRO_ROWS, footprint.MAX_GATHERED_BYTES) == (
+        engine.MICRO_ROWS,
+        engine.MAX_GATHERED_BYTES,
+    )
 
 
 def test_budgets_of_sites_at_hand_are_told(tiny: dict[str, BaseModel], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The output contract: what a computation may hand to the gateway, its bounds, and the words that it becomes."""
+"""The output contract: what a computation may hand to the gateway, its bounds, and the words it becomes."""
 
 from __future__ import annotations
 

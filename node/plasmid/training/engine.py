@@ -128,9 +128,9 @@ class Engine:
         same; what is encoded of the table is kept where the table is.
         """
         other = copy(self)
-        other._recipe = recipe or self._recipe
+        other._recipe = recipe or self._recipe  # noqa: SLF001 - of this class
         if table is not None:
-            other._open(table)
+            other._open(table)  # noqa: SLF001
         return other
 
     def _open(self, table: Drawn) -> None:

@@ -36,7 +36,7 @@ from plasmid.training.probe import Probe, cores, probe
 GATEWAY_BYTES = 90 * 2**20
 """Of a site's resident gateway, measured (``make bench NAME=demo``)."""
 FEDERATION_STARTS = (2.0, 0.165)
-"""Of coordinator and sites, from nothing to enrolled and connected: in ``open_s``, so many and for each site."""
+"""Of coordinator and sites, from nothing to connected: in ``open_s``, so many and for each site."""
 ADMISSION_STARTS = (0.5, 0.26)
 """Of a run, from asked for to its first manifest."""
 MESSAGE_STARTS = (0.045, 0.004)
@@ -95,10 +95,11 @@ class Estimate:
             "federation": _starts(FEDERATION_STARTS, self.sites, found),
             "admission": _starts(ADMISSION_STARTS, self.sites, found),
             "first_round": turns * (found.open_s + found.cache_s),
-            "rounds": turns * (work_s + self.rounds * found.around_s) 
+            "rounds": turns * (work_s + self.rounds * found.around_s)
             + self.rounds * _starts(MESSAGE_STARTS, self.sites, found),
             # Central takes as many steps as all sites together, and so do the sites alone: two children.
-            "baselines": found.open_s + (2 * self.sites * work_s + turns * found.cache_s) / min(2, found.parallel),
+            "baselines": found.open_s
+            + (2 * self.sites * work_s + turns * found.cache_s) / min(2, found.parallel),
         }
         return {**parts, "run": sum(parts[name] for name in _RUN), "total": sum(parts.values())}
 

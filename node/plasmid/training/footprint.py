@@ -49,8 +49,7 @@ def gpu_bytes(recipe: Recipe, base: BaseModel, trainable: int) -> int:
     values = rows * recipe.max_length * hidden_size(base)
     width = 2 if training.precision != "fp32" else 4
     layer = values * LAYER_BYTES * width // 2
+    activations = kept * layer
     if training.checkpointing and kept:  # each layer's input, and one layer whole at a time
         activations = kept * values * width + layer
-    else:
-        activations = kept * layer
     return DRIVER_BYTES + weights + 4 * trainable * copies + activations + gathered

@@ -29,10 +29,10 @@ from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training.isolation import choose, strongest
-from plasmid.training.launcher import LocalLauncher, Worker
-from plasmid.training.session import WorkerSession
 from plasmid.training.isolation.guard import Notice
 from plasmid.training.isolation.tree import descendants
+from plasmid.training.launcher import LocalLauncher, Worker
+from plasmid.training.session import WorkerSession
 
 STEPS = 4
 """Steps of a probe's round, at most."""

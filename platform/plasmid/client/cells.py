@@ -2,13 +2,13 @@
 
 Rules
 -----
-1. A cell is one method, one epsilon and one seed of a recipe, resolved like any recipe: what its schema refuses
-   is refused, all problems at once, before anything is computed.
+1. A cell is one method, one epsilon and one seed of a recipe, resolved like any recipe: what its schema
+   refuses is refused, all problems at once, before anything is computed.
 2. A finished cell is a file named by a digest of everything that decides it: the recipe's own digest (the
    computation's sources are in it), the rows of every site and of the test, how it was simulated, the sources
    of what trains, rounds and sums, and the versions of the libraries below. Change one, and it runs anew.
-3. ``none`` takes the privacy unit out of a recipe that has one, and leaves the rest as it is. A number needs a
-   recipe with a unit: mechanism, delta and clip cannot be guessed.
+3. ``none`` takes the privacy unit out of a recipe that has one, and leaves the rest as it is. A number needs
+   a recipe with a unit: mechanism, delta and clip cannot be guessed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ CODE = (
 LIBRARIES = ("torch", "transformers", "numpy", "flwr", "scikit-learn")
 _WITHOUT_UNIT = {
     "privacy.unit": "none",
-    **dict.fromkeys(
-        ("privacy.mechanism", "privacy.epsilon", "privacy.delta", "privacy.record_clip"), "null"
-    ),
+    **dict.fromkeys(("privacy.mechanism", "privacy.epsilon", "privacy.delta", "privacy.record_clip"), "null"),
     "privacy.rotation": "none",
 }
 
@@ -139,7 +137,9 @@ def code_digest() -> str:
             path = Path(root) / part
             files = [path] if path.is_file() else sorted(path.rglob("*.py"))
             sources |= {
-                file.relative_to(root).as_posix(): sha256_hex(file.read_bytes()) for file in files if file.exists()
+                file.relative_to(root).as_posix(): sha256_hex(file.read_bytes())
+                for file in files
+                if file.exists()
             }
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return digest_json({"sources": sources, "versions": versions})

@@ -27,7 +27,9 @@ def draw(found: Comparison, folder: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(8.0, 1.6 + 0.35 * (len(found.rows) + len(found.baselines))), layout="constrained")
+    picture = Figure(
+        figsize=(8.0, 1.6 + 0.35 * (len(found.rows) + len(found.baselines))), layout="constrained"
+    )
     FigureCanvasAgg(picture)
     axes = picture.add_subplot()
     places = range(len(found.rows) - 1, -1, -1)
@@ -35,7 +37,9 @@ def draw(found: Comparison, folder: Path) -> list[Path]:
         axes.errorbar(row.mean, place, xerr=row.half_width, fmt="o", color="#4e79a7", capsize=4)
         axes.plot(row.values, [place] * len(row.values), "|", color="#4e79a7", markersize=9, alpha=0.6)
     for colour, line in zip(_LINES, found.baselines, strict=False):
-        axes.axvline(line.mean, color=colour, linestyle="--", linewidth=1.2, label=f"{line.what}: {line.mean:.3f}")
+        axes.axvline(
+            line.mean, color=colour, linestyle="--", linewidth=1.2, label=f"{line.what}: {line.mean:.3f}"
+        )
     axes.set_yticks(list(places), [row.what for row in found.rows])
     axes.set_ylim(-0.6, len(found.rows) - 0.4)
     axes.set_xlabel(f"{found.metric}: mean, 95 % interval over seeds, and each seed (simulated)")

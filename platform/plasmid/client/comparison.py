@@ -5,8 +5,8 @@ Rules
 1. Cells run one after the other, each on all cores; one that is finished is not run again, and a killed
    comparison goes on where it was (:class:`plasmid.client.cells.Finished`).
 2. A cell that fails is told with its code; the others go on. It is not kept.
-3. The interval is Student's, at 95 %, over seeds: how far another seed would move the mean. Sites and test are
-   the same in every cell, so it says nothing about other sites or other test rows. One seed has none.
+3. The interval is Student's, at 95 %, over seeds: how far another seed would move the mean. Sites and test
+   are the same in every cell, so it says nothing about other sites or other test rows. One seed has none.
 4. Baselines are those of ``plasmid run`` (:mod:`plasmid.client.baselines`), at every seed, without noise.
 5. What a simulation leaves out is said with the figures (:func:`plasmid.simulation.run.differences`).
 """
@@ -101,7 +101,7 @@ class Comparison:
             f"{self.metric} on data that nobody trained on; seeds {seeds}."
             + (f" Of {self.metric} less is better." if self.metric in FEWER_IS_BETTER else ""),
             "",
-            f"| model | {self.metric}: mean | 95 % interval | by seed | bytes up, a round and site | seconds |",
+            f"| model | {self.metric}, mean | 95 % interval | by seed | bytes up a round | seconds |",
             "|---|---|---|---|---|---|",
             *(_line(row) for row in (*self.rows, *self.baselines)),
             "",
@@ -113,7 +113,11 @@ class Comparison:
 
 
 def _line(row: Figure) -> str:
-    half = "-" if row.half_width is None else f"{row.mean - row.half_width:.3f} to {row.mean + row.half_width:.3f}"
+    half = (
+        "-"
+        if row.half_width is None
+        else f"{row.mean - row.half_width:.3f} to {row.mean + row.half_width:.3f}"
+    )
     cells = [
         row.what,
         f"{row.mean:.3f}",
@@ -160,7 +164,8 @@ def compared(
     data = data_digest(tables, test)
     count = min(sites_a_round or len(tables), len(tables))
     keys = [
-        kept.key("cell", cell.resolved.digest, data=data, sites_a_round=count, masked=masked) for cell in cells
+        kept.key("cell", cell.resolved.digest, data=data, sites_a_round=count, masked=masked)
+        for cell in cells
     ]
     found = {key: value for key in keys if (value := kept.get(key)) is not None}
     missing = [(key, cell) for key, cell in zip(keys, cells, strict=True) if key not in found]
@@ -193,9 +198,7 @@ def compared(
     simple, computed, reused = _baselines(baselines, tables, test, data, kept, note)
     recipe = cells[0].resolved.recipe
     units = {cell.resolved.recipe.privacy.unit for cell in cells} - {"none"}
-    said = differences(
-        sites=len(tables), a_round=count, masked=masked, unit=next(iter(units), "none")
-    )
+    said = differences(sites=len(tables), a_round=count, masked=masked, unit=next(iter(units), "none"))
     return Comparison(
         recipe=recipe.name,
         title=recipe.title,

@@ -5,8 +5,8 @@
 Rules
 -----
 1. The loop, the computation's step and the server's optimiser are the real run's own objects
-   (:class:`plasmid.controller.rounds.Rounds`, :class:`plasmid.federation.server.ServerOptimiser`); what stands in
-   for the sites is the sum.
+   (:class:`plasmid.controller.rounds.Rounds`, :class:`plasmid.federation.server.ServerOptimiser`); what
+   stands in for the sites is the sum.
 2. What differs is told with every result (:func:`differences`).
 3. Whoever simulates holds every site's rows. There is no gateway: no policy, ledger, log or signature, and so
    no promise to anybody, whatever the noise.
@@ -154,20 +154,20 @@ def simulate(
 def differences(*, sites: int, a_round: int, masked: bool, unit: str) -> list[str]:
     """Return in sentences what a simulation of *sites*, *a_round* of them in each round, leaves out."""
     said = [
-        "This is a simulation: one process holds every site's rows. There were no gateways, no policies, no "
-        "ledgers, no signatures and no network; it promises nothing to anybody.",
+        (
+            "This is a simulation: one process holds every site's rows. There were no gateways, policies, "
+            "ledgers or signatures, and no network; it promises nothing to anybody."
+        ),
         "Every round's sum was masked and opened by plasmid-sa/1, with all keys in one process."
         if masked
         else "Sums were rounded as secure aggregation rounds them, but not masked (--masks does that).",
     ]
     if a_round < sites:
         said.append(
-            f"{a_round} of {sites} sites took part in each round, drawn anew; a real run invites all of its sites."
+            f"{a_round} of {sites} sites took part in each round, drawn anew; a real run invites all of them."
         )
     if a_round > MAX_ROSTER:
         said.append(f"A real run has at most {MAX_ROSTER} sites.")
     if unit != "none":
-        said.append(
-            "Noise was that of a real run whose sites declare their rows rounded down to two digits as public."
-        )
+        said.append("Noise was that of a real run whose sites declare their rows rounded down to two digits.")
     return said

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.controller.plan import Job, check_roster
 from plasmid.controller.secure_sum import Phase, State
+from plasmid.gateway.terms import sampling
 from plasmid.link.bodies import Bodies
 from plasmid.privacy.ring import TAIL, decode_sum
 from plasmid.protocol.messages import UnitTerms
-from plasmid.gateway.terms import sampling
 from plasmid.protocol.plan import attempt_plan
 from plasmid.simulation.cluster import Cluster
 from plasmid.simulation.masks import masked_total

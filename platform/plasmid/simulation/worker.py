@@ -161,9 +161,7 @@ class SimulatedSites:
             engine = near.over(table)
         else:
             checkpointing = self._recipe.training.checkpointing
-            engine = Engine(
-                self._recipe, self._base, table, checkpointing=checkpointing, frames=self._frames
-            )
+            engine = Engine(self._recipe, self._base, table, checkpointing=checkpointing, frames=self._frames)
         self._engines[site] = engine
         if len(self._engines) > KEPT_SITES:
             self._engines.popitem(last=False)

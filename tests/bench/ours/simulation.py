@@ -1,6 +1,6 @@
 """Our side of the benchmark ``simulation``, the world that both sides simulate, and one site's work in it.
 
-Run as ``python -m bench.ours.simulation FOLDER ROUNDS``; the last line of stdout is the seconds of every round.
+Run as ``python -m bench.ours.simulation FOLDER ROUNDS``; the last line of stdout is every round's seconds.
 """
 
 from __future__ import annotations

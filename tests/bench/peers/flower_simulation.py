@@ -2,16 +2,16 @@
 
 Rules
 -----
-1. Flower as it ships: ``run_simulation`` with as many SuperNodes as sites, upstream FedAvg that draws as many of
-   them a round, its Ray backend with one CPU a client, no evaluation.
-2. A client does what our site does, by the same functions (:func:`bench.ours.simulation.trained`), and keeps the
-   base model for as long as its process lives, which favours Flower: its examples load it for every client.
+1. Flower as it ships: ``run_simulation`` with as many SuperNodes as sites, upstream FedAvg that draws as many
+   of them a round, its Ray backend with one CPU a client, no evaluation.
+2. A client does what our site does, by the same functions (:func:`bench.ours.simulation.trained`), and keeps
+   the base model for as long as its process lives, which favours Flower: its examples load it each time.
 3. What leaves a client is not rounded into a ring, which favours Flower.
 4. It runs in an environment of its own, which :func:`environment` makes: Flower's extra ``simulation`` pins
    another Ray than ours (docs/decisions/0028). Everything else there is this interpreter's own.
 
-Run as ``python -m bench.peers.flower_simulation FOLDER ROUNDS``; the last line of stdout is the seconds of every
-round.
+Run as ``python -m bench.peers.flower_simulation FOLDER ROUNDS``; the last line of stdout is every round's
+seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 import sysconfig
 import time
 from importlib.metadata import requires
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,16 @@ def environment(folder: Path) -> Path:
     }
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", ray]
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--disable-pip-version-check",
+        ray,
+    ]
     subprocess.run(install, check=True, stdout=sys.stderr)
     own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
     ours = [path for path in sys.path if path and Path(path).is_dir()]
@@ -51,7 +61,11 @@ def environment(folder: Path) -> Path:
 
 def main() -> None:
     """Simulate with Flower, and print the seconds of every round."""
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
@@ -99,7 +113,7 @@ def main() -> None:
 
     backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server, client, num_supernodes=SITES, backend_config=backend)
-    print(json.dumps([after - before for before, after in zip(ends, ends[1:], strict=False)]))
+    print(json.dumps([after - before for before, after in pairwise(ends)]))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,11 @@ def tell(
         ("trainable parameters", f"{found.trainable_parameters:,}", "exact"),
         ("up, a round and site", _bytes(bytes_.up), f"{bytes_.bodies_up:,} exact, messages computed"),
         ("down, a round and site", _bytes(bytes_.down), f"{bytes_.bodies_down:,} exact, messages computed"),
-        ("memory of a site, CPU", _bytes(found.cpu_bytes), "worker measured; gateway 90 MiB, as once measured"),
+        (
+            "memory of a site, CPU",
+            _bytes(found.cpu_bytes),
+            "worker measured; gateway 90 MiB, as once measured",
+        ),
         ("memory of a site, GPU", _bytes(found.gpu_bytes), "computed, an upper figure; no GPU was asked"),
     ]
     if seconds is not None and found.probe is not None:
@@ -67,19 +71,24 @@ def tell(
         for name, what in _PARTS.items():
             kind = "computed from the measured steps" if name != "admission" else "computed"
             rows.append((f"  {what}", f"{seconds[name]:.0f} s", kind if name != "federation" else "computed"))
-        rows.append(("in all, all sites here", f"{seconds['total']:.0f} s", f"a run of {found.rounds} rounds"))
+        rows.append(
+            ("in all, all sites here", f"{seconds['total']:.0f} s", f"a run of {found.rounds} rounds")
+        )
     width, wide = (max(len(row[column]) for row in rows) for column in (0, 1))
     answer.say(*(plain(f"  {what:<{width}}  {value:>{wide}}  {how}") for what, value, how in rows))
     if found.probe is None:
         answer.say(plain("  No memory and no time: " + ("not asked for." if not probe else _WHY)))
     if found.epsilon is not None:
         answer.say(
-            f"  epsilon {found.epsilon:g} at delta {found.delta:g} for each {document.privacy.unit}, for the whole run"
+            f"  epsilon {found.epsilon:g} at delta {found.delta:g} for each {document.privacy.unit}, "
+            "for the whole run"
         )
         for one in found.budgets:
             left = "has no budget" if one.left is None else f"has epsilon {one.left:g} left"
             short = one.left is not None and one.left < found.epsilon
-            answer.say(plain(f"  {one.site}: population {one.population} {left}{': too little' if short else ''}"))
+            answer.say(
+                plain(f"  {one.site}: population {one.population} {left}{': too little' if short else ''}")
+            )
 
 
 _WHY = "they need rows to train on; give --sites DIR."

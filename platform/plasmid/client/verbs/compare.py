@@ -96,13 +96,19 @@ def compare(
             if error.name is None or not error.name.startswith("matplotlib"):
                 raise
             answer.note("no picture: matplotlib is not installed (pip install 'plasmid[plots]')")
-        answer.say(plain(found.markdown().rstrip()), "", plain(f"In {folder}; {found.computed} computed, {found.kept} kept."))
+        answer.say(
+            plain(found.markdown().rstrip()),
+            "",
+            plain(f"In {folder}; {found.computed} computed, {found.kept} kept."),
+        )
 
 
 def _parts(option: str, text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts) or len(set(parts)) < len(parts):
-        raise UsageError("usage.compare", f"{option} {text!r} has an empty part, or one twice.", "Separate by commas.")
+        raise UsageError(
+            "usage.compare", f"{option} {text!r} has an empty part, or one twice.", "Separate by commas."
+        )
     return parts
 
 
@@ -112,7 +118,9 @@ def _number(option: str, text: str) -> float:
     except ValueError:
         found = math.nan
     if not math.isfinite(found) or found < 0 or (option == "--seeds" and found != int(found)):
-        raise UsageError("usage.compare", f"{option}: {text!r} is no number that can be used.", "For example: 0,1,2.")
+        raise UsageError(
+            "usage.compare", f"{option}: {text!r} is no number that can be used.", "For example: 0,1,2."
+        )
     return found
 
 

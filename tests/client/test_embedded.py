@@ -10,7 +10,7 @@ import pytest
 
 from in_memory import document_of
 from plasmid.cli.verbs.site import init_site
-from plasmid.client.embedded import Embedded, public_size, strongest
+from plasmid.client.embedded import Embedded, public_size
 from plasmid.core.errors import StorageError
 from plasmid.gateway.keystore import Cost
 from plasmid.gateway.ledger import Ledger
@@ -18,7 +18,7 @@ from plasmid.gateway.policy import Rule, read_policy
 from plasmid.models.store import BaseModel
 from plasmid.recipes.query import mean_from_bounds, noised
 from plasmid.recipes.schema import Recipe
-from plasmid.training.isolation import choose
+from plasmid.training.isolation import choose, strongest
 from plasmid.training.isolation.bubblewrap import Bubblewrap
 from plasmid.training.isolation.container import Container
 from plasmid.training.isolation.landlock import Landlock

@@ -152,7 +152,7 @@ def test_a_rotated_sum_is_turned_back_by_the_run_s_digest(tmp_path: Path, tiny: 
     update = np.zeros(size, np.float32)
     update[3] = 10.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plasmid.gateway.gateway.skellam", lambda length, variance: np.zeros(length, np.int64))
+        patch.setattr("plasmid.gateway.output.skellam", lambda length, variance: np.zeros(length, np.int64))
         answers = federation.answers(manifest, dict.fromkeys(SITES, update))
     total = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
     assert np.abs(total).max() < 10.0  # one value is spread over all of them

@@ -222,7 +222,7 @@ def test_the_noise_of_the_honest_sites_alone_meets_epsilon(
                 drawn[site] = skellam(length, variance)
                 return drawn[site]
 
-            patch.setattr("plasmid.gateway.gateway.skellam", recorded)
+            patch.setattr("plasmid.gateway.output.skellam", recorded)
             zeros = np.zeros(federation.gateways[site].run(federation.run).shape.schema.size, np.float32)
             federation.answers(manifest, {site: zeros})
     left = sum(drawn[site] for site in FIVE[: m - c])  # what the others drew is known to them

@@ -176,7 +176,7 @@ def test_a_noise_draw_serves_one_manifest(tmp_path: Path, monkeypatch: pytest.Mo
         drawn.append(skellam(length, variance))
         return drawn[-1]
 
-    monkeypatch.setattr("plasmid.gateway.gateway.skellam", recorded)
+    monkeypatch.setattr("plasmid.gateway.output.skellam", recorded)
     vector = np.array([0.5, 0.25, 1.0])
     totals = []
     for slot, survivors in enumerate((FOUR, THREE)):

@@ -166,7 +166,7 @@ def crash_in_compute(federation: Federation, patch: pytest.MonkeyPatch) -> None:
 
 
 def crash_before_the_mask(federation: Federation, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("plasmid.gateway.gateway.skellam", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    patch.setattr("plasmid.gateway.output.skellam", lambda *_: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(OSError, match="gone"):
         federation.gateways["beta"].contribute(federation.manifest(), lambda _: VECTOR)
 

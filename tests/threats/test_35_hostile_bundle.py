@@ -92,7 +92,7 @@ class Draws:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.all: list[np.ndarray] = []
-        patch.setattr("plasmid.gateway.gateway.skellam", self._draw)
+        patch.setattr("plasmid.gateway.output.skellam", self._draw)
 
     def _draw(self, length: int, variance: float) -> np.ndarray:
         self.all.append(skellam(length, variance))

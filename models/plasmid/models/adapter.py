@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plasmid.core.errors import ModelError
+from plasmid.core.problems import did_you_mean
 from plasmid.models.architectures import architecture
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
@@ -145,6 +146,7 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
             f"Set adapter.lora.layers to at most {depth}, or leave it out.",
         )
     endings = sorted({suffix for _, suffix, _ in linear})
+    near = {*endings, *(ending.rpartition(".")[2] for ending in endings)}
     unknown = [
         target
         for target in lora.targets
@@ -153,7 +155,9 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
     if unknown:
         raise ModelError(
             "model.target_unknown",
-            f"{base.id} has no linear layer {', '.join(unknown)} in its transformer layers.",
+            f"{base.id} has no linear layer "
+            + ", ".join(f"{target}{did_you_mean(target, sorted(near))}" for target in unknown)
+            + " in its transformer layers.",
             f"It has {', '.join(endings)}; {ALL_LINEAR} means all of them.",
         )
     lowest = 0 if lora.layers is None else depth - lora.layers

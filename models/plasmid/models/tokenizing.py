@@ -20,6 +20,8 @@ from plasmid.core.errors import ModelError
 from plasmid.models.residues import AMINO_ACIDS
 from plasmid.models.store import BaseModel
 
+MEASURED_TEXTS = 1024
+"""How many are tokenized at a time."""
 SENTENCE = "An anomaly of the hand and of 12 other parts."
 
 
@@ -145,3 +147,13 @@ class Tokenizer:
             Encoded(ids, special)
             for ids, special in zip(found["input_ids"], found["special_tokens_mask"], strict=True)
         ]
+
+    def measure(self, texts: Sequence[str], max_length: int) -> tuple[int, int]:
+        """Return how many of *texts* take more than *max_length* tokens, and how many hold an unknown one."""
+        prepared = [" ".join(text) for text in texts] if self._spaced else list(texts)
+        longer = unknown = 0
+        for start in range(0, len(prepared), MEASURED_TEXTS):
+            found = self._tokenizer(prepared[start : start + MEASURED_TEXTS], truncation=False, padding=False)
+            longer += sum(len(ids) > max_length for ids in found["input_ids"])
+            unknown += sum(self._tokenizer.unk_token_id in ids for ids in found["input_ids"])
+        return longer, unknown

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +62,43 @@ def read_table(path: Path, contract: Contract, *, labels: bool = True) -> Table:
         return Table(values, rows.kept, rows.notices)
     finally:
         source.close()
+
+
+def site_rows(path: Path, document: Any, folder: Path) -> tuple[int, Figures]:
+    """Return what a site whose data is the file *path* trains on: a snapshot's descriptor, and its figures.
+
+    Rows that the parsed *document* holds out are left out, and the rest stands in a snapshot's order. Only
+    for whoever owns the file: a gateway has this done by a process of its own (:mod:`plasmid.data.reader`).
+
+    Parameters
+    ----------
+    folder
+        Where unnamed files may be made.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_table`.
+    StorageError
+        The disk is full.
+    """
+    contract = document.contract
+    wanted = wanted_columns(contract, labels=True)
+    source = open_file(path)
+    try:
+        tally = Tally()
+        query = flat_query(source, TableMap(table="rows"), wanted, tally)
+        rows = Rows(source, query, str(path), wanted, contract, tally=tally)
+        data = document.data
+        held, person = getattr(data, "holdout", None), getattr(data, "patient", None)
+        collector = Collector(wanted, folder, patient=person, holdout=held, key=b"")
+        for batch in rows:
+            collector.add(batch)
+        descriptor, figures, _ = collector.finish(rows.notices)
+    finally:
+        source.close()
+    assert descriptor is not None, "there is a folder"
+    return descriptor, figures
 
 
 @dataclass(frozen=True)

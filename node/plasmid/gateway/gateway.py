@@ -47,7 +47,7 @@ from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.marks import Marks
-from plasmid.gateway.output import bounded
+from plasmid.gateway.output import bounded, in_ring
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
 from plasmid.gateway.personal import Personal
@@ -57,9 +57,7 @@ from plasmid.gateway.quorum import AwaitingApproval
 from plasmid.gateway.released import released
 from plasmid.gateway.revoked import Revoked
 from plasmid.privacy.evidence import Evidence
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import Words, add_noise, encode
-from plasmid.privacy.rotation import rotate
+from plasmid.privacy.ring import Words
 from plasmid.privacy.statements import Contribution, IsolationLevel
 from plasmid.protocol.body import pack
 from plasmid.protocol.envelope import Envelope
@@ -414,13 +412,9 @@ class Gateway:
 
     def _protect(self, admitted: AdmittedRun, manifest: Manifest, vector: NDArray[Any], digest: str) -> Words:
         """Return *vector* as words: rotated if the document says so, noised by this site's share, masked."""
-        encoding = manifest.encoding()
-        if manifest.phase == "train" and admitted.document.privacy.rotation == "hadamard":
-            turned = rotate(vector, seed=bytes.fromhex(admitted.digest))
-            vector = np.clip(turned, -encoding.bound, encoding.bound)
-        words = encode(vector, encoding)
-        if encoding.noise_variance:  # fresh for every attempt: a draw never serves two manifests
-            add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
+        turned = manifest.phase == "train" and admitted.document.privacy.rotation == "hadamard"
+        turned_by = bytes.fromhex(admitted.digest) if turned else None
+        words = in_ring(vector, manifest.encoding(), turned_by=turned_by)
         if admitted.masked:
             assert admitted.epoch is not None, "what is masked has an epoch"
             admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)

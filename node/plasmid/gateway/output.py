@@ -1,4 +1,4 @@
-"""The output contract: what a computation may hand to the gateway, and its bounds."""
+"""The output contract: what a computation may hand to the gateway, its bounds, and the words it becomes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.ring import blocks
+from plasmid.privacy.noise import skellam
+from plasmid.privacy.ring import Encoding, Words, add_noise, blocks, encode
+from plasmid.privacy.rotation import rotate
 
 _LARGE = 2.0**480
 """The squares of 2**63 values up to this one add up to a float64."""
@@ -62,3 +64,19 @@ def _cut(
         if norm > shape.norm:
             vector = scaled * (shape.norm / of_scaled)
     return np.clip(vector, -limit, limit), norm
+
+
+def in_ring(vector: NDArray[Any], encoding: Encoding, *, turned_by: bytes | None) -> Words:
+    """Return a bounded *vector* as words [encoding.length + TAIL], with this site's share of the noise.
+
+    Parameters
+    ----------
+    turned_by
+        Seed of the public rotation; None where the document has none.
+    """
+    if turned_by is not None:
+        vector = np.clip(rotate(vector, seed=turned_by), -encoding.bound, encoding.bound)
+    words = encode(vector, encoding)
+    if encoding.noise_variance:  # fresh for every attempt: a draw never serves two manifests
+        add_noise(words, skellam(encoding.length, encoding.noise_variance), encoding)
+    return words

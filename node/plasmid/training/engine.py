@@ -22,6 +22,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -118,6 +119,24 @@ class Engine:
         self.schema: AdapterSchema = self._model.schema
         self.precision = chosen_precision(recipe.training.precision, self._accelerator.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self._scored: tuple[Mapping[str, Sequence[Cell]], Rows] | None = None
+        self._open(table)
+
+    def over(self, table: Drawn | None = None, *, recipe: Recipe | None = None) -> Engine:
+        """Return an engine on another *table*, or for another *recipe*, around the same base model.
+
+        Every call sets the state that it is given, so that calls of the two may alternate, not overlap. The
+        recipe's sections ``model``, ``task``, ``data`` and ``adapter``, its precision and its frames are the
+        same; what is encoded of the table is kept where the table is.
+        """
+        other = copy(self)
+        other._recipe = recipe or self._recipe  # noqa: SLF001 - of this class
+        if table is not None:
+            other._open(table)  # noqa: SLF001
+        return other
+
+    def _open(self, table: Drawn) -> None:
+        recipe = self._recipe
         self._table = table
         self._rows: Rows | None = None
         if isinstance(table, Table):
@@ -132,7 +151,6 @@ class Engine:
         self._frozen: Vector | None = None
         self._learn(EVERYTHING)
         self._health = Health(list(self._model.learning()))
-        self._scored: tuple[Mapping[str, Sequence[Cell]], Rows] | None = None
 
     def train(
         self,

@@ -95,12 +95,23 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """A child process on the gateway's host, with a small environment and no other inherited file."""
+    """A child process on the gateway's host, with a small environment and no other inherited file.
+
+    Parameters
+    ----------
+    threads
+        How many threads a worker computes on; None leaves it to this process's environment.
+    """
 
     def __init__(
-        self, isolation: Isolation, *, limits: Limits | None = None, devices: Sequence[Device] = ()
+        self,
+        isolation: Isolation,
+        *,
+        limits: Limits | None = None,
+        devices: Sequence[Device] = (),
+        threads: int | None = None,
     ) -> None:
-        self._isolation = isolation
+        self._isolation, self._threads = isolation, threads
         self._limits = limits or Limits()
         self._devices = tuple(devices)
 
@@ -113,6 +124,8 @@ class LocalLauncher:
         """See :class:`Launcher`."""
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if self._threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
         environment["PLASMID_HOME"] = str(state_folder())  # HOME is another one inside
         command = (sys.executable, "-P", "-m", "plasmid.training.worker")
         if self.level == "none":

@@ -62,6 +62,17 @@ class WorkerSession:
         opening = {"type": "open", "document": document, "base": named, "rank": rank}
         self._send(opening, descriptor=rows)
 
+    def wait_open(self, progress: Progress) -> None:
+        """Return when the worker has opened what it was sent; :meth:`compute` waits for that, too.
+
+        Raises
+        ------
+        SiteFailed, PlasmidError
+            As :meth:`compute`.
+        """
+        while not self._opened:
+            self._opened = self._receive(progress, 0)[0]["type"] == "opened"
+
     def compute(
         self,
         state: NDArray[Any],
@@ -103,8 +114,7 @@ class WorkerSession:
             most = max(most, evidence_bytes(*cells))
         most = max(most, body_bytes("personal", keeps, _PERSONAL))
         self.evidence = self.personal = self.figures = None
-        while not self._opened:
-            self._opened = self._receive(progress, most)[0]["type"] == "opened"
+        self.wait_open(progress)
         if own is not None:
             self._send({"type": "personal"}, pack("personal", own))
         self._send({"type": "compute", **order}, pack("state", state))

@@ -192,32 +192,24 @@ class Session:
                 return np.asarray(self.computation.vector(self.document, state), dtype=state.dtype)
 
     def _trained(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
-        from plasmid.training.dp import UnitSampling
+        from plasmid.training.rounds import site_vector
 
-        method, document, round_ = self.computation, self.document, header["round"]
-        before = self._adapter(state)
+        own, self._own = self._own, None
         if self._first is None:
-            self._first = before.copy()
-        sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
-        learn = method.learns(document, round_)
-        if document.privacy.mechanism == "dp-fedsgd":
-            after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
-            before = np.zeros_like(after)
-        else:
-            steps, seed = document.training.steps_in(round_), header["seed"]
-            pace = [document.training.factor(round_, document.rounds)] * steps
-            own, whole = self._engine.schema, self.shape.state
-            start = before if own.size == before.size else of_rank(before, whole, own)
-            after = self._engine.train(
-                start, steps=steps, seed=seed, sampling=sampling, learn=learn, pace=pace
-            )
-            after = after if own.size == before.size else of_rank(after, own, whole)
-            self._tell_personal(after)
-        vector = np.asarray(method.sent(document, self._base, before, after, round_))
-        if self._held is None:
-            return vector
-        losses = self._engine.losses(before, self._held.columns) if self._held.rows else np.empty(0)
-        return np.concatenate([vector, judged(losses, self.shape)])
+            adapter = self.computation.adapter(self.document, self._base, state)
+            self._first = with_personal(self.document, self._base, adapter, own)
+        return site_vector(
+            self._engine,
+            self.document,
+            self._base,
+            state,
+            round_=header["round"],
+            seed=header["seed"],
+            sampling=header["sampling"],
+            held=self._held,
+            own=own,
+            keep=self._tell_personal,
+        )
 
     def _judged(self, state: NDArray[Any]) -> NDArray[Any]:
         """Return what leaves of what an adapter is worth here; the site is told all of it."""
@@ -239,11 +231,9 @@ class Session:
         adapter = self.computation.adapter(self.document, self._base, state)
         return with_personal(self.document, self._base, adapter, own)
 
-    def _tell_personal(self, after: NDArray[np.float32]) -> None:
-        """Send what of the trained adapter the site keeps for itself, if anything."""
-        own = personal_in(self.document, self._base, after)
-        if own.size:
-            self._channel.send({"type": "personal"}, pack("personal", own))
+    def _tell_personal(self, own: NDArray[np.float32]) -> None:
+        """Send what of the trained adapter the site keeps for itself."""
+        self._channel.send({"type": "personal"}, pack("personal", own))
 
     def _audited(self, state: NDArray[Any]) -> NDArray[np.float64]:
         assert self._first is not None, "an audit follows the rounds"

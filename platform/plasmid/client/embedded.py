@@ -34,7 +34,7 @@ from plasmid.cli.verbs.site import init_site
 from plasmid.client.api import Coordinator
 from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.core.clock import now, stamp
-from plasmid.core.errors import LinkError, PlasmidError, RunFailed, SiteFailed, from_dict
+from plasmid.core.errors import LinkError, PlasmidError, RunFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
 from plasmid.data.reading import read_table
@@ -55,7 +55,7 @@ from plasmid.recipes.documents import parse_document
 from plasmid.site.enrol import Credential, enrol, fetch_roster
 from plasmid.site.projects import put_project
 from plasmid.site.status import read_status
-from plasmid.training.isolation import choose
+from plasmid.training.isolation import strongest
 
 START_TIMEOUT_S = 120.0
 END_GRACE_S = 4.0
@@ -77,14 +77,6 @@ def public_size(table: Path, document: Mapping[str, Any]) -> int:
     units: int = rows.rows if patient is None else len(set(rows.columns[patient]))
     step = int(10 ** max(0, len(str(units)) - 2))
     return max(1, units // step * step)
-
-
-def strongest() -> tuple[IsolationLevel, str]:
-    """Return the strongest isolation that this host has, and why it is ``none`` if it is."""
-    try:
-        return choose("best").level, ""
-    except SiteFailed as error:
-        return "none", error.message
 
 
 class Embedded:

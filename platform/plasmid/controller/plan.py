@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import TAIL
-from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
+from plasmid.protocol.traffic import body_sizes
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.stopping import shape_of
@@ -52,13 +49,13 @@ class Job:
         """Return the figures of an epoch of *sites*, *c* of them colluding: JSON values."""
         attempt = attempt_plan(self.document, self.shape, sites=sites, c=c, planned=planned)
         encoding, privacy = attempt.encoding, self.document.privacy
+        up, down = body_sizes(self.document, self.shape, attempt)
         return {
             "digest": self.digest,
             "trainable_parameters": self.shape.schema.size,
             "rounds": self.document.rounds,
-            "bytes_up_per_round": body_bytes("words", encoding.length + TAIL, encoding.dtype),
-            "bytes_down_per_round": body_bytes("state", self.shape.state.size, self.shape.dtype)
-            + body_bytes("total", encoding.length, np.dtype(np.float64)) * (self.document.rounds > 1),
+            "bytes_up_per_round": up,
+            "bytes_down_per_round": down,
             "protect": privacy.protect,
             "min_sites": attempt.min_sites,
             "theta": attempt.theta,

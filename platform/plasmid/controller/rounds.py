@@ -13,21 +13,51 @@ Rules
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.controller.context import RunContext
 from plasmid.controller.plan import Job
-from plasmid.controller.secure_sum import SecureSum, State
+from plasmid.controller.secure_sum import Phase, State
 from plasmid.federation.server import optimiser_of
+from plasmid.link.bodies import Bodies
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Total
 from plasmid.recipes.stopping import Choice, advanced, loss_in, stop_of
+
+
+class Recorded(Protocol):
+    """Where the end of a round is noted."""
+
+    def end_round(self, run: str, round_: int, state: str, /) -> None:
+        """Note that *round_* ended with the state of that digest."""
+
+
+class Surroundings(Protocol):
+    """What the rounds need of a run's :class:`~plasmid.controller.context.RunContext`."""
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+
+    @property
+    def bodies(self) -> Bodies:
+        """Where states are published."""
+
+    @property
+    def runs(self) -> Recorded:
+        """Where rounds are recorded."""
+
+
+class Sums(Protocol):
+    """What sums the sites' vectors: :class:`~plasmid.controller.secure_sum.SecureSum`, or a simulation's."""
+
+    def total(self, round_: int, state: State, *, phase: Phase = "train") -> tuple[NDArray[np.float64], int]:
+        """Return the decoded sum of one round, float64 [length], and over how many sites it is."""
 
 
 class Rounds:
@@ -41,7 +71,7 @@ class Rounds:
         Of the released state, by what the sites held back; None where the document says nothing about it.
     """
 
-    def __init__(self, context: RunContext, job: Job, sums: SecureSum) -> None:
+    def __init__(self, context: Surroundings, job: Job, sums: Sums) -> None:
         self._context, self._job, self._sums = context, job, sums
         self._computation = api.load(job.document.computation)
         self._state = State("", 0)

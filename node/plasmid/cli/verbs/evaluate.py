@@ -10,7 +10,7 @@ import typer
 
 from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
-from plasmid.cli.verbs.recipes import SetOption, parse_overrides
+from plasmid.cli.recipe_options import SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import write_atomic
 

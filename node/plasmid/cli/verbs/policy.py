@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, plain, reply
-from plasmid.cli.verbs.recipes import SeedOption, SetOption, parse_overrides
+from plasmid.cli.recipe_options import SeedOption, SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home as state_home
 from plasmid.gateway.home import SiteHome

@@ -1,4 +1,4 @@
-"""List, show, check, copy and begin recipes, and check tables against a recipe's contract."""
+"""List, show, check, estimate, copy and begin recipes, and check tables against a recipe's contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from plasmid.cli.output import Format, FormatOption, Reply, reply
-from plasmid.core.errors import UsageError
+from plasmid.cli.recipe_options import RecipeArgument, SeedOption, SetOption, parse_overrides
+from plasmid.cli.verbs.recipes_estimate import estimate
+from plasmid.core.errors import DataError, PlasmidError
+from plasmid.core.files import home
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.recipes import catalogue, templates
@@ -20,35 +23,6 @@ from plasmid.recipes.sites import materialise_eval, materialise_sites
 from plasmid.recipes.source import FOLDER, not_installed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-
-RecipeArgument = Annotated[
-    str, typer.Argument(help="A recipe's name, its YAML file, or the folder that holds it")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Replace a value, as often as needed")
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Replace the recipe's seed")]
-
-
-def parse_overrides(options: list[str] | None) -> dict[str, str]:
-    """Return ``["a.b=1"]`` as ``{"a.b": "1"}``.
-
-    Raises
-    ------
-    UsageError
-        ``usage.set_malformed``: an option without a path or without "=".
-    """
-    overrides: dict[str, str] = {}
-    for option in options or []:
-        path, equals, value = option.partition("=")
-        if not equals or not path.strip():
-            raise UsageError(
-                "usage.set_malformed",
-                f"--set {option!r} is not PATH=VALUE.",
-                "For example: --set training.lora_lr=1e-4.",
-            )
-        overrides[path.strip()] = value
-    return overrides
 
 
 @app.command("ls")
@@ -97,7 +71,7 @@ def validate(
     evaluation: Annotated[Path | None, typer.Option("--eval", help="Check this table as the test")] = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Check a recipe, and its data or yours against its contract. Nothing is trained or sent."""
+    """Check a recipe, its base model, its data or yours: all problems at once. Nothing is trained or sent."""
     with reply(form) as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])
@@ -108,14 +82,47 @@ def validate(
             answer.note(_plain(notice))
         if resolved.parsed.data.split is None and sites is None and evaluation is None:
             answer.say(_plain("It ships no data; give --sites DIR to check yours."))
-            return
-        contract = resolved.parsed.contract
-        if resolved.parsed.data.split is not None or sites is not None:
-            for name, path in materialise_sites(resolved, Path(folder), sites).items():
-                answer.data["sites"][name] = _checked(answer, name, read_table(path, contract))
-        test = materialise_eval(resolved, Path(folder), evaluation)
-        if test is not None:
-            answer.data["eval_rows"] = _checked(answer, "test", read_table(test, contract))
+        tables, problems = _read(answer, resolved, Path(folder), sites, evaluation)
+        if isinstance(resolved.parsed, Recipe):
+            from plasmid.training.checks import findings
+
+            test = tables.pop("test", None)
+            for found in findings(resolved.parsed, tables, test, home()):
+                if found.error is not None:
+                    problems.append(found.error)
+                else:
+                    answer.data["notices"].append(found.what)
+                    answer.note(_plain(found.what))
+        if problems:
+            first = problems[0]
+            raise type(first)(first.code, "\n".join(one.message for one in problems), first.hint)
+
+
+def _read(
+    answer: Reply, resolved: ResolvedRecipe, folder: Path, sites: Path | None, evaluation: Path | None
+) -> tuple[dict[str, Table], list[PlasmidError]]:
+    """Return the tables that meet the contract, by site or as ``test``, and what is wrong with the others."""
+    paths: dict[str, Path] = {}
+    if resolved.parsed.data.split is not None or sites is not None:
+        paths |= materialise_sites(resolved, folder, sites)
+    test = materialise_eval(resolved, folder, evaluation)
+    found: dict[str, Table] = {}
+    problems: list[PlasmidError] = []
+    for name, path in (*paths.items(), *([] if test is None else [("test", test)])):
+        try:
+            found[name] = read_table(path, resolved.parsed.contract)
+        except DataError as error:
+            problems.append(error)
+            continue
+        rows = _checked(answer, name, found[name])
+        if path is test:
+            answer.data["eval_rows"] = rows
+        else:
+            answer.data["sites"][name] = rows
+    return found, problems
+
+
+app.command()(estimate)
 
 
 @app.command("cp")

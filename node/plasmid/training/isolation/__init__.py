@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plasmid.training.isolation.choice import choose, probe
+from plasmid.training.isolation.choice import choose, probe, strongest
 from plasmid.training.isolation.port import LEVELS, Isolation, Limits, Spec, at_least
 
-__all__ = ["LEVELS", "Isolation", "Limits", "Spec", "at_least", "choose", "probe"]
+__all__ = ["LEVELS", "Isolation", "Limits", "Spec", "at_least", "choose", "probe", "strongest"]

@@ -56,3 +56,11 @@ def choose(wanted: IsolationLevel | Literal["best"]) -> Isolation:
         else f"site.yaml says isolation: {wanted}, which cannot be had here ({tried}).",
         "Install bubblewrap, or run on Linux 6.2 or later; 'isolation: none' does without a sandbox.",
     )
+
+
+def strongest() -> tuple[IsolationLevel, str]:
+    """Return the strongest isolation that this host has, and why it is ``none`` if it is."""
+    try:
+        return choose("best").level, ""
+    except SiteFailed as error:
+        return "none", error.message

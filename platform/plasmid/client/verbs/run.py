@@ -9,7 +9,7 @@ import typer
 
 from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, Reply, reply
-from plasmid.cli.verbs.recipes import SeedOption, SetOption, parse_overrides
+from plasmid.cli.recipe_options import SeedOption, SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 
@@ -47,7 +47,7 @@ def run(
     dry: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show plan, who accepts, and where each value comes from; start nothing"
+            "--dry-run", help="Show plan, who accepts, where each value comes from, and an estimate; no run"
         ),
     ] = False,
     evaluate: Annotated[
@@ -64,6 +64,7 @@ def run(
 ) -> None:
     """Run a recipe over its sites and keep the adapter, or what its Python computes."""
     with reply(format) as answer:
+        from plasmid.cli.verbs.recipes_estimate import tell as tell_estimate
         from plasmid.client import publish as publishing
         from plasmid.client.launch import (
             check_project,
@@ -101,12 +102,16 @@ def run(
             check_tables(tables, resolved.document, answer)
         if test is not None:
             check_tables({"evaluation": test}, resolved.document, answer)
-        with federation(
+        reached = federation(
             coordinator, tables, sites_dir=sites, port=port, answer=answer, passphrase_file=passphrase_file
-        ) as (at, embedded):
-            if dry:
+        )
+        if dry:
+            with reached as (at, embedded):
                 dry_run(at, embedded, resolved, invited=site, project=project, answer=answer)
-                return
+            # The embedded federation has ended: what is timed needs the cores.
+            tell_estimate(resolved.parsed, tables, answer, sites=len(answer.data["plan"]["sites"]))
+            return
+        with reached as (at, embedded):
             done = plan_and_run(
                 at, embedded, resolved.document, invited=site, project=project, yes=yes, answer=answer
             )

@@ -1,0 +1,193 @@
+"""What can be known of a recipe, its base model and its rows before anything is trained: all of it at once.
+
+Rules
+-----
+1. A *problem* would end a run, or its evaluation; a *notice* would not, and makes the result worse than it
+   looks.
+2. The base model is looked at where it is imported already; nothing is fetched to check.
+3. Findings name layers, labels of the recipe, sites and counts, never a cell. Whoever asks owns every table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plasmid.core.errors import ModelError, PlasmidError
+from plasmid.data.table import Table
+from plasmid.models.adapter import ALL_LINEAR, lora_modules
+from plasmid.models.store import BaseModel, open_model
+from plasmid.models.tasks import Answers
+from plasmid.protocol.messages import Planned
+from plasmid.protocol.plan import attempt_plan
+from plasmid.recipes.schema import Recipe
+from plasmid.training.estimate import budgets
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found. ``error`` is a problem's; a notice has none."""
+
+    what: str
+    error: PlasmidError | None = None
+
+
+def problem(error: PlasmidError, where: str = "") -> Finding:
+    """Return *error* as a finding."""
+    return Finding(f"{where}{': ' if where else ''}{error.message}", error)
+
+
+def findings(
+    recipe: Recipe, tables: Mapping[str, Table], test: Table | None, home: Path
+) -> Iterator[Finding]:
+    """Yield what is wrong with *recipe* on *tables* (each site's) and *test*; *home* is the state folder."""
+    named = recipe.model
+    base: BaseModel | None = None
+    try:
+        base = open_model(named.base, revision=named.revision, digest=named.digest, verify=False)
+    except ModelError as error:
+        if error.code == "model.not_imported":
+            left_out = "so layers and tokens were not checked ('plasmid models import')"
+            yield Finding(f"{named.base} is not imported here, {left_out}")
+        else:
+            yield problem(error)
+    if base is not None:
+        yield from of_base(recipe, base, len(tables))
+        yield from of_tokens(recipe, base, tables, test)
+    yield from of_labels(recipe, tables, test)
+    yield from of_budgets(recipe, home)
+
+
+def of_base(recipe: Recipe, base: BaseModel, sites: int) -> Iterator[Finding]:
+    """Yield what of the adapter does not fit *base*, or so many sites."""
+    from plasmid.computations import api
+
+    lora, sound = recipe.adapter.lora, True
+    for part in ({"layers": None}, {"targets": (ALL_LINEAR,)}):  # each by itself: one does not hide the other
+        try:
+            lora_modules(base, lora.model_copy(update=part))
+        except ModelError as error:
+            sound = False
+            yield problem(error)
+    if not sound:
+        return
+    small = [module for module in lora_modules(base, lora) if lora.rank > min(module.inputs, module.outputs)]
+    if small:
+        least = min(min(module.inputs, module.outputs) for module in small)
+        yield problem(
+            ModelError(
+                "model.rank",
+                f"adapter.lora.rank {lora.rank} is above the size of {len(small)} layers, "
+                f"the smallest has {least}.",
+                f"Set it to {least} at most: a product of that rank says all that can be said.",
+            )
+        )
+    config = json.loads((base.path / "config.json").read_bytes())
+    longest = config.get("max_position_embeddings")
+    if (
+        config.get("position_embedding_type", "absolute") == "absolute"
+        and longest
+        and recipe.max_length > longest
+    ):
+        what = f"inputs of {recipe.max_length} tokens, but {base.id} has positions for {longest}."
+        yield problem(ModelError("model.too_long", what, "Lower max_length in the recipe's data section."))
+    if sites:
+        try:
+            c = max(1, recipe.federation.colluding_organisations)
+            shape = api.load(recipe.computation).shape(recipe, base)
+            planned = Planned(sites=sites, c=c, noise_rate=1.0 if recipe.privacy.shares_noise else 0.0)
+            attempt_plan(recipe, shape, sites=sites, c=c, planned=planned)
+        except PlasmidError as error:
+            yield problem(error)
+
+
+def of_tokens(
+    recipe: Recipe, base: BaseModel, tables: Mapping[str, Table], test: Table | None
+) -> Iterator[Finding]:
+    """Yield which tables hold inputs that the model reads in part only."""
+    if not tables and test is None:
+        return
+    from plasmid.models.tokenizing import Tokenizer
+
+    try:
+        tokenizer = Tokenizer(base)
+    except ModelError as error:
+        yield problem(error)
+        return
+    for site, table in _every(tables, test).items():
+        texts = [str(cell) for cell in table.columns[recipe.data.input]]
+        longer, unknown = tokenizer.measure(texts, recipe.max_length)
+        if longer:
+            yield Finding(
+                f"{site}: {longer} of {len(texts)} inputs take more than {recipe.max_length} tokens; "
+                "their ends are cut"
+            )
+        if unknown:
+            yield Finding(
+                f"{site}: {unknown} of {len(texts)} inputs hold something that {base.id} has no token for"
+            )
+
+
+def of_labels(recipe: Recipe, tables: Mapping[str, Table], test: Table | None) -> Iterator[Finding]:
+    """Yield what the labels of the sites and of the test do not allow."""
+    column, batch = recipe.data.label, recipe.training.batch
+    seen = {site: _labels(recipe, table.columns[column]) for site, table in tables.items()}
+    for site, counts in seen.items():
+        if len(counts) == 1:
+            yield Finding(
+                f"{site}: all of its {tables[site].rows} rows have the same label; it teaches no difference"
+            )
+        if recipe.privacy.unit == "none" and tables[site].rows < batch:
+            yield Finding(
+                f"{site}: {tables[site].rows} rows are fewer than training.batch {batch}; it has one batch"
+            )
+    if recipe.task.kind != "regression" and len(tables) > 1:
+        for label in getattr(recipe.task, "labels", ()):
+            having = [site for site, counts in seen.items() if counts[label]]
+            if not having:
+                yield Finding(f"label {label!r} is at no site")
+            elif len(having) == 1:
+                yield Finding(
+                    f"label {label!r} is at {having[0]} alone: what the adapter says of it comes from there"
+                )
+    if test is not None:
+        try:
+            recipe.head().score(recipe.task.metric, _answers(recipe, test), test.columns[column])
+        except PlasmidError as error:
+            yield problem(error, f"the test has no {recipe.task.metric}")
+
+
+def of_budgets(recipe: Recipe, home: Path) -> Iterator[Finding]:
+    """Yield which sites on this machine have too little left of epsilon."""
+    for one in budgets(recipe, home):
+        if one.left is not None and recipe.privacy.epsilon is not None and one.left < recipe.privacy.epsilon:
+            yield Finding(
+                f"{one.site}: population {one.population} has epsilon {one.left:g} left, "
+                f"the recipe costs {recipe.privacy.epsilon:g}"
+            )
+
+
+def _every(tables: Mapping[str, Table], test: Table | None) -> dict[str, Table]:
+    return {**tables, **({} if test is None else {"test": test})}
+
+
+def _answers(recipe: Recipe, table: Table) -> Answers:
+    """Return answers that say nothing, to see whether the metric has a value on *table*."""
+    cells, width = table.columns[recipe.data.label], recipe.head().width
+    if recipe.task.kind != "token-classification":
+        return Answers(np.zeros((len(cells), width)))
+    starts = np.concatenate([[0], np.cumsum([len(str(cell)) for cell in cells])]).astype(np.int64)
+    return Answers(np.zeros((int(starts[-1]), width)), starts)
+
+
+def _labels(recipe: Recipe, cells: list[Any]) -> Counter[Any]:
+    """Return how often each label is in *cells*: of residues, each residue's."""
+    if recipe.task.kind == "token-classification":
+        return Counter(letter for cell in cells for letter in str(cell) if letter in recipe.task.labels)
+    return Counter(cells)

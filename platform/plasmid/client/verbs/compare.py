@@ -1,0 +1,128 @@
+"""Compare methods, epsilons and seeds of a recipe in a simulation, beside the honest baselines."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plasmid.cli.output import Format, FormatOption, plain, reply
+from plasmid.cli.recipe_options import RecipeArgument, SetOption, parse_overrides
+from plasmid.core.errors import UsageError
+from plasmid.core.files import home, write_atomic
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+def compare(
+    recipe: RecipeArgument,
+    methods: Annotated[str, typer.Option(help="Separated by commas; default: the recipe's own")] = "",
+    epsilons: Annotated[
+        str, typer.Option(help="Numbers, or none for no privacy unit; default: the recipe's own")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Separated by commas")] = "0,1,2",
+    set_: SetOption = None,
+    sites: Annotated[Path | None, typer.Option(help="One CSV per site, instead of the recipe's data")] = None,
+    eval_file: Annotated[Path | None, typer.Option("--eval", help="Scored, never trained on")] = None,
+    sites_a_round: Annotated[
+        int | None, typer.Option(help="So many of the sites take part in a round; default: all", min=3)
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Mask and open every sum: the same sum")] = False,
+    baselines: Annotated[
+        bool, typer.Option(help="Also each site alone, all data in one place, and a simple model")
+    ] = True,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the tables and pictures; default PLASMID_HOME/compare/NAME")
+    ] = None,
+    form: FormatOption = Format.text,
+) -> None:
+    """Run a grid of simulated runs, keep each finished one, and write the table."""
+    with reply(form) as answer:
+        from plasmid.client.cells import Finished, grid
+        from plasmid.client.comparison import compared
+        from plasmid.client.launch import check_tables
+        from plasmid.client.progress import RunProgress
+        from plasmid.recipes.load import load_recipe
+        from plasmid.recipes.sites import materialise_eval, materialise_sites
+
+        overrides = parse_overrides(set_)
+        resolved = load_recipe(recipe, overrides=overrides)
+        name = resolved.recipe.name
+        numbers = [int(_number("--seeds", part)) for part in _parts("--seeds", seeds)]
+        work = home() / "data" / name
+        tables = materialise_sites(resolved, work, sites)
+        test = materialise_eval(resolved, work, eval_file)
+        if test is None:
+            raise UsageError(
+                "usage.compare", "there is no data to judge by that nobody trains on.", "Give --eval FILE."
+            )
+        check_tables({**tables, "evaluation": test}, resolved.document, answer)
+        cells = grid(
+            recipe,
+            overrides,
+            methods=_parts("--methods", methods) if methods else (),
+            epsilons=[_epsilon(part) for part in _parts("--epsilons", epsilons)] if epsilons else (),
+            seeds=numbers,
+            sites=min(sites_a_round or len(tables), len(tables)),
+        )
+        plain_cells = grid(recipe, overrides, methods=(), epsilons=(), seeds=numbers, sites=len(tables))
+        with RunProgress() as progress:
+            found = compared(
+                cells,
+                tables,
+                test,
+                Finished(home() / "compare" / "cells"),
+                sites_a_round=sites_a_round,
+                masked=masks,
+                workers=workers,
+                baselines=plain_cells if baselines else (),
+                note=progress.note,
+            )
+        folder = out or home() / "compare" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "compare.md", found.markdown().encode())
+        write_atomic(folder / "compare.json", json.dumps(found.as_json(), indent=1).encode())
+        answer.data |= found.as_json() | {"folder": str(folder), "pictures": []}
+        try:
+            from plasmid.client.chart import draw
+
+            answer.data["pictures"] = [str(path) for path in draw(found, folder)]
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("matplotlib"):
+                raise
+            answer.note("no picture: matplotlib is not installed (pip install 'plasmid[plots]')")
+        answer.say(
+            plain(found.markdown().rstrip()),
+            "",
+            plain(f"In {folder}; {found.computed} computed, {found.kept} kept."),
+        )
+
+
+def _parts(option: str, text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise UsageError(
+            "usage.compare", f"{option} {text!r} has an empty part, or one twice.", "Separate by commas."
+        )
+    return parts
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found) or found < 0 or (option == "--seeds" and found != int(found)):
+        raise UsageError(
+            "usage.compare", f"{option}: {text!r} is no number that can be used.", "For example: 0,1,2."
+        )
+    return found
+
+
+def _epsilon(text: str) -> float | None:
+    return None if text == "none" else _number("--epsilons", text)

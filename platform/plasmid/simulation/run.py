@@ -1,0 +1,173 @@
+"""A simulated run: the controller's rounds and the upstream strategy, over sites that are actors.
+
+    recipe -> Job -> Rounds (as a real run) -> SimulatedSum -> actors
+
+Rules
+-----
+1. The loop, the computation's step and the server's optimiser are the real run's own objects
+   (:class:`plasmid.controller.rounds.Rounds`, :class:`plasmid.federation.server.ServerOptimiser`); what
+   stands in for the sites is the sum.
+2. What differs is told with every result (:func:`differences`).
+3. Whoever simulates holds every site's rows. There is no gateway: no policy, ledger, log or signature, and so
+   no promise to anybody, whatever the noise.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from plasmid.controller.plan import prepare
+from plasmid.core.errors import RecipeError
+from plasmid.gateway.terms import unit_terms
+from plasmid.link.bodies import Bodies
+from plasmid.privacy.roster import MAX_ROSTER
+from plasmid.recipes.load import ResolvedRecipe
+from plasmid.simulation.cluster import Cluster
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What came of a simulated run.
+
+    Attributes
+    ----------
+    state
+        The last public state, [Shape.state.size].
+    value
+        The recipe's metric on the test; None without one.
+    bytes_up
+        Bytes of one site's body in one round, as a real run sends it.
+    seconds, round_s
+        Of all of it, and of each round's sum.
+    """
+
+    state: NDArray[Any]
+    value: float | None
+    bytes_up: int
+    seconds: float
+    round_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Unrecorded:
+    """The run's database, of which a simulation keeps nothing."""
+
+    progress: Progress | None
+    rounds: int
+
+    def end_round(self, _run: str, round_: int, _state: str) -> None:
+        if self.progress is not None:
+            self.progress(round_, self.rounds)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What :class:`plasmid.controller.rounds.Rounds` needs of a run's surroundings."""
+
+    run: str
+    bodies: Bodies
+    runs: _Unrecorded
+
+
+def check_simulated(resolved: ResolvedRecipe) -> None:
+    """Raise RecipeError (``recipe.not_simulated``) for what only a real run can do; ``recipe.no_model``."""
+    recipe = resolved.recipe
+    why = (
+        "its own Python runs in a site's sandbox only"
+        if resolved.files
+        else "a canary audit needs the sites' own processes; --set privacy.audit=null leaves it out"
+        if recipe.privacy.audit is not None
+        else ""
+    )
+    if why:
+        raise RecipeError(
+            "recipe.not_simulated", f"the recipe {recipe.name} is not simulated: {why}.", "Use plasmid run."
+        )
+
+
+def simulate(
+    cluster: Cluster,
+    resolved: ResolvedRecipe,
+    tables: Mapping[str, Path],
+    test: Path | None,
+    *,
+    sites_a_round: int | None = None,
+    masked: bool = False,
+    progress: Progress | None = None,
+) -> Simulated:
+    """Return what a run of *resolved* over the files *tables* comes to.
+
+    Parameters
+    ----------
+    sites_a_round
+        How many of the sites take part in each round; None is all of them.
+    masked
+        Mask and open every sum by the protocol itself; it is the same sum.
+    progress
+        Called with (rounds done, rounds).
+
+    Raises
+    ------
+    RecipeError
+        As :func:`check_simulated`; ``recipe.too_few_sites``, ``recipe.most_sites``, ``recipe.colluders``.
+    PlasmidError
+        As :class:`plasmid.simulation.sums.SimulatedSum`; RunFailed (``run.simulation``): an actor died.
+    """
+    from plasmid.client.embedded import public_size
+    from plasmid.controller.rounds import Rounds
+    from plasmid.protocol.traffic import body_sizes
+    from plasmid.simulation.sums import SimulatedSum
+
+    check_simulated(resolved)
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of the one node that a strategy sees
+    began, document = time.monotonic(), resolved.document
+    job = prepare(document, resolved.digest)
+    assert job.base is not None, "what trains has a base model"
+    by_size = job.document.privacy.unit in ("record", "patient")
+    terms = {
+        site: unit_terms(job.document, public_size(path, document) if by_size else None)
+        for site, path in tables.items()
+    }
+    named = {"id": job.base.id, "revision": job.base.revision, "digest": job.base.digest}
+    cluster.open(document, resolved.digest, named, {site: str(path) for site, path in tables.items()})
+    with tempfile.TemporaryDirectory(prefix="plasmid-simulation-") as folder:
+        bodies = Bodies(Path(folder))
+        count = min(sites_a_round or len(tables), len(tables))
+        sums = SimulatedSum(cluster, job, bodies, terms, sites_a_round=count, masked=masked)
+        place = _Place("simulation", bodies, _Unrecorded(progress, job.document.rounds))
+        state = Rounds(place, job, sums).run()
+    value = None if test is None else cluster.score(state, str(test))
+    up, _ = body_sizes(job.document, job.shape, sums.plan)
+    return Simulated(state, value, up, time.monotonic() - began, tuple(sums.seconds))
+
+
+def differences(*, sites: int, a_round: int, masked: bool, unit: str) -> list[str]:
+    """Return in sentences what a simulation of *sites*, *a_round* of them in each round, leaves out."""
+    said = [
+        (
+            "This is a simulation: one process holds every site's rows. There were no gateways, policies, "
+            "ledgers or signatures, and no network; it promises nothing to anybody."
+        ),
+        "Every round's sum was masked and opened by plasmid-sa/1, with all keys in one process."
+        if masked
+        else "Sums were rounded as secure aggregation rounds them, but not masked (--masks does that).",
+    ]
+    if a_round < sites:
+        said.append(
+            f"{a_round} of {sites} sites took part in each round, drawn anew; a real run invites all of them."
+        )
+    if a_round > MAX_ROSTER:
+        said.append(f"A real run has at most {MAX_ROSTER} sites.")
+    if unit != "none":
+        said.append("Noise was that of a real run whose sites declare their rows rounded down to two digits.")
+    return said

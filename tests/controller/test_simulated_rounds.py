@@ -1,0 +1,145 @@
+"""A simulation against real gateways: the same state, bit by bit; and what it may leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from controller.conftest import NAMES, Scene
+from controller.test_methods_run import ROWS, UNIT, csv, last_state, training
+from no_ray import cluster
+from plasmid.core.errors import PlasmidError, RecipeError
+from plasmid.models.store import BaseModel
+from plasmid.recipes.load import ResolvedRecipe
+from plasmid.simulation import worker
+from plasmid.simulation.run import differences, simulate
+
+pytestmark = pytest.mark.usefixtures("at_home")
+Make = Callable[..., Scene]
+
+
+def tables(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    found = {name: folder / f"{name}.csv" for name in names}
+    for path in found.values():
+        path.write_text(csv(ROWS) + "\n")
+    return found
+
+
+@pytest.fixture
+def resolved(tiny: dict[str, BaseModel]) -> ResolvedRecipe:
+    from controller.test_methods_run import recipe
+
+    return ResolvedRecipe(recipe(tiny["esm"], "ffa_lora"), Path("recipe.yaml"))
+
+
+@pytest.mark.parametrize(("method", "masked"), [("finetune", False), ("fedsvd", True), ("fedsb", False)])
+def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
+    method: str, masked: bool, scene: Make, start: Any, tiny: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    made = training(scene, tiny["esm"], method)
+    real = last_state(made, start(made))
+    found = simulate(
+        cluster(),
+        ResolvedRecipe(made.job.document, Path("recipe.yaml")),
+        tables(tmp_path, NAMES[:3]),
+        None,
+        masked=masked,
+    )
+    assert np.array_equal(found.state, real)
+    assert len(found.round_s) == made.job.document.rounds
+    assert found.bytes_up == made.job.plan(3, 1, made.job.planned(3, 1, 0.0))["bytes_up_per_round"]
+
+
+def test_noise_is_drawn_anew_and_at_the_site(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
+    from controller.test_methods_run import recipe
+
+    noised = ResolvedRecipe(recipe(tiny["esm"], "finetune", privacy=UNIT), Path("recipe.yaml"))
+    files, actors = tables(tmp_path, NAMES[:3]), cluster()
+    first, second = (simulate(actors, noised, files, None).state for _ in range(2))
+    assert np.isfinite(first).all()
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_a_round_is_over_the_sites_that_were_drawn_for_it(
+    resolved: ResolvedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"site-{number}" for number in range(9))
+    asked: list[list[str]] = []
+    honest = worker.SimulatedSites._words
+
+    def noted(self: Any, site: str, round_: int, *rest: Any) -> Any:
+        asked.append([site, str(round_)])
+        return honest(self, site, round_, *rest)
+
+    monkeypatch.setattr(worker.SimulatedSites, "_words", noted)
+    files = tables(tmp_path, names)
+    states = [simulate(cluster(), resolved, files, None, sites_a_round=4).state for _ in range(2)]
+    assert np.array_equal(*states)
+    drawn = [{site for site, round_ in asked[:8] if round_ == number} for number in ("1", "2")]
+    assert [len(sites) for sites in drawn] == [4, 4]
+    assert drawn[0] != drawn[1]
+    assert sorted(asked[:8]) == sorted(asked[8:])
+
+
+def test_the_base_model_is_loaded_once_for_all_sites_and_documents(
+    resolved: ResolvedRecipe, tiny: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    honest = worker.Engine.__init__
+
+    def noted(self: Any, *arguments: Any, **named: Any) -> None:
+        loaded.append(arguments[0].computation)
+        honest(self, *arguments, **named)
+
+    monkeypatch.setattr(worker.Engine, "__init__", noted)
+    monkeypatch.setattr(worker, "KEPT_SITES", 2)
+    files, actors = tables(tmp_path, NAMES[:5]), cluster(1)
+    other = resolved.recipe.model_copy(update={"computation": "rolora", "seed": 7})
+    found = simulate(actors, resolved, files, files["alpha"])
+    again = simulate(actors, ResolvedRecipe(other, Path("recipe.yaml")), files, files["alpha"])
+    assert loaded == ["ffa_lora"]
+    assert found.value != again.value  # of another document all the same
+    alone = simulate(cluster(1), ResolvedRecipe(other, Path("recipe.yaml")), files, files["alpha"])
+    assert (alone.value, alone.state.tolist()) == (again.value, again.state.tolist())
+
+
+def test_a_site_s_error_comes_back_with_its_code_and_no_cell(
+    resolved: ResolvedRecipe, tmp_path: Path
+) -> None:
+    files = tables(tmp_path, NAMES[:3])
+    files["beta"].write_text("sequence,gene,label\nSECRETW9,a,no\n")
+    with pytest.raises(PlasmidError) as caught:
+        simulate(cluster(), resolved, files, None)
+    assert caught.value.code.startswith("data.")
+    assert "SECRETW9" not in str(caught.value.as_dict())
+
+
+def test_what_only_a_real_run_can_do_is_refused(resolved: ResolvedRecipe, tmp_path: Path) -> None:
+    audited = resolved.recipe.model_dump(mode="json")
+    audited["privacy"]["audit"] = {"canaries": 10, "max_audited_epsilon": 8.0}
+    document = type(resolved.recipe).model_validate(audited)
+    with pytest.raises(RecipeError) as caught:
+        simulate(cluster(), ResolvedRecipe(document, Path("recipe.yaml")), tables(tmp_path, NAMES[:3]), None)
+    assert caught.value.code == "recipe.not_simulated"
+    assert "--set privacy.audit=null" in caught.value.message
+    with pytest.raises(RecipeError) as caught:
+        simulate(cluster(), resolved, tables(tmp_path, NAMES[:2]), None)
+    assert caught.value.code == "recipe.too_few_sites"
+
+
+def test_what_is_left_out_is_said() -> None:
+    said = differences(sites=1000, a_round=20, masked=False, unit="record")
+    assert "no gateways" in said[0]
+    assert "not masked" in said[1]
+    assert said[2].startswith("20 of 1000 sites took part in each round")
+    assert "declare their rows" in said[3]
+    assert any(
+        "at most 64 sites" in one for one in differences(sites=80, a_round=80, masked=False, unit="none")
+    )
+    assert differences(sites=6, a_round=6, masked=True, unit="none")[1].startswith(
+        "Every round's sum was masked"
+    )

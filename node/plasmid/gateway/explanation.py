@@ -43,6 +43,7 @@ _COMPUTATIONS = {
     "fedsb": "fedsb: a small square matrix beside each of a base model's weights is trained on the rows",
     "sketch": "sketch: small matrices beside weights are trained on the rows; projections of them leave",
     "bundle": "bundle: the recipe's own Python computes a vector from the rows",
+    "trees": "trees: sums of gradients in public cells of the columns, from which decision trees are grown",
     "ping": "ping: a vector of constants, to time the network",
 }
 """What runs, in words that are this release's own."""
@@ -116,6 +117,9 @@ def _runs(document: Any) -> Iterator[Fact]:
         yield Fact(section, "adapter", f"LoRA of rank {lora.rank} on {targets} in {layers}")
     if training is not None:
         yield Fact(section, "training", f"{training.steps} steps on {training.batch} rows in each round")
+    trees = getattr(document, "trees", None)
+    if trees is not None:
+        yield Fact(section, "trees", f"{trees.count} of depth {trees.depth}; a level of one in each round")
     yield Fact(
         section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"
     )

@@ -6,7 +6,8 @@ Rules
 2. ``mean`` sums ``(x, x², 1)`` over the cells of one number column within public bounds; a missing
    cell is skipped, and one outside the bounds makes the site's table invalid.
 3. ``max_rows`` is part of the document because the sum's range follows from it.
-4. ``counts`` is in :mod:`plasmid.recipes.counts`, ``evaluate`` in :mod:`plasmid.recipes.evaluation`.
+4. ``counts`` is in :mod:`plasmid.recipes.counts`, ``evaluate`` in :mod:`plasmid.recipes.evaluation`,
+   ``trees`` in :mod:`plasmid.recipes.trees`.
 5. ``ping`` reads no data: every site contributes zeros of the given length.
 """
 
@@ -32,6 +33,7 @@ from plasmid.recipes.evaluation import EvaluationDocument
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Name, Recipe
+from plasmid.recipes.trees import TreesRecipe
 
 MEAN_NORM = 3**0.5
 """L2 norm of the longest record of ``mean``, (1, 1, 1)."""
@@ -167,7 +169,9 @@ def _query_name(recipe_name: str) -> str:
     return f"mean-{recipe_name}"[:63]
 
 
-Document = Recipe | BundleRecipe | CountsDocument | EvaluationDocument | QueryDocument | PingDocument
+Document = (
+    Recipe | BundleRecipe | CountsDocument | EvaluationDocument | QueryDocument | PingDocument | TreesRecipe
+)
 
 _KINDS: dict[str, type[Document]] = {
     "bundle": BundleRecipe,
@@ -176,6 +180,7 @@ _KINDS: dict[str, type[Document]] = {
     **dict.fromkeys(METHODS, Recipe),
     "mean": QueryDocument,
     "ping": PingDocument,
+    "trees": TreesRecipe,
 }
 
 

@@ -240,8 +240,9 @@ def without(recipe: Recipe, tables: Mapping[str, Table], fold: int) -> tuple[dic
 
 
 def private() -> list[str]:
-    """Return the names of the shipped recipes with a privacy unit."""
-    return [name for name in catalogue.ls() if load_recipe(name).recipe.privacy.unit != "none"]
+    """Return the names of the shipped recipes with a privacy unit that fine-tune a model."""
+    found = {name: load_recipe(name).parsed for name in catalogue.ls()}
+    return [name for name, one in found.items() if isinstance(one, Recipe) and one.privacy.unit != "none"]
 
 
 def described(values: Sequence[float]) -> str:

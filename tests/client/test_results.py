@@ -1,4 +1,4 @@
-"""What a run that trains no model leaves: arrays by name, and where they come from."""
+"""What a run that makes no adapter leaves: arrays by name, files, and where they come from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from plasmid.computations import bundle
 def test_a_result_is_its_tensors_and_a_provenance(tmp_path: Path) -> None:
     schema = bundle.shape(bundle_recipe("", tensors={"zeta": [2], "alpha": [1, 3]}), None).schema
     state = np.arange(5.0)
-    write_result(tmp_path / "result", schema, state, provenance={"run": "r-1"})
+    files = {"model.json": b"{}"}
+    write_result(tmp_path / "result", schema, state, files=files, provenance={"run": "r-1"})
+    assert (tmp_path / "result" / "model.json").read_bytes() == b"{}"
     found = load_file(tmp_path / "result" / "result.safetensors")
     assert found["alpha"].tolist() == [[0.0, 1.0, 2.0]]
     assert found["zeta"].tolist() == [3.0, 4.0]

@@ -22,6 +22,7 @@ from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts
 from plasmid.recipes.query import PingDocument
+from plasmid.recipes.trees import TreesRecipe
 from tiny_task import tiny_recipe
 
 NOON = parse("2026-11-25T12:00:00Z")
@@ -150,6 +151,28 @@ def test_python_of_a_recipe_returns_at_most_a_third_as_many_numbers_as_there_are
     assert list(off.here(document, shape_of(document), view)) == []
     private = bundle_recipe("", size=4, privacy=RECORD)
     assert list(Requirements().here(private, shape_of(private), view)) == []
+
+
+def test_a_level_of_a_tree_without_a_unit_is_bounded_alike() -> None:
+    trees = TreesRecipe.model_validate(
+        {
+            "computation": "trees",
+            "name": "tiny",
+            "title": "Tiny",
+            "task": {"kind": "classification", "labels": ["no", "yes"], "metric": "auc"},
+            "data": {
+                "label": "y",
+                "columns": {"x": {"type": "number", "bounds": [0, 9]}, "y": {"type": "label"}},
+            },
+            "trees": {"count": 1, "depth": 2, "features": [{"column": "x", "edges": [1, 2, 3]}]},
+        }
+    )
+    numbers = 2 * 2 * 4
+    for rows, accepted in ((49, True), (48, False)):
+        view = Opened(None, None, rows=rows, people=rows)
+        (found,) = Requirements().here(trees, shape_of(trees), view)
+        assert (found.code, found.accepted) == ("policy.parameters", accepted)
+        assert f"holds {numbers} numbers" in found.sentence
 
 
 def test_the_rules_against_disclosure_are_in_force_unless_one_is_turned_off() -> None:

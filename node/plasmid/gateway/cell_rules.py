@@ -4,8 +4,9 @@ Rules
 -----
 1. They are in force unless the owner turns one off by null: for ``mean``, ``counts`` and ``evaluate``, whose
    numbers are cells, before anything is encoded. What a recipe's own Python returns has no cells that a node
-   could know; of it only the number of values per person is looked at, at admission. Fine-tuning without a
-   unit is not a statistic: ``require: unit`` is the owner's line there.
+   could know, and a record of ``trees`` is in one cell of every column at once: of those two only the number
+   of values per person is looked at, at admission. Fine-tuning without a unit is not a statistic:
+   ``require: unit`` is the owner's line there.
 2. The figures come from the site's own worker, by this release's own code. Without them nothing in cells
    leaves.
 3. What is suppressed is logged in numbers of cells, never which.

@@ -47,6 +47,7 @@ _COMPUTATIONS = {
     "fedsa": "fedsa: small matrices beside weights are trained on the rows; half of them stay at the site",
     "sketch": "sketch: small matrices beside weights are trained on the rows; projections of them leave",
     "bundle": "bundle: the recipe's own Python computes a vector from the rows",
+    "trees": "trees: sums of gradients in public cells of the columns, from which decision trees are grown",
     "ping": "ping: a vector of constants, to time the network",
 }
 """What runs, in words that are this release's own."""
@@ -130,6 +131,9 @@ def _runs(document: Any) -> Iterator[Fact]:
         steps = ", ".join([*map(str, training.first_steps), str(training.steps)])
         yield Fact(section, "training", f"{steps} steps on {training.batch} rows in each round")
     yield from _stays(section, document)
+    trees = getattr(document, "trees", None)
+    if trees is not None:
+        yield Fact(section, "trees", f"{trees.count} of depth {trees.depth}; a level of one in each round")
     yield Fact(
         section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"
     )

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from plasmid.computations import api
 from plasmid.computations.api import Shape
 from plasmid.core.clock import stamp
 from plasmid.gateway.cell_rules import Disclosure
@@ -170,7 +171,7 @@ class Requirements(BaseModel):
                 number >= self.min_cohort,
             )
         share = self.disclosure.max_parameters_share
-        if (document.computation, document.privacy.unit) == ("bundle", "none") and share and view is not None:
+        if share and view is not None and _is_uncelled(document):
             number, what = cohort(view)
             yield Finding(
                 "policy.parameters",
@@ -179,6 +180,13 @@ class Requirements(BaseModel):
                 f"up to {share:g} for each",
                 shape.schema.size <= share * number,
             )
+
+
+def _is_uncelled(document: Any) -> bool:
+    """Return whether what leaves is a statistic without a unit whose cells the rules for cells cannot see."""
+    computation = api.load(document.computation)
+    statistic = document.privacy.unit == "none" and not api.makes_adapter(computation)
+    return statistic and api.layout(computation, document) is None
 
 
 def most_bytes(document: Any, shape: Shape) -> int:

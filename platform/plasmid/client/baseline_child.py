@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
+from plasmid.client.trees import TreesBench
 from plasmid.core.errors import PlasmidError, RunFailed, place
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
@@ -79,11 +80,11 @@ def main() -> None:
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin, lines), daemon=True).start()
     header = json.loads(lines.get())
-    bench: Bench | None = None
+    bench: Bench | TreesBench | None = None
     while True:
         job = json.loads(lines.get())
         try:
-            bench = bench or Bench(header)
+            bench = bench or (Bench(header) if header["base"] else TreesBench(header))
             answer = {
                 "type": "result",
                 "value": bench.run(job, lambda done, _: _say(out, type="progress", done=done)),

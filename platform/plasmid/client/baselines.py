@@ -6,7 +6,8 @@ Rules
    its own. No gateway and no site process has a part in it.
 2. Each site alone trains rounds x steps, all rows in one place sites x rounds x steps, of the recipe's batch,
    from the recipe's initial adapter, by the sites' own engine, at the rates that the recipe's schedule has
-   for the rounds. With fewer steps central would look worse than it is.
+   for the rounds. With fewer steps central would look worse than it is. Of trees (:mod:`plasmid.client.trees`),
+   whose every step sees all rows, the steps are rounds.
 3. At most two children at a time, each on its share of the cores. They end with the call, however it
    ends, and when this process dies: a child whose input closes exits at once.
 """
@@ -73,8 +74,8 @@ def run_baselines(
     PlasmidError
         What a child raised: a table that does not meet the contract, a base model that is not there.
     """
-    model = resolved.recipe.model
-    base = ensure_model(model.base, revision=model.revision, digest=model.digest)
+    model = getattr(resolved.parsed, "model", None)
+    base = model and ensure_model(model.base, revision=model.revision, digest=model.digest)
     jobs = _jobs(resolved, site_paths)
     children = _start(_header(resolved, base, site_paths, eval_path), len(jobs))
     events: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -101,7 +102,8 @@ def run_baselines(
 
 def _jobs(resolved: ResolvedRecipe, site_paths: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return the jobs, the longest first."""
-    alone = len(resolved.recipe.training.pace(resolved.recipe.rounds))
+    training, rounds = getattr(resolved.parsed, "training", None), resolved.parsed.rounds
+    alone = len(training.pace(rounds)) if training else rounds
     return [
         {"name": "central", "sites": list(site_paths), "steps": alone * len(site_paths)},
         *({"name": f"alone/{site}", "sites": [site], "steps": alone} for site in site_paths),
@@ -110,11 +112,11 @@ def _jobs(resolved: ResolvedRecipe, site_paths: Mapping[str, Path]) -> list[dict
 
 
 def _header(
-    resolved: ResolvedRecipe, base: BaseModel, site_paths: Mapping[str, Path], eval_path: Path
+    resolved: ResolvedRecipe, base: BaseModel | None, site_paths: Mapping[str, Path], eval_path: Path
 ) -> dict[str, Any]:
     return {
         "document": resolved.document,
-        "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
+        "base": base and {"id": base.id, "revision": base.revision, "digest": base.digest},
         "sites": {site: str(path) for site, path in site_paths.items()},
         "eval": str(eval_path),
     }

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from plasmid.privacy.claims import PrivacyFacts
+from plasmid.protocol.attestation import digests
 from plasmid.protocol.attested import SCHEMA
 
 
@@ -23,7 +24,13 @@ def project_line(project: Mapping[str, str], requester: str) -> str:
 
 
 def sums_provenance(
-    shown: Mapping[str, Any], recipe: Any, facts: PrivacyFacts, *, coordinator: str
+    shown: Mapping[str, Any],
+    recipe: Any,
+    facts: PrivacyFacts,
+    *,
+    coordinator: str,
+    files: Mapping[str, bytes],
+    metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return ``provenance.json`` of a run that trains no model: JSON values.
 
@@ -33,6 +40,10 @@ def sums_provenance(
         The finished run, as the coordinator shows it.
     coordinator
         Its fingerprint.
+    files
+        What was made of the last state: their digests are told.
+    metrics
+        As :meth:`plasmid.client.table.Table.as_json`; empty where nothing was measured.
     """
     result = shown["result"]
     return {
@@ -62,5 +73,6 @@ def sums_provenance(
         "coordinator": coordinator,
         "countersigned": {},
         "not_countersigned": result["participants"],
-        "metrics": {},
+        "files": digests(files),
+        "metrics": dict(metrics),
     }

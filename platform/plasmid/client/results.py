@@ -1,4 +1,4 @@
-"""What comes of a run that trains no model: named arrays, and where they come from."""
+"""What comes of a run that makes no adapter: named arrays, files made of them, and where they come from."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ def named(schema: AdapterSchema, state: NDArray[Any]) -> dict[str, NDArray[Any]]
 
 
 def write_result(
-    folder: Path, schema: AdapterSchema, state: NDArray[Any], *, provenance: Mapping[str, Any]
+    folder: Path,
+    schema: AdapterSchema,
+    state: NDArray[Any],
+    *,
+    files: Mapping[str, bytes],
+    provenance: Mapping[str, Any],
 ) -> None:
-    """Write ``result.safetensors`` and ``provenance.json`` to *folder*, whole or not at all.
+    """Write ``result.safetensors``, *files* and ``provenance.json`` to *folder*, whole or not at all.
 
     Parameters
     ----------
@@ -41,4 +46,6 @@ def write_result(
     """
     with folder_atomic(folder) as partial:
         write_atomic(partial / "result.safetensors", save(named(schema, state)))
+        for name, content in files.items():
+            write_atomic(partial / name, content)
         write_atomic(partial / "provenance.json", canonical_json(dict(provenance)))

@@ -35,6 +35,8 @@ from plasmid.site.projects import fetch_project
 from plasmid.training.release import write_release
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from plasmid.client.api import Coordinator
 
 POLL_S = 0.25
@@ -70,6 +72,7 @@ class Run:
         self.evaluations: list[dict[str, Any]] = []
         self._final: dict[str, Any] | None = None
         self._fetched: tuple[bytes, bytes, Envelope] | None = None
+        self._sums: NDArray[Any] | None = None
 
     def show(self) -> dict[str, Any]:
         """Return all that the coordinator knows of the run."""
@@ -242,10 +245,30 @@ class Run:
         found = [one for one in self.evaluations if one.get("temperature") is not None]
         return {} if not found else {CALIBRATION: calibration_file(found[-1])}
 
-    def save_result(self, folder: Path | None = None) -> Path:
-        """Fetch the final state of a run that trains no model, and write it to *folder*.
+    def state(self) -> NDArray[Any]:
+        """Return the final state of a run that makes no adapter, fetched once.
 
-        The default is ``PLASMID_HOME/results/<run>``.
+        Raises
+        ------
+        RunFailed, ProjectRefused
+            As :meth:`result`.
+        """
+        if self._sums is None:
+            result, recipe = self.result(), self._recipe()
+            shape = computations.load(recipe.computation).shape(recipe, None)
+            body = self.coordinator.link.download(result["state"], int(result["state_bytes"]))
+            self._sums = unpack(body, "state", length=shape.state.size, dtype=shape.dtype)
+        return self._sums
+
+    def _recipe(self) -> Any:
+        return parse_document(self.document)
+
+    def save_result(self, folder: Path | None = None) -> Path:
+        """Fetch the final state of a run that makes no adapter, and write it to *folder*.
+
+        The default is ``PLASMID_HOME/results/<run>``. A computation may make files of the state, which are
+        written, too. Called again after :attr:`table` has been filled in, it writes the results into the
+        provenance; that needs the coordinator no more.
 
         Raises
         ------
@@ -257,18 +280,21 @@ class Run:
         folder = folder or home() / "results" / self.id
         shown = self._finished()
         result = shown["result"]
-        recipe: Any = parse_document(self.document)
-        shape = computations.load(recipe.computation).shape(recipe, None)
-        body = self.coordinator.link.download(result["state"], int(result["state_bytes"]))
+        recipe, state = self._recipe(), self.state()
+        computation: Any = computations.load(recipe.computation)
+        files = computation.files(recipe, state) if hasattr(computation, "files") else {}
         write_result(
             folder,
-            shape.state,
-            unpack(body, "state", length=shape.state.size, dtype=shape.dtype),
+            computation.shape(recipe, None).state,
+            state,
+            files=files,
             provenance=sums_provenance(
                 shown,
                 recipe,
                 privacy_facts(result, self.document, rehearsal=self.rehearsal),
                 coordinator=fingerprint(self.coordinator.credential.coordinator()[1]),
+                files=files,
+                metrics=self.table.as_json() if self.table.federated is not None else {},
             ),
         )
         return folder

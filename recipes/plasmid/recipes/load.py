@@ -11,7 +11,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,10 +27,11 @@ from plasmid.recipes.bundle import BundleRecipe, bundle_contradictions
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.origins import origins
 from plasmid.recipes.schema import Recipe, contradictions
+from plasmid.recipes.trees import TreesRecipe, trees_contradictions
 
 Location = tuple[str | int, ...]
-Parsed = Recipe | BundleRecipe
-Kind = TypeVar("Kind", Recipe, BundleRecipe)
+Parsed = Recipe | BundleRecipe | TreesRecipe
+Kind = TypeVar("Kind", Recipe, BundleRecipe, TreesRecipe)
 _MAX_VOCABULARY_BYTES = 1_000_000
 
 
@@ -59,7 +60,7 @@ class ResolvedRecipe:
             return self.parsed
         raise RecipeError(
             "recipe.no_model",
-            f"the recipe {self.parsed.name} computes a sum and trains no model.",
+            f"the recipe {self.parsed.name} fine-tunes no base model.",
             "Run it with plasmid run, or name a recipe that fine-tunes one.",
         )
 
@@ -71,7 +72,8 @@ class ResolvedRecipe:
     @property
     def files(self) -> dict[str, str]:
         """The text of its Python by file name; empty without a bundle."""
-        return dict(self.parsed.bundle.files) if self.parsed.bundle else {}
+        bundle = getattr(self.parsed, "bundle", None)
+        return dict(bundle.files) if bundle else {}
 
     @property
     def document(self) -> dict[str, Any]:
@@ -148,11 +150,14 @@ def load_recipe(
         problems.flags[("seed",)] = "--seed"
     _inline_vocabularies(document, path.parent, problems)
     _inline_code(document, path.parent, problems)
-    parsed: Parsed = (
-        _validate(BundleRecipe, document, problems)
-        if document.get("computation") == "bundle"
-        else _fill_model(_validate(Recipe, document, problems), problems)
-    )
+    parsed: Parsed
+    match document.get("computation"):
+        case "bundle":
+            parsed = _validate(BundleRecipe, document, problems)
+        case "trees":
+            parsed = _validate(TreesRecipe, document, problems)
+        case _:
+            parsed = _fill_model(_validate(Recipe, document, problems), problems)
     problems.raise_if_any()
     found = origins(parsed.model_dump(mode="json"), document, problems.flags)
     return ResolvedRecipe(parsed, path, found)
@@ -267,12 +272,18 @@ def _validate(kind: type[Kind], document: dict[str, Any], problems: _Problems) -
         for place, what in describe(kind, error):
             problems.add(place, what)
     unknown = [plain_path(kind, error["loc"]) for error in errors if error["type"] == "extra_forbidden"]
-    check = contradictions if kind is Recipe else bundle_contradictions
-    for place, what in check(_sound_sections(kind, document, unknown)):
+    for place, what in _CONTRADICTIONS[kind](_sound_sections(kind, document, unknown)):
         problems.add(place, what)
     _check_base(document, problems)
     problems.raise_if_any()
     raise AssertionError
+
+
+_CONTRADICTIONS: dict[type[Parsed], Callable[[Mapping[str, Any]], Iterator[tuple[Location, str]]]] = {
+    Recipe: contradictions,
+    BundleRecipe: bundle_contradictions,
+    TreesRecipe: trees_contradictions,
+}
 
 
 def _sound_sections(kind: type[Parsed], document: dict[str, Any], unknown: list[Location]) -> dict[str, Any]:

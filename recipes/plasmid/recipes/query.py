@@ -7,7 +7,7 @@ Rules
    cell is skipped, and one outside the bounds makes the site's table invalid.
 3. ``max_rows`` is part of the document because the sum's range follows from it.
 4. ``counts`` is in :mod:`plasmid.recipes.counts`, ``evaluate`` in :mod:`plasmid.recipes.evaluation`,
-   ``gain`` in :mod:`plasmid.recipes.gain`.
+   ``gain`` in :mod:`plasmid.recipes.gain`, ``trees`` in :mod:`plasmid.recipes.trees`.
 5. ``ping`` reads no data: every site contributes zeros of the given length.
 """
 
@@ -34,6 +34,7 @@ from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Name, Recipe
+from plasmid.recipes.trees import TreesRecipe
 
 MEAN_NORM = 3**0.5
 """L2 norm of the longest record of ``mean``, (1, 1, 1)."""
@@ -170,7 +171,14 @@ def _query_name(recipe_name: str) -> str:
 
 
 Document = (
-    Recipe | BundleRecipe | CountsDocument | EvaluationDocument | GainDocument | QueryDocument | PingDocument
+    Recipe
+    | BundleRecipe
+    | CountsDocument
+    | EvaluationDocument
+    | GainDocument
+    | QueryDocument
+    | PingDocument
+    | TreesRecipe
 )
 
 _KINDS: dict[str, type[Document]] = {
@@ -181,6 +189,7 @@ _KINDS: dict[str, type[Document]] = {
     **dict.fromkeys(METHODS, Recipe),
     "mean": QueryDocument,
     "ping": PingDocument,
+    "trees": TreesRecipe,
 }
 
 

@@ -1,4 +1,4 @@
-"""Run a recipe: plan, federated fine-tuning, adapter, honest table; or the sums of its own Python."""
+"""Run a recipe: plan, federated training, adapter or trees, honest table; or the sums of its own Python."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Run a recipe over its sites and keep the adapter, or what its Python computes."""
+    """Run a recipe over its sites and keep the adapter, the trees, or what its Python computes."""
     with reply(format) as answer:
         from plasmid.cli.verbs.recipes_estimate import tell as tell_estimate
         from plasmid.client import publish as publishing
@@ -87,7 +87,7 @@ def run(
         check_project(coordinator, project)
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
-        trains = isinstance(resolved.parsed, Recipe)
+        trains, judged = isinstance(resolved.parsed, Recipe), hasattr(resolved.parsed, "task")
         lacks = trains and bool(personal_parts(resolved.recipe))
         if evaluate and (not trains or lacks or resolved.recipe.data.holdout is None):
             raise UsageError(
@@ -97,7 +97,7 @@ def run(
             )
         repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
-        test = materialise_eval(resolved, work, eval_file) if trains else None
+        test = materialise_eval(resolved, work, eval_file) if judged else None
         if tables:
             check_tables(tables, resolved.document, answer)
         if test is not None:
@@ -118,12 +118,13 @@ def run(
             if done.withheld:
                 answer.say(f"[bold green]SUCCEEDED[/bold green] {done.id}: its result goes to others.")
                 return
-            if not trains:
-                _tell_sums(done, done.save_result(), answer)
+            keep = done.save_adapter if trains else done.save_result
+            folder = keep()
+            if not judged:
+                _tell_sums(done, folder, answer)
                 return
-            folder = done.save_adapter()
-            answer.data["adapter"] = str(folder)
-            if embedded and keeps(resolved.recipe):
+            answer.data["adapter" if trains else "folder"] = str(folder)
+            if trains and embedded and keeps(resolved.recipe):
                 wait_s = resolved.recipe.federation.round_timeout_s
                 embedded.await_own(done.id, resolved.recipe.training.personal_steps, timeout_s=wait_s)
                 answer.note(f"each site's own adapter: plasmid predict personal:{done.id} --home SITE")
@@ -140,10 +141,15 @@ def run(
             if baselines and resolved.files:
                 answer.note("no baselines: a recipe's own Python runs in a site's sandbox only")
             _measure(done, resolved, tables if baselines and not resolved.files else {}, test)
-            done.save_adapter()
+            keep()
         answer.data["metrics"] = done.table.as_json()
+        _tell(done, answer)
+        if not trains:
+            answer.data |= {"result": done.result()["answer"], "privacy": done.privacy()}
+            answer.say(f"Trees: {folder / 'model.json'}, for XGBoost")
+            return
         own = f"personal:{done.id} --home SITE" if lacks else str(folder)
-        _tell(done, folder, f"plasmid predict {own} --data {test or 'FILE'}", answer)
+        answer.say(f"Adapter: {folder}", f"Next: plasmid predict {own} --data {test or 'FILE'}")
         publishing.publish(done, repo, public_hub=public_hub, answer=answer)
 
 
@@ -185,16 +191,21 @@ def _evaluate(
 
 
 def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> None:
-    """Fill in the run's table: the adapter on the unseen data, and the baselines if *tables* are given."""
+    """Fill in the run's table: what was trained, on the unseen data, and baselines if *tables* are given."""
     from plasmid.client.baselines import run_baselines
     from plasmid.client.progress import RunProgress
     from plasmid.client.table import Table
+    from plasmid.client.trees import score_file
     from plasmid.training.release import evaluate_file
 
     with RunProgress() as progress:
-        progress.note("scoring the adapter on the unseen data ...")
-        scored = evaluate_file(done.adapter, test)
-        done.table = Table(metric=scored.metric, federated=scored.value)
+        progress.note("scoring what was trained on the unseen data ...")
+        if done.adapter is None:
+            value = score_file(resolved.parsed, done.state(), test)
+        else:
+            value = evaluate_file(done.adapter, test).value
+        metric = resolved.parsed.task.metric
+        done.table = Table(metric=metric, federated=value)
         if not tables:
             return
         progress.note("training the baselines: each site alone, and all data in one place ...")
@@ -205,8 +216,8 @@ def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> N
             progress=lambda step, steps: progress.note(f"baselines: {step}/{steps} steps"),
         )
     done.table = Table(
-        metric=scored.metric,
-        federated=scored.value,
+        metric=metric,
+        federated=value,
         local=found["local"],
         central=found["central"],
         simple_central=found["simple"]["central"],
@@ -226,7 +237,7 @@ def _tell_sums(done: Any, folder: Path, answer: Reply) -> None:
     answer.say(f"Result: {folder}")
 
 
-def _tell(done: Any, folder: Path, following: str, answer: Reply) -> None:
+def _tell(done: Any, answer: Reply) -> None:
     from rich.table import Table as Grid
 
     result = done.result()
@@ -250,7 +261,3 @@ def _tell(done: Any, folder: Path, following: str, answer: Reply) -> None:
         for what, value in rows:
             grid.add_row(what, f"{value:.3f}", style="bold" if what == "federated" else None)
         answer.say(grid, *done.table.verdict())
-    answer.say(
-        f"Adapter: {folder}",
-        f"Next: {following}",
-    )

@@ -181,7 +181,7 @@ def fetch(
             )
         found = coordinator.get(run)
         result = found.result()["answer"]
-        if found.document["computation"] == "bundle":
+        if found.document["computation"] in ("bundle", "trees"):
             answer.data["folder"] = str(found.save_result())
             answer.say(f"Result: {answer.data['folder']}")
         if result is None:

@@ -107,6 +107,29 @@ class Tokenizer:
         """The id that fills a batch."""
         return int(self._tokenizer.pad_token_id)
 
+    @property
+    def mask_id(self) -> int:
+        """The id that stands for a masked token.
+
+        Raises
+        ------
+        ModelError
+            ``model.tokenizer_invalid``: there is none.
+        """
+        found = self._tokenizer.mask_token_id
+        if found is None:
+            raise ModelError(
+                "model.tokenizer_invalid",
+                "the tokenizer has no token for what is masked.",
+                "Use a base model that was trained to guess masked tokens.",
+            )
+        return int(found)
+
+    @property
+    def ordinary_ids(self) -> list[int]:
+        """The ids of all tokens but the special ones, ascending."""
+        return sorted(set(self._tokenizer.get_vocab().values()) - set(self._tokenizer.all_special_ids))
+
     def encode(self, texts: Sequence[str], max_length: int, *, first: int = 0) -> list[Encoded]:
         """Return the tokens of each text, cut to *max_length*, special tokens included.
 

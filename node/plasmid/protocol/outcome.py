@@ -36,7 +36,8 @@ def is_rehearsal(project: Project) -> bool:
 def release_settings(recipe: Any, base: BaseModel, state: Vector) -> dict[str, Any]:
     """Return what :func:`plasmid.models.adapter_files.adapter_files` is to be given for a public *state*."""
     head = recipe.head()
-    own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
+    label = () if recipe.data.label is None else (recipe.data.label,)
+    own = (recipe.data.input, *recipe.adapter.covariates, *label)
     return {
         "schema": adapter_schema(base, recipe.adapter.lora, head),
         "state": api.method(recipe).adapter(recipe, base, state),

@@ -167,7 +167,7 @@ class Session:
         sampling = None if header["sampling"] is None else UnitSampling(**header["sampling"])
         learn = method.learns(document, round_)
         if document.privacy.mechanism == "dp-fedsgd":
-            after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
+            after = self._engine.gradient_sum(before, sampling=sampling, seed=header["seed"], learn=learn)
             before = np.zeros_like(after)
         else:
             steps, seed = document.training.steps, header["seed"]

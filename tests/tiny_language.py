@@ -68,7 +68,7 @@ def language_table(kind: str, rows: int = 48, seed: int = 0) -> Table:
         if kind == "causal":
             letters = "".join(source.choice(list("abcd" if row % 2 else "ABCD"), int(source.integers(2, 8))))
             columns["sequence"].append(letters)
-            columns["label"].append("low" if row % 2 else "high")
+            columns["label"].append("lo" if row % 2 else "hi")
         else:
             pair = source.choice(list("ACDEFGHIKLMNPQRSTVWY"), 2)
             columns["sequence"].append("".join(source.choice(pair, int(source.integers(6, 24)))))

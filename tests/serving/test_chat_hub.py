@@ -25,7 +25,9 @@ def test_a_stock_adapter_of_the_hub_answers_where_unsigned_ones_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
-    base = import_folder(tiny_causal(tmp_path / "base"), model_id="tiny-chat", head="causal", template="chatml")
+    base = import_folder(
+        tiny_causal(tmp_path / "base"), model_id="tiny-chat", head="causal", template="chatml"
+    )
     folder = stock_adapter(tmp_path / "adapter", base)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nMade up.\n")
     (tmp_path / "hub").mkdir()

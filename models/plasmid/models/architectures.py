@@ -4,8 +4,8 @@ Rules
 -----
 1. An architecture is known by the ``model_type`` of its ``config.json``.
 2. Paths are those of the bare encoder (``transformers.AutoModel``), without a task prefix. Where the model
-   keeps its own head they are those of the whole (``AutoModelForCausalLM``, ``AutoModelForMaskedLM``), and its
-   name here ends in ``-causal`` or ``-masked``.
+   keeps its own head they are those of the whole (``AutoModelForCausalLM``, ``AutoModelForMaskedLM``), and
+   its name here ends in ``-causal`` or ``-masked``.
 3. Inside a transformer layer every two-dimensional weight belongs to a linear layer.
 """
 

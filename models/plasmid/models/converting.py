@@ -57,7 +57,9 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, head: OwnHea
         if key not in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
     }
     settings |= {"architectures": [known.encoder_class], "dtype": "float32"}
-    if head == "causal" and (source / GENERATION).is_file():  # the tokens that end an answer may be said there alone
+    if (
+        head == "causal" and (source / GENERATION).is_file()
+    ):  # the tokens that end an answer may be said there alone
         ends = read_json(source / GENERATION).get("eos_token_id")
         settings |= {"eos_token_id": ends} if ends is not None else {}
     (target / "config.json").write_text(json.dumps(settings, indent=1, sort_keys=True), "utf-8")

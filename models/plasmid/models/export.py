@@ -277,8 +277,8 @@ def _loads(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
     if head.own_head != "none":
         return (
             f"- `{CLASSES[head.own_head]}`: the whole model, its logits to 1e-4.\n"
-            "- `plasmid models import .`: as an encoder for a classifier, say; with `--causal` or `--masked` as "
-            "what it is."
+            "- `plasmid models import .`: as an encoder for a classifier, say; with `--causal` or `--masked` "
+            "as what it is."
         )
     lines = []
     if stock:

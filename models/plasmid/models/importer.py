@@ -1,4 +1,4 @@
-"""Base models, converted once to safetensors, from an installed wheel or a local folder.
+"""Base models, converted once to safetensors, from an installed wheel, from our own, or a local folder.
 
 Rules
 -----
@@ -34,11 +34,13 @@ from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
+    ENTRIES,
     RECORD,
     TASKS,
     Entry,
     FolderSource,
     Record,
+    ShippedSource,
     WheelSource,
     get,
     models_folder,
@@ -62,24 +64,29 @@ def import_entry(entry: Entry) -> BaseModel:
     StorageError
         The state folder cannot be written.
     """
-    if not isinstance(entry.source, WheelSource):
+    if not isinstance(entry.source, WheelSource | ShippedSource):
         raise ModelError(
             "model.not_imported",
             f"{entry.id} does not come in a wheel.",
             f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
-    root = _wheel_root(entry, entry.source)
+    root = ENTRIES if isinstance(entry.source, ShippedSource) else _wheel_root(entry, entry.source)
     with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
-            vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
             with folder_atomic(folder) as new:
-                if entry.source.gguf is not None:
-                    convert_gguf(root / entry.source.folder / entry.source.gguf, new)
-                else:
-                    convert(root / entry.source.folder, new, vocabulary, head=entry.own_head)
+                _convert(entry, root / entry.source.folder, new, root)
                 _seal(new, entry)
         return open_model(entry.id)
+
+
+def _convert(entry: Entry, source: Path, new: Path, root: Path) -> None:
+    """Write the model of *entry*, whose package is at *root* and whose files are in *source*, to *new*."""
+    if isinstance(entry.source, WheelSource) and entry.source.gguf is not None:
+        convert_gguf(source / entry.source.gguf, new)
+        return
+    named = entry.source.vocabulary if isinstance(entry.source, WheelSource) else None
+    convert(source, new, root / named if named else None, head=entry.own_head)
 
 
 def import_folder(
@@ -196,7 +203,7 @@ def _needs_blanks(folder: Path) -> bool:
     from plasmid.models.tokenizing import load_tokenizer, reads
 
     tokenizer = load_tokenizer(folder)
-    return not reads(tokenizer, protein=True, spaced=False) and reads(tokenizer, protein=True, spaced=True)
+    return not reads(tokenizer, "protein", spaced=False) and reads(tokenizer, "protein", spaced=True)
 
 
 def _seal(folder: Path, entry: Entry) -> None:

@@ -160,7 +160,13 @@ class LanguageModel(AdaptedModel):
         return rows if rows.labels is None else super().cached(rows, dtype=dtype, on_batch=on_batch)
 
     @torch.no_grad()
-    def answers(self, rows: Rows, *, temperature: float = 1.0, batch_rows: int = CACHE_BATCH) -> Answers:
+    def answers(
+        self,
+        rows: Rows,
+        *,
+        temperature: float = 1.0,  # noqa: ARG002 - one signature
+        batch_rows: int = CACHE_BATCH,
+    ) -> Answers:
         """Return the texts that a causal model writes, or of masked rows loss and accuracy.
 
         See :class:`plasmid.models.tasks.Answers`. *temperature* means nothing.

@@ -1,4 +1,4 @@
-"""An imported model, the bare encoder or a language model with its head, loaded offline and checked to be whole."""
+"""An imported model, the encoder or a language model with its head, loaded offline, checked to be whole."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
         raise ModelError(
             "model.masked",
             f"{base.id} keeps its head for masked tokens, and is only trained with 'task.kind: masked-lm'.",
-            "Import the same model, or a merged export of its adapter, without --masked: then it is an encoder.",
+            "Import the same model, or a merged export of its adapter, without --masked: as an encoder.",
         )
     if base.entry.causal:
         raise ModelError(

@@ -49,8 +49,7 @@ class Prompts:
     def __init__(self, base: BaseModel) -> None:
         self._tokenizer = load_tokenizer(base.path)
         self._reading = threading.Lock()  # whether marks are split is a state of the tokenizer, not of a call
-        protein = base.entry.input == "protein"
-        if not reads(self._tokenizer, protein=protein, spaced=base.entry.spaced):
+        if not reads(self._tokenizer, base.entry.input, spaced=base.entry.spaced):
             raise ModelError(
                 "model.tokenizer_unknown",
                 f"the tokenizer of {base.id} maps plain input to [UNK].",

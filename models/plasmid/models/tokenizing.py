@@ -3,8 +3,9 @@
 Rules
 -----
 1. A tokenizer is loaded from the model's own folder, offline, running nobody's code.
-2. At load the 20 residues (or an English sentence) must give known tokens, one each for residues.
-3. Every encoded protein is checked again; the error names rows, never letters.
+2. At load the 20 residues (or a molecule, or an English sentence) must give known tokens, one each for
+   residues.
+3. Every encoded protein and molecule is checked again; the error names rows, never letters.
 4. ``max_length`` counts tokens, special ones included. Which those are is the tokenizer's own word: one at
    either end, only the first, or none.
 """
@@ -17,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import ModelError
+from plasmid.models.architectures import InputKind
 from plasmid.models.residues import AMINO_ACIDS
 from plasmid.models.store import BaseModel
 
 SENTENCE = "An anomaly of the hand and of 12 other parts."
+_TRIED: dict[InputKind, str] = {"text": SENTENCE, "molecule": "C[C@@H](N)C(=O)Oc1ccc(Cl)nc1/C=C/Br"}
+_UNREAD: dict[InputKind, str] = {
+    "protein": "amino-acid residues",
+    "molecule": "a plain SMILES",
+    "text": "plain English words",
+}
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -43,10 +51,10 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def reads(tokenizer: Any, *, protein: bool, spaced: bool) -> bool:
-    """True when *tokenizer* knows every residue as one token of its own, or every word of a sentence."""
-    if not protein:
-        return tokenizer.unk_token_id not in _content(tokenizer, SENTENCE)
+def reads(tokenizer: Any, kind: InputKind, *, spaced: bool) -> bool:
+    """True when *tokenizer* knows every residue as one token of its own, or all of a molecule or sentence."""
+    if kind != "protein":
+        return tokenizer.unk_token_id not in _content(tokenizer, _TRIED[kind])
     ids = _content(tokenizer, " ".join(AMINO_ACIDS) if spaced else AMINO_ACIDS)
     return len(set(ids)) == len(ids) == len(AMINO_ACIDS) and tokenizer.unk_token_id not in ids
 
@@ -91,10 +99,10 @@ class Tokenizer:
                 f"the tokenizer of {base.id} has no padding token.",
                 'Add one to its tokenizer_config.json, for example "pad_token": "</s>", and import it again.',
             )
-        self._protein = base.entry.input == "protein"
+        self._kind = base.entry.input
         self._spaced = base.entry.spaced
-        if not reads(self._tokenizer, protein=self._protein, spaced=self._spaced):
-            what = "amino-acid residues" if self._protein else "plain English words"
+        if not reads(self._tokenizer, self._kind, spaced=self._spaced):
+            what = _UNREAD[self._kind]
             raise ModelError(
                 "model.tokenizer_unknown",
                 f"the tokenizer of {base.id} maps {what} to [UNK].",
@@ -141,7 +149,7 @@ class Tokenizer:
         Raises
         ------
         ModelError
-            ``model.tokenizer_unknown``: a protein holds a letter that the model has no token for.
+            ``model.tokenizer_unknown``: a protein or molecule holds a letter that the model has no token for.
         """
         if not texts:
             return []
@@ -154,15 +162,21 @@ class Tokenizer:
             return_attention_mask=False,
             return_special_tokens_mask=True,
         )
-        if self._protein:
+        if self._kind != "text":
             unknown = self._tokenizer.unk_token_id
             strange = [row for row, ids in enumerate(found["input_ids"]) if unknown in ids]
             if strange:
+                protein = self._kind == "protein"
                 raise ModelError(
                     "model.tokenizer_unknown",
-                    f"{len(strange)} sequences hold letters that are not residues, "
-                    f"first in row {first + strange[0] + 1}.",
-                    f"The model reads {AMINO_ACIDS}.",
+                    f"{len(strange)} "
+                    + (
+                        "sequences hold letters that are not residues"
+                        if protein
+                        else "SMILES hold other signs"
+                    )
+                    + f", first in row {first + strange[0] + 1}.",
+                    f"The model reads {AMINO_ACIDS}." if protein else "The model reads OpenSMILES.",
                 )
         return [
             Encoded(ids, special)

@@ -288,7 +288,8 @@ def _front(base: BaseModel, task: str, parents: Sequence[Parent], licence: Licen
 
 def _lines(parents: Sequence[Parent], weights: Sequence[float], merged: Merged, method: str) -> Iterator[str]:
     yield f"PEFT's `add_weighted_adapter`, method `{method}`, to rank {merged.lora.rank}. Its update differs"
-    yield f"from the weighted sum of the parents' by {merged.distance:.3g} of its norm; heads of our own are averaged.\n"
+    yield f"from the weighted sum of the parents' by {merged.distance:.3g} of its norm; trained heads are"
+    yield "averaged.\n"
     yield "| parent | weight | revision | licence | verified |\n|---|---|---|---|---|"
     for parent, weight in zip(parents, weights, strict=True):
         commit = f"`{parent.commit[:12]}`" if parent.commit else "a folder"

@@ -111,7 +111,7 @@ class Head(Strict, ABC):
     metrics: ClassVar[tuple[str, ...]]
     loss_metrics: ClassVar[tuple[str, ...]] = ()
     own_head: ClassVar[OwnHead] = "none"
-    simple: ClassVar[Literal["logistic", "ridge", "window", "frequent", "neighbours"]] = "logistic"
+    simple: ClassVar[Literal["logistic", "ridge", "window", "phrases", "neighbours"]] = "logistic"
     pipeline_tag: ClassVar[str | None]
 
     kind: str

@@ -5,12 +5,13 @@ Rules
 1. The prompt is the input column's text as a user's turn, behind the task's ``instruction`` as the system's
    if there is one, in the base's chat template (:mod:`plasmid.models.prompts`); the label column's text is
    the answer, with the template's mark of an end behind it.
-2. A row's loss is the mean of the cross entropy over the tokens of its answer, the end included, and over no
-   token of its prompt. So a long answer counts as much as a short one, and a row stays what privacy is
+2. A row's loss is the mean of the cross entropy over the tokens of its answer, the end included, and over
+   no token of its prompt. So a long answer counts as much as a short one, and a row stays what privacy is
    counted by.
 3. There is no head: the base's own answers. Factors alone are trained, and stock PEFT loads them.
 4. ``exact-match`` is the share of rows whose answer, written by taking the likeliest token each time, is the
-   label's text but for blanks. ``token-loss`` is the mean of the rows' losses, ``perplexity`` its exponential.
+   label's text but for blanks. ``token-loss`` is the mean of the rows' losses, ``perplexity`` its
+   exponential.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class CausalHead(Head):
     metrics: ClassVar = ("exact-match", "token-loss", "perplexity")
     loss_metrics: ClassVar = ("token-loss", "perplexity")
     own_head: ClassVar = "causal"
-    simple: ClassVar = "frequent"
+    simple: ClassVar = "phrases"
     pipeline_tag: ClassVar = "text-generation"
 
     kind: Literal["causal"] = "causal"

@@ -5,8 +5,8 @@ Rules
 1. Of a row's own tokens 15 % are chosen, at least one; four in five of these become the mask, one in ten
    another token, one in ten stays (Devlin et al. 2019, https://arxiv.org/abs/1810.04805). The choice follows
    from a seed and the row alone (:func:`masked`), so a row's loss depends on no other row.
-2. A row's loss is the mean of the cross entropy over its chosen tokens. So a long sequence counts as much as a
-   short one, and a row stays what privacy is counted by.
+2. A row's loss is the mean of the cross entropy over its chosen tokens. So a long sequence counts as much as
+   a short one, and a row stays what privacy is counted by.
 3. There is no label and no head of ours: the base's own answers, and stays as it is.
 4. Metrics are means over rows, with the masks of seed 0: ``masked-loss``, its exponential
    ``pseudo-perplexity``, and ``masked-accuracy``, the share of chosen tokens whose likeliest guess is right.

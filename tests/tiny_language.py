@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ OF_KIND = {"causal": ("llama", "gpt_neox"), "masked-lm": tuple(MASKED)}
 ALL = [(kind, name) for kind, names in OF_KIND.items() for name in names]
 
 
-def language_bases(source: Path) -> dict[tuple[str, str], BaseModel]:
-    """Import all of :data:`ALL` into the state folder, and return them by kind and architecture."""
+def language_bases(source: Path, which: Sequence[tuple[str, str]] = ALL) -> dict[tuple[str, str], BaseModel]:
+    """Import *which* of :data:`ALL` into the state folder, and return them by kind and architecture."""
     found = {}
-    for kind, name in ALL:
+    for kind, name in which:
         folder = source / f"{kind}-{name}"
         causal = kind == "causal"
         made = tiny_causal(folder, name) if causal else MASKED[name](folder)

@@ -225,9 +225,9 @@ def test_a_template_must_be_one_of_ours_and_have_its_marks(
     assert not any(b"theirs" in path.read_bytes() for path in base.path.iterdir())
     assert CausalModel.load(base).prompts.template is None
     for options, code in (
-        ({"causal": True, "template": "mine"}, "usage.chat_template"),
-        ({"causal": False, "template": "chatml"}, "usage.chat_template"),
-        ({"causal": True, "template": "llama3"}, "model.tokenizer_invalid"),
+        ({"head": "causal", "template": "mine"}, "usage.chat_template"),
+        ({"head": "none", "template": "chatml"}, "usage.chat_template"),
+        ({"head": "causal", "template": "llama3"}, "model.tokenizer_invalid"),
     ):
         with pytest.raises((ModelError, UsageError)) as caught:
             import_folder(source, model_id="refused", **options)  # type: ignore[arg-type]

@@ -69,13 +69,6 @@ class WheelSource(_Strict):
     alone: bool = False
 
 
-class ShippedSource(_Strict):
-    """Files beside the entry, which come with Plasmid: a folder of ``entries/``."""
-
-    kind: Literal["shipped"]
-    folder: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-
-
 class FolderSource(_Strict):
     """A folder on this machine, given by hand."""
 
@@ -118,18 +111,13 @@ class Entry(_Strict):
     spaced: bool = False
     tasks: Annotated[list[TaskKind], Field(min_length=1, max_length=1)]
     chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
-    source: Annotated[WheelSource | ShippedSource | FolderSource | HubSource, Field(discriminator="kind")]
+    source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
     digest: Hex256
 
     @property
     def own_head(self) -> OwnHead:
         """Which head of its own it keeps."""
         return next(head for head, task in TASKS.items() if task in self.tasks)
-
-    @property
-    def packaged(self) -> bool:
-        """Whether a package brings it, Plasmid's own or another."""
-        return self.source.kind in ("wheel", "shipped")
 
     @property
     def causal(self) -> bool:
@@ -191,7 +179,8 @@ def shipped(model_id: str) -> Entry | None:
 def _shipped() -> dict[str, Entry]:
     reader = YAML(typ="safe", pure=True)
     entries = (
-        Entry.model_validate(reader.load(path.read_text("utf-8"))) for path in sorted(ENTRIES.glob("*.yaml"))
+        Entry.model_validate(reader.load(path.read_text("utf-8")))
+        for path in sorted(ENTRIES.glob("*.yaml"), key=lambda path: path.stem)
     )
     return {entry.id: entry for entry in entries}
 
@@ -201,6 +190,6 @@ def _imported() -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for path in sorted(models_folder().glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         record = read_record(path.parent)
-        if record is not None and not record.entry.packaged:
+        if record is not None and record.entry.source.kind != "wheel":
             found[record.entry.id] = record.entry
     return dict(sorted(found.items()))

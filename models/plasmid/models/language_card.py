@@ -37,8 +37,7 @@ def language_code(about: HeadFile, base: str | None, example: str) -> str:
     lines = ["import peft, torch, transformers" if base else "import torch, transformers"]
     if base is not None:
         lines += [
-            f'base = "{base}"  '
-            f"# on the hub; or the folder that 'plasmid models show {about.base.id}' prints",
+            f'base = "{base}"  # on the hub; or what "plasmid models show {about.base.id}" prints',
             f"model = transformers.{made}.from_pretrained(base)",
             'model = peft.PeftModel.from_pretrained(model, ".").eval()',
             "read = transformers.AutoTokenizer.from_pretrained(base)",

@@ -99,7 +99,7 @@ def open_model(
     record = read_record(folder)
     if record is None:
         entry = get(model_id)
-        source = model_id if entry.packaged else f"FOLDER --id {model_id}"
+        source = model_id if entry.source.kind == "wheel" else f"FOLDER --id {model_id}"
         raise ModelError(
             "model.not_imported",
             f"the base model {model_id} {wanted} is not imported in {models_folder()}.",
@@ -154,7 +154,7 @@ def ensure_model(model_id: str, *, revision: str | None = None, digest: str | No
         problem: PlasmidError = error
     model_folder(model_id, revision or "any")  # refuses what cannot be a name
     entry = shipped(model_id)
-    if entry is not None and entry.packaged and revision in (None, entry.revision):
+    if entry is not None and entry.source.kind == "wheel" and revision in (None, entry.revision):
         found = _in_child(model_id, [model_id], IMPORT_TIMEOUT_S)
         if found is None:
             return open_model(model_id, revision=revision, digest=digest)

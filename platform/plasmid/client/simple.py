@@ -8,15 +8,15 @@
 
 Rules
 -----
-1. Of a row: proteins and nucleotides as counts of every k-mer of 1 to 3 letters, wherever it stands; molecules
-   as counts of Morgan's circular fragments of radius 2, folded to 2,048 (Rogers, Hahn 2010, J. Chem. Inf.
-   Model. 50, 742; as RDKit has them); texts as tf-idf of words. Beside them the recipe's own covariates, encoded
-   as the adapter's head gets them.
+1. Of a row: proteins and nucleotides as counts of every k-mer of 1 to 3 letters, wherever it stands;
+   molecules as counts of Morgan's circular fragments of radius 2, folded to 2,048 (Rogers, Hahn 2010, J.
+   Chem. Inf. Model. 50, 742; as RDKit has them); texts as tf-idf of words. Beside them the recipe's own
+   covariates, encoded as the adapter's head gets them.
 2. Of a residue: which letter stands at each of the places up to :data:`AROUND` away.
 3. The strength of the L2 penalty is fixed here, once for each model and kind of input. It was chosen by
    cross-validation within the training rows of the shipped recipes (leave one donor out; three folds). None
-   of those reads nucleotides yet, or has labels of molecules: they take the proteins'. None has numbers of
-   texts: 1.0 is scikit-learn's.
+   of those reads nucleotides or molecules yet: they take the proteins'. None has numbers of texts: 1.0 is
+   scikit-learn's.
 4. The features are fitted on the same rows as the model: a site alone knows only its own k-mers and words.
 5. There is none for perplexities of words, nor for masked tokens that are no residues: what counts as a token
    is the base's business. Of masked residues it is asked at as many of each row, chosen alike, but not at

@@ -143,9 +143,10 @@ class Training(Strict):
     """One round at one site: ``steps`` optimiser steps on ``batch`` rows each, a fresh optimiser each round.
 
     Rates are those of three parameter groups: LoRA factors, head, covariate weights; where the base's own
-    head answers, the first alone means something. A ``lora_lr`` of 0 freezes the factors as they start, which leaves
-    the encoder as it is and costs no noise. Under much noise ``sgd`` is the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the
-    signal. Under a privacy unit ``batch`` is the expected number of units in a Poisson sample.
+    head answers, the first alone means something. A ``lora_lr`` of 0 freezes the factors as they start, which
+    leaves the encoder as it is and costs no noise. Under much noise ``sgd`` is the better ``optimizer``: a
+    fresh AdamW moves every value by about its rate, whatever the signal. Under a privacy unit ``batch`` is
+    the expected number of units in a Poisson sample.
     ``checkpointing`` keeps no activations inside the encoder's layers: less memory, one more forward pass.
     ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
     round's first state is added to the loss, which keeps sites of different data together.

@@ -30,8 +30,7 @@ class Input(StrEnum):
 def _describe(entry: Entry) -> dict[str, Any]:
     folder = model_folder(entry.id, entry.revision)
     source = entry.source
-    named = {"wheel": "package", "hub": "repo", "shipped": "kind", "folder": "kind"}
-    where = getattr(source, named[source.kind])
+    where = source.package if source.kind == "wheel" else source.repo if source.kind == "hub" else "folder"
     return {
         **entry.model_dump(mode="json", exclude={"source", "spaced"}),
         "source": where,
@@ -153,7 +152,7 @@ def _import(
     template: str | None,
 ) -> BaseModel:
     named = model_id is not None or reads is not None or head != "none" or template is not None
-    shipped = {entry.id: entry for entry in catalogue.ls() if entry.packaged}
+    shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
     if not named and source in shipped:
         from plasmid.models.importer import import_entry
 

@@ -59,6 +59,8 @@ class World:
         Which sites countersign.
     privacy
         Changes to the recipe's section.
+    kind
+        Makes the recipe of *base*.
     change
         Gets the result before anybody signs it; returns what is signed instead.
     """
@@ -68,6 +70,7 @@ class World:
     privacy: Mapping[str, Any] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
     rehearsal: bool = False
+    kind: Callable[[BaseModel], Recipe] = tiny_recipe
     change: Callable[[Result], Result] = lambda result: result
     run: str = "tiny-0123456789abcdef"
 
@@ -75,7 +78,7 @@ class World:
         self.coordinator = Identity.generate("coordinator")
         self.identities = {site: Identity.generate(site) for site in SITES}
         self.person = Identity.generate("ada")
-        values = tiny_recipe(self.base).model_dump(mode="json")
+        values = self.kind(self.base).model_dump(mode="json")
         values["privacy"] |= self.privacy
         values["federation"]["server"] |= self.server
         self.recipe = Recipe.model_validate(values)

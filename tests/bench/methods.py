@@ -50,15 +50,16 @@ class Bench:
 
     def __init__(self, recipe: Recipe, base: BaseModel, tables: Mapping[str, Table], test: Table) -> None:
         self.base, self.tables, self.test = base, tables, test
-        self._head, self._truth = recipe.head(), test.columns[recipe.data.label]
         self._engines: dict[str, dict[str, Engine]] = {}
         self._scorer = Engine(recipe, base, test)
 
+    def first(self, recipe: Recipe) -> Vector:
+        """Return the adapter before training."""
+        return initial_state(self._scorer.schema, recipe.seed)
+
     def scored(self, recipe: Recipe, adapter: Vector) -> float:
         """Return the recipe's metric on the test."""
-        return self._head.score(
-            recipe.task.metric, self._scorer.predict(adapter, self.test.columns), self._truth
-        )
+        return self._scorer.score(adapter, self.test.columns)
 
     def central(self, recipe: Recipe) -> Iterator[tuple[int, Vector]]:
         """Yield (rounds, adapter) of the pooled table, with one optimiser for all steps."""

@@ -15,6 +15,7 @@ from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
 from tiny_kinds import kind_recipe, kind_table
+from tiny_language import language_document, language_table
 
 
 def tables(name: str, folder: Path) -> tuple[Recipe, dict[str, Table], Table]:
@@ -80,3 +81,29 @@ def test_a_site_without_a_labelled_residue_knows_nothing(tiny: dict[str, BaseMod
     recipe = kind_recipe(tiny["bert"], "token-classification")
     table = Table({"sequence": ["CAW", "W"], "label": ["...", "."]}, 2)
     assert fit(recipe, table).predict(table).values.tolist() == [[0.5, 0.5]] * 4
+
+
+def test_an_answer_in_words_is_one_that_was_seen(tiny: dict[str, BaseModel]) -> None:
+    document = language_document(tiny["bert"], "causal")
+    recipe = Recipe.model_validate(document)
+    table = Table({"sequence": ["cold wet", "hot dry"] * 20, "label": ["so  be it", "no"] * 20}, 40)
+    test = Table({"sequence": ["so cold", "hot"], "label": ["so be it", "never"]}, 2)
+    assert fit(recipe, table).predict(test).values.tolist() == [["so be it"], ["no"]]
+    assert simple_scores(recipe, {"a": table}, test) == {"central": 0.5, "local": 0.5}
+    document["task"]["metric"] = "perplexity"
+    assert simple_scores(Recipe.model_validate(document), {"a": table}, test) == {
+        "central": None,
+        "local": None,
+    }
+
+
+def test_masked_residues_are_guessed_from_those_around_them(tiny: dict[str, BaseModel]) -> None:
+    recipe = Recipe.model_validate(language_document(tiny["bert"], "masked-lm"))
+    alike = Table({"sequence": [letter * 12 for letter in "ACDEFGHIKL" * 12]}, 120)
+    found = fit(recipe, alike).predict(alike)
+    loss, right = found.values.mean(0)
+    assert right > 0.95
+    assert loss < 0.6
+    assert recipe.head().score("masked-loss", found, ()) == pytest.approx(float(loss), abs=1e-5)
+    varied = fit(recipe, language_table("masked-lm", 60)).predict(language_table("masked-lm", 30, seed=3))
+    assert 1.0 < float(varied.values[:, 0].mean()) < np.log(20)

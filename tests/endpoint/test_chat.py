@@ -43,13 +43,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def base(home: Path) -> BaseModel:
     folder = tiny_causal(home / "base")
-    return import_folder(folder, model_id="tiny-chat", causal=True, template="chatml")
+    return import_folder(folder, model_id="tiny-chat", head="causal", template="chatml")
 
 
 @pytest.fixture(scope="module")
 def service(home: Path, base: BaseModel) -> ChatService:
     adapters = {name: str(stock_adapter(home / name, base, seed=seed)) for seed, name in enumerate("ab")}
-    other = import_folder(tiny_causal(home / "other", seed=9), model_id="other", causal=True)
+    other = import_folder(tiny_causal(home / "other", seed=9), model_id="other", head="causal")
     adapters["foreign"] = str(stock_adapter(home / "foreign", other))
     made = open_service(Settings(base=base.id, adapters=adapters, pinned=("a",), device="cpu"))
     assert isinstance(made, ChatService)

@@ -37,7 +37,7 @@ def base(files: Path) -> BaseModel:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLASMID_HOME", str(files / "home"))
         source = tiny_causal(files / "source")
-        return import_folder(source, model_id="tiny-chat", causal=True, template="chatml")
+        return import_folder(source, model_id="tiny-chat", head="causal", template="chatml")
 
 
 @pytest.fixture(scope="module")

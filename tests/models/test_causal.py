@@ -34,7 +34,7 @@ def bases(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bas
         patch.setenv("PLASMID_HOME", str(home))
         return {
             kind: import_folder(
-                tiny_causal(source / kind, kind), model_id=f"tiny-{kind}", causal=True, template="chatml"
+                tiny_causal(source / kind, kind), model_id=f"tiny-{kind}", head="causal", template="chatml"
             )
             for kind in KINDS
         }
@@ -221,13 +221,13 @@ def test_a_template_must_be_one_of_ours_and_have_its_marks(
     (source / "chat_template.jinja").write_text("{{ 'theirs' }}")
     settings = json.loads((source / "tokenizer_config.json").read_text())
     (source / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{{ 'theirs' }}"}))
-    base = import_folder(source, model_id="without", causal=True)
+    base = import_folder(source, model_id="without", head="causal")
     assert not any(b"theirs" in path.read_bytes() for path in base.path.iterdir())
     assert CausalModel.load(base).prompts.template is None
     for options, code in (
-        ({"causal": True, "template": "mine"}, "usage.chat_template"),
-        ({"causal": False, "template": "chatml"}, "usage.chat_template"),
-        ({"causal": True, "template": "llama3"}, "model.tokenizer_invalid"),
+        ({"head": "causal", "template": "mine"}, "usage.chat_template"),
+        ({"head": "none", "template": "chatml"}, "usage.chat_template"),
+        ({"head": "causal", "template": "llama3"}, "model.tokenizer_invalid"),
     ):
         with pytest.raises((ModelError, UsageError)) as caught:
             import_folder(source, model_id="refused", **options)  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def test_the_ends_that_a_checkpoint_says_in_its_generation_config_are_kept(
     monkeypatch.setenv("PLASMID_HOME", str(home))
     source = tiny_causal(tmp_path / "source")
     (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
-    assert CausalModel.load(import_folder(source, model_id="ends", causal=True)).prompts.ends == {0, 7}
+    assert CausalModel.load(import_folder(source, model_id="ends", head="causal")).prompts.ends == {0, 7}
 
 
 def test_a_causal_base_is_no_encoder_and_the_other_way_round(

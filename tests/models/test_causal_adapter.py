@@ -25,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLASMID_HOME", str(tmp_path_factory.mktemp("home")))
         source = tiny_causal(tmp_path_factory.mktemp("source"))
-        return import_folder(source, model_id="tiny-chat", causal=True, template="chatml")
+        return import_folder(source, model_id="tiny-chat", head="causal", template="chatml")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
 from tiny_kinds import KINDS, document_of, kind_recipe
+from tiny_language import language_document, language_recipe
 
 
 def problems(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -141,3 +142,50 @@ def test_residues_are_those_of_the_input(tiny: dict[str, BaseModel]) -> None:
     assert problems(document) == [
         ("data.input", "is a text column; only a protein has one label for each residue")
     ]
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked-lm"])
+def test_a_document_whose_base_answers_itself_says_itself_again(
+    kind: str, tiny: dict[str, BaseModel]
+) -> None:
+    recipe = language_recipe(tiny["bert"], kind)
+    assert parse_document(recipe.model_dump(mode="json")) == recipe
+    assert recipe.head().kind == kind
+    assert recipe.contract.label == ("label" if kind == "causal" else None)
+    assert [name for name in recipe.contract.columns if recipe.contract.is_given(name)] == ["sequence"]
+    assert source_of(kind) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "path", "what"),
+    [
+        (
+            "causal",
+            {"data": {"label": None}},
+            "data.label",
+            "names no column; the task needs one of type text",
+        ),
+        ("causal", {"training": {"lora_lr": 0.0}}, "training.lora_lr", "trains nothing but factors"),
+        ("causal", {"data.columns.sequence": {"type": "protein"}}, "data.input", "a prompt is a text"),
+        (
+            "causal",
+            {"task": {"metric": "perplexity"}, "release": {"min_metric": 0.5}},
+            "release.min_metric",
+            "less",
+        ),
+        ("masked-lm", {"data": {"label": "sequence"}}, "data.label", "the task has no label; leave it out"),
+        ("masked-lm", {"training": {"lora_lr": 0.0}}, "training.lora_lr", "trains nothing but factors"),
+    ],
+)
+def test_contradictions_where_the_base_answers_itself(
+    kind: str, change: dict[str, Any], path: str, what: str, tiny: dict[str, BaseModel]
+) -> None:
+    document = language_document(tiny["bert"], kind)
+    for place, values in change.items():
+        part = document
+        for key in place.split("."):
+            part = part[key]
+        part |= values
+    found = problems(document)
+    assert [one[0] for one in found] == [path], found
+    assert what in found[0][1]

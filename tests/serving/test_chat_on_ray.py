@@ -20,7 +20,9 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Serve's own fields are declared the old way
 def test_a_chat_and_its_stream_come_through_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
-    base = import_folder(tiny_causal(tmp_path / "base"), model_id="tiny-chat", causal=True, template="chatml")
+    base = import_folder(
+        tiny_causal(tmp_path / "base"), model_id="tiny-chat", head="causal", template="chatml"
+    )
     folder = stock_adapter(tmp_path / "a", base)
     tokens = tmp_path / "tokens"
     key = new_token(tokens, "ana")

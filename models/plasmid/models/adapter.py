@@ -5,7 +5,8 @@ Rules
 1. The schema follows from the base's safetensors header, the LoRA settings and the head alone, so
    that every party derives the same one.
 2. Order: LoRA factors by layer, then module path, A before B; then ``head.weight``,
-   ``head.covariates`` (absent without covariates), ``head.bias``. Each tensor is flattened in C order.
+   ``head.covariates`` (absent without covariates), ``head.bias``, all absent where the base's own head
+   answers. Each tensor is flattened in C order.
 3. LoRA tensors have the names that PEFT saves: ``base_model.model.<module>.lora_A.weight`` [r, in],
    ``.lora_B.weight`` [out, r] (Hu et al., https://arxiv.org/abs/2106.09685).
 4. Flattening and unflattening are exact inverses; a wrong name, shape or type is an error.
@@ -186,7 +187,7 @@ def target_regex(base: BaseModel, modules: tuple[LoraModule, ...]) -> str:
 
 
 def hidden_size(base: BaseModel) -> int:
-    """Return the width of the encoder's output."""
+    """Return the width of the encoder's output, which is that of a token's embedding."""
     words = architecture(base.entry.architecture).words
     return read_header(base.path / "model.safetensors")[f"{words}.weight"].shape[1]
 
@@ -203,6 +204,8 @@ def adapter_schema(base: BaseModel, lora: LoraSpec, head: Head) -> AdapterSchema
     for module in lora_modules(base, lora):
         tensors.append(TensorSpec(f"{PEFT_PREFIX}{module.path}.lora_A.weight", (lora.rank, module.inputs)))
         tensors.append(TensorSpec(f"{PEFT_PREFIX}{module.path}.lora_B.weight", (module.outputs, lora.rank)))
+    if head.own_head != "none":
+        return AdapterSchema(tuple(tensors))
     width = head.width
     tensors.append(TensorSpec("head.weight", (width, hidden_size(base))))
     if head.covariate_width:

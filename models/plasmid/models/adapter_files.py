@@ -2,7 +2,8 @@
 
     adapter_model.safetensors   LoRA factors only (PEFT would silently ignore head tensors in here)
     adapter_config.json         PEFT's settings; the base by its name on the hub and revision, never by a path
-    head.safetensors            weight [outputs, hidden + covariate slots], bias [outputs]
+    head.safetensors            weight [outputs, hidden + covariate slots], bias [outputs]; not of an adapter
+                                whose base answers with its own head
     head.json                   how to get from a row to that head's input; see :class:`HeadFile`
 
 Rules
@@ -23,12 +24,15 @@ from pydantic import ConfigDict, Field, model_validator
 
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, lora_modules, target_regex
+from plasmid.models.architectures import InputKind
 from plasmid.models.catalogue import Hex256, ModelId, Revision
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import AnyHead, Head
 from plasmid.models.tensors import pack_floats
 
+_PEFT_TASKS = {"none": "FEATURE_EXTRACTION", "causal": "CAUSAL_LM", "masked": None}
+"""What PEFT calls it, by the head of the base's own; it has no word for masked tokens."""
 HUB_ORGANISATION = "plasmid"
 """Owner of the base models on a hub."""
 
@@ -50,7 +54,7 @@ class HeadFile(PydanticModel):
     ----------
     pooling
         ``mean``: of the encoder's output over the tokens but the special ones; ``none``: the head is on the
-        output at each of these.
+        output at each of these, or is the base's own.
     input, kind
         The column that the encoder reads, and what it holds.
     spaced
@@ -58,7 +62,7 @@ class HeadFile(PydanticModel):
     max_length
         In tokens, special ones included.
     label
-        The column that holds the label, where it is known.
+        The column that holds the label, where it is known; None: there is none to be known.
     metric
         What the adapter was judged by.
     columns
@@ -73,10 +77,10 @@ class HeadFile(PydanticModel):
     format: Literal["plasmid.head/1"] = "plasmid.head/1"
     pooling: Literal["mean", "none"] = "mean"
     input: Annotated[str, Field(min_length=1, max_length=200)]
-    kind: Literal["protein", "text"]
+    kind: InputKind
     spaced: bool
     max_length: Annotated[int, Field(ge=3, le=100_000)]
-    label: Annotated[str, Field(min_length=1, max_length=200)]
+    label: Annotated[str, Field(min_length=1, max_length=200)] | None
     metric: Annotated[str, Field(min_length=1, max_length=200)]
     columns: dict[str, dict[str, Any]]
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
@@ -90,7 +94,7 @@ class HeadFile(PydanticModel):
             raise ValueError(f"a {self.head.kind} is not judged by {self.metric}")
         if (self.pooling == "none") is not self.head.per_token:
             raise ValueError(f"pooling is {self.pooling}")
-        if self.head.per_token and self.kind != "protein":
+        if self.head.per_token and self.head.own_head == "none" and self.kind != "protein":
             raise ValueError(f"a {self.kind} has no residues")
         if self.temperature is not None and not self.head.probabilistic:
             raise ValueError("there are no probabilities to be calibrated")
@@ -105,7 +109,7 @@ def adapter_files(
     lora: LoraSpec,
     head: Head,
     input_column: str,
-    label_column: str,
+    label_column: str | None,
     metric: str,
     max_length: int,
     columns: Mapping[str, Mapping[str, Any]],
@@ -147,7 +151,7 @@ def adapter_files(
     )
     config = {
         "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
+        "task_type": _PEFT_TASKS[head.own_head],
         "base_model_name_or_path": hub_name(base.id),
         "revision": base.revision,
         "r": lora.rank,
@@ -158,15 +162,17 @@ def adapter_files(
         "bias": "none",
         "inference_mode": True,
     }
-    weight = np.concatenate(
-        [tensors[name] for name in ("head.weight", "head.covariates") if name in tensors], 1
-    )
+    trained = {}
+    if head.own_head == "none":
+        names = [name for name in ("head.weight", "head.covariates") if name in tensors]
+        weight = np.concatenate([tensors[name] for name in names], 1)
+        trained["head.safetensors"] = pack_floats({"weight": weight, "bias": tensors["head.bias"]})
     return {
         "adapter_model.safetensors": pack_floats(
             {name: value for name, value in tensors.items() if name.startswith(PEFT_PREFIX)}
         ),
         "adapter_config.json": json_file(config),
-        "head.safetensors": pack_floats({"weight": weight, "bias": tensors["head.bias"]}),
+        **trained,
         "head.json": json_file(about.model_dump(mode="json", exclude={"temperature"})),
     }
 

@@ -1,21 +1,24 @@
-"""The architectures that adapters can be put on, and where their parts are: encoders, and causal models.
+"""The architectures that adapters can be put on, and where their parts are: encoders, and language models.
 
 Rules
 -----
 1. An architecture is known by the ``model_type`` of its ``config.json``.
-2. Paths are those of the bare encoder (``transformers.AutoModel``), without a task prefix. A causal model's
-   are those of the model with its head (``AutoModelForCausalLM``), and its name here ends in ``-causal``.
+2. Paths are those of the bare encoder (``transformers.AutoModel``), without a task prefix. Where the model
+   keeps its own head they are those of the whole (``AutoModelForCausalLM``, ``AutoModelForMaskedLM``), and
+   its name here ends in ``-causal`` or ``-masked``.
 3. Inside a transformer layer every two-dimensional weight belongs to a linear layer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from plasmid.core.errors import ModelError
 
-InputKind = Literal["protein", "text"]
+InputKind = Literal["protein", "molecule", "text"]
+OwnHead = Literal["none", "causal", "masked"]
+"""Which head of its own a model keeps: none, the next token's, or that of masked tokens."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,11 @@ class Architecture:
     model_type
         As ``config.json`` says it.
     encoder_class
-        The name of the bare encoder's class, or of the causal model's, for ``config.json``.
+        The name of the bare encoder's class, or of the whole model's, for ``config.json``.
     prefix
         What a checkpoint with a task head puts before the encoder's tensor names; "" keeps the head.
+    kept
+        Prefixes of what is kept of a checkpoint, where that is not all.
     layers
         Path of the list of transformer layers.
     embeddings
@@ -42,6 +47,11 @@ class Architecture:
         Whether the class has a pooling layer that can be left out.
     counts_padding
         Whether learned positions start behind the padding token's id, and are fewer by as many.
+    head
+        What it keeps of its own.
+    body, readout
+        Path of the bare encoder within a model with a head, and those of the modules that make logits of the
+        encoder's output, in order; empty without a head.
     """
 
     model_type: str
@@ -53,17 +63,20 @@ class Architecture:
     unused: tuple[str, ...] = ("pooler.",)
     pooler: bool = True
     counts_padding: bool = False
-    causal: bool = False
+    head: OwnHead = "none"
+    body: str = ""
+    readout: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ("",)
 
     @property
     def name(self) -> str:
         """What a catalogue entry calls it."""
-        return causal_name(self.model_type) if self.causal else self.model_type
+        return architecture_name(self.model_type, self.head)
 
 
-def causal_name(model_type: str) -> str:
-    """Return the name of the causal architecture of *model_type*."""
-    return f"{model_type}-causal"
+def architecture_name(model_type: str, head: OwnHead) -> str:
+    """Return the name of the architecture of *model_type* that keeps *head*."""
+    return model_type if head == "none" else f"{model_type}-{head}"
 
 
 def _causal(model_type: str, made: str, body: str = "model", words: str = "embed_tokens") -> Architecture:
@@ -76,12 +89,32 @@ def _causal(model_type: str, made: str, body: str = "model", words: str = "embed
         words=f"{body}.{words}",
         unused=(),
         pooler=False,
-        causal=True,
+        head="causal",
+        body=body,
+        readout=("lm_head",),
     )
 
 
-_KNOWN = {
-    known.name: known
+def _masked(bare: Architecture, made: str, *readout: str) -> Architecture:
+    body = bare.prefix.rstrip(".")
+    return replace(
+        bare,
+        encoder_class=made,
+        prefix="",
+        layers=f"{body}.{bare.layers}",
+        embeddings=f"{body}.{bare.embeddings}",
+        words=f"{body}.{bare.words}",
+        unused=tuple(f"{body}.{name}" for name in bare.unused),
+        pooler=False,
+        head="masked",
+        body=body,
+        readout=readout,
+        kept=(bare.prefix, *(f"{name}." for name in readout)),
+    )
+
+
+_ENCODERS = {
+    known.model_type: known
     for known in (
         Architecture("bert", "BertModel", "bert."),
         Architecture(
@@ -111,6 +144,18 @@ _KNOWN = {
             unused=(),
             pooler=False,
         ),
+    )
+}
+
+
+_KNOWN = {
+    known.name: known
+    for known in (
+        *_ENCODERS.values(),
+        _masked(_ENCODERS["bert"], "BertForMaskedLM", "cls.predictions"),
+        _masked(_ENCODERS["esm"], "EsmForMaskedLM", "lm_head"),
+        _masked(_ENCODERS["roberta"], "RobertaForMaskedLM", "lm_head"),
+        _masked(_ENCODERS["modernbert"], "ModernBertForMaskedLM", "head", "decoder"),
         _causal("llama", "LlamaForCausalLM"),
         _causal("mistral", "MistralForCausalLM"),
         _causal("qwen2", "Qwen2ForCausalLM"),

@@ -164,7 +164,8 @@ def read_head(folder: Path) -> HeadFile:
 
 
 def _tensors(folder: Path, head: Head) -> dict[str, Vector]:
-    for name in ("adapter_model.safetensors", "head.safetensors"):
+    trained = head.own_head == "none"
+    for name in ("adapter_model.safetensors", *(["head.safetensors"] if trained else [])):
         _size_ok(folder / name, MAX_TENSORS_BYTES)
     tensors = read_floats(folder / "adapter_model.safetensors")
     stray = sorted(name for name in tensors if not name.startswith(PEFT_PREFIX))
@@ -172,6 +173,13 @@ def _tensors(folder: Path, head: Head) -> dict[str, Vector]:
         raise _invalid(
             folder, f"adapter_model.safetensors holds {', '.join(stray[:5])}, which is no LoRA factor"
         )
+    tensors |= _head_tensors(folder, head) if trained else {}
+    if not all(np.isfinite(value).all() for value in tensors.values()):
+        raise _invalid(folder, "a tensor holds numbers that are not finite")
+    return tensors
+
+
+def _head_tensors(folder: Path, head: Head) -> dict[str, Vector]:
     found = read_floats(folder / "head.safetensors")
     outputs, width = head.width, head.covariate_width
     weight, bias = found.get("weight"), found.get("bias")
@@ -188,11 +196,9 @@ def _tensors(folder: Path, head: Head) -> dict[str, Vector]:
             folder, f"head.safetensors isn't a head of {outputs} outputs and {width} covariate slots"
         )
     hidden = weight.shape[1] - width
-    tensors |= {"head.weight": weight[:, :hidden], "head.bias": bias}
+    tensors = {"head.weight": weight[:, :hidden], "head.bias": bias}
     if width:
         tensors["head.covariates"] = weight[:, hidden:]
-    if not all(np.isfinite(value).all() for value in tensors.values()):
-        raise _invalid(folder, "a tensor holds numbers that are not finite")
     return tensors
 
 

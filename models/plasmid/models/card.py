@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from plasmid.models.language_card import language_code
 from plasmid.models.specs import CategoryCovariate, NumberCovariate
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE = {
     "protein": ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY"),
+    "molecule": ("CC(=O)Oc1ccccc1C(=O)O", "CCO"),
     "text": ("An anomaly of the hand.", "A tall person."),
 }
 
@@ -73,6 +75,7 @@ def card(about: HeadFile, facts: CardFacts, parameters: int, *, base: str) -> st
     tags += [json.dumps(facts.recipe)] if facts.recipe else []  # quoted: a name may look like a number
     ours = f"pipeline_tag: {about.head.pipeline_tag}\n" if about.head.pipeline_tag else ""
     ours += f"plasmid: {{task: {facts.task}}}\n" if facts.task else ""
+    included = " (head included)" if about.head.own_head == "none" else ""
     sections = [
         f"""---
 library_name: peft
@@ -83,7 +86,7 @@ tags: [{", ".join(tags)}]
 
 # {facts.title}
 
-A LoRA adapter of {parameters:,} parameters (head included) for the base model `{of.id}`, revision
+A LoRA adapter of {parameters:,} parameters{included} for the base model `{of.id}`, revision
 `{of.revision}`. It reads the column `{about.input}` ({about.kind}) and {about.head.says()}.
 """,
         f"""## Use it
@@ -125,6 +128,8 @@ def section(title: str, text: str) -> str:
 
 def code_block(about: HeadFile, base: str) -> str:
     """Return the lines that turn ``rows`` into the adapter's answers."""
+    if about.head.own_head != "none":
+        return language_code(about, base, _EXAMPLE[about.kind][0])
     covariates = about.head.covariates
     text = '" ".join(row[about["input"]])' if about.spaced else 'row[about["input"]]'
     lines = [

@@ -19,14 +19,22 @@ from ruamel.yaml import YAML
 
 from plasmid.core.errors import ModelError
 from plasmid.core.files import home
+from plasmid.models.architectures import InputKind, OwnHead
 
 ENTRIES = Path(__file__).parent / "entries"
 RECORD = "plasmid.json"
 """The file beside a converted model that says what it is."""
 
+TaskKind = Literal["classification", "causal", "masked-lm"]
 ModelId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 RepoName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}$")]
+TASKS: dict[OwnHead, TaskKind] = {
+    "none": "classification",
+    "causal": "causal",
+    "masked": "masked-lm",
+}
+"""What a base model is for, by the head of its own that it keeps."""
 Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -85,8 +93,8 @@ class Entry(_Strict):
     spaced
         True when the tokenizer needs blanks between residues.
     tasks
-        What it is for: ``classification`` (and whatever else has a head on an encoder), or ``causal``, text
-        that goes on.
+        What it is for: ``classification`` (and whatever else has a head on an encoder); ``causal``, text that
+        goes on; ``masked-lm``, tokens that were masked.
     chat_template
         The name of one of :mod:`plasmid.models.chat_templates`, for a causal model that was made to answer;
         None: it goes on with texts, and has no chat.
@@ -99,17 +107,22 @@ class Entry(_Strict):
     title: str
     licence: str
     architecture: str
-    input: Literal["protein", "text"]
+    input: InputKind
     spaced: bool = False
-    tasks: list[Literal["classification", "causal"]]
+    tasks: Annotated[list[TaskKind], Field(min_length=1, max_length=1)]
     chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
     source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
     digest: Hex256
 
     @property
+    def own_head(self) -> OwnHead:
+        """Which head of its own it keeps."""
+        return next(head for head, task in TASKS.items() if task in self.tasks)
+
+    @property
     def causal(self) -> bool:
-        """Whether it is a language model with its own head, not an encoder."""
-        return "causal" in self.tasks
+        """Whether it is a language model that writes text."""
+        return self.own_head == "causal"
 
 
 class Record(_Strict):
@@ -166,7 +179,8 @@ def shipped(model_id: str) -> Entry | None:
 def _shipped() -> dict[str, Entry]:
     reader = YAML(typ="safe", pure=True)
     entries = (
-        Entry.model_validate(reader.load(path.read_text("utf-8"))) for path in sorted(ENTRIES.glob("*.yaml"))
+        Entry.model_validate(reader.load(path.read_text("utf-8")))
+        for path in sorted(ENTRIES.glob("*.yaml"), key=lambda path: path.stem)
     )
     return {entry.id: entry for entry in entries}
 

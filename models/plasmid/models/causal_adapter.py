@@ -1,4 +1,4 @@
-"""LoRA adapters of causal models as stock PEFT writes them: read after the same checks as our own.
+"""LoRA adapters of causal models as stock PEFT and 'task.kind: causal' write them: one way to read both.
 
     adapter_config.json         LORA, CAUSAL_LM; the base by its name on the hub, and its revision
     adapter_model.safetensors   LoRA factors of linear layers, and nothing else
@@ -98,8 +98,16 @@ class CausalAdapter:
 
 
 def is_causal(folder: Path) -> bool:
-    """Return whether *folder* holds a stock PEFT adapter and none of Plasmid's with a head."""
-    return (folder / CONFIG).is_file() and not (folder / "head.json").is_file()
+    """Return whether *folder* holds an adapter of a causal model: one of Plasmid's, or PEFT's own.
+
+    Raises
+    ------
+    ModelError
+        ``model.adapter_invalid``: its settings are no JSON.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    return not (folder / "head.json").is_file() or _json(folder).get("task_type") == "CAUSAL_LM"
 
 
 def read_causal_config(folder: Path) -> CausalConfig:

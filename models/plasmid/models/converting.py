@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. Of an encoder the bare encoder, of a causal model all of it; float32, a part at a time.
+1. Of an encoder the bare encoder, of a language model its own head, too; float32, a part at a time.
 2. Of the tokenizer the known files, without a chat template. The bytes depend on the source alone.
 """
 
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plasmid.models.architectures import Architecture, architecture, causal_name
+from plasmid.models.architectures import Architecture, OwnHead, architecture, architecture_name
 from plasmid.models.gguf import read_gguf
 from plasmid.models.gguf_llama import config_of, tokenizer_of, weights_of
 from plasmid.models.residues import residue_tokenizer
@@ -29,15 +29,15 @@ TOKENIZER_FILES = (
 GENERATION = "generation_config.json"
 
 
-def convert(source: Path, target: Path, vocabulary: Path | None, *, causal: bool) -> dict[str, Any]:
+def convert(source: Path, target: Path, vocabulary: Path | None, *, head: OwnHead) -> dict[str, Any]:
     """Write the model in the folder *source* into *target*, and return the new ``config.json``.
 
     Parameters
     ----------
     vocabulary
         A list of residues to make the tokenizer of; None takes the folder's tokenizer.
-    causal
-        Keep the model with its head, which writes text.
+    head
+        Which head of its own is kept.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, causal: bool
     refuse_code(source)
     config = read_json(source / "config.json")
     kind = str(config.get("model_type"))
-    known = architecture(causal_name(kind) if causal else kind)
+    known = architecture(architecture_name(kind, head))
     weights = _encoder_only(read_weights(source), known)
     shapes = {name: weight.shape for name, weight in weights.items()}
     write_parts(target / "model.safetensors", shapes, lambda name: weights[name].parts())
@@ -57,7 +57,9 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, causal: bool
         if key not in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
     }
     settings |= {"architectures": [known.encoder_class], "dtype": "float32"}
-    if causal and (source / GENERATION).is_file():  # the tokens that end an answer may be said there alone
+    if (
+        head == "causal" and (source / GENERATION).is_file()
+    ):  # the tokens that end an answer may be said there alone
         ends = read_json(source / GENERATION).get("eos_token_id")
         settings |= {"eos_token_id": ends} if ends is not None else {}
     (target / "config.json").write_text(json.dumps(settings, indent=1, sort_keys=True), "utf-8")
@@ -81,7 +83,8 @@ def _without_template(path: Path) -> bytes:
 
 
 def _encoder_only(tensors: Weights, known: Architecture) -> Weights:
-    """Keep the encoder's tensors, under the names of the bare encoder."""
+    """Keep the encoder's tensors, under the names of the bare encoder, or those of a whole model."""
+    tensors = {name: value for name, value in tensors.items() if name.startswith(known.kept)}
     if any(name.startswith(known.prefix) for name in tensors):
         tensors = {
             name.removeprefix(known.prefix): value

@@ -33,11 +33,18 @@ from plasmid.core.errors import ModelError
 from plasmid.lora.attach import attach, checkpointed
 from plasmid.lora.layer import LoraLinear
 from plasmid.lora.samples import Samples, watch
-from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, adapter_schema, lora_modules
+from plasmid.models.adapter import (
+    PEFT_PREFIX,
+    AdapterSchema,
+    Vector,
+    adapter_schema,
+    hidden_size,
+    lora_modules,
+)
 from plasmid.models.architectures import architecture
 from plasmid.models.batches import Batch, Rows
 from plasmid.models.encoding import encode_rows, own_starts
-from plasmid.models.loading import load_encoder
+from plasmid.models.loading import load_encoder, load_language
 from plasmid.models.specs import Cell, LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Answers, Head
@@ -104,33 +111,43 @@ class AdaptedModel(nn.Module):
         paths = [module.path for module in lora_modules(base, lora)]
         factors = attach(encoder, paths, rank=lora.rank, scale=lora.scale, samples=self.samples)
         self.encoder = encoder
-        shapes = {tensor.name: tensor.shape for tensor in self.schema.tensors}
-        self.head = nn.Linear(shapes["head.weight"][1], head.width)
-        self.covariates = nn.Linear(max(1, head.covariate_width), head.width, bias=False)
-        self.covariates.weight.requires_grad_(head.covariate_width > 0)
+        self.hidden_size = hidden_size(base)
         self._trained: dict[str, nn.Parameter] = {}
         self._factors = factors
         self._frames: dict[str, Tensor] = {}
         for path, layer in factors.items():
             self._trained[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.lora_down
             self._trained[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.lora_up
-        weight, bias = self.head.parameters()
-        self._trained["head.weight"] = weight
-        if head.covariate_width:
-            self._trained["head.covariates"] = next(self.covariates.parameters())
-        self._trained["head.bias"] = bias
+        self._add_head(head)
         assert [tensor.name for tensor in self.schema.tensors] == list(self._trained)
         watch(self, self.samples, skip=LoraLinear)
         known = architecture(base.entry.architecture)
         parent, _, self._list_name = known.layers.rpartition(".")
         self._parent = (encoder.get_submodule(parent),)  # in a tuple: not registered a second time
-        self._embeddings_name = known.embeddings
+        self._body = (encoder.get_submodule(known.body),)
+        parent, _, self._embeddings_name = known.embeddings.rpartition(".")
+        self._embeddings = (encoder.get_submodule(parent),)
         every = encoder.get_submodule(known.layers)
         if checkpointing:
             checkpointed(every)
         self._split = None if lora.layers is None else len(every) - lora.layers
-        self._tokenizer = Tokenizer(base)
+        self._read_with(base)
         self.eval()
+
+    def _add_head(self, head: Head) -> None:
+        """Make what answers, and name its trainable parameters in the schema's order."""
+        self.head = nn.Linear(self.hidden_size, head.width)
+        self.covariates = nn.Linear(max(1, head.covariate_width), head.width, bias=False)
+        self.covariates.weight.requires_grad_(head.covariate_width > 0)
+        weight, bias = self.head.parameters()
+        self._trained["head.weight"] = weight
+        if head.covariate_width:
+            self._trained["head.covariates"] = next(self.covariates.parameters())
+        self._trained["head.bias"] = bias
+
+    def _read_with(self, base: BaseModel) -> None:
+        """Make what turns texts into tokens."""
+        self._tokenizer = Tokenizer(base)
 
     @classmethod
     def load(
@@ -155,13 +172,18 @@ class AdaptedModel(nn.Module):
             As :func:`plasmid.models.loading.load_encoder`, :func:`plasmid.models.adapter.lora_modules` and
             :class:`plasmid.models.tokenizing.Tokenizer`.
         """
+        if head.own_head != "none":
+            from plasmid.models.language import LanguageModel  # a kind of this class
+
+            model = load_language(base, attention=attention_on(device))
+            return LanguageModel(base, lora, head, model, checkpointing=checkpointing).to(device)
         encoder = load_encoder(base, attention=attention_on(device))
         return cls(base, lora, head, encoder, checkpointing=checkpointing).to(device)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.head.weight.device
+        return next(iter(self._trained.values())).device
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the trainable parameters: ``lora``, ``head`` and, if there are any, ``covariates``."""
@@ -284,8 +306,22 @@ class AdaptedModel(nn.Module):
                 "Lower max_length in the recipe's data section.",
             )
 
+    def drawn(self, batch: Batch, seed: int) -> Batch:  # noqa: ARG002 - one signature
+        """Return *batch* with what the task draws anew each time; most draw nothing."""
+        return batch
+
     def forward(self, batch: Batch) -> Tensor:
         """Return logits for *batch* on the model's device, float32 [n, width], or [n, tokens, width]."""
+        read = self._features(batch)
+        every = torch.arange(len(batch.input_ids), device=self.device)
+        with torch.autocast(self.device.type, enabled=False), self.samples.part(every):
+            logits: Tensor = self.head(read)
+            if self.spec.covariate_width:
+                logits = logits + self.covariates(batch.covariates)
+        return logits
+
+    def _features(self, batch: Batch) -> Tensor:
+        """Return what the head reads, float32 [n, hidden] or [n, tokens, hidden]."""
         every = torch.arange(len(batch.input_ids), device=self.device)
         groups = batch.groups() if self.device.type == "cpu" and batch.pooled is None else None
         if batch.pooled is not None:
@@ -297,11 +333,7 @@ class AdaptedModel(nn.Module):
             if self.spec.per_token:
                 parts = [pad(part, (0, 0, 0, batch.input_ids.shape[1] - part.shape[1])) for part in parts]
             pooled = torch.cat(parts)[torch.cat(groups).argsort()]
-        with torch.autocast(self.device.type, enabled=False), self.samples.part(every):
-            logits: Tensor = self.head(pooled)
-            if self.spec.covariate_width:
-                logits = logits + self.covariates(batch.covariates)
-        return logits
+        return pooled
 
     def _pooled(self, batch: Batch, rows: Tensor) -> Tensor:
         """Return the masked mean of the encoder's output, float32 [n, hidden], or all: [n, tokens, hidden].
@@ -317,7 +349,7 @@ class AdaptedModel(nn.Module):
         return encoded.float() if self.spec.per_token else mean_of_own(encoded, batch.own)
 
     def _run(self, batch: Batch) -> Tensor:
-        output: Tensor = self.encoder(
+        output: Tensor = self._body[0](
             input_ids=batch.input_ids, attention_mask=batch.attention_mask
         ).last_hidden_state
         return output
@@ -326,18 +358,18 @@ class AdaptedModel(nn.Module):
     def _cut(self, *, upper: bool, hidden: Tensor | None = None) -> Iterator[None]:
         """Leave only the trained layers (fed with *hidden*) or only the ones below them."""
         assert self._split is not None
-        encoder, parent = self.encoder, self._parent[0]
-        every, embeddings = getattr(parent, self._list_name), getattr(encoder, self._embeddings_name)
+        owner, parent = self._embeddings[0], self._parent[0]
+        every, embeddings = getattr(parent, self._list_name), getattr(owner, self._embeddings_name)
         setattr(parent, self._list_name, every[self._split :] if upper else every[: self._split])
         if hidden is not None:
             replayed = _Replayed()
             replayed.hidden = hidden
-            setattr(encoder, self._embeddings_name, replayed)
+            setattr(owner, self._embeddings_name, replayed)
         try:
             yield
         finally:
             setattr(parent, self._list_name, every)
-            setattr(encoder, self._embeddings_name, embeddings)
+            setattr(owner, self._embeddings_name, embeddings)
 
     @torch.no_grad()
     def cached(
@@ -354,10 +386,9 @@ class AdaptedModel(nn.Module):
         """
         if self._split is None:
             return rows
-        width = self.head.in_features
-        kept = torch.empty((len(rows.ids), width), dtype=dtype)
+        kept = torch.empty((len(rows.ids), self.hidden_size), dtype=dtype)
         every = getattr(self._parent[0], self._list_name)
-        last = every[self._split - 1] if self._split else getattr(self.encoder, self._embeddings_name)
+        last = every[self._split - 1] if self._split else getattr(self._embeddings[0], self._embeddings_name)
         seen: list[Tensor] = []
         hook = last.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         low = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
@@ -387,7 +418,7 @@ class AdaptedModel(nn.Module):
             As :meth:`cached`; what is kept is float32.
         """
         tokens = self.spec.per_token
-        kept = torch.empty((len(rows.ids) if tokens else len(rows), self.head.in_features))
+        kept = torch.empty((len(rows.ids) if tokens else len(rows), self.hidden_size))
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             for group in rows.by_length(CACHE_BATCH):
                 if on_batch is not None:
@@ -401,6 +432,22 @@ class AdaptedModel(nn.Module):
                     start, end = int(rows.starts[row]), int(rows.starts[row + 1])
                     kept[start:end] = found[place, : end - start]
         return rows.with_pooled(kept)
+
+    def lengths(self, texts: Sequence[str], most: int) -> list[int]:
+        """Return how many tokens each of *texts* has, cut to *most*."""
+        return [len(row.ids) for row in self._tokenizer.encode(texts, most)]
+
+    @torch.no_grad()
+    def losses(self, rows: Rows, *, batch_rows: int = CACHE_BATCH) -> Vector:
+        """Return the loss of each of the labelled *rows*, float32 [rows], computed in float32.
+
+        What the task draws is drawn with seed 0.
+        """
+        found = np.empty(len(rows), np.float32)
+        for group in rows.by_length(batch_rows):
+            batch = self.drawn(rows.batch(group), 0).to(self.device)
+            found[group] = self.spec.losses(self(batch).float(), batch.labels).cpu().numpy()
+        return found
 
     @torch.no_grad()
     def answers(self, rows: Rows, *, temperature: float = 1.0, batch_rows: int = CACHE_BATCH) -> Answers:

@@ -2,7 +2,8 @@
 
     model.safetensors, config.json   the encoder with W + ΔW, and the head, as ...ForTokenClassification
     tokenizer files                  the base's
-    head.safetensors, head.json      the head as the adapter has it: with covariates
+    head.safetensors, head.json      the head as the adapter has it: with covariates; the former not of a
+                                     language model, which keeps its own head, and has no modules below
     modules.json, 1_WordWeights/, 2_Pooling/, sentence_bert_config.json   for sentence-transformers
     README.md                        what loads it, and what does not exist in stock form
 
@@ -34,6 +35,7 @@ from plasmid.models.adapter_files import json_file
 from plasmid.models.architectures import architecture
 from plasmid.models.artifact import Adapter
 from plasmid.models.card import section
+from plasmid.models.language_card import CLASSES, language_code
 from plasmid.models.sources import read_json
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import TensorInfo, float_parts, pack_floats, read_header, write_parts
@@ -45,6 +47,11 @@ LINEAR = {
     "llama": ("LlamaForTokenClassification", "model.", "score"),
 }
 """Class, prefix of the encoder's tensors, and name of the head, by architecture."""
+_EXAMPLE = {
+    "protein": ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY"),
+    "molecule": ("CC(=O)Oc1ccccc1C(=O)O", "CCO"),
+    "text": ("A hand.", "A tall one."),
+}
 _BESIDE = ("config.json", "model.safetensors", "plasmid.json")
 
 
@@ -87,15 +94,20 @@ def export_merged(adapter: Adapter, base: BaseModel, folder: Path, *, licence: s
         for path in sorted(base.path.iterdir()):
             if path.name not in _BESIDE:
                 shutil.copyfile(path, new / path.name)
-        weight = [
-            adapter.tensors[key] for key in ("head.weight", "head.covariates") if key in adapter.tensors
-        ]
-        head = {"weight": np.concatenate(weight, 1), "bias": adapter.tensors["head.bias"]}
-        (new / "head.safetensors").write_bytes(pack_floats(head))
         (new / "head.json").write_bytes(json_file(about.model_dump(mode="json", exclude_none=True)))
-        _write_sentence_modules(new, adapter, base)
+        if about.head.own_head == "none":
+            _write_head(new, adapter)
+            _write_sentence_modules(new, adapter, base)
         (new / "README.md").write_text(_card(adapter, base, stock, licence, name), "utf-8")
-    return Exported(folder, "AutoModelForTokenClassification" if stock else None, layers)
+    own = CLASSES.get(about.head.own_head)
+    return Exported(folder, own or ("AutoModelForTokenClassification" if stock else None), layers)
+
+
+def _write_head(folder: Path, adapter: Adapter) -> None:
+    names = [name for name in ("head.weight", "head.covariates") if name in adapter.tensors]
+    weight = np.concatenate([adapter.tensors[name] for name in names], 1)
+    head = {"weight": weight, "bias": adapter.tensors["head.bias"]}
+    (folder / "head.safetensors").write_bytes(pack_floats(head))
 
 
 def _write_weights(path: Path, adapter: Adapter, base: BaseModel, stock: tuple[str, str, str] | None) -> int:
@@ -200,8 +212,9 @@ def _card(
     matter = [f"license: {licence}", "library_name: transformers", f"base_model: plasmid/{base.id}"]
     if stock:
         matter.append("pipeline_tag: token-classification")
+    tags = "plasmid, merged" + ", sentence-transformers" * (about.head.own_head == "none")
     parts = [
-        "\n".join(["---", *matter, "tags: [plasmid, merged, sentence-transformers]", "---", ""]),
+        "\n".join(["---", *matter, f"tags: [{tags}]", "---", ""]),
         f"# {name}, merged into {base.id}\n",
         (
             f"An adapter of Plasmid inside its base model `{base.id}` {base.revision}: neither PEFT nor "
@@ -221,9 +234,9 @@ def _card(
 def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
     """Return lines that turn ``texts`` into the adapter's answers with transformers alone."""
     about = adapter.about
-    example = (
-        ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY") if about.kind == "protein" else ("A hand.", "A tall one.")
-    )
+    if about.head.own_head != "none":
+        return language_code(about, None, _EXAMPLE[about.kind][0])
+    example = _EXAMPLE[about.kind]
     reading = '[" ".join(text) for text in texts]' if about.spaced else "texts"
     beside = not stock or about.head.covariate_width > 0
     kind = "AutoModel" if beside else "AutoModelForTokenClassification"
@@ -261,6 +274,12 @@ def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
 
 def _loads(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:
     head, covariates = adapter.about.head, adapter.about.head.covariate_width
+    if head.own_head != "none":
+        return (
+            f"- `{CLASSES[head.own_head]}`: the whole model, its logits to 1e-4.\n"
+            "- `plasmid models import .`: as an encoder for a classifier, say; with `--causal` or `--masked` "
+            "as what it is."
+        )
     lines = []
     if stock:
         lines.append(

@@ -22,7 +22,7 @@ from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import HubError, ModelError
 from plasmid.core.files import folder_atomic
 from plasmid.models.adapter_files import hub_name
-from plasmid.models.architectures import InputKind
+from plasmid.models.architectures import InputKind, OwnHead
 from plasmid.models.catalogue import RECORD, Entry, HubSource, Record, models_folder, read_record, shipped
 from plasmid.models.converting import GENERATION, TOKENIZER_FILES
 from plasmid.models.hub_client import Hub, RemoteFile, check_repo
@@ -174,14 +174,14 @@ def import_repo(
     model_id: str | None = None,
     kind: InputKind | None = None,
     licence: str | None = None,
-    causal: bool = False,
+    head: OwnHead = "none",
     template: str | None = None,
 ) -> BaseModel:
     """Return the model in *repo*, fetched as it is if it is a base of ours, else converted.
 
     Parameters
     ----------
-    model_id, kind, licence, causal, template
+    model_id, kind, licence, head, template
         As :func:`plasmid.models.importer.import_folder`; None is the repository's name, and what its card
         says. A base of ours has its own.
 
@@ -214,7 +214,7 @@ def import_repo(
         kind=kind,
         licence=licence or _licence(info),
         origin=f"{repo} at {commit[:12]}",
-        causal=causal,
+        head=head,
         template=template,
     )
     shutil.rmtree(stage, ignore_errors=True)
@@ -282,18 +282,26 @@ def _same(hub: Hub, base: BaseModel, repo: str, commit: str) -> str:
     return commit
 
 
+_WHAT = {
+    "none": ("the bare encoder, without any task head,", "AutoModel"),
+    "causal": ("a causal language model", "AutoModelForCausalLM"),
+    "masked": ("a language model with its head for masked tokens", "AutoModelForMaskedLM"),
+}
+"""What a base model is, and the class of transformers that loads it."""
+
+
 def base_card(entry: Entry, repo: str) -> str:
     """Return ``README.md`` of a base model on a hub."""
     return _CARD.format(
         licence=entry.licence.lower(),
         architecture=entry.architecture,
-        what="a causal language model" if entry.causal else "the bare encoder, without any task head,",
-        made="AutoModelForCausalLM" if entry.causal else "AutoModel",
+        what=_WHAT[entry.own_head][0],
+        made=_WHAT[entry.own_head][1],
         reads=entry.input,
         title=entry.title,
         id=entry.id,
         revision=entry.revision,
-        kind={"protein": "amino-acid sequences", "text": "text"}[entry.input],
+        kind={"protein": "amino-acid sequences", "molecule": "SMILES", "text": "text"}[entry.input],
         digest=entry.digest,
         repo=repo,
     )

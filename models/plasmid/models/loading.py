@@ -1,4 +1,4 @@
-"""An imported model, the bare encoder or the causal model, loaded offline and checked to be whole."""
+"""An imported model, the encoder or a language model with its head, loaded offline, checked to be whole."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
     ------
     ModelError
         ``model.tensors_missing``: a tensor that pooled encodings need isn't in the file, or has
-        another shape; ``model.causal``: it is a causal model.
+        another shape; ``model.causal``, ``model.masked``: it is a language model with a head of its own.
     """
+    if base.entry.own_head == "masked":
+        raise ModelError(
+            "model.masked",
+            f"{base.id} keeps its head for masked tokens, and is only trained with 'task.kind: masked-lm'.",
+            "Import the same model, or a merged export of its adapter, without --masked: as an encoder.",
+        )
     if base.entry.causal:
         raise ModelError(
             "model.causal",
@@ -31,6 +37,19 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
         )
     model = _loaded(base, attn_implementation=attention).eval()
     model.config.use_cache = False  # keys and values for a next token would be kept
+    return model
+
+
+def load_language(base: BaseModel, *, attention: str = "sdpa") -> Any:
+    """Return the model of *base*, the head of its own included, as float32 in eval mode.
+
+    Raises
+    ------
+    ModelError
+        ``model.tensors_missing``.
+    """
+    model = _loaded(base, attn_implementation=attention).eval()
+    model.config.use_cache = False
     return model
 
 
@@ -57,10 +76,11 @@ def check_whole(base: BaseModel) -> None:
 
 
 def _loaded(base: BaseModel, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM
+    import transformers
 
     known = architecture(base.entry.architecture)
-    made: Any = AutoModelForCausalLM if known.causal else AutoModel
+    names = {"none": "AutoModel", "causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
+    made: Any = getattr(transformers, names[known.head])
     with _quiet(), uncollected():
         model, report = made.from_pretrained(
             base.path,

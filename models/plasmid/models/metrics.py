@@ -3,7 +3,8 @@
 Rules
 -----
 1. ``auc``, ``accuracy``, ``macro-f1``, ``spearman`` and ``r2`` are better the larger they are, ``rmse`` and
-   ``mae``, in the label's unit, the smaller (:data:`FEWER_IS_BETTER`).
+   ``mae``, in the label's unit, the smaller (:data:`FEWER_IS_BETTER`), as are losses of tokens, which their
+   own kinds of task measure.
 2. What has no value on the given rows is an error, never a number.
 3. Equal values share the mean of their ranks.
 """
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from plasmid.core.errors import DataError, UsageError
 
-FEWER_IS_BETTER = frozenset({"rmse", "mae"})
+FEWER_IS_BETTER = frozenset({"rmse", "mae", "token-loss", "perplexity", "masked-loss", "pseudo-perplexity"})
 """Metrics of which the smaller value is the better one."""
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,6 @@ from plasmid.models.tasks import Answers
 
 if TYPE_CHECKING:
     from plasmid.models.batches import Rows
-    from plasmid.models.tokenizing import Tokenizer
 
 BATCH_ROWS = {"cpu": 64}
 """Rows that go through the model together, by kind of device."""
@@ -139,13 +137,27 @@ class Predictor:
         """Return how many of *texts* have more tokens than are in *rows*: only full ones can."""
         most = self.about.max_length
         full = [str(texts[row]) for row in np.flatnonzero(rows.lengths == most).tolist()]
-        return sum(len(text.ids) > most for text in self._tokenizer.encode(full, most + 1))
+        return sum(length > most for length in self._model.lengths(full, most + 1))
 
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        from plasmid.models.tokenizing import Tokenizer
+    def score(self, columns: Mapping[str, Sequence[Cell]]) -> float:
+        """Return the adapter's metric on *columns*: what it reads, and its label column if it has one.
 
-        return Tokenizer(self._base)
+        Raises
+        ------
+        ModelError, DataError
+            As :meth:`predict`; the metric has no value on these rows.
+        """
+        import torch
+
+        about = self.about
+        if about.metric not in about.head.loss_metrics:
+            cells = () if about.label is None else columns[about.label]
+            return about.head.score(about.metric, self.predict(columns).answers, cells)
+        rows = self._model.encode(
+            columns, input_column=about.input, max_length=about.max_length, label_column=about.label
+        )
+        with torch.inference_mode():
+            return about.head.of_losses(about.metric, self._model.losses(rows, batch_rows=self._batch_rows))
 
 
 def _base_of(about: HeadFile) -> BaseModel:

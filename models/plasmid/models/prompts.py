@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from plasmid.core.errors import ModelError, PlasmidError
-from plasmid.models.chat_templates import ChatTemplate, Message, chat_template
+from plasmid.models.chat_templates import ChatTemplate, Message, Part, chat_template
 from plasmid.models.sources import read_json
 from plasmid.models.store import BaseModel
 from plasmid.models.tokenizing import load_tokenizer, reads
@@ -49,8 +49,7 @@ class Prompts:
     def __init__(self, base: BaseModel) -> None:
         self._tokenizer = load_tokenizer(base.path)
         self._reading = threading.Lock()  # whether marks are split is a state of the tokenizer, not of a call
-        protein = base.entry.input == "protein"
-        if not reads(self._tokenizer, protein=protein, spaced=base.entry.spaced):
+        if not reads(self._tokenizer, base.entry.input, spaced=base.entry.spaced):
             raise ModelError(
                 "model.tokenizer_unknown",
                 f"the tokenizer of {base.id} maps plain input to [UNK].",
@@ -85,18 +84,38 @@ class Prompts:
         with self._reading:
             return list(self._tokenizer(text, split_special_tokens=False)["input_ids"])
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a conversation, up to where the answer begins. The model has a template."""
+    def chat(self, messages: Sequence[Message], *, most: int | None = None) -> list[int]:
+        """Return the tokens of a conversation, up to where the answer begins. The model has a template.
+
+        Parameters
+        ----------
+        most
+            Of a longer one the last message is cut at its end; None: nothing is cut.
+        """
         assert self.template is not None, "asked of a model without a chat template"
-        found: list[int] = []
-        for part in self.template.parts(messages):
-            if part.mark:
-                found.append(self._marks[part.text])
-            else:
-                with self._reading:
-                    plain = self._tokenizer(part.text, add_special_tokens=False, split_special_tokens=True)
-                found += plain["input_ids"]
-        return found
+        parts = self.template.parts(messages)
+        tokens = [[self._marks[part.text]] if part.mark else self.plain(part.text) for part in parts]
+        over = 0 if most is None else sum(map(len, tokens)) - most
+        if over > 0:
+            last = max(place for place, part in enumerate(parts) if part == Part(self.template.end, True)) - 1
+            tokens[last] = tokens[last][: max(0, len(tokens[last]) - over)]
+        return [token for part in tokens for token in part]
+
+    def plain(self, text: str) -> list[int]:
+        """Return the tokens of *text* alone; no mark in it is one."""
+        with self._reading:
+            found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(found["input_ids"])
+
+    def answer(self, text: str) -> list[int]:
+        """Return the tokens of an answer, the mark of its end included. The model has a template."""
+        assert self.template is not None, "asked of a model without a chat template"
+        return [*self.plain(text), self._marks[self.template.end]]
+
+    def told(self, tokens: Sequence[int]) -> str:
+        """Return the text of an answer's *tokens* up to the first that ends it, blanks around it left out."""
+        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return str(self._tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip()
 
     def says(self, stop: Sequence[str] = ()) -> Said:
         """Return what makes a text of one answer's tokens, up to the first of *stop* in it."""

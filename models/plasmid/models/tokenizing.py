@@ -3,8 +3,9 @@
 Rules
 -----
 1. A tokenizer is loaded from the model's own folder, offline, running nobody's code.
-2. At load the 20 residues (or an English sentence) must give known tokens, one each for residues.
-3. Every encoded protein is checked again; the error names rows, never letters.
+2. At load the 20 residues (or a molecule, or an English sentence) must give known tokens, one each for
+   residues.
+3. Every encoded protein and molecule is checked again; the error names rows, never letters.
 4. ``max_length`` counts tokens, special ones included. Which those are is the tokenizer's own word: one at
    either end, only the first, or none.
 """
@@ -17,12 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import ModelError
+from plasmid.models.architectures import InputKind
 from plasmid.models.residues import AMINO_ACIDS
 from plasmid.models.store import BaseModel
 
 MEASURED_TEXTS = 1024
 """How many are tokenized at a time."""
 SENTENCE = "An anomaly of the hand and of 12 other parts."
+_TRIED: dict[InputKind, str] = {"text": SENTENCE, "molecule": "C[C@@H](N)C(=O)Oc1ccc(Cl)nc1/C=C/Br"}
+_UNREAD: dict[InputKind, str] = {
+    "protein": "amino-acid residues",
+    "molecule": "a plain SMILES",
+    "text": "plain English words",
+}
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -45,10 +53,10 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def reads(tokenizer: Any, *, protein: bool, spaced: bool) -> bool:
-    """True when *tokenizer* knows every residue as one token of its own, or every word of a sentence."""
-    if not protein:
-        return tokenizer.unk_token_id not in _content(tokenizer, SENTENCE)
+def reads(tokenizer: Any, kind: InputKind, *, spaced: bool) -> bool:
+    """True when *tokenizer* knows every residue as one token of its own, or all of a molecule or sentence."""
+    if kind != "protein":
+        return tokenizer.unk_token_id not in _content(tokenizer, _TRIED[kind])
     ids = _content(tokenizer, " ".join(AMINO_ACIDS) if spaced else AMINO_ACIDS)
     return len(set(ids)) == len(ids) == len(AMINO_ACIDS) and tokenizer.unk_token_id not in ids
 
@@ -93,10 +101,10 @@ class Tokenizer:
                 f"the tokenizer of {base.id} has no padding token.",
                 'Add one to its tokenizer_config.json, for example "pad_token": "</s>", and import it again.',
             )
-        self._protein = base.entry.input == "protein"
+        self._kind = base.entry.input
         self._spaced = base.entry.spaced
-        if not reads(self._tokenizer, protein=self._protein, spaced=self._spaced):
-            what = "amino-acid residues" if self._protein else "plain English words"
+        if not reads(self._tokenizer, self._kind, spaced=self._spaced):
+            what = _UNREAD[self._kind]
             raise ModelError(
                 "model.tokenizer_unknown",
                 f"the tokenizer of {base.id} maps {what} to [UNK].",
@@ -109,6 +117,29 @@ class Tokenizer:
         """The id that fills a batch."""
         return int(self._tokenizer.pad_token_id)
 
+    @property
+    def mask_id(self) -> int:
+        """The id that stands for a masked token.
+
+        Raises
+        ------
+        ModelError
+            ``model.tokenizer_invalid``: there is none.
+        """
+        found = self._tokenizer.mask_token_id
+        if found is None:
+            raise ModelError(
+                "model.tokenizer_invalid",
+                "the tokenizer has no token for what is masked.",
+                "Use a base model that was trained to guess masked tokens.",
+            )
+        return int(found)
+
+    @property
+    def ordinary_ids(self) -> list[int]:
+        """The ids of all tokens but the special ones, ascending."""
+        return sorted(set(self._tokenizer.get_vocab().values()) - set(self._tokenizer.all_special_ids))
+
     def encode(self, texts: Sequence[str], max_length: int, *, first: int = 0) -> list[Encoded]:
         """Return the tokens of each text, cut to *max_length*, special tokens included.
 
@@ -120,7 +151,7 @@ class Tokenizer:
         Raises
         ------
         ModelError
-            ``model.tokenizer_unknown``: a protein holds a letter that the model has no token for.
+            ``model.tokenizer_unknown``: a protein or molecule holds a letter that the model has no token for.
         """
         if not texts:
             return []
@@ -133,15 +164,21 @@ class Tokenizer:
             return_attention_mask=False,
             return_special_tokens_mask=True,
         )
-        if self._protein:
+        if self._kind != "text":
             unknown = self._tokenizer.unk_token_id
             strange = [row for row, ids in enumerate(found["input_ids"]) if unknown in ids]
             if strange:
+                protein = self._kind == "protein"
                 raise ModelError(
                     "model.tokenizer_unknown",
-                    f"{len(strange)} sequences hold letters that are not residues, "
-                    f"first in row {first + strange[0] + 1}.",
-                    f"The model reads {AMINO_ACIDS}.",
+                    f"{len(strange)} "
+                    + (
+                        "sequences hold letters that are not residues"
+                        if protein
+                        else "SMILES hold other signs"
+                    )
+                    + f", first in row {first + strange[0] + 1}.",
+                    f"The model reads {AMINO_ACIDS}." if protein else "The model reads OpenSMILES.",
                 )
         return [
             Encoded(ids, special)

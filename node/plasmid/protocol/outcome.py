@@ -41,7 +41,8 @@ def release_settings(recipe: Any, base: BaseModel, state: Vector) -> dict[str, A
 def adapter_settings(recipe: Any, base: BaseModel, adapter: Vector) -> dict[str, Any]:
     """Return what it is to be given for an *adapter*, float32 [adapter size]."""
     head = recipe.head()
-    own = (recipe.data.input, *recipe.adapter.covariates, recipe.data.label)
+    label = () if recipe.data.label is None else (recipe.data.label,)
+    own = (recipe.data.input, *recipe.adapter.covariates, *label)
     return {
         "schema": adapter_schema(base, recipe.adapter.lora, head),
         "state": adapter,

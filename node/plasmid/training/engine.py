@@ -10,7 +10,8 @@ Rules
    of 0 are frozen: they stay as they are given, have no part in clip and noise, and the encoder runs
    once a row. What does not learn in a call (the method says what does) is frozen for that call.
 3. Batches come from seeded permutations (:mod:`plasmid.training.order`). Under a privacy unit they are
-   Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`).
+   Poisson samples, and gradients are clipped and noised (:mod:`plasmid.training.dp`). What a task draws, such
+   as masks, follows from the call's seed, the step and each row alone.
 4. The computation, or the document's own Python, says what is minimised (the mean of its losses by row), and
    nothing else.
 5. With LoRA on the top layers only, the activations below are computed once and kept, up to
@@ -50,6 +51,8 @@ MAX_CACHE_BYTES = 2 * 2**30
 
 EVERYTHING: frozenset[Part] = frozenset({"A", "B", "core", "head", "covariates"})
 
+_STEPS = 2**32
+"""More than a call has: what one call draws, no other does."""
 MICRO_ROWS = 64
 MAX_GATHERED_BYTES = 512 * 2**20
 """How many rows, and how much of their gradients, exist at a time."""
@@ -149,6 +152,7 @@ class Engine:
         if person is not None and person in table.names:
             self._patients = [np.array(rows, np.int64) for rows in table.groups(person)]
         self._frozen: Vector | None = None
+        self._drawing = 0
         self._learn(EVERYTHING)
         self._health = Health(list(self._model.learning()))
 
@@ -167,7 +171,7 @@ class Engine:
         Parameters
         ----------
         seed
-            Of the order of rows; means nothing under *sampling*.
+            Of what the task draws, and of the order of rows, where there is no *sampling*.
         sampling
             The privacy unit, its clip and noise; None trains without.
         learn
@@ -191,9 +195,11 @@ class Engine:
         optimizer = self._optimizer()
         start = {value: value.detach().clone() for value in self._model.learning().values()}
         self._cache()
+        self._drawing = seed * _STEPS
         batches = order(self._table.rows, self._recipe.training.batch, steps, seed)
         for done in range(1, steps + 1):
             self._stop_if_asked()
+            self._drawing += 1
             if sampling is not None:
                 gradients = self._clipped_sum(sampling).noised_mean(sampling)
                 for parameter, gradient in zip(self._model.learning().values(), gradients, strict=True):
@@ -211,11 +217,17 @@ class Engine:
         return _finite(self._model.state(), "the adapter after the last step")
 
     def gradient_sum(
-        self, state: Vector, *, sampling: UnitSampling, learn: Collection[Part] = EVERYTHING
+        self,
+        state: Vector,
+        *,
+        sampling: UnitSampling,
+        seed: int = 0,
+        learn: Collection[Part] = EVERYTHING,
     ) -> Vector:
         """Return the sum of clipped unit gradients at *state* over one Poisson sample, float32 [schema.size].
 
-        It is neither divided nor noised, and scaled as *sampling* says: it must not leave as it is.
+        It is neither divided nor noised, and scaled as *sampling* says: it must not leave as it is. *seed* is
+        that of what the task draws.
 
         Raises
         ------
@@ -226,6 +238,7 @@ class Engine:
         self._learn(learn)
         self._stop_if_asked()
         self._cache()
+        self._drawing = seed * _STEPS
         total = self._clipped_sum(sampling)
         self._health.end_call()
         if self._progress is not None:
@@ -321,7 +334,7 @@ class Engine:
         return gathered
 
     def _losses(self, rows: Rows, chosen: Indices) -> torch.Tensor:
-        batch = rows.batch(chosen).to(self._accelerator.device)
+        batch = self._model.drawn(rows.batch(chosen), self._drawing).to(self._accelerator.device)
         with torch.autocast(self._accelerator.device.type, self._dtype, enabled=self.precision == "bf16"):
             return (self._loss or finetune.losses)(self._model, batch)
 
@@ -345,7 +358,19 @@ class Engine:
             self._scored = (columns, rows)
         return self._model.answers(self._scored[1])
 
-    @torch.no_grad()
+    def score(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> float:
+        """Return the recipe's metric of the adapter on the labelled rows in *columns*.
+
+        Raises
+        ------
+        ModelError, DataError
+            As the class; the metric has no value on these rows.
+        """
+        head, metric, label = self._model.spec, self._recipe.task.metric, self._recipe.data.label
+        if metric in head.loss_metrics:
+            return head.of_losses(metric, self.losses(state, columns))
+        return head.score(metric, self.predict(state, columns), () if label is None else columns[label])
+
     def losses(self, state: Vector, columns: Mapping[str, Sequence[Cell]]) -> Vector:
         """Return the loss of each of the labelled rows in *columns*, float32 [rows], computed in float32.
 
@@ -356,11 +381,7 @@ class Engine:
         """
         self._model.set_state(state)
         rows = self._encode(columns, label_column=self._recipe.data.label)
-        found = np.empty(len(rows), np.float32)
-        for group in rows.by_length(MICRO_ROWS):
-            batch = rows.batch(group).to(self._accelerator.device)
-            found[group] = finetune.losses(self._model, batch).cpu().numpy()
-        return found
+        return self._model.losses(rows, batch_rows=MICRO_ROWS)
 
     def _encode(self, columns: Mapping[str, Sequence[Cell]], *, label_column: str | None) -> Rows:
         return self._model.encode(
@@ -393,7 +414,7 @@ class Engine:
         return rows, np.arange(len(chosen), dtype=np.int64)
 
     def _fits(self, rows: Rows, dtype: torch.dtype) -> bool:
-        return len(rows.ids) * self._model.head.in_features * dtype.itemsize <= MAX_CACHE_BYTES
+        return len(rows.ids) * self._model.hidden_size * dtype.itemsize <= MAX_CACHE_BYTES
 
     def _stop_if_asked(self) -> None:
         if self._should_stop is not None and self._should_stop():

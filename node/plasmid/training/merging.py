@@ -171,7 +171,7 @@ def merge_adapters(
     )
     body = card(_head_of(files), facts, merged.schema.size, base=hub_name(base.id)).partition("\n---\n")[2]
     made = "\n".join(_lines(parents, weights, merged, method))
-    text = _front(base, parents, found) + body + "\n" + section("Made from", made) + "\n"
+    text = _front(base, about.head.kind, parents, found) + body + "\n" + section("Made from", made) + "\n"
     files["README.md"] = (text + section("Licence", _licence_text(parents, found))).encode()
     with folder_atomic(out) as new:
         for name, content in files.items():
@@ -277,18 +277,19 @@ def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {name: provenance[name] for name in kept if name in provenance}
 
 
-def _front(base: BaseModel, parents: Sequence[Parent], licence: Licence) -> str:
+def _front(base: BaseModel, task: str, parents: Sequence[Parent], licence: Licence) -> str:
     names = [hub_name(base.id), *dict.fromkeys(parent.repo for parent in parents if parent.repo)]
     lines = ["---", "library_name: peft", f"license: {licence.license}"]
     lines += [f"license_name: {licence.name}"] if licence.name else []
     lines += ["base_model:", *(f"- {name}" for name in names), "base_model_relation: merge"]
-    lines += [f"tags: [plasmid, lora, federated, {base.entry.input}, classification, merge]"]
-    return "\n".join([*lines, "plasmid: {task: classification}", "---", ""])
+    lines += [f"tags: [plasmid, lora, federated, {base.entry.input}, {task}, merge]"]
+    return "\n".join([*lines, f"plasmid: {{task: {task}}}", "---", ""])
 
 
 def _lines(parents: Sequence[Parent], weights: Sequence[float], merged: Merged, method: str) -> Iterator[str]:
     yield f"PEFT's `add_weighted_adapter`, method `{method}`, to rank {merged.lora.rank}. Its update differs"
-    yield f"from the weighted sum of the parents' by {merged.distance:.3g} of its norm; heads are averaged.\n"
+    yield f"from the weighted sum of the parents' by {merged.distance:.3g} of its norm; trained heads are"
+    yield "averaged.\n"
     yield "| parent | weight | revision | licence | verified |\n|---|---|---|---|---|"
     for parent, weight in zip(parents, weights, strict=True):
         commit = f"`{parent.commit[:12]}`" if parent.commit else "a folder"

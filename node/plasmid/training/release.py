@@ -179,6 +179,5 @@ def evaluate_file(folder: Path | str, data: Path | str) -> Evaluation:
     adapter = read_adapter(Path(folder))
     table = read_for(adapter.about, Path(data), labels=True)
     about = adapter.about
-    answers = Predictor(adapter).predict(table.columns).answers
-    value = about.head.score(about.metric, answers, table.columns[about.label])
+    value = Predictor(adapter).score(table.columns)
     return Evaluation(about.metric, value, table.rows, table.notices)

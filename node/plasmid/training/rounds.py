@@ -70,7 +70,7 @@ def site_vector(
     learn = method.learns(document, round_)
     if document.privacy.mechanism == "dp-fedsgd":
         assert chosen is not None, "a mechanism has a unit"
-        after = engine.gradient_sum(before, sampling=chosen, learn=learn)
+        after = engine.gradient_sum(before, sampling=chosen, seed=seed, learn=learn)
         start = np.zeros_like(after)
     else:
         after = _trained(engine, document, before, shape, round_, seed=seed, sampling=chosen, learn=learn)

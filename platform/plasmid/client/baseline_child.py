@@ -58,9 +58,7 @@ class Bench:
         state = engine.train(first, steps=steps, seed=self.recipe.seed, pace=pace)
         # The first engine keeps the encoded test, so that it is encoded once for all trainings.
         self._scorer = self._scorer or engine
-        answers = self._scorer.predict(state, self.test.columns)
-        cells = self.test.columns[self.recipe.data.label]
-        return self.recipe.head().score(self.recipe.task.metric, answers, cells)
+        return float(self._scorer.score(state, self.test.columns))
 
     def run(self, job: dict[str, Any], progress: Any) -> Any:
         """Return the value of *job*."""

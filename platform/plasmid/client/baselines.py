@@ -36,10 +36,10 @@ Progress = Callable[[int, int], None]
 
 
 class Simple(TypedDict):
-    """The classical model: pooled, and the best single site."""
+    """The classical model: pooled, and the best single site; None where none can be compared."""
 
-    central: float
-    local: float
+    central: float | None
+    local: float | None
 
 
 class Baselines(TypedDict):

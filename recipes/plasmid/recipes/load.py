@@ -29,6 +29,11 @@ from plasmid.recipes.origins import origins
 from plasmid.recipes.schema import Recipe, contradictions
 from plasmid.recipes.trees import TreesRecipe, trees_contradictions
 
+_KINDS = {
+    "none": "an encoder",
+    "causal": "a causal language model",
+    "masked": "a language model with its head for masked tokens (plasmid models import --masked)",
+}
 Location = tuple[str | int, ...]
 Parsed = Recipe | BundleRecipe | TreesRecipe
 Kind = TypeVar("Kind", Recipe, BundleRecipe, TreesRecipe)
@@ -333,10 +338,14 @@ def _fill_model(recipe: Recipe, problems: _Problems) -> Recipe:
         problems.add(
             ("data", "input"), f"is a {recipe.input_kind} column, but {entry.id} reads {entry.input} input"
         )
-    if entry.causal:
+    if entry.own_head != recipe.task.own_head:
         problems.add(
-            ("model", "base"), f"{entry.id} is a causal language model: recipes train heads on encoders"
+            ("model", "base"),
+            f"{entry.id} is {_KINDS[entry.own_head]}; task.kind {recipe.task.kind} needs "
+            f"{_KINDS[recipe.task.own_head]}",
         )
+    elif entry.causal and entry.chat_template is None:
+        problems.add(("model", "base"), f"{entry.id} has no chat template, so where would an answer begin?")
     revision = recipe.model.revision or entry.revision
     digest = recipe.model.digest
     if digest is None and revision == entry.revision:

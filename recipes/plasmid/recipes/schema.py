@@ -114,14 +114,15 @@ class Holdout(Strict):
 class Data(Strict):
     """The data contract, and the demonstration data if the recipe ships some.
 
+    ``label`` is what is learned; a task on unlabelled rows has none.
     ``patient`` names the identifier column whose equal cells are one person; needed by ``unit: patient``.
     ``cohort`` says how rows come from dated events of people; None is one table of rows.
     """
 
     input: ColumnName
-    label: ColumnName
+    label: ColumnName | None = None
     patient: ColumnName | None = None
-    columns: Annotated[dict[ColumnName, Column], Field(min_length=2, max_length=1000)]
+    columns: Annotated[dict[ColumnName, Column], Field(min_length=1, max_length=1000)]
     split: Split | None = None
     holdout: Holdout | None = None
     cohort: Cohort | None = None
@@ -223,7 +224,8 @@ class Learned(Strict):
                 )
             elif isinstance(column, NumberColumn):
                 covariates.append(NumberCovariate(name=name, type="number", bounds=column.bounds))
-        return self.task.head(covariates, self.data.columns[self.data.label])
+        label = None if self.data.label is None else self.data.columns[self.data.label]
+        return self.task.head(covariates, label)
 
 
 def _possible(computation: object) -> object:
@@ -288,23 +290,35 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
         yield ("data", "patient"), "unit: patient needs the name of an identifier column"
     if privacy:
         yield from loss_contradictions(sections.get("bundle"), privacy)
+    training = sections.get("training")
+    if task and training and task.own_head != "none" and training.lora_lr == 0:
+        yield ("training", "lora_lr"), f"is 0, and a {task.kind} task trains nothing but factors"
     yield from training_contradictions(sections)
     yield from stop_contradictions(sections)
     yield from method_contradictions(sections)
 
 
 def _fit(task: Task, data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:
-    label, read = data.columns.get(data.label), data.columns.get(data.input)
-    if label is not None and read is not None and label.type in task.label_types:
+    label = None if data.label is None else data.columns.get(data.label)
+    read = data.columns.get(data.input)
+    fits = label.type in task.label_types if label is not None else not task.label_types
+    if fits and read is not None:
         yield from task.misfits(
             label=label, read=data.input, reads=read.type, covariates=list(adapter.covariates)
         )
 
 
 def _data(data: Data, task: Task | None) -> Iterator[tuple[Location, str]]:
-    labels = ("label", "number", "residue_labels") if task is None else task.label_types
+    labels = ("label", "number", "residue_labels", "text") if task is None else task.label_types
+    if not labels and data.label is not None:
+        yield ("data", "label"), f"names {data.label!r}, but the task has no label; leave it out"
     for role, types in (("input", ("protein", "nucleotide", "molecule", "text")), ("label", labels)):
         name = getattr(data, role)
+        if not types:
+            continue
+        if name is None:
+            yield ("data", role), f"names no column; the task needs one of type {' or '.join(types)}"
+            continue
         column = data.columns.get(name)
         if column is None:
             yield ("data", role), f"names the column {name!r}, which data.columns does not hold"

@@ -168,7 +168,7 @@ def _dealt(resolved: ResolvedRecipe, split: DirichletSplit) -> tuple[list[str], 
     label = resolved.recipe.data.label
     with open_csv(path) as table:
         header = table.header
-        if label not in header:
+        if label is not None and label not in header:
             raise DataError(
                 "data.column_missing",
                 f"{path.name} has no column {label!r}.",
@@ -182,9 +182,9 @@ def _dealt(resolved: ResolvedRecipe, split: DirichletSplit) -> tuple[list[str], 
             f"{path.name}: {ragged} row(s) have another number of cells than the header.",
             "Quote cells that hold commas.",
         )
-    place = header.index(label)
+    place = None if label is None else header.index(label)
     parts = dirichlet_split(
-        resolved.recipe.task.strata([cells[place] for cells in rows]),
+        resolved.recipe.task.strata(["" if place is None else cells[place] for cells in rows]),
         sites=split.sites,
         alpha=split.alpha,
         test_share=split.test_share,

@@ -49,10 +49,11 @@ class Schedule(Strict):
 class Training(Strict):
     """One round at one site: ``steps`` optimiser steps on ``batch`` rows each, a fresh optimiser each round.
 
-    Rates are those of three parameter groups: LoRA factors, head, covariate weights. A ``lora_lr`` of 0
-    freezes the factors as they start, which leaves the encoder as it is and costs no noise. Under much noise
-    ``sgd`` is the better ``optimizer``: a fresh AdamW moves every value by about its rate, whatever the
-    signal. Under a privacy unit ``batch`` is the expected number of units in a Poisson sample.
+    Rates are those of three parameter groups: LoRA factors, head, covariate weights; where the base's own
+    head answers, the first alone means something. A ``lora_lr`` of 0 freezes the factors as they start, which
+    leaves the encoder as it is and costs no noise. Under much noise ``sgd`` is the better ``optimizer``: a
+    fresh AdamW moves every value by about its rate, whatever the signal. Under a privacy unit ``batch`` is
+    the expected number of units in a Poisson sample.
     ``checkpointing`` keeps no activations inside the encoder's layers: less memory, one more forward pass.
     ``proximal`` is FedProx's mu (Li et al. 2020, arXiv 1812.06127): mu / 2 times the squared distance to the
     round's first state is added to the loss, which keeps sites of different data together.
@@ -70,8 +71,8 @@ class Training(Strict):
     checkpointing: bool = False
     lora_lr: Annotated[float, Field(ge=0, le=10)]
     lora_b_ratio: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
-    head_lr: Rate
-    covariate_lr: Rate
+    head_lr: Rate = 1e-2
+    covariate_lr: Rate = 1e-2
     schedule: Schedule | None = None
     proximal: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     personal_steps: Annotated[int, Field(ge=0, le=100_000)] = 0

@@ -6,7 +6,8 @@
 Rules
 -----
 1. A head is one linear layer: on the mean of the encoder's output over a row's own tokens and the
-   covariates, or, where it is *per token*, on the output at each of these tokens.
+   covariates, or, where it is *per token*, on the output at each of these tokens. Or it is the base's own,
+   which stays as it is, and the factors alone are trained.
 2. Nobody else asks which kind it is: what a cell becomes, the loss of a row, what logits answer and how that
    is written, judged and described follow from the head alone.
 3. The loss is one number for each row, whatever the row holds: a row is what privacy is counted by.
@@ -31,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from plasmid.models.architectures import OwnHead
 from plasmid.models.metrics import FEWER_IS_BETTER
 from plasmid.models.specs import (
     CategoryCovariate,
@@ -60,7 +62,8 @@ class Answers:
     Attributes
     ----------
     values
-        float32 [rows, width]; or of each own token of all rows, back to back, [tokens, width].
+        float32 [rows, width]; or of each own token of all rows, back to back, [tokens, width]. Texts are
+        objects, [rows, 1].
     starts
         Row i is ``values[starts[i]:starts[i + 1]]``, int64 [rows + 1]; None where a row is one line.
     """
@@ -93,6 +96,10 @@ class Head(Strict, ABC):
         Its answers are probabilities, which a temperature can calibrate.
     metrics
         What it can be judged by.
+    loss_metrics
+        Those of them that follow from the rows' losses (:meth:`of_losses`), not from answers.
+    own_head
+        Which head of the base's own answers; ``none``: the one that is trained.
     simple
         Which classical model it is compared with (:mod:`plasmid.client.simple`).
     pipeline_tag
@@ -102,7 +109,9 @@ class Head(Strict, ABC):
     per_token: ClassVar[bool] = False
     probabilistic: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]]
-    simple: ClassVar[Literal["logistic", "ridge", "window"]] = "logistic"
+    loss_metrics: ClassVar[tuple[str, ...]] = ()
+    own_head: ClassVar[OwnHead] = "none"
+    simple: ClassVar[Literal["logistic", "ridge", "window", "phrases", "neighbours"]] = "logistic"
     pipeline_tag: ClassVar[str | None]
 
     kind: str
@@ -127,7 +136,7 @@ class Head(Strict, ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """The number of the head's outputs."""
+        """The number of the head's outputs; 0 where it is the base's own."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -165,7 +174,8 @@ class Head(Strict, ABC):
         Parameters
         ----------
         outputs
-            float32 [n, width], or [n, tokens, width].
+            float32 [n, width], or [n, tokens, width]; of a head of the base's own, at the tokens that have a
+            target alone, row after row, [tokens with a target, vocabulary].
         targets
             As :meth:`targets`: [n], or [n, tokens] padded with :data:`IGNORED`.
         """
@@ -187,6 +197,10 @@ class Head(Strict, ABC):
         DataError
             As :meth:`targets` and :mod:`plasmid.models.metrics`.
         """
+
+    def of_losses(self, metric: str, losses: Numbers) -> float:
+        """Return *metric*, one of :attr:`loss_metrics`, from the loss of each row, float32 [rows]."""
+        raise NotImplementedError(metric, len(losses))
 
     @abstractmethod
     def columns(self) -> dict[str, Shape]:
@@ -229,10 +243,13 @@ class Task(Strict, ABC):
     Attributes
     ----------
     label_types
-        The types that the label's column may have.
+        The types that the label's column may have; none: the task has no label.
+    own_head
+        As the head's: which base models it is for.
     """
 
     label_types: ClassVar[tuple[str, ...]]
+    own_head: ClassVar[OwnHead] = "none"
 
     kind: str
     metric: str
@@ -255,7 +272,7 @@ class Task(Strict, ABC):
         Parameters
         ----------
         label
-            The contract of the label's column.
+            The contract of the label's column; None where the task has none.
         """
 
     def contradictions(self) -> Iterator[Problem]:
@@ -268,7 +285,7 @@ class Task(Strict, ABC):
         Parameters
         ----------
         label
-            The contract of the label's column, of one of :attr:`label_types`.
+            The contract of the label's column, of one of :attr:`label_types`; None where there are none.
         read, reads
             The input column's name and type.
         covariates

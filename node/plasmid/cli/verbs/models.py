@@ -12,7 +12,7 @@ from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.cli.verbs.hub_options import EndpointOption, TokenOption, hub_of
 from plasmid.core.errors import ModelError, UsageError
 from plasmid.models import catalogue
-from plasmid.models.architectures import InputKind
+from plasmid.models.architectures import InputKind, OwnHead
 from plasmid.models.catalogue import Entry
 from plasmid.models.store import BaseModel, model_folder, open_model
 
@@ -23,6 +23,7 @@ class Input(StrEnum):
     """What a model reads."""
 
     protein = "protein"
+    molecule = "molecule"
     text = "text"
 
 
@@ -77,6 +78,9 @@ def import_model(
     causal: Annotated[
         bool, typer.Option("--causal", help="Keep it as a language model that writes text, not as an encoder")
     ] = False,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="Keep its head for masked tokens, for 'task.kind: masked-lm'")
+    ] = False,
     chat_template: Annotated[
         str | None,
         typer.Option(help="Of a causal model that answers: chatml or llama3, one of Plasmid's own"),
@@ -93,6 +97,11 @@ def import_model(
     --endpoint says where OWNER/NAME is fetched from.
     """
     with reply(format) as answer:
+        if causal and masked:
+            raise UsageError(
+                "usage.own_head", "--causal and --masked exclude each other.", "Say what it is trained for."
+            )
+        head: OwnHead = "causal" if causal else "masked" if masked else "none"
         target = None if push is None else hub_of(None, token_file)
         if _is_on_a_hub(source):
             from plasmid.models.hub import import_repo
@@ -105,11 +114,11 @@ def import_model(
                 model_id=model_id,
                 kind=_kind(reads),
                 licence=licence,
-                causal=causal,
+                head=head,
                 template=chat_template,
             )
         else:
-            base = _import(source, model_id, reads, licence, causal=causal, template=chat_template)
+            base = _import(source, model_id, reads, licence, head=head, template=chat_template)
         _show(answer, base)
         if push is not None and target is not None:
             from plasmid.models.hub import push_base
@@ -130,7 +139,7 @@ def _is_on_a_hub(source: str) -> bool:
 
 
 def _kind(reads: Input | None) -> InputKind | None:
-    return None if reads is None else "protein" if reads is Input.protein else "text"
+    return None if reads is None else reads.value
 
 
 def _import(
@@ -139,10 +148,10 @@ def _import(
     reads: Input | None,
     licence: str | None,
     *,
-    causal: bool,
+    head: OwnHead,
     template: str | None,
 ) -> BaseModel:
-    named = model_id is not None or reads is not None or causal or template is not None
+    named = model_id is not None or reads is not None or head != "none" or template is not None
     shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
     if not named and source in shipped:
         from plasmid.models.importer import import_entry
@@ -163,7 +172,7 @@ def _import(
         model_id=model_id,
         kind=_kind(reads),
         licence=licence,
-        causal=causal,
+        head=head,
         template=template,
     )
 

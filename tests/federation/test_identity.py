@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy"}
+PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
 
 
 def imported(file: Path) -> set[str]:

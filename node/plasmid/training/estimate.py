@@ -30,6 +30,7 @@ from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.protocol.traffic import Traffic, traffic
 from plasmid.recipes.schema import Recipe
+from plasmid.recipes.stopping import shape_of
 from plasmid.training.footprint import gpu_bytes
 from plasmid.training.probe import Probe, cores, probe
 
@@ -154,7 +155,7 @@ def estimate(
     if trains:
         model = document.model
         base = ensure_model(model.base, revision=model.revision, digest=model.digest)
-    shape = api.load(document.computation).shape(document, base)
+    shape = shape_of(api.load(document.computation), document, base)
     count = sites or len(tables) or document.federation.min_sites
     c = max(1, document.federation.colluding_organisations)
     # A rate of 1 asks for the most noise, and the widest words where noise is shared.

@@ -43,18 +43,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.computations._personal import personal_in, personal_of, whole_of, with_personal
+from plasmid.computations._personal import personal_of, whole_of, with_personal
 from plasmid.core.collection import uncollected
 from plasmid.core.errors import PlasmidError, RunFailed, SiteFailed, place
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Drawn, Table
-from plasmid.models.adapter import of_rank
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.schema import Learned
-from plasmid.recipes.stopping import judged, shape_of, stop_of
+from plasmid.recipes.stopping import shape_of, stop_of
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.evidence import evidence_of

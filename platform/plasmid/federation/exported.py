@@ -5,8 +5,9 @@ Rules
 1. A client trains as a node's worker does, from the adapter that the state stands for, with the same seed for
    the same site and round, and sends the method's vector, bounded as a gateway would. It has nothing else
    of a gateway: whoever runs the SuperLink sees each vector.
-2. The server sums the vectors, lets the method take its step, and hands the recipe's upstream strategy one
-   reply that holds the result, as :mod:`plasmid.federation.grid` does with a secure sum.
+2. The server sums the vectors, lets the method take its step, and gives the result to the recipe's upstream
+   strategy, part by part, as the controller does with a secure sum (:mod:`plasmid.federation.server`).
+   Messages and nodes are upstream FedAvg's.
 3. A round that fewer than ``federation.min_sites`` have answered ends the run.
 """
 
@@ -26,9 +27,10 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from plasmid.computations import api
+from plasmid.computations._personal import keeps
 from plasmid.core.errors import DataError, RecipeError, RunFailed
 from plasmid.data.reading import read_table
-from plasmid.federation.server import build_strategy
+from plasmid.federation.server import build_strategy, optimiser_of
 from plasmid.gateway.output import bounded
 from plasmid.models.adapter import AdapterSchema
 from plasmid.models.store import BaseModel, ensure_model
@@ -54,6 +56,9 @@ def exportable(recipe: Recipe) -> None:
             (recipe.bundle is not None, "bundle (there is no sandbox for the recipe's own Python)"),
             (recipe.data.holdout is not None, "data.holdout (keep those rows out of the tables)"),
             (recipe.data.cohort is not None, "data.cohort (there is no view to select from)"),
+            (recipe.federation.stop is not None, "federation.stop (it would need sums of losses)"),
+            (bool(recipe.adapter.ranks), "adapter.ranks"),
+            (keeps(recipe), "what a site keeps for itself (nothing stays at a node between messages)"),
         )
         if lacks
     ]
@@ -125,14 +130,14 @@ def release(folder: Path, document: Recipe, base: BaseModel, state: NDArray[Any]
 
 
 class OverSum(Strategy):
-    """The recipe's upstream strategy, whose one reply is what the method makes of the replies' sum."""
+    """Sums what the nodes send, and steps as the controller does: the method, then the recipe's strategy."""
 
     def __init__(self, document: Recipe, base: BaseModel) -> None:
         self._document, self._method = document, api.method(document)
         self.shape = self._method.shape(document, base)
-        asked, least = document.federation.server, document.federation.min_sites
-        self._inner = build_strategy(asked.strategy, asked.options, nodes=least)
-        self._least = least
+        self._least = document.federation.min_sites
+        self._nodes = build_strategy("FedAvg", {}, nodes=self._least)
+        self._optimiser = optimiser_of(document, self.shape.state)
         self._state = np.zeros(0, np.float32)
 
     def configure_train(
@@ -140,7 +145,7 @@ class OverSum(Strategy):
     ) -> Iterable[Message]:
         """Send the state to every node."""
         self._state = unpacked(self.shape.state, arrays)
-        return self._inner.configure_train(server_round, arrays, config, grid)
+        return self._nodes.configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -162,37 +167,22 @@ class OverSum(Strategy):
         ]
         summed = api.Sum(np.sum(vectors, axis=0, dtype=np.float64), len(vectors), server_round)
         averaged = self._method.advance(self._document, self.shape, self._state, summed)
-        one = answers[0]
-        one.content = RecordDict(
-            {
-                "arrays": packed(self.shape.state, averaged),
-                "metrics": MetricRecord({"num-examples": 1}),
-            }
-        )
-        arrays, metrics = self._inner.aggregate_train(server_round, [one])
-        assert arrays is not None, "one valid reply always gives a result"
-        state = unpacked(self.shape.state, arrays)
-        if not np.isfinite(state).all():
-            raise RunFailed(
-                "run.not_finite",
-                f"the server's optimiser returned values that are not finite in round {server_round}.",
-                "Lower its learning rate (federation.server.options).",
-            )
-        return packed(self.shape.state, state), metrics
+        state = self._optimiser.step(server_round, self._state, averaged)
+        return packed(self.shape.state, state), MetricRecord({"nodes": len(answers)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask as the strategy does, which is told to evaluate nowhere."""
-        return self._inner.configure_evaluate(server_round, arrays, config, grid)
+        return self._nodes.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return what the strategy does."""
-        return self._inner.aggregate_evaluate(server_round, replies)
+        return self._nodes.aggregate_evaluate(server_round, replies)
 
     def summary(self) -> None:
         """Let the strategy say what it is."""
-        self._inner.summary()
+        self._nodes.summary()
 
 
 def packed(schema: AdapterSchema, state: NDArray[Any]) -> ArrayRecord:
@@ -214,9 +204,9 @@ class _Site:
         from plasmid.training.engine import Engine
 
         self._document, self._base = _read(recipe)
-        self._name, self._method = name, api.method(self._document)
-        self._shape = self._method.shape(self._document, self._base)
-        frames = self._method.frames(self._document, self._base)
+        method = api.method(self._document)
+        self._name, self._shape = name, method.shape(self._document, self._base)
+        frames = method.frames(self._document, self._base)
         rows = read_table(table, self._document.contract)
         self._engine = Engine(self._document, self._base, rows, frames=frames)
 
@@ -228,15 +218,18 @@ class _Site:
 
     def answer(self, arrays: ArrayRecord, round_: int) -> ArrayRecord:
         """Return this site's vector for the state in *arrays*."""
-        document, method, base = self._document, self._method, self._base
-        before = method.adapter(document, base, unpacked(self._shape.state, arrays))
-        after = self._engine.train(
-            before,
-            steps=document.training.steps,
+        from plasmid.training.rounds import site_vector
+
+        document = self._document
+        sent = site_vector(
+            self._engine,
+            document,
+            self._base,
+            unpacked(self._shape.state, arrays),
+            round_=round_,
             seed=local_seed(document.seed, self._name, round_),
-            learn=method.learns(document, round_),
+            sampling=None,
         )
-        sent = method.sent(document, base, before, after, round_)
         vector, _ = bounded(sent, self._shape, noised=False)
         return packed(self._shape.schema, vector)
 

@@ -13,7 +13,10 @@ SUM_NODE = 2
 
 
 def assume_identity() -> None:
-    """Make this process able to build messages."""
-    TaskIdentity.task_id = 1
-    TaskIdentity.run_id = 1
-    TaskIdentity.node_id = COORDINATOR_NODE
+    """Make this process able to build messages; one that flwr's own runtime has started is so already."""
+    try:
+        TaskIdentity.run_id  # noqa: B018 - it raises while it is not set
+    except RuntimeError:
+        TaskIdentity.task_id = 1
+        TaskIdentity.run_id = 1
+        TaskIdentity.node_id = COORDINATOR_NODE

@@ -24,6 +24,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from plasmid.computations._personal import keeps
 from plasmid.controller.plan import prepare
 from plasmid.core.errors import RecipeError
 from plasmid.gateway.terms import unit_terms
@@ -82,16 +83,28 @@ class _Place:
 def check_simulated(resolved: ResolvedRecipe) -> None:
     """Raise RecipeError (``recipe.not_simulated``) for what only a real run can do; ``recipe.no_model``."""
     recipe = resolved.recipe
-    why = (
-        "its own Python runs in a site's sandbox only"
-        if resolved.files
-        else "a canary audit needs the sites' own processes; --set privacy.audit=null leaves it out"
-        if recipe.privacy.audit is not None
-        else ""
-    )
-    if why:
+    reasons = [
+        why
+        for holds, why in (
+            (bool(resolved.files), "its own Python runs in a site's sandbox only"),
+            (
+                recipe.privacy.audit is not None,
+                "a canary audit needs the sites' own processes; --set privacy.audit=null leaves it out",
+            ),
+            (keeps(recipe), "what a site keeps for itself is kept at sites only"),
+            (bool(recipe.adapter.ranks), "sites here have one rank; --set adapter.ranks={} says so"),
+            (
+                recipe.federation.stop is not None,
+                "no rows are held back here; --set federation.stop=null runs all rounds",
+            ),
+        )
+        if holds
+    ]
+    if reasons:
         raise RecipeError(
-            "recipe.not_simulated", f"the recipe {recipe.name} is not simulated: {why}.", "Use plasmid run."
+            "recipe.not_simulated",
+            f"the recipe {recipe.name} is not simulated: {'; '.join(reasons)}.",
+            "Use plasmid run.",
         )
 
 

@@ -1,8 +1,8 @@
 """What a classifier gains that begins from a base adapted to unlabelled sequences.
 
-Trains ``tcr-covid-masked`` with the node's engine, merges the adapter, imports that as a base model, and trains
-``tcr-covid`` from it and from the base as it was, on the same sites, test and seeds. Prints a line a score, and
-one JSON object at the end.
+Trains ``tcr-covid-masked`` with the node's engine, merges the adapter, imports that as a base model, and
+trains ``tcr-covid`` from it and from the base as it was, on the same sites, test and seeds. Prints a line a
+score, and one JSON object at the end.
 
     python -m bench.masked --seeds 0 1 2
     python -m bench.masked --seeds 0 1 --rows 200 --masked federation.rounds=5 training.steps=6
@@ -32,7 +32,7 @@ ADAPTED = "antiberty-tcr"
 
 def _bench(name: str, settings: dict[str, str], most: int | None) -> tuple[Any, Bench]:
     resolved = load_recipe(name, overrides=settings)
-    tables, test = read(resolved)
+    tables, test = read(resolved, 0.0)
     model = resolved.recipe.model
     base = ensure_model(model.base, revision=model.revision, digest=model.digest)
     kept = {site: _first(table, most) for site, table in tables.items()}

@@ -54,12 +54,10 @@ class Site:
     def __init__(self, recipe: Recipe, base: BaseModel, table: Table) -> None:
         train, self.test = _cut(recipe, table)
         self.engine = Engine(recipe, base, train)
-        self._label = recipe.data.label
 
     def score(self, recipe: Recipe, adapter: Vector) -> float:
         """Return the recipe's metric on the rows held out."""
-        answers = self.engine.predict(adapter, self.test.columns)
-        return float(recipe.head().score(recipe.task.metric, answers, self.test.columns[self._label]))
+        return self.engine.score(adapter, self.test.columns)
 
 
 def _cut(recipe: Recipe, table: Table) -> tuple[Table, Table]:
@@ -90,7 +88,7 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
             after = site.engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
             own[name] = personal_in(recipe, base, after)
             vectors.append(bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)[0])
-        total = np.sum(vectors, axis=0, dtype=np.float64)
+        total = np.asarray(np.sum(vectors, axis=0, dtype=np.float64))
         state = method.advance(recipe, shape, state, api.Sum(total, len(sites), round_))
     shared = method.adapter(recipe, base, state)
     return {name: with_personal(recipe, base, shared, own[name]) for name in sites}
@@ -121,7 +119,7 @@ def main() -> None:
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
     plain = load_recipe(asked.recipe, overrides=settings)
-    tables, _ = read(plain)
+    tables, _ = read(plain, 0.0)
     model = plain.recipe.model
     base = ensure_model(model.base, revision=model.revision, digest=model.digest)
     sites = {name: Site(plain.recipe, base, table) for name, table in tables.items()}

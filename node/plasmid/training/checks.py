@@ -137,6 +137,8 @@ def of_tokens(
 def of_labels(recipe: Recipe, tables: Mapping[str, Table], test: Table | None) -> Iterator[Finding]:
     """Yield what the labels of the sites and of the test do not allow."""
     column, batch = recipe.data.label, recipe.training.batch
+    if column is None:
+        return
     seen = {site: _labels(recipe, table.columns[column]) for site, table in tables.items()}
     for site, counts in seen.items():
         if len(counts) == 1:
@@ -147,7 +149,7 @@ def of_labels(recipe: Recipe, tables: Mapping[str, Table], test: Table | None) -
             yield Finding(
                 f"{site}: {tables[site].rows} rows are fewer than training.batch {batch}; it has one batch"
             )
-    if recipe.task.kind != "regression" and len(tables) > 1:
+    if len(tables) > 1:
         for label in getattr(recipe.task, "labels", ()):
             having = [site for site, counts in seen.items() if counts[label]]
             if not having:
@@ -156,7 +158,7 @@ def of_labels(recipe: Recipe, tables: Mapping[str, Table], test: Table | None) -
                 yield Finding(
                     f"label {label!r} is at {having[0]} alone: what the adapter says of it comes from there"
                 )
-    if test is not None:
+    if test is not None and recipe.task.own_head == "none":
         try:
             recipe.head().score(recipe.task.metric, _answers(recipe, test), test.columns[column])
         except PlasmidError as error:
@@ -179,15 +181,15 @@ def _every(tables: Mapping[str, Table], test: Table | None) -> dict[str, Table]:
 
 def _answers(recipe: Recipe, table: Table) -> Answers:
     """Return answers that say nothing, to see whether the metric has a value on *table*."""
-    cells, width = table.columns[recipe.data.label], recipe.head().width
+    cells, width = table.columns[str(recipe.data.label)], recipe.head().width
     if recipe.task.kind != "token-classification":
-        return Answers(np.zeros((len(cells), width)))
+        return Answers(np.zeros((len(cells), width), np.float32))
     starts = np.concatenate([[0], np.cumsum([len(str(cell)) for cell in cells])]).astype(np.int64)
-    return Answers(np.zeros((int(starts[-1]), width)), starts)
+    return Answers(np.zeros((int(starts[-1]), width), np.float32), starts)
 
 
 def _labels(recipe: Recipe, cells: list[Any]) -> Counter[Any]:
     """Return how often each label is in *cells*: of residues, each residue's."""
     if recipe.task.kind == "token-classification":
-        return Counter(letter for cell in cells for letter in str(cell) if letter in recipe.task.labels)
+        return Counter(letter for cell in cells for letter in str(cell) if letter in recipe.task.classes)
     return Counter(cells)

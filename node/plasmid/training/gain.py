@@ -121,11 +121,7 @@ class Judge:
         return Gained(metric, found[0], found[1], rows, steps)
 
     def _scored(self, engine: Engine, adapter: Vector, test: Table) -> float | None:
-        document = self._document
-        answers = engine.predict(adapter, test.columns)
         try:
-            return float(
-                document.head().score(document.task.metric, answers, test.columns[document.data.label])
-            )
+            return engine.score(adapter, test.columns)
         except DataError:  # rows of one label, say
             return None

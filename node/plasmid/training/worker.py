@@ -17,9 +17,9 @@ Rules
 3. A reader thread watches the channel: ``stop`` interrupts training at the next step, end-of-file ends
    the process at once, whatever it is doing.
 4. Frames in: ``open`` (document, base, rank of this site's factors or None; an open file: the view's
-   snapshot), ``personal`` (body: what the site keeps for itself and the next ``compute`` begins with), ``compute`` (phase, round, seed,
-   sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or None, and ``cells``, a hexadecimal
-   key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
+   snapshot), ``personal`` (body: what the site keeps for itself and the next ``compute`` begins with),
+   ``compute`` (phase, round, seed, sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or
+   None, and ``cells``, a hexadecimal key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
    (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``personal`` (body:
    what the site is to keep), ``figures`` (what is for its owner alone to see), ``result`` (body:
    vector), ``error``.
@@ -193,6 +193,7 @@ class Session:
     def _trained(self, state: NDArray[Any], header: dict[str, Any]) -> NDArray[Any]:
         from plasmid.training.rounds import site_vector
 
+        assert self._base is not None, "what trains has a base model"
         own, self._own = self._own, None
         if self._first is None:
             adapter = self.computation.adapter(self.document, self._base, state)

@@ -177,8 +177,7 @@ class SimulatedSites:
         # One engine keeps the encoded test for all states that are scored.
         self._scorer = (self._scorer or self._engine(next(iter(self._tables)))).over(recipe=recipe)
         adapter = api.method(recipe).adapter(recipe, self._base, state)
-        answers = self._scorer.predict(adapter, columns)
-        return recipe.head().score(recipe.task.metric, answers, columns[recipe.data.label])
+        return self._scorer.score(adapter, columns)
 
     @_told
     def peak_bytes(self) -> int:

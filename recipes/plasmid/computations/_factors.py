@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasmid.computations._personal import whole_of as schema_of
+from plasmid.computations._personal import whole_of
 from plasmid.computations.api import Part, Shape, Sum
 from plasmid.core.errors import RecipeError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from plasmid.recipes.schema import Recipe
 
 Tensors = Mapping[str, NDArray[np.floating[Any]]]
+
+schema_of = whole_of
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 HEAD: frozenset[Part] = frozenset({"head", "covariates"})

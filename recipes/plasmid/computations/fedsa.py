@@ -59,4 +59,4 @@ def sent(document: Recipe, base: BaseModel, before: Vector, after: Vector, round
 
 def advance(document: Recipe, shape: Shape, state: State, summed: Sum) -> State:
     """Return the state plus the mean update."""
-    return np.asarray(state + step(document, shape.schema, summed.mean).astype(state.dtype))
+    return np.asarray(state + step(document, shape.schema, summed).astype(state.dtype))

@@ -24,7 +24,8 @@ from plasmid.models.tasks import Head
 from plasmid.recipes.evaluation import differences
 from plasmid.recipes.protection import Limits, Protection, masked_limits, unit_limits
 from plasmid.recipes.question import Question
-from plasmid.recipes.schema import Hex256, Learned, Name, Recipe, Training
+from plasmid.recipes.schema import Hex256, Learned, Name, Recipe
+from plasmid.recipes.training import Training
 
 GRID = (-0.1, -0.05, -0.03, -0.01, 0.0, 0.01, 0.03, 0.05, 0.1)
 LONGEST_S = 604_800.0

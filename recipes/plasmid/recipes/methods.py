@@ -22,7 +22,7 @@ def method_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locatio
     name = sections.get("computation")
     if not api.is_method(name):
         return
-    method = cast(api.Method, api.load(name))
+    method = cast(api.Method, api.load(str(name)))
     adapter, federation, privacy = (sections.get(part) for part in ("adapter", "federation", "privacy"))
     if privacy and not method.LINEAR and privacy.shares_noise:
         what = (

@@ -11,7 +11,7 @@ import typer
 from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.cli.recipe_options import RecipeArgument, SeedOption, SetOption, parse_overrides
 from plasmid.cli.verbs.recipes_estimate import estimate
-from plasmid.core.errors import DataError, PlasmidError
+from plasmid.core.errors import DataError, PlasmidError, UsageError
 from plasmid.core.files import home
 from plasmid.data.reading import read_table
 from plasmid.data.table import Table

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plasmid.cli.output import Format, FormatOption, reply
-from plasmid.cli.verbs.recipes import RecipeArgument, SeedOption, SetOption, parse_overrides
+from plasmid.cli.recipe_options import RecipeArgument, SeedOption, SetOption, parse_overrides
 from plasmid.recipes.load import load_recipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

@@ -90,7 +90,7 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
             after = site.engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
             own[name] = personal_in(recipe, base, after)
             vectors.append(bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)[0])
-        total = np.sum(vectors, axis=0, dtype=np.float64)
+        total = np.asarray(np.sum(vectors, axis=0, dtype=np.float64))
         state = method.advance(recipe, shape, state, api.Sum(total, len(sites), round_))
     shared = method.adapter(recipe, base, state)
     return {name: with_personal(recipe, base, shared, own[name]) for name in sites}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasmid.computations._personal import whole_of as schema_of
+from plasmid.computations._personal import whole_of
 from plasmid.computations.api import Part, Shape
 from plasmid.core.errors import RecipeError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, NDArray[np.floating[Any]]]
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+schema_of = whole_of
 HEAD: frozenset[Part] = frozenset({"head", "covariates"})
 
 

@@ -64,7 +64,7 @@ def purge_expired(home: SiteHome, audit: AuditLog, *, clock: Clock = now) -> lis
 
 def _known(home: SiteHome, run: str) -> list[str]:
     """Return what is kept of *run*."""
-    kept = {"lineage": lineage_of(home), "personal": Personal(home.personal)}
+    kept: dict[str, Lineage | Personal] = {"lineage": lineage_of(home), "personal": Personal(home.personal)}
     return [name for name, records in kept.items() if records.knows(run)]
 
 

@@ -112,8 +112,10 @@ def evaluate(
 
 
 def _edges(grid: str | None) -> tuple[float, ...] | None:
+    if grid is None:
+        return None
     try:
-        return None if grid is None else tuple(float(edge) for edge in grid.split(","))
+        return tuple(float(edge) for edge in grid.split(","))
     except ValueError:
         raise UsageError(
             "usage.evaluate", f"{grid[:60]!r} is no grid.", "Give numbers: --grid=-0.05,0,0.05"

@@ -114,6 +114,7 @@ class Session:
                 self._canaries = Canaries(document, self.table, document.privacy.audit.canaries)
                 table = self._canaries.table
             rank = header.get("rank")
+            self._whole = self.shape.state if rank else None
             self._engine = Engine(
                 document.model_copy(update={"adapter": document.adapter.of_rank(rank)}) if rank else document,
                 base,
@@ -178,14 +179,12 @@ class Session:
             after = self._engine.gradient_sum(before, sampling=sampling, learn=learn)
             before = np.zeros_like(after)
         else:
-            steps, seed = document.training.steps_in(round_), header["seed"]
+            steps, own, whole = document.training.steps_in(round_), self._engine.schema, self._whole
             pace = [document.training.factor(round_, document.rounds)] * steps
-            own, whole = self._engine.schema, self.shape.state
-            start = before if own.size == before.size else of_rank(before, whole, own)
-            after = self._engine.train(
-                start, steps=steps, seed=seed, sampling=sampling, learn=learn, pace=pace
-            )
-            after = after if own.size == before.size else of_rank(after, own, whole)
+            start = of_rank(before, whole, own) if whole else before
+            how: dict[str, Any] = {"sampling": sampling, "learn": learn, "pace": pace}
+            after = self._engine.train(start, steps=steps, seed=header["seed"], **how)
+            after = of_rank(after, own, whole) if whole else after
         vector = np.asarray(method.sent(document, self._base, before, after, round_))
         if self._held is None:
             return vector

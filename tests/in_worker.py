@@ -37,14 +37,15 @@ class Workers:
         self._told: dict[str, tuple[dict[str, Any], Body]] = {}
         channel: Any = SimpleNamespace(send=self._tell)
         named = {"id": base.id, "revision": base.revision, "digest": base.digest}
-        made: dict[int, Session] = {}
+        made: dict[tuple[int, int | None], Session] = {}
         self.sessions: dict[str, Session] = {}
         for site, table in tables.items():
-            if id(table) not in made:  # sites of the same rows share a session
-                header = {"document": document.model_dump(mode="json"), "base": named}
+            kind = id(table), document.adapter.ranks.get(site) if hasattr(document, "adapter") else None
+            if kind not in made:  # sites of the same rows and rank share a session
+                header = {"document": document.model_dump(mode="json"), "base": named, "rank": kind[1]}
                 header["descriptor"] = snapshot_of(table, document)
-                made[id(table)] = Session(channel, threading.Event(), (header, b""))
-            self.sessions[site] = made[id(table)]
+                made[kind] = Session(channel, threading.Event(), (header, b""))
+            self.sessions[site] = made[kind]
         self.vectors: dict[tuple[str, int], np.ndarray] = {}
         self.began: dict[tuple[str, int], np.ndarray | None] = {}
         self.kept: dict[tuple[str, int], np.ndarray] = {}

@@ -47,7 +47,7 @@ def csv(rows: int) -> str:
 
 
 def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, Any]) -> Scene:
-    """Return a run of three sites whose vectors a worker's session computes, one for all, in this process."""
+    """Return a run of three sites whose vectors a worker's session computes, one for all of a rank."""
     document = recipe(base, method, **sections)
     workers = Workers(document, base, dict.fromkeys(NAMES[:3], tiny_table(ROWS)))
     given: dict[str, Any] = {}
@@ -143,6 +143,45 @@ def test_a_wrong_step_of_a_method_is_found_by_every_site(
     shown = start(made)
     assert shown["state"] == "FAILED"
     assert shown["error"]["message"].count("[protocol.step]") == 3
+
+
+def test_sites_of_different_ranks_end_with_the_nearest_adapter_to_their_mean_product(
+    scene: Make, start: Start, tiny: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    """In round 1 all begin alike, and what each sends has the rank that the recipe gives it."""
+    base, ranks = tiny["esm"], {"alpha": 1, "beta": 2}
+    made = training(scene, base, "sketch", adapter={"sketch_width": 7, "ranks": ranks})
+    sent: dict[tuple[str, int], np.ndarray] = {}
+    compute = made.link.compute
+
+    def noted(site: str, manifest: Any) -> np.ndarray:
+        vector = sent[site, manifest.round] = compute(site, manifest)
+        return vector
+
+    made.link.compute = noted
+    shown = start(made)
+    assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+    for site in NAMES[:3]:
+        (entry,) = made.events(site, "countersigned")
+        assert (entry["contributed"], entry["rerun"]) == (2, 2)
+    assert fetched(made, shown, tmp_path / "adapter").server_step == "re-run"
+    for site, rank in zip(NAMES[:3], (1, 2, 4), strict=True):
+        vector = _factors.parts(made.job.shape.schema, sent[site, 1])
+        (name, *_) = [name for name in vector if name.endswith("sketch_Z")]
+        sizes = np.linalg.svd(vector[name].astype(np.float64))[1]
+        assert (sizes > 1e-5 * sizes[0]).sum() == rank
+
+
+def test_ranks_that_a_sketch_does_not_take_apart_end_the_run_before_it_begins(
+    scene: Make, start: Start, tiny: dict[str, BaseModel]
+) -> None:
+    """Enough for three sites of the recipe's, but not for these three."""
+    ranks = {"alpha": 1, "zeta": 1, "eta": 1}
+    made = training(scene, tiny["esm"], "sketch", adapter={"sketch_width": 7, "ranks": ranks})
+    shown = start(made)
+    assert (shown["state"], shown["error"]["code"]) == ("FAILED", "recipe.most_sites")
+    assert "the ranks of the 3 sites that take part add up to 9" in shown["error"]["message"]
+    assert made.events("alpha", "manifest") == []
 
 
 def test_more_sites_than_a_sketch_takes_apart_end_the_run_before_it_begins(

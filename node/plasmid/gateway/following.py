@@ -30,7 +30,7 @@ from plasmid.privacy.rotation import padded_length, unrotate
 from plasmid.protocol.attestation import Result
 from plasmid.protocol.body import Body, body_bytes, unpack
 from plasmid.protocol.messages import Manifest, Total
-from plasmid.protocol.server_step import rule_of
+from plasmid.protocol.server_step import ByPart, rule_of
 from plasmid.recipes.stopping import Choice, advanced, loss_in, stop_of
 
 RELATIVE = 1e-5
@@ -81,10 +81,11 @@ class Following:
         federation = getattr(document, "federation", None)
         server = getattr(federation, "server", None)
         self._has_server = server is not None
-        rule = server and rule_of(document, shape.state)
-        self._server, self._remembers = rule or (None, False)
+        rule = None if server is None else rule_of(document, shape.state)
+        self._server: ByPart | None = rule[0] if rule else None
+        self._remembers = rule is not None and rule[1]
         self._stop = stop_of(document)
-        self._choice = self._stop and Choice(self._stop)
+        self._choice = Choice(self._stop) if self._stop else None
         self._best: tuple[str, NDArray[Any]] | None = None
         self._at: tuple[int, str, NDArray[Any]] | None = None
         self._missed = False

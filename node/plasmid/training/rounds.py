@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.computations._personal import personal_in, with_personal
+from plasmid.computations._personal import personal_in, whole_of, with_personal
 from plasmid.data.table import Table
-from plasmid.models.adapter import Vector, of_rank
+from plasmid.models.adapter import AdapterSchema, Vector, of_rank
 from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import judged, shape_of
@@ -73,7 +73,8 @@ def site_vector(
         after = engine.gradient_sum(before, sampling=chosen, seed=seed, learn=learn)
         start = np.zeros_like(after)
     else:
-        after = _trained(engine, document, before, shape, round_, seed=seed, sampling=chosen, learn=learn)
+        whole = whole_of(document, base)
+        after = _trained(engine, document, before, whole, round_, seed=seed, sampling=chosen, learn=learn)
         mine = personal_in(document, base, after)
         if mine.size and keep is not None:
             keep(mine)
@@ -86,11 +87,11 @@ def site_vector(
 
 
 def _trained(
-    engine: Engine, document: Recipe, before: Vector, shape: api.Shape, round_: int, **how: Any
+    engine: Engine, document: Recipe, before: Vector, whole: AdapterSchema, round_: int, **how: Any
 ) -> Vector:
     steps = document.training.steps_in(round_)
     pace = [document.training.factor(round_, document.rounds)] * steps
-    own, whole = engine.schema, shape.state
-    if own.size == before.size:
+    own = engine.schema
+    if own.size == whole.size:
         return engine.train(before, steps=steps, pace=pace, **how)
     return of_rank(engine.train(of_rank(before, whole, own), steps=steps, pace=pace, **how), own, whole)

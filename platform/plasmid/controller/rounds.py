@@ -77,7 +77,7 @@ class Rounds:
         self._state = State("", 0)
         self._summed: tuple[NDArray[Any], int] | None = None
         stop = stop_of(job.document)
-        self.choice = stop and Choice(stop)
+        self.choice = Choice(stop) if stop else None
         self.done = 0
 
     @property
@@ -89,7 +89,7 @@ class Rounds:
         """Run every round, until the run is over, and return the state that is released."""
         job, context = self._job, self._context
         server = getattr(job.document.federation, "server", None)
-        optimiser = server and optimiser_of(job.document, job.shape.state)
+        optimiser = optimiser_of(job.document, job.shape.state) if server else None
         state = best = api.first_state(self._computation, job.document, job.shape, self._given())
         self._publish(state)
         for round_ in range(1, job.document.rounds + 1):

@@ -149,9 +149,9 @@ def loss_in(summed: Sum, shape: Shape) -> float:
 def stop_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     """Yield ``(path, what)`` where another of the *sections* does not allow ``federation.stop``."""
     federation, privacy = sections.get("federation"), sections.get("privacy")
-    stop = federation and federation.stop
-    if not stop:
+    if federation is None or federation.stop is None:
         return
+    stop = federation.stop
     if stop.patience >= federation.rounds:
         what = f"a patience of {stop.patience} cannot end a run of {federation.rounds} rounds; lower it"
         yield ("federation", "stop", "patience"), what

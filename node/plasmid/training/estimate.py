@@ -31,6 +31,7 @@ from plasmid.protocol.plan import attempt_plan
 from plasmid.protocol.traffic import Traffic, traffic
 from plasmid.recipes.schema import Recipe
 from plasmid.training.footprint import gpu_bytes
+from plasmid.training.isolation import strongest
 from plasmid.training.probe import Probe, cores, probe
 
 GATEWAY_BYTES = 90 * 2**20
@@ -61,7 +62,7 @@ class Estimate:
     gpu_bytes
         Of a site's worker; None for a document that trains nothing.
     probe
-        None where there were no rows to probe with.
+        None where there were no rows to probe with, or Python of the recipe's own and no sandbox for it.
     epsilon, delta
         None without a privacy unit.
     """
@@ -161,7 +162,9 @@ def estimate(
     planned = Planned(sites=count, c=c, noise_rate=1.0 if document.privacy.shares_noise else 0.0)
     plan = attempt_plan(document, shape, sites=count, c=c, planned=planned)
     found = None
-    if base is not None and tables and probed:
+    # Python that somebody wrote into the recipe runs in a sandbox, or not.
+    locked = not getattr(document, "bundle", None) or strongest()[0] != "none"
+    if base is not None and tables and probed and locked:
         at_once = min(cores(), count, len(tables))
         largest = sorted(tables.values(), key=lambda path: -path.stat().st_size)[:at_once]
         found = probe(document, base, largest, threads=max(1, cores() // count))

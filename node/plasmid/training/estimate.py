@@ -185,7 +185,8 @@ def estimate(
 def _round_s(document: Any, found: Probe | None, sites: int) -> float:
     if found is None:
         return 0.0
-    return sites / found.parallel * (document.training.steps * found.step_s + found.around_s)
+    steps: int = document.training.steps
+    return sites / found.parallel * (steps * found.step_s + found.around_s)
 
 
 def budgets(document: Any, home: Path) -> tuple[Budget, ...]:

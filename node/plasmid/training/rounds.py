@@ -22,7 +22,7 @@ from plasmid.training.engine import Engine
 def site_vector(
     engine: Engine,
     document: Recipe,
-    base: BaseModel,
+    base: BaseModel | None,
     state: NDArray[Any],
     *,
     round_: int,
@@ -43,6 +43,7 @@ def site_vector(
     RunFailed, ModelError, DataError
         As :meth:`plasmid.training.engine.Engine.train`.
     """
+    assert base is not None, "an adapter has a base model"
     method = api.method(document)
     before = method.adapter(document, base, state)
     chosen = None if sampling is None else UnitSampling(**sampling)

@@ -28,7 +28,7 @@ from plasmid.controller.plan import prepare
 from plasmid.core.errors import RecipeError
 from plasmid.gateway.terms import unit_terms
 from plasmid.link.bodies import Bodies
-from plasmid.privacy.roster import MAX_ROSTER
+from plasmid.privacy.statements import MAX_ROSTER
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.simulation.cluster import Cluster
 

@@ -83,7 +83,8 @@ def measured(python: Path, module: str, folder: Path) -> tuple[list[float], floa
     output = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"{module} ended with status {process.returncode}")
-    return json.loads(output.splitlines()[-1]), peak / 1e9
+    seconds: list[float] = json.loads(output.splitlines()[-1])
+    return seconds, peak / 1e9
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:

@@ -77,6 +77,11 @@ def test_validate_checks_the_callers_tables(tmp_path: Path) -> None:
     status, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path))
     assert (status, answer["error"]["code"]) == (1, "data.residue_invalid")
     assert "CANARY" not in json.dumps(answer)
+    (tmp_path / "a.csv").write_text("cdr3,v_gene,j_gene,label\nCASS,TRBV1*01,TRBJ1-1*01,2\n")
+    status, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path), "--set", "training.batch=1")
+    assert (status, answer["data"]["sites"]) == (1, {"b": 1})  # the others' problems, both at once
+    assert "a.csv" in answer["error"]["message"]
+    assert "c.csv" in answer["error"]["message"]
 
 
 # -- recipes with Python ---------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def resolved(tiny: dict[str, BaseModel]) -> ResolvedRecipe:
     return ResolvedRecipe(recipe(tiny["esm"], "ffa_lora"), Path("recipe.yaml"))
 
 
-@pytest.mark.parametrize(("method", "masked"), [("finetune", False), ("fedsvd", True), ("fedsb", False)])
+@pytest.mark.parametrize(("method", "masked"), [("finetune", False), ("fedsvd", True)])
 def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
     method: str, masked: bool, scene: Make, start: Any, tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:

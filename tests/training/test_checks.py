@@ -52,9 +52,9 @@ def test_all_that_does_not_fit_the_base_is_told_at_once(tiny: dict[str, BaseMode
     columns["sequence"]["max_length"] = 100
     ((code, what),) = told(changed(tiny["bert"], data={"columns": columns}), {})
     assert (code, "102 tokens" in what, "positions for 64" in what) == ("model.too_long", True, True)
-    sketch = changed(tiny["bert"], adapter={"sketch_width": 8})
-    wide = Recipe.model_validate({**sketch.model_dump(mode="json"), "computation": "sketch"})
-    found = told(wide, {name: tiny_table() for name in "abc"})
+    sketch = changed(tiny["bert"]).model_dump(mode="json") | {"computation": "sketch"}
+    sketch["adapter"]["sketch_width"] = 12
+    found = told(Recipe.model_validate(sketch), {name: tiny_table() for name in "abcd"})
     assert [code for code, _ in found] == ["recipe.most_sites"]
 
 

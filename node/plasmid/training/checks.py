@@ -24,6 +24,7 @@ from plasmid.data.table import Table
 from plasmid.models.adapter import ALL_LINEAR, lora_modules
 from plasmid.models.store import BaseModel, open_model
 from plasmid.models.tasks import Answers
+from plasmid.models.tasks.token_classification import TokenClassification
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.schema import Recipe
@@ -182,7 +183,7 @@ def _every(tables: Mapping[str, Table], test: Table | None) -> dict[str, Table]:
 def _answers(recipe: Recipe, table: Table) -> Answers:
     """Return answers that say nothing, to see whether the metric has a value on *table*."""
     cells, width = table.columns[str(recipe.data.label)], recipe.head().width
-    if recipe.task.kind != "token-classification":
+    if not isinstance(recipe.task, TokenClassification):
         return Answers(np.zeros((len(cells), width), np.float32))
     starts = np.concatenate([[0], np.cumsum([len(str(cell)) for cell in cells])]).astype(np.int64)
     return Answers(np.zeros((int(starts[-1]), width), np.float32), starts)
@@ -190,6 +191,6 @@ def _answers(recipe: Recipe, table: Table) -> Answers:
 
 def _labels(recipe: Recipe, cells: list[Any]) -> Counter[Any]:
     """Return how often each label is in *cells*: of residues, each residue's."""
-    if recipe.task.kind == "token-classification":
-        return Counter(letter for cell in cells for letter in str(cell) if letter in recipe.task.classes)
+    if isinstance(recipe.task, TokenClassification):
+        return Counter(letter for cell in cells for letter in str(cell) if letter in recipe.task.labels)
     return Counter(cells)

@@ -32,6 +32,7 @@ from plasmid.protocol.traffic import Traffic, traffic
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import shape_of
 from plasmid.training.footprint import gpu_bytes
+from plasmid.training.isolation import strongest
 from plasmid.training.probe import Probe, cores, probe
 
 GATEWAY_BYTES = 90 * 2**20
@@ -62,7 +63,7 @@ class Estimate:
     gpu_bytes
         Of a site's worker; None for a document that trains nothing.
     probe
-        None where there were no rows to probe with.
+        None where there were no rows to probe with, or Python of the recipe's own and no sandbox for it.
     epsilon, delta
         None without a privacy unit.
     """
@@ -162,7 +163,9 @@ def estimate(
     planned = Planned(sites=count, c=c, noise_rate=1.0 if document.privacy.shares_noise else 0.0)
     plan = attempt_plan(document, shape, sites=count, c=c, planned=planned)
     found = None
-    if base is not None and tables and probed:
+    # Python that somebody wrote into the recipe runs in a sandbox, or not.
+    locked = not getattr(document, "bundle", None) or strongest()[0] != "none"
+    if base is not None and tables and probed and locked:
         at_once = min(cores(), count, len(tables))
         largest = sorted(tables.values(), key=lambda path: -path.stat().st_size)[:at_once]
         found = probe(document, base, largest, threads=max(1, cores() // count))
@@ -183,7 +186,8 @@ def estimate(
 def _round_s(document: Any, found: Probe | None, sites: int) -> float:
     if found is None:
         return 0.0
-    return sites / found.parallel * (document.training.steps * found.step_s + found.around_s)
+    steps: int = document.training.steps
+    return sites / found.parallel * (steps * found.step_s + found.around_s)
 
 
 def budgets(document: Any, home: Path) -> tuple[Budget, ...]:

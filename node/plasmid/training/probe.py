@@ -18,13 +18,14 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plasmid.computations import api
-from plasmid.data.reading import Figures, site_rows
+from plasmid.data.reading import site_rows
 from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
@@ -152,38 +153,38 @@ class _Probed(threading.Thread):
             self._together.abort()
 
     def _measure(self) -> None:
-        launcher = _Kept(choose(strongest()[0]), threads=self._threads)
-        began = time.monotonic()
-        session = WorkerSession(
-            launcher, self._folder / "worker.log", read=[self._base.path], notice=lambda _text: None
-        )
+        recipe = self._recipe
+        rows, figures = site_rows(self._table, recipe, self._folder)
         try:
-            rows, figures = site_rows(self._table, self._recipe, self._folder)
+            units = figures.people if recipe.privacy.unit == "patient" else figures.rows
+            told = sampling(recipe, unit_terms(recipe, units))
+            began = time.monotonic()
+            launcher = _Kept(choose(strongest()[0]), threads=self._threads)
+            log = self._folder / "worker.log"
+            session = WorkerSession(launcher, log, read=[self._base.path], notice=lambda _text: None)
             try:
-                session.open(self._recipe.model_dump(mode="json"), self._base, rows)
+                session.open(recipe.model_dump(mode="json"), self._base, rows)
                 session.wait_open(lambda _done, _steps: None)
                 self.open_s = time.monotonic() - began
-                first = self._compute(session, 1, figures)
+                first = self._compute(session, 1, told)
                 with suppress(threading.BrokenBarrierError):  # another one failed, and tells of it
                     self._together.wait()
-                marks = self._compute(session, 2, figures)
+                marks = self._compute(session, 2, told)
+                self.peak_bytes = peak_bytes(launcher.worker.process.pid)
             finally:
-                os.close(rows)
-            self.peak_bytes = peak_bytes(launcher.worker.process.pid)
+                session.end()
         finally:
-            session.end()
+            os.close(rows)
         round_s, steps = marks[-1] - marks[0], len(marks) - 2
         # The first step of a round begins with the round; the later ones are what a step takes.
         self.step_s = (marks[-2] - marks[1]) / (steps - 1) if steps > 1 else marks[1] - marks[0]
         self.around_s = max(0.0, round_s - steps * self.step_s)
         self.cache_s = max(0.0, first[-1] - first[0] - round_s)
 
-    def _compute(self, session: WorkerSession, round_: int, figures: Figures) -> list[float]:
+    def _compute(self, session: WorkerSession, round_: int, told: Mapping[str, Any] | None) -> list[float]:
         """Have one round computed; return when it began, when each step ended, and when it ended."""
         recipe, method = self._recipe, api.method(self._recipe)
         shape = method.shape(recipe, self._base)
-        units = figures.people if recipe.privacy.unit == "patient" else figures.rows
-        told = sampling(recipe, unit_terms(recipe, units))
         marks = [time.monotonic()]
         session.compute(
             method.initial(recipe, shape),

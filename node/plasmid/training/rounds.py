@@ -32,7 +32,7 @@ from plasmid.training.engine import Engine
 def site_vector(
     engine: Engine,
     document: Recipe,
-    base: BaseModel,
+    base: BaseModel | None,
     state: NDArray[Any],
     *,
     round_: int,
@@ -64,6 +64,7 @@ def site_vector(
     RunFailed, ModelError, DataError
         As :meth:`plasmid.training.engine.Engine.train`.
     """
+    assert base is not None, "an adapter has a base model"
     method, shape = api.method(document), shape_of(api.method(document), document, base)
     before = with_personal(document, base, method.adapter(document, base, state), own)
     chosen = None if sampling is None else UnitSampling(**sampling)

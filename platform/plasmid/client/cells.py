@@ -131,7 +131,7 @@ def code_digest() -> str:
     """Return the digest of :data:`CODE` and of the versions of :data:`LIBRARIES`."""
     spec = importlib.util.find_spec("plasmid")
     assert spec is not None, "it runs"
-    sources = {}
+    sources: dict[str, str] = {}
     for root in spec.submodule_search_locations or ():
         for part in CODE:
             path = Path(root) / part

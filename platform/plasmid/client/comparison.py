@@ -184,7 +184,7 @@ def compared(
                         test,
                         sites_a_round=sites_a_round,
                         masked=masked,
-                        progress=lambda done, rounds, head=head: note(f"{head}: round {done}/{rounds}"),
+                        progress=_counting(note, head, "round {}/{}"),
                     )
                 except PlasmidError as error:
                     failed.append({"cell": cell.name, "code": error.code, "message": error.message})
@@ -213,6 +213,10 @@ def compared(
     )
 
 
+def _counting(note: Note, head: str, what: str) -> Callable[[int, int], None]:
+    return lambda done, every: note(f"{head}: {what.format(done, every)}")
+
+
 def _row(method: str, epsilon: float | None, group: Sequence[Mapping[str, Any]]) -> Figure:
     return figure(
         method if epsilon is None else f"{method}, epsilon {told(epsilon)}",
@@ -239,7 +243,7 @@ def _baselines(
                 cell.resolved,
                 tables,
                 test,
-                progress=lambda done, steps, head=head: note(f"{head}: {done}/{steps} steps"),
+                progress=_counting(note, head, "{}/{} steps"),
             )
             value, computed = kept.put(key, made), computed + 1
         found.append(value)

@@ -91,12 +91,12 @@ def main() -> None:
     def train(message: Message, context: Context) -> Message:
         from bench.ours.simulation import trained
 
-        state = message.content["arrays"]["state"].numpy()
-        round_ = int(message.content["config"]["server-round"])
-        after = trained(folder, int(context.node_config["partition-id"]), state, round_)
+        content: Any = message.content
+        state, round_ = content["arrays"]["state"].numpy(), int(content["config"]["server-round"])
+        after = trained(folder, int(str(context.node_config["partition-id"])), state, round_)
         arrays = ArrayRecord({"state": Array(after)})
-        content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
-        return Message(content, reply_to=message)
+        answer = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
+        return Message(answer, reply_to=message)
 
     @server.main()
     def run(grid: Grid, context: Context) -> None:
@@ -111,7 +111,7 @@ def main() -> None:
         arrays = ArrayRecord({"state": Array(first_state(folder))})
         strategy.start(grid, arrays, num_rounds=rounds, train_config=ConfigRecord())
 
-    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    backend: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server, client, num_supernodes=SITES, backend_config=backend)
     print(json.dumps([after - before for before, after in pairwise(ends)]))
 

@@ -91,7 +91,7 @@ def tell(
             )
 
 
-_WHY = "they need rows to train on; give --sites DIR."
+_WHY = "they need rows to train on; give --sites DIR. A recipe's own Python also needs a sandbox."
 
 
 def _bytes(count: int | None) -> str:

@@ -99,12 +99,14 @@ class Bench:
         return self._engines[key]
 
 
-def read(recipe: ResolvedRecipe) -> tuple[dict[str, Table], Table]:
-    """Return the sites' tables and the test of a recipe's demonstration data."""
+def read(
+    recipe: ResolvedRecipe, sites: Path | None = None, evaluation: Path | None = None
+) -> tuple[dict[str, Table], Table]:
+    """Return the sites' tables and the test: those given, or a recipe's demonstration data."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = materialise_sites(recipe, Path(folder), None)
-        test = materialise_eval(recipe, Path(folder))
-        assert test is not None, "a shipped recipe has a test"
+        paths = materialise_sites(recipe, Path(folder), sites)
+        test = materialise_eval(recipe, Path(folder), evaluation)
+        assert test is not None, "a recipe that ships no data needs --sites and --eval"
         contract = recipe.recipe.contract
         return {site: read_table(path, contract) for site, path in paths.items()}, read_table(test, contract)
 
@@ -117,10 +119,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--every", type=int, default=1000)
     parser.add_argument("--set", nargs="*", default=[])
+    parser.add_argument("--sites", type=Path)
+    parser.add_argument("--eval", type=Path)
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
     plain = load_recipe(asked.recipe, overrides=settings)
-    tables, test = read(plain)
+    tables, test = read(plain, asked.sites, asked.eval)
     model = plain.recipe.model
     bench = Bench(
         plain.recipe, ensure_model(model.base, revision=model.revision, digest=model.digest), tables, test

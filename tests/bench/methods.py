@@ -105,15 +105,21 @@ class Bench:
         return self._engines[key]
 
 
-def read(recipe: ResolvedRecipe, validate: float) -> tuple[dict[str, Table], Table]:
-    """Return the sites' tables and the test of a recipe's demonstration data.
+def read(
+    recipe: ResolvedRecipe,
+    validate: float = 0.0,
+    *,
+    sites: Path | None = None,
+    evaluation: Path | None = None,
+) -> tuple[dict[str, Table], Table]:
+    """Return the sites' tables and the test: those given, or a recipe's demonstration data.
 
     With a share to *validate* on, the "test" is that share of each site's rows, and no site trains on them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        paths = materialise_sites(recipe, Path(folder), None)
-        test = materialise_eval(recipe, Path(folder))
-        assert test is not None, "a shipped recipe has a test"
+        paths = materialise_sites(recipe, Path(folder), sites)
+        test = materialise_eval(recipe, Path(folder), evaluation)
+        assert test is not None, "a recipe that ships no data needs --sites and --eval"
         contract = recipe.recipe.contract
         tables = {site: read_table(path, contract) for site, path in paths.items()}
         if not validate:
@@ -134,10 +140,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1000)
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--validate", type=float, default=0.0)
+    parser.add_argument("--sites", type=Path)
+    parser.add_argument("--eval", type=Path)
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
     plain = load_recipe(asked.recipe, overrides=settings)
-    tables, test = read(plain, asked.validate)
+    tables, test = read(plain, asked.validate, sites=asked.sites, evaluation=asked.eval)
     model = plain.recipe.model
     bench = Bench(
         plain.recipe, ensure_model(model.base, revision=model.revision, digest=model.digest), tables, test

@@ -10,6 +10,7 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
+from bundle_recipes import computed
 from plasmid.client.trees import grown
 from plasmid.computations import trees
 from plasmid.computations.api import Sum
@@ -195,6 +196,19 @@ def test_no_record_is_longer_than_what_the_noise_is_for(task: dict[str, Any]) ->
     assert max(found) <= longest * (1 + 1e-9)
     assert max(found) > 0.99 * longest
     assert shape.schema.size == 2 * (6 + 3 + 5)
+
+
+def test_the_worker_sums_the_records_of_a_snapshot_each_clipped_as_the_gateway_says() -> None:
+    table = rows(40)
+    shorter = {"unit": "record", "mechanism": "dp-fedsgd", "epsilon": 8.0, "delta": 1e-5, "record_clip": 0.5}
+    plain = document()
+    clipped = TreesRecipe.model_validate(plain.model_dump(mode="json") | {"privacy": shorter})
+    state = trees.initial(plain, trees.shape(plain, None))
+    vectors = [trees.per_record(plain, state, row) for row in table.records()]
+    assert all(vector is not None and np.linalg.norm(vector) > 0.5 for vector in vectors)
+    np.testing.assert_allclose(computed(plain, table, state), np.sum(vectors, 0), atol=1e-12)
+    short = [vector * 0.5 / np.linalg.norm(vector) for vector in vectors if vector is not None]
+    np.testing.assert_allclose(computed(clipped, table, state), np.sum(short, 0), atol=1e-12)
 
 
 def test_a_level_by_hand() -> None:

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from plasmid.core.errors import RecipeError
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
+from plasmid.recipes.query import mean_from_recipe
+from plasmid.recipes.tables import counts_from_recipe
 from plasmid.recipes.trees import TreesRecipe
 
 DP = {"unit": "record", "mechanism": "dp-fedsgd", "epsilon": 8.0, "delta": 1e-5, "record_clip": 1.4142}
@@ -124,6 +126,17 @@ def test_every_problem_of_a_file_is_told_at_once_with_its_line(tmp_path: Path) -
     lines = [line.strip() for line in caught.value.message.splitlines()[1:]]
     assert f"{path}:13: trees.leaves: unknown key" in lines
     assert any(line.startswith(f"{path}:15: trees.features[0].edges: edges rise") for line in lines), lines
+
+
+def test_the_rows_of_a_recipe_for_trees_can_be_asked_about_first() -> None:
+    recipe = load_recipe("flights").over_table
+    asked = counts_from_recipe(recipe, ["late", "hour"], edges={"hour": [6, 12, 18]})
+    assert [axis.cells for axis in asked.axes] == [
+        ("on time", "late"),
+        ("[0, 6)", "[6, 12)", "[12, 18)", "[18, 24]"),
+    ]
+    assert asked.patient is None
+    assert mean_from_recipe(recipe, "temp").bounds == (-40.0, 130.0)
 
 
 def test_the_shipped_forest_is_one_of_the_same_trees_under_both_names() -> None:

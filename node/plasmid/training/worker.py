@@ -19,7 +19,8 @@ Rules
 4. Frames in: ``open`` (document, base, rank of this site's factors or None; an open file: the view's
    snapshot), ``personal`` (body: what the site keeps for itself and the next ``compute`` begins with),
    ``compute`` (phase, round, seed, sampling: the fields of :class:`~plasmid.training.dp.UnitSampling`, or
-   None, and ``cells``, a hexadecimal key, where evidence about cells is wanted; body: state), ``stop``. Frames out: ``opened``, ``progress``
+   None, and ``cells``, a hexadecimal key, where evidence about cells is wanted; body: state), ``stop``.
+   Frames out: ``opened``, ``progress``
    (step, steps), ``cells`` (records; body: :class:`~plasmid.privacy.evidence.Evidence`), ``personal`` (body:
    what the site is to keep), ``figures`` (what is for its owner alone to see), ``result`` (body:
    vector), ``error``.

@@ -96,15 +96,16 @@ def _tensors(document: TreesRecipe) -> tuple[TensorSpec, ...]:
 
 def forest(document: TreesRecipe, state: State) -> Forest:
     """Return the forest in *state*, as views of it."""
-    views, start = [], 0
+    views: list[Floats] = []
+    start, values = 0, np.asarray(state, np.float64)
     for tensor in _tensors(document):
-        views.append(state[start : start + tensor.size].reshape(tensor.shape))
+        views.append(values[start : start + tensor.size].reshape(tensor.shape))
         start += tensor.size
     return Forest(*views)
 
 
 def _nodes(document: TreesRecipe) -> int:
-    return 2 ** (document.trees.depth - 1)
+    return int(2 ** (document.trees.depth - 1))
 
 
 def _width(document: TreesRecipe) -> int:
@@ -153,14 +154,9 @@ def _derivatives(document: TreesRecipe, score: float, row: Mapping[str, Any]) ->
         likely = 0.5 * (1.0 + math.tanh(0.5 * score))
         g, h = likely - document.task.classes.index(str(cell)), likely * (1.0 - likely)
     else:
-        low, high = _bounds(document)
+        low, high = document.bounds
         g, h = score - (2.0 * min(high, max(low, float(cell))) - low - high) / (high - low), 1.0
     return g / units[0], h / units[1]
-
-
-def _bounds(document: TreesRecipe) -> tuple[float, float]:
-    low, high = getattr(document.task, "bounds")  # noqa: B009 - regression has them
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -268,7 +264,7 @@ def answers(document: TreesRecipe, state: State, columns: Mapping[str, Sequence[
     if document.task.kind == "classification":
         likely = 0.5 * (1.0 + np.tanh(0.5 * found))
         return np.stack([1.0 - likely, likely], 1).astype(np.float32)
-    low, high = _bounds(document)
+    low, high = document.bounds
     return (0.5 * (low + high) + 0.5 * (high - low) * found)[:, None].astype(np.float32)
 
 
@@ -291,6 +287,6 @@ def files(document: TreesRecipe, state: State) -> dict[str, bytes]:
     if document.task.kind == "classification":
         objective, middle, half = "binary:logistic", 0.5, 1.0
     else:
-        low, high = _bounds(document)
+        low, high = document.bounds
         objective, middle, half = "reg:squarederror", 0.5 * (low + high), 0.5 * (high - low)
     return {"model.json": model_json(document, found, objective=objective, middle=middle, half=half)}

@@ -70,6 +70,11 @@ class ResolvedRecipe:
         )
 
     @property
+    def over_table(self) -> Recipe | TreesRecipe:
+        """The recipe, if its rows can be asked about by column. Raises RecipeError (``recipe.no_model``)."""
+        return self.parsed if isinstance(self.parsed, TreesRecipe) else self.recipe
+
+    @property
     def folder(self) -> Path:
         """The folder that holds the recipe's demonstration data. Never sent anywhere."""
         return self.path.parent

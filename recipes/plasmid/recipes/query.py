@@ -104,7 +104,9 @@ def noised(epsilon: float | None, delta: float | None, norm: float = MEAN_NORM) 
     return Protection(unit="record", mechanism="dp-fedsgd", epsilon=epsilon, delta=delta, record_clip=norm)
 
 
-def mean_from_recipe(recipe: Recipe, column: str, *, privacy: Protection | None = None) -> QueryDocument:
+def mean_from_recipe(
+    recipe: Recipe | TreesRecipe, column: str, *, privacy: Protection | None = None
+) -> QueryDocument:
     """Return the query for the mean of *column*, with the bounds and the federation of *recipe*.
 
     Raises

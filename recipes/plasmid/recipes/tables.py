@@ -12,12 +12,13 @@ from plasmid.recipes.columns import CategoryColumn, LabelColumn, NumberColumn
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.schema import Recipe
+from plasmid.recipes.trees import TreesRecipe
 
 _EXAMPLE = "For example: --by case,age --edges age=0,40,60,120"
 
 
 def counts_from_recipe(
-    recipe: Recipe,
+    recipe: Recipe | TreesRecipe,
     by: Sequence[str],
     *,
     edges: Mapping[str, Sequence[float]],
@@ -62,7 +63,7 @@ def counts_from_recipe(
                     "bounds": summed.bounds,
                     "missing_markers": summed.missing_markers,
                 },
-                "patient": recipe.data.patient,
+                "patient": getattr(recipe.data, "patient", None),
                 "max_rows": recipe.data.max_rows,
                 "federation": limits,
                 "privacy": (privacy or Protection(protect=recipe.privacy.protect)).model_dump(mode="json"),
@@ -74,7 +75,7 @@ def counts_from_recipe(
     raise UsageError("usage.query_invalid", f"no table by {', '.join(by)[:200]}: {problem}.", _EXAMPLE)
 
 
-def _axis(recipe: Recipe, name: str, edges: Sequence[float] | None) -> dict[str, Any]:
+def _axis(recipe: Recipe | TreesRecipe, name: str, edges: Sequence[float] | None) -> dict[str, Any]:
     found = recipe.data.columns.get(name)
     match found:
         case CategoryColumn():

@@ -148,6 +148,12 @@ class TreesRecipe(Strict):
         """The data contract, as the reader of tables takes it."""
         return Contract(self.data.columns, self.task.classes, self.data.max_rows, self.data.label)
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The public bounds of the numbers that are learned; 0 and 1 where labels are."""
+        found: tuple[float, float] = getattr(self.task, "bounds", (0.0, 1.0))
+        return found
+
     @cached_property
     def cells(self) -> tuple[Cells, ...]:
         """Where each feature is in a histogram, in order."""

@@ -55,8 +55,8 @@ def mean(
         privacy = noised(epsilon, delta)
         if recipe is not None:
             resolved = load_recipe(recipe, overrides={}, seed=None)
-            document = mean_from_recipe(resolved.recipe, column, privacy=privacy)
-            work = home() / "data" / resolved.recipe.name
+            document = mean_from_recipe(resolved.over_table, column, privacy=privacy)
+            work = home() / "data" / resolved.parsed.name
             tables = {} if coordinator else materialise_sites(resolved, work, sites)
         else:
             document = mean_from_bounds(column, _bounds(str(bounds)), privacy=privacy)
@@ -118,14 +118,14 @@ def counts(
         check_project(coordinator, project)
         resolved = load_recipe(recipe, overrides={}, seed=None)
         document = counts_from_recipe(
-            resolved.recipe,
+            resolved.over_table,
             [name.strip() for name in by.split(",")],
             edges=dict(_edges(text) for text in edges or ()),
             sum_of=sum_of,
             missing=missing,
             privacy=noised(epsilon, delta, 2**0.5 if sum_of else 1.0),
         ).model_dump(mode="json")
-        work = home() / "data" / resolved.recipe.name
+        work = home() / "data" / resolved.parsed.name
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
         check_tables(tables, document, answer)
         with federation(

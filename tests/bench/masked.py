@@ -1,8 +1,8 @@
 """What a classifier gains that begins from a base adapted to unlabelled sequences.
 
-Trains ``tcr-covid-masked`` with the node's engine, merges the adapter, imports that as a base model, and trains
-``tcr-covid`` from it and from the base as it was, on the same sites, test and seeds. Prints a line a score, and
-one JSON object at the end.
+Trains ``tcr-covid-masked`` with the node's engine, merges the adapter, imports that as a base model, and
+trains ``tcr-covid`` from it and from the base as it was, on the same sites, test and seeds. Prints a line a
+score, and one JSON object at the end.
 
     python -m bench.masked --seeds 0 1 2
     python -m bench.masked --seeds 0 1 --rows 200 --masked federation.rounds=5 training.steps=6

@@ -48,6 +48,8 @@ Numbers = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
 Problem = tuple[tuple[str, ...], str]
 """Where in the recipe, and what."""
+Simple = Literal["logistic", "ridge", "window", "phrases", "neighbours"]
+"""A classical model."""
 Shape = Literal["number", "text", "numbers"]
 """What a cell of a prediction file holds."""
 
@@ -111,7 +113,7 @@ class Head(Strict, ABC):
     metrics: ClassVar[tuple[str, ...]]
     loss_metrics: ClassVar[tuple[str, ...]] = ()
     own_head: ClassVar[OwnHead] = "none"
-    simple: ClassVar[Literal["logistic", "ridge", "window", "phrases", "neighbours"]] = "logistic"
+    simple: ClassVar[Simple] = "logistic"
     pipeline_tag: ClassVar[str | None]
 
     kind: str

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field, StringConstraints
 
 from plasmid.core.errors import DataError
+from plasmid.models.architectures import OwnHead
 from plasmid.models.specs import CategoryCovariate, NumberCovariate
 from plasmid.models.tasks._base import (
     IGNORED,
@@ -33,6 +34,7 @@ from plasmid.models.tasks._base import (
     OwnHeadMixin,
     Problem,
     Shape,
+    Simple,
     Task,
     Tensor,
 )
@@ -73,8 +75,8 @@ class CausalHead(OwnHeadMixin, Head):
 
     metrics: ClassVar = ("exact-match", "token-loss", "perplexity")
     loss_metrics: ClassVar = ("token-loss", "perplexity")
-    own_head: ClassVar = "causal"
-    simple: ClassVar = "phrases"
+    own_head: ClassVar[OwnHead] = "causal"
+    simple: ClassVar[Simple] = "phrases"
     pipeline_tag: ClassVar = "text-generation"
 
     kind: Literal["causal"] = "causal"

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from plasmid.core.errors import DataError
+from plasmid.models.architectures import OwnHead
 from plasmid.models.specs import CategoryCovariate, NumberCovariate
 from plasmid.models.tasks._base import (
     IGNORED,
@@ -32,6 +33,7 @@ from plasmid.models.tasks._base import (
     OwnHeadMixin,
     Problem,
     Shape,
+    Simple,
     Task,
     Tensor,
 )
@@ -92,8 +94,8 @@ class MaskedHead(OwnHeadMixin, Head):
     """The base's own head; see :class:`MaskedLM`."""
 
     metrics: ClassVar = ("masked-loss", "masked-accuracy", "pseudo-perplexity")
-    own_head: ClassVar = "masked"
-    simple: ClassVar = "neighbours"
+    own_head: ClassVar[OwnHead] = "masked"
+    simple: ClassVar[Simple] = "neighbours"
     pipeline_tag: ClassVar = "fill-mask"
 
     kind: Literal["masked-lm"] = "masked-lm"

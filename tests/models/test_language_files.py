@@ -66,6 +66,7 @@ def _written(folder: Path, base: BaseModel, kind: str, seed: int = 0) -> Path:
 def _ran(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, **named: str) -> str:
     """Run the lines of the card in *folder*, with *named* for what they name; return what they print."""
     block = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("\n```")[0]
+    assert len(block.splitlines()) <= 12
     monkeypatch.chdir(folder)
     space: dict[str, Any] = {}
     with warnings.catch_warnings():

@@ -37,9 +37,8 @@ def language_code(about: HeadFile, base: str | None, example: str) -> str:
     lines = ["import peft, torch, transformers" if base else "import torch, transformers"]
     if base is not None:
         lines += [
-            f'base = "{base}"  # on the hub; or what "plasmid models show {about.base.id}" prints',
-            f"model = transformers.{made}.from_pretrained(base)",
-            'model = peft.PeftModel.from_pretrained(model, ".").eval()',
+            f'base = "{base}"  # on the hub; or the folder that "plasmid models show {about.base.id}" prints',
+            f'model = peft.PeftModel.from_pretrained(transformers.{made}.from_pretrained(base), ".").eval()',
             "read = transformers.AutoTokenizer.from_pretrained(base)",
         ]
     else:
@@ -65,9 +64,9 @@ def _answered(about: HeadFile, example: str) -> Iterator[str]:
         "tokenize=False)"
     )
     yield 'tokens = read(text, add_special_tokens=False, return_tensors="pt")'
-    yield f"ends = [model.config.eos_token_id, read.convert_tokens_to_ids({template.end!r})]"
+    yield f"ends = read.convert_tokens_to_ids([{template.end!r}, read.eos_token or {template.end!r}])"
     yield (
-        "said = model.generate(**tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[1], "
+        "said = model.generate(**tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0], "
         f"max_new_tokens={head.most})"
     )
     yield 'print(read.decode(said[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))'

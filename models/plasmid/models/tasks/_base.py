@@ -48,6 +48,8 @@ Numbers = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
 Problem = tuple[tuple[str, ...], str]
 """Where in the recipe, and what."""
+Simple = Literal["logistic", "ridge", "window", "phrases", "neighbours"]
+"""A classical model."""
 Shape = Literal["number", "text", "numbers"]
 """What a cell of a prediction file holds."""
 
@@ -111,7 +113,7 @@ class Head(Strict, ABC):
     metrics: ClassVar[tuple[str, ...]]
     loss_metrics: ClassVar[tuple[str, ...]] = ()
     own_head: ClassVar[OwnHead] = "none"
-    simple: ClassVar[Literal["logistic", "ridge", "window", "phrases", "neighbours"]] = "logistic"
+    simple: ClassVar[Simple] = "logistic"
     pipeline_tag: ClassVar[str | None]
 
     kind: str
@@ -120,6 +122,8 @@ class Head(Strict, ABC):
     @model_validator(mode="after")
     def _check_covariates(self) -> Head:
         distinct([covariate.name for covariate in self.covariates], "covariates")
+        if self.covariates and self.own_head != "none":
+            raise ValueError("the base's own head reads no covariates")
         return self
 
     @model_serializer(mode="wrap")
@@ -235,6 +239,30 @@ class Head(Strict, ABC):
         Where the head is per token, *logits* is [rows, tokens, width] and ``own`` [rows, tokens, 1] is 1 for
         a row's own tokens.
         """
+
+
+class OwnHeadMixin:
+    """What all heads have in common that are the base's own."""
+
+    per_token: ClassVar = True
+    probabilistic: ClassVar = False
+
+    @property
+    def width(self) -> int:
+        """None of ours."""
+        return 0
+
+    def targets(self, cells: Sequence[object], own: Counts) -> npt.NDArray[Any]:  # noqa: ARG002 - one signature
+        """Return nothing: which token is a target at which place is the model's to say."""
+        return np.empty(0, np.int64)
+
+    def answers(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Return the probability of each token of the vocabulary."""
+        return (outputs / temperature).softmax(-1)
+
+    def code(self, logits: str) -> list[str]:
+        """Return *logits*: :mod:`plasmid.models.language_card` has the lines around it."""
+        return [logits]
 
 
 class Task(Strict, ABC):

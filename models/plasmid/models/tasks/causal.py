@@ -21,12 +21,23 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from plasmid.core.errors import DataError
+from plasmid.models.architectures import OwnHead
 from plasmid.models.specs import CategoryCovariate, NumberCovariate
-from plasmid.models.tasks._base import IGNORED, Answers, Counts, Head, Numbers, Problem, Shape, Task, Tensor
+from plasmid.models.tasks._base import (
+    IGNORED,
+    Answers,
+    Head,
+    Numbers,
+    OwnHeadMixin,
+    Problem,
+    Shape,
+    Simple,
+    Task,
+    Tensor,
+)
 
 Instruction = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f]*$")]
 COLUMN = "answer"
@@ -59,35 +70,18 @@ class Causal(Task):
             yield ("adapter", "covariates"), f"a causal model has none, and {len(covariates)} are named"
 
 
-class CausalHead(Head):
+class CausalHead(OwnHeadMixin, Head):
     """The base's own head; see :class:`Causal`. *most* is in tokens, the end included."""
 
-    per_token: ClassVar = True
-    probabilistic: ClassVar = False
     metrics: ClassVar = ("exact-match", "token-loss", "perplexity")
     loss_metrics: ClassVar = ("token-loss", "perplexity")
-    own_head: ClassVar = "causal"
-    simple: ClassVar = "phrases"
+    own_head: ClassVar[OwnHead] = "causal"
+    simple: ClassVar[Simple] = "phrases"
     pipeline_tag: ClassVar = "text-generation"
 
     kind: Literal["causal"] = "causal"
     instruction: Instruction
     most: Annotated[int, Field(ge=2, le=8192)]
-
-    @model_validator(mode="after")
-    def _check(self) -> CausalHead:
-        if self.covariates:
-            raise ValueError("a causal model has no covariates")
-        return self
-
-    @property
-    def width(self) -> int:
-        """None of its own."""
-        return 0
-
-    def targets(self, cells: Sequence[object], own: Counts) -> npt.NDArray[np.int64]:  # noqa: ARG002 - one signature
-        """Return nothing: an answer's tokens are made with those of its prompt."""
-        return np.empty(0, np.int64)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy over each row's answer."""
@@ -102,10 +96,6 @@ class CausalHead(Head):
             raise DataError("data.empty", "there are no rows to score.", "Give a file with labelled rows.")
         loss = float(losses.mean(dtype=np.float64))
         return math.exp(loss) if metric == "perplexity" else loss
-
-    def answers(self, outputs: Tensor, temperature: float) -> Tensor:
-        """Return the probability of each token of the vocabulary."""
-        return (outputs / temperature).softmax(-1)
 
     def score(self, metric: str, answers: Answers, cells: Sequence[object]) -> float:  # noqa: ARG002 - the one that is left
         """Return the share of answers that are the cells' text."""
@@ -138,10 +128,6 @@ class CausalHead(Head):
         """See :class:`Head`."""
         told = f", told before: `{json_text(self.instruction)}`" if self.instruction else ""
         return f"answers in at most {self.most} tokens{told}"
-
-    def code(self, logits: str) -> list[str]:
-        """Return nothing: :mod:`plasmid.models.language_card` has the lines."""
-        return [logits]
 
 
 def _words(cell: object) -> list[str]:

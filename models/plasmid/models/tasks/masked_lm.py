@@ -20,12 +20,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import model_validator
 
 from plasmid.core.errors import DataError
+from plasmid.models.architectures import OwnHead
 from plasmid.models.specs import CategoryCovariate, NumberCovariate
-from plasmid.models.tasks._base import IGNORED, Answers, Counts, Head, Numbers, Problem, Shape, Task, Tensor
+from plasmid.models.tasks._base import (
+    IGNORED,
+    Answers,
+    Counts,
+    Head,
+    Numbers,
+    OwnHeadMixin,
+    Problem,
+    Shape,
+    Simple,
+    Task,
+    Tensor,
+)
 
 Metric = Literal["masked-loss", "masked-accuracy", "pseudo-perplexity"]
 COLUMNS = ("masked_loss", "masked_accuracy")
@@ -79,32 +90,15 @@ class MaskedLM(Task):
             yield ("adapter", "covariates"), f"masked tokens have none, and {len(covariates)} are named"
 
 
-class MaskedHead(Head):
+class MaskedHead(OwnHeadMixin, Head):
     """The base's own head; see :class:`MaskedLM`."""
 
-    per_token: ClassVar = True
-    probabilistic: ClassVar = False
     metrics: ClassVar = ("masked-loss", "masked-accuracy", "pseudo-perplexity")
-    own_head: ClassVar = "masked"
-    simple: ClassVar = "neighbours"
+    own_head: ClassVar[OwnHead] = "masked"
+    simple: ClassVar[Simple] = "neighbours"
     pipeline_tag: ClassVar = "fill-mask"
 
     kind: Literal["masked-lm"] = "masked-lm"
-
-    @model_validator(mode="after")
-    def _check(self) -> MaskedHead:
-        if self.covariates:
-            raise ValueError("masked tokens have no covariates")
-        return self
-
-    @property
-    def width(self) -> int:
-        """None of its own."""
-        return 0
-
-    def targets(self, cells: Sequence[object], own: Counts) -> npt.NDArray[np.int64]:  # noqa: ARG002 - one signature
-        """Return nothing: what is to be guessed is what was masked."""
-        return np.empty(0, np.int64)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy over each row's chosen tokens."""
@@ -117,15 +111,11 @@ class MaskedHead(Head):
         chosen = targets != IGNORED
         return _means((outputs.argmax(-1) == targets[chosen]).float(), chosen)
 
-    def answers(self, outputs: Tensor, temperature: float) -> Tensor:
-        """Return the probability of each token of the vocabulary."""
-        return (outputs / temperature).softmax(-1)
-
     def score(self, metric: str, answers: Answers, cells: Sequence[object]) -> float:  # noqa: ARG002 - there are no labels
         """See :class:`Head`."""
         if not len(answers):
             raise DataError("data.empty", "there are no rows to score.", "Give a file with rows.")
-        loss, right = answers.values.mean(0, dtype=np.float64).tolist()
+        loss, right = (float(one) for one in answers.values.mean(0, dtype=np.float64))
         return {"masked-loss": loss, "masked-accuracy": right}.get(metric, math.exp(loss))
 
     def columns(self) -> dict[str, Shape]:
@@ -151,10 +141,6 @@ class MaskedHead(Head):
     def says(self) -> str:
         """See :class:`Head`."""
         return "guesses tokens that were masked: 15 in 100, the same ones each time"
-
-    def code(self, logits: str) -> list[str]:
-        """Return nothing: :mod:`plasmid.models.language_card` has the lines."""
-        return [logits]
 
 
 def _means(values: Tensor, chosen: Tensor) -> Tensor:

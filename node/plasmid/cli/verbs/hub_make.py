@@ -152,5 +152,6 @@ def export(
         answer.say(
             plain(f"{out}: {done.layers} layers of {base.id} changed; README.md says what loads it, and how"),
             plain(f"encoder and head: {done.auto_class or 'AutoModel, and head.safetensors beside it'}"),
-            "Not in stock form: pipeline('text-classification'); README.md says why.",
         )
+        if base.entry.own_head == "none":
+            answer.say("Not in stock form: pipeline('text-classification'); README.md says why.")

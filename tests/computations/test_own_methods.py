@@ -89,7 +89,7 @@ def test_a_package_cannot_take_the_name_of_a_method_that_is_here(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("SITE_HALF = 'loss'\n", "lacks ADAPTER_KEYS, LINEAR, SERVER_OPTIMISERS, adapter"),
+        ("SITE_HALF = 'loss'\n", "lacks ADAPTER_KEYS, LINEAR, SERVER_OPTIMISERS, SITE_RANKS, adapter"),
         ("raise KeyError('CANARY-4711')\n", "ended with KeyError"),
         ("import not_installed_anywhere\n", "ended with ModuleNotFoundError"),
     ],
@@ -106,7 +106,7 @@ def test_a_package_that_brings_no_method_is_told(
 
 
 def test_what_is_not_installed_is_no_method(tiny: dict[str, BaseModel]) -> None:
-    with pytest.raises(ValidationError, match="no method here is called so; there are fedsb, fedsvd,"):
+    with pytest.raises(ValidationError, match="no method here is called so; there are fedsa, fedsb,"):
         recipe(tiny["esm"], NAME)
     with refusal("recipe.computation_unknown"):
         document_type(NAME)

@@ -411,7 +411,7 @@ def load(name: str) -> Computation:
 
 
 _PARTS = (
-    *("SITE_HALF", "LINEAR", "SERVER_OPTIMISERS", "ADAPTER_KEYS"),
+    *("SITE_HALF", "LINEAR", "SERVER_OPTIMISERS", "SITE_RANKS", "ADAPTER_KEYS"),
     *("shape", "initial", "losses", "learns", "frames", "adapter", "sent", "advance"),
 )
 """What a module has that is a :class:`Method`."""

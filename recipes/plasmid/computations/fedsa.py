@@ -31,6 +31,7 @@ __all__ = ["adapter", "losses"]
 SITE_HALF: SiteHalf = "loss"
 LINEAR = True
 SERVER_OPTIMISERS = True
+SITE_RANKS = False
 ADAPTER_KEYS: tuple[str, ...] = ()
 PERSONAL: tuple[Part, ...] = ("B",)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from plasmid.computations import api
 from plasmid.recipes import templates
 
@@ -24,12 +25,12 @@ def install(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text(points)
     monkeypatch.syspath_prepend(made)
-    importlib.invalidate_caches()
-    api.brought.cache_clear()
+    forget()
     return made
 
 
 def forget() -> None:
-    """Let the next question see what is installed then."""
+    """Let the next question see what is installed then; so does the next reader that starts warm."""
     api.brought.cache_clear()
     importlib.invalidate_caches()
+    warm._parents.pop("plasmid.data.reader", None)

@@ -166,7 +166,7 @@ def result(document: EvaluationDocument, state: State, sites: int) -> dict[str, 
     }
     if document.measure == "temperature":
         return about | _temperature(np.asarray(numbers, np.float64))
-    return about | _scores(document, nearest_counts(numbers.reshape(document.shape)))
+    return about | _scores(document, nearest_counts(np.asarray(numbers, np.float64).reshape(document.shape)))
 
 
 def _label(document: EvaluationDocument, row: Mapping[str, Any]) -> int:
@@ -197,7 +197,7 @@ def nearest_counts(noised: NDArray[np.float64]) -> NDArray[np.float64]:
     falling = np.sort(noised, axis=None)[::-1]
     excess = (np.cumsum(falling) - total) / np.arange(1, falling.size + 1)
     kept = max(1, int(np.count_nonzero(falling > excess)))
-    return np.maximum(noised - excess[kept - 1], 0.0)
+    return np.asarray(np.maximum(noised - excess[kept - 1], 0.0))
 
 
 def _scores(document: EvaluationDocument, counts: NDArray[np.float64]) -> dict[str, Any]:

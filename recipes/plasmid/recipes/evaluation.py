@@ -96,9 +96,7 @@ def evaluation_from_recipe(
     if recipe.task.kind != "classification":
         problems.append(f"scores are counted by label, and a {recipe.task.kind} has none by row")
     if personal_parts(recipe):
-        problems.append(
-            "what was released lacks what each site keeps; ask for the gain, with its run"
-        )
+        problems.append("what was released lacks what each site keeps; ask for the gain, with its run")
     if rows == "holdout" and recipe.data.holdout is None:
         problems.append("its data section holds out no rows; 'rows: all' is for sites that did not train")
     if problems:

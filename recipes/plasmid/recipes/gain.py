@@ -105,9 +105,7 @@ def gain_from_recipe(
     problems = list(differences(recipe, lora, head, base))
     unit = recipe.privacy.unit
     if run is None and personal_parts(recipe):
-        problems.append(
-            "what was released lacks what each site keeps; name the run with --personal"
-        )
+        problems.append("what was released lacks what each site keeps; name the run with --personal")
     if run is not None and not keeps(recipe):
         problems.append("a site keeps no adapter of its own by it")
     if recipe.data.holdout is None:

@@ -17,6 +17,7 @@ from plasmid.computations import gain
 from plasmid.computations.api import given_digest
 from plasmid.core.errors import RecipeError
 from plasmid.data.snapshot import Snapshot
+from plasmid.gateway.explanation import explain
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Planned
@@ -163,6 +164,11 @@ def test_without_a_unit_a_site_judges_no_adapter_that_it_did_not_help_to_make(
     answer = made.federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "policy.gain")
     assert made.events("alpha", "view.opened") == []
+    # who approves is told in words what it is, and that 4 steps are trained here
+    facts = explain(made.federation.home("alpha"), None, made.job.document, made.federation.project)
+    told = {fact.name: fact.value for fact in facts}
+    assert told["computation"].startswith("gain: an adapter and one trained here alone are compared")
+    assert told["training"].startswith("4 steps on ")
     made.federation.gateways["alpha"].audit.write("countersigned", run="run-8", adapter=given_digest(given))
     assert made.federation.admit("alpha").accepted
 

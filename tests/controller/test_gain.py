@@ -17,6 +17,7 @@ from plasmid.computations import gain
 from plasmid.computations.api import given_digest
 from plasmid.core.errors import RecipeError
 from plasmid.data.snapshot import Snapshot
+from plasmid.gateway.explanation import explain
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Planned
@@ -61,11 +62,12 @@ def give(made: Scene, given: np.ndarray) -> None:
     made.link.bodies.take_given("ada", given_digest(given), 0, len(body), body, chunk)
 
 
-def run(scene: Make, base: BaseModel, document: GainDocument, given: np.ndarray) -> tuple[Scene, Workers]:
+def run(
+    scene: Make, base: BaseModel, document: GainDocument, given: np.ndarray, **settings: Any
+) -> tuple[Scene, Workers]:
     workers = Workers(document, base, TABLES)
-    made = scene(
-        3, document, admitted=False, compute=workers.compute, tables={site: csv(site) for site in SITES}
-    )
+    tables = {site: csv(site) for site in SITES}
+    made = scene(3, document, admitted=False, compute=workers.compute, tables=tables, **settings)
     give(made, given)
     for gateway in made.federation.gateways.values():  # as if it had come of a run that all took part in
         gateway.audit.write("countersigned", run="run-8", adapter=given_digest(given))
@@ -126,6 +128,25 @@ def test_a_site_without_an_adapter_of_its_own_cannot_say(
     assert own_figures(made, "beta")["gain"] is None
 
 
+def test_under_a_unit_the_histogram_is_noised_and_each_site_charged(
+    scene: Make, start: Start, tiny: dict[str, BaseModel]
+) -> None:
+    base = tiny["bert"]
+    given = good_adapter(base)
+    document = asked(base, given, epsilon=100.0, delta=1e-3, grid=(0.0,))
+    budgets = {"default": {"unit": "record", "epsilon": 100.0, "delta": 1e-3}}
+    made, _ = run(scene, base, document, given, public_size=80, budgets=budgets)
+    shown = start(made)
+    assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+    result = shown["result"]
+    assert 0.05 < result["noise_std"] < 0.25 * 3
+    assert abs(result["answer"]["gaining"] - 3) <= 2
+    for site in SITES:
+        assert made.federation.gateways[site].ledger.summary()["default"].epsilon == 100
+    told = lines(result["answer"] | {"noise_std": result["noise_std"]})
+    assert told[-1].startswith("each number of sites carries noise of a standard deviation of 0.")
+
+
 def test_without_a_unit_a_site_judges_no_adapter_that_it_did_not_help_to_make(
     scene: Make, tiny: dict[str, BaseModel]
 ) -> None:
@@ -143,6 +164,11 @@ def test_without_a_unit_a_site_judges_no_adapter_that_it_did_not_help_to_make(
     answer = made.federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "policy.gain")
     assert made.events("alpha", "view.opened") == []
+    # who approves is told in words what it is, and that 4 steps are trained here
+    facts = explain(made.federation.home("alpha"), None, made.job.document, made.federation.project)
+    told = {fact.name: fact.value for fact in facts}
+    assert told["computation"].startswith("gain: an adapter and one trained here alone are compared")
+    assert told["training"].startswith("4 steps on ")
     made.federation.gateways["alpha"].audit.write("countersigned", run="run-8", adapter=given_digest(given))
     assert made.federation.admit("alpha").accepted
 
@@ -166,7 +192,9 @@ def test_a_gain_is_in_the_cell_below_the_edge_that_it_reaches(tiny: dict[str, Ba
     ("changes", "says"),
     [
         ({"sections": {"data": {"holdout": None}}}, "holds out no rows, on which alone"),
-        ({"grid": (-0.1, 0.1)}, "one of them be 0"),
+        ({"grid": (-0.1, 0.1)}, "one of them is 0"),
+        ({"grid": (0.0, np.inf)}, "one of them is 0"),
+        ({"method": "fedsa", "run": "../run-9"}, "is no run's id"),
         ({"method": "fedsa"}, "lacks what each site keeps"),
         ({"run": "run-9"}, "a site keeps no adapter of its own by it"),
         (

@@ -15,6 +15,7 @@ from controller.test_methods_run import UNIT, csv, last_state, recipe
 from in_worker import Workers
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_in, personal_of
+from plasmid.gateway.explanation import explain
 from plasmid.link.bodies import Bodies
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
@@ -144,6 +145,9 @@ def test_each_site_ends_with_its_own_part_over_what_all_have(
     for name, value in released.items():
         alike = [np.array_equal(one[name], value) for one in owned]
         assert alike == [not name.endswith(_factors.UP)] * 3, name
+    facts = explain(made.federation.home("alpha"), None, made.job.document, made.federation.project)
+    told = {fact.name: fact.value for fact in facts}
+    assert told["stays at the site"].startswith("B of the adapter: it learns here, is never sent")
     for site in SITES:
         assert workers.began[site, 1] is None
         assert np.array_equal(workers.began[site, 2], workers.kept[site, 1])  # type: ignore[arg-type]

@@ -18,7 +18,8 @@ Rules
    :class:`Cellular`); without a privacy unit the node then applies its rules against disclosure to them.
 6. A computation may begin with what the requester gives: in place of ``initial`` it then has ``first`` and
    ``begins`` (see :class:`Begun`). One with ``SCORED`` sees of each record what the adapter in its state says
-   of it, too (see :class:`Scored`).
+   of it, too (see :class:`Scored`). One with ``JUDGED`` has a ``vector`` of what the node found out about the
+   adapter at the site (:mod:`plasmid.computations.gain`), not of the state.
 7. Another package may bring a method, by an entry point of the group :data:`GROUP` that names its module. It
    cannot take the name of one that is here. Who installs it at a site makes it part of the gateway.
 8. :data:`API_VERSION` enters every digest; it changes when the meaning of these rules does. Modules whose
@@ -253,6 +254,9 @@ class Method(Computation, Protocol):
         Whether what comes of the sum is exact also where sites train factors of different ranks.
     ADAPTER_KEYS
         Keys of the recipe's section ``adapter`` that it needs, and others refuse.
+    PERSONAL
+        The parts of the adapter that each site keeps for itself; a method without it has none
+        (:mod:`plasmid.computations._personal`).
     """
 
     LINEAR: bool

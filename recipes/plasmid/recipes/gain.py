@@ -13,6 +13,8 @@ Rules
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -28,8 +30,10 @@ from plasmid.recipes.schema import Hex256, Learned, Name, Recipe
 from plasmid.recipes.training import Training
 
 GRID = (-0.1, -0.05, -0.03, -0.01, 0.0, 0.01, 0.03, 0.05, 0.1)
+MOST_EDGES = 100
 LONGEST_S = 604_800.0
-RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+RUN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+RunName = Annotated[str, StringConstraints(pattern=RUN)]
 
 
 class GainDocument(Learned, Question):
@@ -51,7 +55,7 @@ class GainDocument(Learned, Question):
     run: RunName | None = None
     rows: Literal["both"] = "both"
     training: Training
-    grid: Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=100)] = GRID
+    grid: Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=MOST_EDGES)] = GRID
     least_rows: Annotated[int, Field(ge=2, le=1_000_000)] = 20
     rounds: Literal[1] = 1
 
@@ -61,7 +65,7 @@ class GainDocument(Learned, Question):
             raise ValueError(
                 "a gain is judged on rows that the data contract holds out, and it holds out none"
             )
-        if 0.0 not in self.grid or any(a >= b for a, b in itertools.pairwise(self.grid)):
+        if not _is_grid(self.grid):
             raise ValueError("the grid's edges ascend, and one of them is 0")
         found = [*masked_limits(self.federation, self.privacy), *unit_limits(self.privacy)]
         if self.privacy.mechanism not in (None, "output"):
@@ -107,6 +111,8 @@ def gain_from_recipe(
     unit = recipe.privacy.unit
     if run is None and personal_parts(recipe):
         problems.append("what was released lacks what each site keeps; name the run with --personal")
+    if run is not None and re.fullmatch(RUN, run) is None:
+        problems.append(f"{run[:60]!r} is no run's id")
     if run is not None and not keeps(recipe):
         problems.append("a site keeps no adapter of its own by it")
     if recipe.data.holdout is None:
@@ -115,9 +121,10 @@ def gain_from_recipe(
         problems.append(
             f"it protects one {unit}, and so must what is asked about its rows: give an epsilon and delta"
         )
-    if 0.0 not in grid or any(a >= b for a, b in itertools.pairwise(grid)):
+    if not _is_grid(grid):
         problems.append(
-            f"the grid's edges must ascend, and one of them be 0, not {', '.join(map(str, grid))}"
+            f"a grid has up to {MOST_EDGES} edges that ascend, and one of them is 0: "
+            f"not {', '.join(map(str, grid))[:100]}"
         )
     if problems:
         raise RecipeError(
@@ -148,3 +155,8 @@ def gain_from_recipe(
         privacy=privacy,
         seed=recipe.seed,
     )
+
+
+def _is_grid(grid: tuple[float, ...]) -> bool:
+    ascends = all(a < b for a, b in itertools.pairwise(grid))
+    return 0.0 in grid and ascends and all(map(math.isfinite, grid)) and len(grid) <= MOST_EDGES

@@ -250,7 +250,7 @@ def _tell(done: Any, answer: Reply) -> None:
         loss = "".join(f": held back rows had a loss of {one:.4f}" for one in losses[chosen["after"] :][:1])
         answer.data["held_back"] = chosen
         answer.say(
-            f"{result['rounds']} of at most {most} rounds were needed. The adapter is the "
+            f"It was over after {result['rounds']} of at most {most} rounds. The adapter is the "
             f"{chosen['release']} one, after round {chosen['after']}{loss}."
         )
     rows = done.table.rows()

@@ -60,6 +60,7 @@ def measured(python: Path, module: str, folder: Path) -> tuple[list[float], floa
         "PLASMID_HOME": str(folder / "home"),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",  # 15 if left alone: on a busy machine the figure would be of the others
     }
     process = subprocess.Popen(
         [str(python), "-m", module, str(folder), str(ROUNDS)],

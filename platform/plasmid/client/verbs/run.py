@@ -1,4 +1,4 @@
-"""Run a recipe: plan, federated training, adapter or trees, honest table; or the sums of its own Python."""
+"""Run a recipe: plan, federated training, adapter or trees, honest table; or sums of its own Python."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _summary(resolved: ResolvedRecipe) -> dict[str, Any]:
         "name": recipe.name,
         "title": recipe.title,
         "base": recipe.model.base if isinstance(recipe, Recipe) else None,
-        "metric": recipe.task.metric if isinstance(recipe, Recipe) else None,
+        "metric": recipe.task.metric if hasattr(recipe, "task") else None,
         "bundle": sorted(resolved.files),
         "digest": resolved.digest,
     }

@@ -170,8 +170,9 @@ def result(document: EvaluationDocument, state: State, sites: int) -> dict[str, 
 
 
 def _label(document: EvaluationDocument, row: Mapping[str, Any]) -> int:
-    assert document.data.label is not None, "a classification has a label"
-    return document.task.classes.index(str(row[document.data.label]))
+    name = document.data.label
+    assert name is not None, "a classification has labels"
+    return document.task.classes.index(str(row[name]))
 
 
 def _bin(bins: int, likely: float, rest: float) -> int:

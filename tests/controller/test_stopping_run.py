@@ -33,8 +33,9 @@ def stopping(
     return training(scene, base, method, federation=federation, training=DIVERGES)
 
 
-@pytest.mark.parametrize("method", ["finetune", "ffa_lora", "sketch"])
-@pytest.mark.parametrize("release", ["best", "last"])
+@pytest.mark.parametrize(
+    ("method", "release"), [("finetune", "best"), ("ffa_lora", "best"), ("sketch", "last")]
+)
 def test_a_run_is_over_when_the_loss_no_longer_falls(
     method: str, release: str, scene: Make, start: Start, tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from plasmid.computations import api, finetune
 from plasmid.gateway.following import Following, Published
 from plasmid.models.store import BaseModel
 from plasmid.privacy.rotation import rotate
+from plasmid.protocol.attestation import HeldBack
 from plasmid.protocol.body import pack
+from plasmid.protocol.messages import Total
 from plasmid.protocol.server_step import server_step
 from plasmid.recipes.schema import Recipe
+from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop, advanced, shape_of
 from tiny_task import tiny_recipe
 
 SITES = 3
@@ -30,18 +34,21 @@ class Way:
             values[section] |= changes
         self.document = Recipe.model_validate(values)
         self.digest = document_of(self.document)[1]
-        self.shape: api.Shape = finetune.shape(self.document, base)
+        self.shape: api.Shape = shape_of(api.load("finetune"), self.document, base)
         server = self.document.federation.server
         self._step = server_step(server.strategy, server.options)
         self._source = np.random.default_rng(5)
         self.states = [finetune.initial(self.document, self.shape)]
         self.totals: list[np.ndarray] = []
 
-    def go(self, rounds: int = 3) -> Way:
+    def go(self, rounds: int = 3, losses: list[float] | None = None) -> Way:
         for round_ in range(1, rounds + 1):
             state = self.states[-1]
-            total = self._source.standard_normal(state.size)
-            averaged = finetune.advance(self.document, self.shape, state, api.Sum(total, SITES, 1))
+            total = self._source.standard_normal(self.shape.schema.size)
+            if losses is not None:
+                total[-2:] = SITES * self.shape.bound * np.array([losses[round_ - 1] / MOST_LOSS, 1.0])
+            summed = api.Sum(total, SITES, 1)
+            averaged = advanced(api.load("finetune"), self.document, self.shape, state, summed)
             self.totals.append(total)
             self.states.append(averaged if self._step is None else self._step.step(round_, state, averaged))
         return self
@@ -160,3 +167,60 @@ def test_after_a_restart_the_rounds_before_are_not_known(base: BaseModel) -> Non
     way.adopt(following, 2)
     way.adopt(following, 3)
     assert (following.rerun, following.complete) == (1, False)
+
+
+# -- a run that may end early ----------------------------------------------------------------------
+
+STOP = {"share": 0.1, "patience": 2}
+LOSSES = [1.0, 0.5, 0.75, 0.625]
+
+
+def concluded(way: Way, following: Following, *, missed: bool = False, **changes: Any) -> None:
+    """Follow a run of four rounds, of which the state after the first is the best, to its stated end."""
+    for round_ in (1, 2, 3, 4):
+        way.adopt(following, round_, total=not (missed and round_ == 3))
+    held = Choice.of(Stop.model_validate(STOP), LOSSES).as_json() | changes.pop("held_back", {})
+    bodies = {"state": pack("state", way.states[changes.pop("state", 1)]), "total": way.published(4).body}
+    stated = {"rounds": 4, "state": "state 2", "held_back": HeldBack(**held)} | changes
+    total = Total(digest="0" * 64, size=len(bodies["total"]), sites=SITES)
+    result: Any = SimpleNamespace(**stated, total=total)
+    state = following.conclude(
+        result, lambda digest, _: bodies["total" if digest == total.digest else "state"]
+    )
+    assert np.array_equal(state, way.states[1])
+
+
+def test_the_end_and_the_choice_of_an_honest_run_are_re_run(base: BaseModel) -> None:
+    way = Way(base, federation={"rounds": 9, "stop": STOP}).go(4, LOSSES)
+    following = way.following()
+    concluded(way, following)
+    assert following.rerun == 4
+
+
+def test_who_missed_a_total_counts_no_choice_as_re_run(base: BaseModel) -> None:
+    way = Way(base, federation={"rounds": 9, "stop": STOP}).go(4, LOSSES)
+    following = way.following()
+    concluded(way, following, missed=True, held_back={"losses": [9.0] * 4})  # it cannot know
+    assert following.rerun == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "how"),
+    [
+        ({"held_back": {"losses": [1.0, 0.5, 0.75, 0.4]}}, "other losses"),
+        ({"held_back": {"after": 2}}, "other losses of held back rows, or another choice"),
+        ({"held_back": {"release": "last"}}, "other losses"),
+    ],
+)
+def test_another_end_or_choice_is_refused(base: BaseModel, changes: dict[str, Any], how: str) -> None:
+    way = Way(base, federation={"rounds": 9, "stop": STOP}).go(4, LOSSES)
+    with refusal("protocol.step") as caught:
+        concluded(way, way.following(), **changes)
+    assert how in caught.value.message
+
+
+def test_a_run_that_ends_for_no_reason_is_refused(base: BaseModel) -> None:
+    way = Way(base, federation={"rounds": 9, "stop": STOP | {"patience": 3}}).go(4, LOSSES)
+    with refusal("protocol.step") as caught:
+        concluded(way, way.following())
+    assert "no reason to end after 4 rounds" in caught.value.message

@@ -29,7 +29,6 @@ from plasmid.models.architectures import architecture
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Head
-from plasmid.models.tensors import read_header
 
 Vector = npt.NDArray[np.float32]
 
@@ -134,7 +133,7 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
     known = architecture(base.entry.architecture)
     pattern = re.compile(re.escape(known.layers) + r"\.(\d+)\.(.+)\.weight")
     linear: list[tuple[int, str, LoraModule]] = []
-    for name, info in read_header(base.path / "model.safetensors").items():
+    for name, info in base.header.items():
         match = pattern.fullmatch(name)
         if match and len(info.shape) == 2:
             path = name.removesuffix(".weight")
@@ -189,7 +188,7 @@ def target_regex(base: BaseModel, modules: tuple[LoraModule, ...]) -> str:
 def hidden_size(base: BaseModel) -> int:
     """Return the width of the encoder's output, which is that of a token's embedding."""
     words = architecture(base.entry.architecture).words
-    return read_header(base.path / "model.safetensors")[f"{words}.weight"].shape[1]
+    return base.header[f"{words}.weight"].shape[1]
 
 
 def adapter_schema(base: BaseModel, lora: LoraSpec, head: Head) -> AdapterSchema:

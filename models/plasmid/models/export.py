@@ -197,7 +197,7 @@ def _vocabulary(base: BaseModel) -> tuple[list[str], set[str]]:
 
     tokenizer = load_tokenizer(base.path)
     words = architecture(base.entry.architecture).words
-    rows = read_header(base.path / "model.safetensors")[f"{words}.weight"].shape[0]
+    rows = base.header[f"{words}.weight"].shape[0]
     found = tokenizer("A", return_special_tokens_mask=True)
     pairs = zip(found["input_ids"], found["special_tokens_mask"], strict=True)
     names = {index: word for word, index in tokenizer.get_vocab().items()}

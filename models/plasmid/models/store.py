@@ -18,12 +18,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ModelError, PlasmidError, from_dict
 from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record, shipped
+from plasmid.models.tensors import TensorInfo, read_header
 
 IMPORT_TIMEOUT_S = 900
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -44,6 +47,17 @@ class BaseModel:
     digest: str
     path: Path
     entry: Entry
+
+    @cached_property
+    def header(self) -> Mapping[str, TensorInfo]:
+        """The tensors of the weights by name, without their values; read once.
+
+        Raises
+        ------
+        ModelError
+            ``model.tensors_invalid``.
+        """
+        return read_header(self.path / "model.safetensors")
 
 
 def model_folder(model_id: str, revision: str) -> Path:

@@ -20,7 +20,6 @@ from math import prod
 from plasmid.models.adapter import hidden_size, lora_modules
 from plasmid.models.architectures import architecture
 from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_header
 from plasmid.recipes.schema import Recipe
 
 DRIVER_BYTES = 600 * 2**20
@@ -32,7 +31,7 @@ MICRO_ROWS, MAX_GATHERED_BYTES = 64, 512 * 2**20
 
 def gpu_bytes(recipe: Recipe, base: BaseModel, trainable: int) -> int:
     """Return the peak memory of a step of *recipe* with *trainable* values on a GPU."""
-    header = read_header(base.path / "model.safetensors")
+    header = base.header
     weights = 4 * sum(prod(tensor.shape) for tensor in header.values())
     training = recipe.training
     copies = 3 + 2 * (training.optimizer == "adamw")

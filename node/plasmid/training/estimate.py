@@ -60,6 +60,8 @@ class Estimate:
 
     Attributes
     ----------
+    steps
+        Of one site in all rounds.
     gpu_bytes
         Of a site's worker; None for a document that trains nothing.
     probe
@@ -92,7 +94,7 @@ class Estimate:
         if found is None:
             return None
         turns = self.sites / found.parallel
-        work_s = self.rounds * self.steps * found.step_s
+        work_s = self.steps * found.step_s
         parts = {
             "federation": _starts(FEDERATION_STARTS, self.sites, found),
             "admission": _starts(ADMISSION_STARTS, self.sites, found),
@@ -173,7 +175,7 @@ def estimate(
         trainable_parameters=shape.schema.size,
         sites=count,
         rounds=document.rounds,
-        steps=document.training.steps if trains else 0,
+        steps=len(document.training.pace(document.rounds)) if trains else 0,
         traffic=traffic(document, shape, plan, sites=count, round_s=_round_s(document, found, count)),
         gpu_bytes=None if base is None else gpu_bytes(document, base, shape.state.size),
         probe=found,
@@ -186,8 +188,8 @@ def estimate(
 def _round_s(document: Any, found: Probe | None, sites: int) -> float:
     if found is None:
         return 0.0
-    steps: int = document.training.steps
-    return sites / found.parallel * (steps * found.step_s + found.around_s)
+    steps = len(document.training.pace(document.rounds)) / document.rounds
+    return float(sites / found.parallel * (steps * found.step_s + found.around_s))
 
 
 def budgets(document: Any, home: Path) -> tuple[Budget, ...]:

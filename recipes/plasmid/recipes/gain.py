@@ -32,6 +32,8 @@ from plasmid.recipes.training import Training
 GRID = (-0.1, -0.05, -0.03, -0.01, 0.0, 0.01, 0.03, 0.05, 0.1)
 MOST_EDGES = 100
 LONGEST_S = 604_800.0
+_PLAIN = {"first_steps": (), "schedule": None, "personal_steps": 0, "proximal": 0.0}
+"""What training alone, in one round, leaves out: what counts in rounds."""
 RUN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 RunName = Annotated[str, StringConstraints(pattern=RUN)]
 
@@ -132,7 +134,8 @@ def gain_from_recipe(
             f"the adapter cannot be evaluated by the recipe {recipe.name}: {'; '.join(problems)}.",
             "Name the recipe that it was trained by, with the same --set options.",
         )
-    steps = recipe.rounds * recipe.training.steps + (recipe.training.personal_steps if run else 0)
+    own_steps = recipe.training.personal_steps if run else 0
+    steps = len(recipe.training.pace(recipe.rounds)) + own_steps
     limits = recipe.federation.model_dump(include=set(Limits.model_fields))
     limits["round_timeout_s"] = min(LONGEST_S, recipe.rounds * recipe.federation.round_timeout_s)
     privacy = Protection(protect=recipe.privacy.protect)
@@ -147,7 +150,7 @@ def gain_from_recipe(
         task=recipe.task,
         data=recipe.data.model_copy(update={"split": None}),
         adapter=recipe.adapter.model_copy(update={"personal": (), "sketch_width": None}),
-        training=recipe.training.model_copy(update={"steps": steps, "personal_steps": 0, "proximal": 0.0}),
+        training=recipe.training.model_copy(update={**_PLAIN, "steps": steps}),
         given=given,
         run=run,
         grid=grid,

@@ -134,6 +134,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.slow
 def test_a_tiny_model_takes_the_bytes_and_the_memory_that_were_estimated(home: Path, tmp_path: Path) -> None:
     base = import_folder(tiny_bert(tmp_path / "bert"), model_id="tiny-bert")
     recipe = tiny_recipe(base)

@@ -69,7 +69,7 @@ def test_the_run_goes_on_without_the_site_whose_vector_is_bad(
     federation.set_up()
     manifest = federation.manifest()
     with monkeypatch.context() as patch:
-        patch.setattr("plasmid.gateway.gateway.encode", lambda *_: pytest.fail("it was encoded"))
+        patch.setattr("plasmid.gateway.output.encode", lambda *_: pytest.fail("it was encoded"))
         with refusal("protocol.vector"):
             federation.gateways["delta"].contribute(manifest, lambda _: BAD[kind])
     epoch = federation.gateways["delta"].run(federation.run).epoch

@@ -104,10 +104,12 @@ def test_code_that_differs_is_another_recipe(
 ) -> None:
     """One comment more in the computation's source at this site: the same recipe has another digest here."""
     assert federation.admit("beta").accepted
-    original = digest_module._source("finetune")
+    original = digest_module._path("plasmid.computations.finetune")
     copy = tmp_path / "finetune.py"
     copy.write_bytes(original.read_bytes() + b"# more\n")
-    monkeypatch.setattr(digest_module, "_source", lambda computation: copy)
+    ours = digest_module._path
+    changed = {"plasmid.computations.finetune": copy}
+    monkeypatch.setattr(digest_module, "_path", lambda name: changed.get(name) or ours(name))
     assert recipe_digest(federation.values, "finetune") != federation.digest
     answer = federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "protocol.digest")

@@ -51,6 +51,7 @@ class Recorder:
 
     def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         self._parameters = parameters
+        self.param_groups: list[dict[str, float]] = []
         self.steps: list[NDArray[np.float32]] = []
 
     def step(self) -> None:

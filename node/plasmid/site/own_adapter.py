@@ -21,7 +21,6 @@ from plasmid.core.errors import ModelError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.gateway import Gateway
 from plasmid.models.adapter import Vector
-from plasmid.models.artifact import read_adapter
 from plasmid.training.session import Progress, WorkerSession
 
 
@@ -46,6 +45,8 @@ def own_of(gateway: Gateway, admitted: AdmittedRun, round_: int) -> Vector | Non
         return gateway.personal.before(admitted.run, round_, admitted.personal)
     assert admitted.base is not None, "an adapter has a base model"
     try:
+        from plasmid.models.artifact import read_adapter  # with cards and chat templates: not for every node
+
         return read_adapter(gateway.personal.adapter(named)).on(admitted.base)[1]
     except ModelError:  # it took no part, has forgotten it, or it is of another kind: this site cannot say
         return None

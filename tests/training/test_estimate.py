@@ -74,7 +74,7 @@ def test_without_rows_there_is_no_time_and_no_memory(tiny: dict[str, BaseModel])
 def test_time_is_the_sum_of_turns() -> None:
     measured = Probe(2, 1, 4, open_s=10.0, cache_s=1.0, step_s=0.5, around_s=0.1, peak_bytes=2**30)
     traffic: Any = None
-    found = Estimate(100, 6, 8, 6, traffic, None, measured, None, None, ())
+    found = Estimate(100, 6, 8, 48, traffic, None, measured, None, None, ())
     assert found.cpu_bytes == 2**30 + GATEWAY_BYTES
     seconds = found.seconds
     assert seconds is not None

@@ -72,6 +72,7 @@ def test_without_a_unit_the_sum_is_exact(
         assert (home.folder / "sites" / site / "worker.log").read_text() == ""
 
 
+@pytest.mark.slow
 def test_under_a_unit_every_record_is_computed_apart_and_noised(
     home: Home, recipe: Path, tables: Path, ages: dict[str, list[int]]
 ) -> None:

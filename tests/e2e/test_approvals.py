@@ -189,7 +189,7 @@ def test_a_run_waits_for_two_of_three_and_succeeds(
     for line in (
         "computation: mean: the count, mean and variance of one column, over all sites",
         "column: age, within 0 to 120",
-        "number: 2 rows",
+        "number: 20 rows",
         "privacy budget: nothing: it promises no differential privacy",
         "results go to: researcher (researcher-org)",
         "This is the first version of it here.",
@@ -204,7 +204,7 @@ def test_a_run_waits_for_two_of_three_and_succeeds(
     office.sign(document, "bob")
     run.wait()
     answer = run.result()["answer"]
-    assert (answer["count"], answer["sites"]) == (6, 3)
+    assert (answer["count"], answer["sites"]) == (60, 3)
     assert answer["mean"] == pytest.approx(sum(map(sum, AGES.values())) / 60, abs=1e-3)
     assert run.show()["approvals"] == {"have": 2, "need": 2}
     assert office.cli("ls")["data"]["waiting"] == []
@@ -239,7 +239,7 @@ def test_another_version_is_shown_against_the_approved_one_and_survives_a_restar
         assert waits(1)(again.show())
         office.sign(document, "bob")
         again.wait()
-        assert again.result()["answer"]["count"] == 6
+        assert again.result()["answer"]["count"] == 60
     finally:
         client.close()
 

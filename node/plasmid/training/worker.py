@@ -195,10 +195,10 @@ class Session:
         from plasmid.training.rounds import site_vector
 
         assert self._base is not None, "what trains has a base model"
-        own, self._own = self._own, None
+        own = self._own
         if self._first is None:
-            adapter = self.computation.adapter(self.document, self._base, state)
-            self._first = with_personal(self.document, self._base, adapter, own)
+            self._first = self._adapter(state)
+        self._own = None
         return site_vector(
             self._engine,
             self.document,

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -130,14 +131,7 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
         ``model.target_unknown``: a target names no linear layer; ``model.layers_unknown``: more
         layers than the model has; ``model.architecture_unknown``, ``model.tensors_invalid``.
     """
-    known = architecture(base.entry.architecture)
-    pattern = re.compile(re.escape(known.layers) + r"\.(\d+)\.(.+)\.weight")
-    linear: list[tuple[int, str, LoraModule]] = []
-    for name, info in base.header.items():
-        match = pattern.fullmatch(name)
-        if match and len(info.shape) == 2:
-            path = name.removesuffix(".weight")
-            linear.append((int(match[1]), match[2], LoraModule(path, info.shape[1], info.shape[0])))
+    linear = _linear_layers(base)
     depth = 1 + max((index for index, _, _ in linear), default=-1)
     if lora.layers is not None and lora.layers > depth:
         raise ModelError(
@@ -166,6 +160,19 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
         for index, suffix, module in sorted(linear, key=lambda item: item[:2])
         if index >= lowest and any(target == ALL_LINEAR or _ends(suffix, target) for target in lora.targets)
     )
+
+
+@lru_cache(maxsize=16)
+def _linear_layers(base: BaseModel) -> tuple[tuple[int, str, LoraModule], ...]:
+    """Return every linear layer of *base* as (transformer layer, path in it, module)."""
+    pattern = re.compile(re.escape(architecture(base.entry.architecture).layers) + r"\.(\d+)\.(.+)\.weight")
+    found = []
+    for name, info in base.header.items():
+        match = pattern.fullmatch(name)
+        if match and len(info.shape) == 2:
+            path = name.removesuffix(".weight")
+            found.append((int(match[1]), match[2], LoraModule(path, info.shape[1], info.shape[0])))
+    return tuple(found)
 
 
 def _ends(path: str, target: str) -> bool:

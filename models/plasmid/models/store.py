@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class BaseModel:
     revision: str
     digest: str
     path: Path
-    entry: Entry
+    entry: Entry = field(hash=False)
 
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:

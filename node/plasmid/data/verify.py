@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
@@ -37,7 +38,15 @@ class UnsafeQueryError(Exception):
 
 def verify(query: exp.Select, dialect: str, tables: Collection[str]) -> None:
     """Raise UnsafeQueryError unless the text of *query* is one SELECT that reads only *tables*."""
-    written = query.sql(dialect)
+    literals = frozenset(_literals(query).items())
+    _verify_text(query.sql(dialect), dialect, frozenset(tables), literals)
+
+
+@lru_cache(maxsize=256)
+def _verify_text(
+    written: str, dialect: str, tables: frozenset[str], literals: frozenset[tuple[str, int]]
+) -> None:
+    """Verify a text. One that passed passes again."""
     try:
         statements = sqlglot.parse(written, dialect=dialect)
     except (SqlglotError, RecursionError):
@@ -45,7 +54,7 @@ def verify(query: exp.Select, dialect: str, tables: Collection[str]) -> None:
     if len(statements) != 1 or not isinstance(statements[0], exp.Select):
         raise UnsafeQueryError(f"a query of {len(statements)} statements, or not a SELECT, in {dialect}")
     _verify_tree(statements[0], dialect, tables)
-    if _literals(statements[0]) != _literals(query):
+    if frozenset(_literals(statements[0]).items()) != literals:
         raise UnsafeQueryError(f"the literals of a query read back as others in {dialect}")
 
 

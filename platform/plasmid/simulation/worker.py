@@ -154,8 +154,8 @@ class SimulatedSites:
         if site in self._engines:
             self._engines.move_to_end(site)
             return self._engines[site]
-        with tempfile.TemporaryDirectory() as folder:
-            table = Snapshot(site_rows(self._tables[site], self._recipe, Path(folder))[0]).table()
+        descriptor, _ = site_rows(self._tables[site], self._recipe, Path(tempfile.gettempdir()))
+        table = Snapshot(descriptor).table()
         near = next(iter(self._engines.values()), None)
         if near is not None:
             engine = near.over(table)

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.core.files import home
+from plasmid.models.store import BaseModel
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.recipes.schema import Recipe
 
 SITES = 1_000
 SITES_A_ROUND = 20
@@ -51,20 +53,27 @@ def table_of(folder: Path, site: int) -> Path:
     return folder / "sites" / f"site-{site:04}.csv"
 
 
+@functools.cache
 def recipe_of(folder: Path, rounds: int) -> ResolvedRecipe:
     """Return the recipe of both sides."""
     return load_recipe(str(folder / "recipe.yaml"), overrides={"federation.rounds": str(rounds)})
+
+
+def base_of(recipe: Recipe) -> BaseModel:
+    """Return the base model of *recipe*."""
+    from plasmid.models.store import ensure_model
+
+    return ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
 
 
 @functools.cache
 def _first_engine(folder: Path) -> tuple[Any, Any, Any]:
     """Return recipe, base model and an engine, loaded once a process: what the peer's clients share."""
     from plasmid.data.reading import read_table
-    from plasmid.models.store import ensure_model
     from plasmid.training.engine import Engine
 
     recipe = recipe_of(folder, 1).recipe
-    base = ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
+    base = base_of(recipe)
     return recipe, base, Engine(recipe, base, read_table(table_of(folder, 0), recipe.contract))
 
 
@@ -76,8 +85,8 @@ def trained(folder: Path, site: int, state: NDArray[Any], round_: int) -> NDArra
     from plasmid.training.rounds import site_vector
 
     recipe, base, engine = _first_engine(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        table = Snapshot(site_rows(table_of(folder, site), recipe, Path(scratch))[0]).table()
+    descriptor, _ = site_rows(table_of(folder, site), recipe, Path(tempfile.gettempdir()))
+    table = Snapshot(descriptor).table()
     seed = local_seed(recipe.seed, f"site-{site:04}", round_)
     update = site_vector(engine.over(table), recipe, base, state, round_=round_, seed=seed, sampling=None)
     return np.asarray(state + update)

@@ -4,14 +4,15 @@ Rules
 -----
 1. Flower as it ships: ``run_simulation`` with as many SuperNodes as sites, upstream FedAvg that draws as many
    of them a round, its Ray backend with one CPU a client, no evaluation.
-2. A client does what our site does, by the same functions (:func:`bench.ours.simulation.trained`), and keeps
-   the base model for as long as its process lives, which favours Flower: its examples load it each time.
+2. There are two clients. ``ordinary`` is what Flower's users write (:mod:`bench.peers.flower_client`).
+   ``engine`` does what our site does, by the same functions (:func:`bench.ours.simulation.trained`), and
+   keeps the base model for as long as its process lives: it shows what the simulations themselves cost.
 3. What leaves a client is not rounded into a ring, which favours Flower.
 4. It runs in an environment of its own, which :func:`environment` makes: Flower's extra ``simulation`` pins
    another Ray than ours (docs/decisions/0028). Everything else there is this interpreter's own.
 
-Run as ``python -m bench.peers.flower_simulation FOLDER ROUNDS``; the last line of stdout is every round's
-seconds.
+Run as ``python -m bench.peers.flower_simulation FOLDER ROUNDS CLIENT``; the last line of stdout is every
+round's seconds.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def main() -> None:
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
 
-    folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
+    folder, rounds, ordinary = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ordinary"
     ends: list[float] = []
     client, server = ClientApp(), ServerApp()
 
@@ -89,26 +90,35 @@ def main() -> None:
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
-        from bench.ours.simulation import trained
+        from bench.ours.simulation import base_of, recipe_of, table_of, trained
+        from bench.peers import flower_client
 
         content: Any = message.content
         state, round_ = content["arrays"]["state"].numpy(), int(content["config"]["server-round"])
-        after = trained(folder, int(str(context.node_config["partition-id"])), state, round_)
+        site = int(str(context.node_config["partition-id"]))
+        if ordinary:
+            recipe = recipe_of(folder, 1).recipe
+            after = flower_client.trained(base_of(recipe).path, recipe, table_of(folder, site), state)
+        else:
+            after = trained(folder, site, state, round_)
         arrays = ArrayRecord({"state": Array(after)})
         answer = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
         return Message(answer, reply_to=message)
 
     @server.main()
     def run(grid: Grid, context: Context) -> None:
-        from bench.ours.simulation import first_state
+        from bench.ours.simulation import base_of, first_state, recipe_of
+        from bench.peers import flower_client
 
+        recipe = recipe_of(folder, 1).recipe
+        first = flower_client.first_state(base_of(recipe).path, recipe) if ordinary else first_state(folder)
         strategy = Timed(
             fraction_train=SITES_A_ROUND / SITES,
             fraction_evaluate=0.0,
             min_train_nodes=SITES_A_ROUND,
             min_available_nodes=SITES,
         )
-        arrays = ArrayRecord({"state": Array(first_state(folder))})
+        arrays = ArrayRecord({"state": Array(first)})
         strategy.start(grid, arrays, num_rounds=rounds, train_config=ConfigRecord())
 
     backend: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}

@@ -21,11 +21,16 @@ Result = TypeVar("Result")
 def in_order(pieces: Iterator[Piece], work: Callable[[Piece], Result], *, threads: int) -> Iterator[Result]:
     """Yield what *work* makes of each of *pieces*, which are found by the calling thread.
 
+    With 0 *threads* it does the work, too: of one small piece, a thread costs more than it saves.
+
     Raises
     ------
     Exception
         What *work* or *pieces* raise, once all that was before it is yielded.
     """
+    if not threads:
+        yield from map(work, pieces)
+        return
     waiting: deque[Future[Result]] = deque()
     problem: Exception | None = None
     with ThreadPoolExecutor(threads) as pool:

@@ -77,7 +77,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         found: list[pa.RecordBatch] = table.rename_columns(list(columns)).to_batches()
         return found
 
-    for batches in in_order(_parts(path), read, threads=_THREADS):
+    threads = _THREADS if path.stat().st_size > _PART_BYTES else 0
+    for batches in in_order(_parts(path), read, threads=threads):
         yield from batches
 
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Simulated:
     bytes_up
         Bytes of one site's body in one round, as a real run sends it.
     seconds, round_s
-        Of all of it, and of each round's sum.
+        Of all of it, and of each round: sum, the method's step, the server's optimiser, the published state.
     """
 
     state: NDArray[Any]
@@ -65,8 +66,10 @@ class _Unrecorded:
 
     progress: Progress | None
     rounds: int
+    ends: list[float]
 
     def end_round(self, _run: str, round_: int, _state: str) -> None:
+        self.ends.append(time.monotonic())
         if self.progress is not None:
             self.progress(round_, self.rounds)
 
@@ -157,11 +160,15 @@ def simulate(
         bodies = Bodies(Path(folder))
         count = min(sites_a_round or len(tables), len(tables))
         sums = SimulatedSum(cluster, job, bodies, terms, sites_a_round=count, masked=masked)
-        place = _Place("simulation", bodies, _Unrecorded(progress, job.document.rounds))
-        state = Rounds(place, job, sums).run()
+        ends: list[float] = []
+        place = _Place("simulation", bodies, _Unrecorded(progress, job.document.rounds, ends))
+        rounds = Rounds(place, job, sums)
+        ends.append(time.monotonic())
+        state = rounds.run()
+    round_s = tuple(after - before for before, after in pairwise(ends))
     value = None if test is None else cluster.score(state, str(test))
     up, _ = body_sizes(job.document, job.shape, sums.plan)
-    return Simulated(state, value, up, time.monotonic() - began, tuple(sums.seconds))
+    return Simulated(state, value, up, time.monotonic() - began, round_s)
 
 
 def differences(*, sites: int, a_round: int, masked: bool, unit: str) -> list[str]:

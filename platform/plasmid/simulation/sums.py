@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -34,13 +33,7 @@ Drawn = Callable[[int], Sequence[str]]
 
 
 class SimulatedSum:
-    """The sums of one simulated run; what :class:`plasmid.controller.rounds.Rounds` asks for.
-
-    Attributes
-    ----------
-    seconds
-        Of each round's sum, from the published state to the decoded total.
-    """
+    """The sums of one simulated run; what :class:`plasmid.controller.rounds.Rounds` asks for."""
 
     def __init__(
         self,
@@ -61,7 +54,6 @@ class SimulatedSum:
         check_roster(job, self.drawn(1), {}, self._c)
         self.plan = attempt_plan(document, job.shape, sites=sites_a_round, c=self._c, planned=planned)
         self._sampling = {site: sampling(document, term) for site, term in self._terms.items()}
-        self.seconds: list[float] = []
 
     def drawn(self, round_: int) -> list[str]:
         """Return the sites of a round, in order."""
@@ -80,7 +72,7 @@ class SimulatedSum:
             What a simulated site raised; ProtocolError: as :func:`plasmid.simulation.masks.masked_total`.
         """
         assert phase == "train", "canary audits are not simulated"
-        began, sites, encoding = time.monotonic(), self.drawn(round_), self.plan.encoding
+        sites, encoding = self.drawn(round_), self.plan.encoding
         parts = self._cluster.contribute(
             sites,
             round_,
@@ -103,6 +95,4 @@ class SimulatedSum:
             total = np.zeros(encoding.length + TAIL, encoding.dtype)
             for part in parts:
                 total += part
-        decoded = decode_sum(total, encoding, len(sites))
-        self.seconds.append(time.monotonic() - began)
-        return decoded, len(sites)
+        return decode_sum(total, encoding, len(sites)), len(sites)

@@ -29,16 +29,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_nothing_is_published_that_nobody_asked_for(here: Path) -> None:
-    assert target(None, "tiny", public_hub=False) is None
+    assert target(None, "tiny", public_hub=False, adapter=True) is None
 
 
 def test_a_run_publishes_by_itself_where_the_settings_name_an_owner(here: Path) -> None:
     (here / "publish.yaml").write_text("owner: lab\n")
-    assert target(None, "tiny", public_hub=False) == "lab/tiny"
-    assert target("other/name", "tiny", public_hub=False) == "other/name"
+    assert target(None, "tiny", public_hub=False, adapter=True) == "lab/tiny"
+    assert target("other/name", "tiny", public_hub=False, adapter=True) == "other/name"
     (here / "publish.yaml").write_text("ower: lab\n")
     with refusal("recipe.invalid"):
-        target(None, "tiny", public_hub=False)
+        target(None, "tiny", public_hub=False, adapter=True)
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,22 @@ def test_the_public_hub_is_never_meant_by_a_variable_or_its_absence(
     if endpoint is not None:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with refusal("hub.no_endpoint"):
-        target("lab/tiny", "tiny", public_hub=False)
-    assert target("lab/tiny", "tiny", public_hub=True) == "lab/tiny"
+        target("lab/tiny", "tiny", public_hub=False, adapter=True)
+    assert target("lab/tiny", "tiny", public_hub=True, adapter=True) == "lab/tiny"
 
 
 def test_what_cannot_be_a_target_is_refused_before_the_run(here: Path) -> None:
     with refusal("hub.name"):
-        target("../lab", "tiny", public_hub=False)
+        target("../lab", "tiny", public_hub=False, adapter=True)
     with refusal("usage.publish"):
-        target(None, "tiny", public_hub=True)
+        target(None, "tiny", public_hub=True, adapter=True)
+
+
+def test_what_makes_no_adapter_is_published_nowhere_and_says_so_where_it_was_asked(here: Path) -> None:
+    (here / "publish.yaml").write_text("owner: lab\n", encoding="utf-8")
+    assert target(None, "trees", public_hub=False, adapter=False) is None
+    with refusal("usage.publish"):
+        target("lab/trees", "trees", public_hub=False, adapter=False)
 
 
 # -- gates -----------------------------------------------------------------------------------------

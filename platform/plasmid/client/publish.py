@@ -37,18 +37,31 @@ class PublishSettings(BaseModel):
     owner: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$")]
 
 
-def target(publish: str | None, recipe: str, *, public_hub: bool) -> str | None:
+def target(publish: str | None, recipe: str, *, public_hub: bool, adapter: bool) -> str | None:
     """Return the repository to publish to, None for nowhere; checked before a run begins.
+
+    Parameters
+    ----------
+    adapter
+        Whether the run makes one: nothing else is published.
 
     Raises
     ------
     UsageError
-        ``usage.publish``: *public_hub* without anything to publish.
+        ``usage.publish``: *public_hub* without anything to publish; no *adapter*, where it was asked for.
     HubError
         ``hub.name``; ``hub.no_endpoint``: ``HF_ENDPOINT`` names no hub, or the public one.
     RecipeError
         ``recipe.invalid``: ``publish.yaml`` cannot be read.
     """
+    if not adapter:
+        if publish is not None or public_hub:
+            raise UsageError(
+                "usage.publish",
+                f"the recipe {recipe} makes no adapter, and nothing else is published.",
+                "Leave --publish out; what the run made is kept in a folder, which it names.",
+            )
+        return None
     settings = home() / SETTINGS
     if publish is None and settings.exists():
         publish = f"{read_settings(settings, PublishSettings).owner}/{recipe}"

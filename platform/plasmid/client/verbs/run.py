@@ -95,7 +95,7 @@ def run(
                 "--evaluate needs a recipe that trains a whole adapter and holds rows out (data.holdout).",
                 "For example: --set data.holdout.by=record --set data.holdout.share=0.2",
             )
-        repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub) if trains else None
+        repo = publishing.target(publish, resolved.parsed.name, public_hub=public_hub, adapter=trains)
         tables = {} if coordinator else materialise_sites(resolved, work, sites)
         test = materialise_eval(resolved, work, eval_file) if judged else None
         if tables:

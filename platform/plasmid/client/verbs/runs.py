@@ -181,11 +181,12 @@ def fetch(
             )
         found = coordinator.get(run)
         result = found.result()["answer"]
+        name, adapter = found.document["name"], result is None
+        repo = publishing.target(publish, name, public_hub=public_hub, adapter=adapter)
         if found.document["computation"] in ("bundle", "trees"):
             answer.data["folder"] = str(found.save_result())
             answer.say(f"Result: {answer.data['folder']}")
         if result is None:
-            repo = publishing.target(publish, found.document["name"], public_hub=public_hub)
             answer.data["adapter"] = str(found.save_adapter())
             answer.say(f"Adapter: {answer.data['adapter']}")
             publishing.publish(found, repo, public_hub=public_hub, answer=answer)

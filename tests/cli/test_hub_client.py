@@ -94,7 +94,7 @@ def test_a_signed_adapter_is_pushed_found_shown_and_pulled(
     assert shown["labels"] == ["no", "yes"]
     assert (shown["privacy"]["unit"], shown["privacy"]["epsilon"]) == ("record", 8.0)
     assert shown["privacy"]["spent"] < 8.0
-    assert any("whoever receives the adapter" in line for line in shown["privacy"]["statement"])
+    assert any("whoever receives the result" in line for line in shown["privacy"]["statement"])
     made_from = {edge["kind"]: edge["name"] for edge in shown["lineage"]["parents"]}
     assert made_from["base"] == "plasmid/tiny-bert"
     assert made_from["run"] == "tiny-0123456789abcdef"

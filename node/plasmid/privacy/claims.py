@@ -40,7 +40,7 @@ def statement(facts: PrivacyFacts) -> list[str]:
         )
     if facts.unit == "none":
         lines.append(
-            "There is no differential privacy in this run: nothing bounds what its sums, and the adapter "
+            "There is no differential privacy in this run: nothing bounds what its sums, and the result "
             "that follows from them, reveal about a record, a person or a site."
         )
     else:
@@ -67,12 +67,12 @@ def _promise(facts: PrivacyFacts, spent: Mapping[str, float]) -> Iterator[str]:
     if facts.mechanism == "dp-sgd":
         yield (
             "It holds against everyone who sees anything outside the site: the coordinator, every fellow "
-            "site, and whoever receives the adapter. It trusts no mask and no other site."
+            "site, and whoever receives the result. It trusts no mask and no other site."
         )
     else:
         yield (
             f"It holds against the coordinator together with up to {facts.c} of the {facts.n} sites, against "
-            "each fellow site, and against whoever receives the adapter; not against more colluding sites. A "
+            "each fellow site, and against whoever receives the result; not against more colluding sites. A "
             "site that leaves out its noise counts as one of these. It rests on the masks and their "
             "cryptography."
         )

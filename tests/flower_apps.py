@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from flwr.serverapp import strategy as strategies
 
 from bundle_recipes import bundle_recipe
+from plasmid.computations import api
 from plasmid.recipes.bundle import BundleRecipe
+from plasmid.training.flower import assume_identity
 
 COLUMNS: dict[str, Any] = {
     "height": {"type": "number", "bounds": [0, 300], "missing": "allowed"},
@@ -111,3 +117,33 @@ class Nodes(Grid):
             app, context = self._apps[message.metadata.dst_node_id]
             replies.append(app(message, context))
         return replies
+
+
+def by_flower(
+    document: BundleRecipe, file: Path, tables: Iterable[Path], strategy: str = "FedAvg", **options: Any
+) -> np.ndarray:
+    """Return the last arrays of upstream's strategy over the app in *file*, one node for each of *tables*."""
+    apps = {}
+    for node, rows in enumerate(tables, 10):
+        spec = importlib.util.spec_from_file_location(f"client_app_{node}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        settings = {"data-path": str(rows)}
+        context = Context(1, node, settings, RecordDict(), dict(document.bundle.settings))
+        apps[node] = (module.app, context)
+    assume_identity()
+    computation: Any = api.load("bundle")
+    shape = computation.shape(document, None)
+    first, start, arrays = computation.initial(document, shape), 0, {}
+    for tensor in shape.schema.tensors:
+        values = first[start : start + tensor.size].reshape(tensor.shape)
+        arrays[tensor.name] = Array(values.astype(document.bundle.dtype))
+        start += tensor.size
+    upstream: Any = getattr(strategies, strategy)(
+        fraction_evaluate=0.0, min_train_nodes=len(apps), min_available_nodes=len(apps), **options
+    )
+    config = ConfigRecord(dict(document.bundle.settings))
+    result = upstream.start(Nodes(apps), ArrayRecord(arrays), num_rounds=document.rounds, train_config=config)
+    return np.concatenate([result.arrays[tensor.name].numpy().ravel() for tensor in shape.schema.tensors])

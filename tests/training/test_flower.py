@@ -1,8 +1,7 @@
-"""A stock Flower ClientApp as a recipe's half: Flower's own result, and whatever it does wrong is an error."""
+"""A stock Flower ClientApp as a recipe's half: Flower's own result; whatever it does wrong is one error."""
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
-from flwr.serverapp import strategy as upstream
 
 from attacks import refusal
-from bundle_recipes import OUTPUT, by_worker, order, session
-from flower_apps import MODERN, OLDER, Nodes, flower_recipe
+from bundle_recipes import OUTPUT, RECORD, by_worker, order, session
+from flower_apps import MODERN, OLDER, by_flower, flower_recipe
 from plasmid.computations import api
 from plasmid.core.errors import SiteFailed
 from plasmid.data.table import Table
@@ -26,7 +23,6 @@ from plasmid.protocol.body import pack
 from plasmid.protocol.server_step import rule_of
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.training.bundle import forget
-from plasmid.training.flower import assume_identity
 from plasmid.training.isolation.choice import choose
 from plasmid.training.launcher import LocalLauncher
 from plasmid.training.session import WorkerSession
@@ -66,34 +62,6 @@ def first_state(document: BundleRecipe) -> Any:
     return pack("state", api.load("bundle").initial(document, shape))
 
 
-def by_flower(document: BundleRecipe, folder: Path, rounds: int, name: str, options: Any) -> list[np.ndarray]:
-    """Return the last arrays as upstream's own strategy and ClientApp make them, from the file of the app."""
-    (folder / "client_app.py").write_text(dedent(MODERN))
-    apps = {}
-    for node, (site, heights) in enumerate(ROWS.items(), 10):
-        rows = ["height,group", *(f"{'' if height is None else height},x" for height in heights)]
-        (folder / f"{site}.csv").write_text("\n".join(rows))
-        spec = importlib.util.spec_from_file_location(f"client_app_{site}", folder / "client_app.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module: Any = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        settings = {"data-path": str(folder / f"{site}.csv")}
-        context = Context(1, node, settings, RecordDict(), dict(document.bundle.settings))
-        apps[node] = (module.app, context)
-    assume_identity()
-    shape = api.load("bundle").shape(document, None)
-    first = api.load("bundle").initial(document, shape)
-    arrays = ArrayRecord({"level": Array(first[:1]), "slope": Array(first[1:])})
-    strategy = getattr(upstream, name)(
-        fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3, **options
-    )
-    result = strategy.start(
-        Nodes(apps), arrays, num_rounds=rounds, train_config=ConfigRecord(dict(document.bundle.settings))
-    )
-    return np.concatenate([array.numpy() for array in result.arrays.values()])
-
-
 @pytest.mark.parametrize(
     ("strategy", "options"),
     [("FedAvg", {}), ("FedAdam", {"eta": 0.05}), ("FedAvgM", {"server_momentum": 0.5})],
@@ -103,7 +71,12 @@ def test_the_same_file_gives_in_flower_what_it_gives_here(
 ) -> None:
     server = {"rounds": 4, "server": {"strategy": strategy, "options": options}}
     document = flower_recipe(MODERN, federation=server)
-    expected = by_flower(document, tmp_path, 4, strategy, options)
+    tables = []
+    for site, heights in ROWS.items():
+        tables.append(tmp_path / f"{site}.csv")
+        tables[-1].write_text("\n".join(["height", *(str(height or "") for height in heights)]))
+    (tmp_path / "client_app.py").write_text(dedent(MODERN))
+    expected = by_flower(document, tmp_path / "client_app.py", tables, strategy, **options)
     computation: Any = api.load("bundle")
     shape = computation.shape(document, None)
     optimiser = optimiser_of(document, shape.state)
@@ -150,14 +123,17 @@ GIVEN = """
 TOLD = """
     from pathlib import Path
 
-    SEEN = []
+    SEEN, GONE = [], []
 
     def told(msg, context):
         config = dict(msg.content["config"])
         given = msg.content["arrays"].items()
         arrays = {name: (array.dtype, array.numpy().tolist()) for name, array in given}
         SEEN.append((msg.metadata.message_type, config, arrays, dict(context.run_config)))
-        SEEN.append((Path(context.node_config.pop("data-path")).read_text(), dict(context.node_config)))
+        path = Path(context.node_config.pop("data-path"))
+        names = [entry.name for entry in path.parent.iterdir()]
+        SEEN.append((path.read_text(), path.is_symlink(), names, context.node_config))
+        GONE.append(path)
 """
 
 
@@ -175,15 +151,13 @@ def test_what_an_app_is_given() -> None:
     assert acme.rest.SEEN[2:] == [message, rows]
     arrays = {"level": ("float32", [0.0]), "slope": ("float32", [0.5, -0.25])}
     assert message == ("train", {"lr": 0.5, "server-round": 1}, arrays, {"lr": 0.5})
-    text, config = rows
+    text, *link, config = rows
+    assert link == [True, ["rows.csv"]]
+    assert [path.parent.exists() for path in acme.rest.GONE] == [False, False]
     assert text.startswith("height,group\n")
     assert sorted(text.splitlines()[1:]) == [",", "140.0,CANARY-4711", '167.0,"a ""b"", c"']
     assert config == {"partition-id": 0, "num-partitions": 1}
-    path = at._bundle._flower._rows  # type: ignore[union-attr]
-    assert [entry.name for entry in path.parent.iterdir()] == ["rows.csv"]
-    assert path.is_symlink()
     at.close()
-    assert not path.parent.exists()
 
 
 ECHO = """
@@ -228,6 +202,15 @@ WRONG = (
     "raise SystemExit(rows)",
     "print(rows); log(40, rows); level / slope.astype(int)[5]",
 )
+
+
+def test_a_unit_is_that_of_the_whole_vector() -> None:
+    for unit in ("record", "site"):
+        document = flower_recipe(MODERN, privacy=OUTPUT | {"unit": unit})
+        assert api.load("bundle").shape(document, None).norm == OUTPUT["update_clip"]
+        assert np.abs(computed(document)[0]).max() > 0.1
+    with pytest.raises(ValueError, match="sections contradict"):
+        flower_recipe(MODERN, privacy=RECORD)
 
 
 @pytest.mark.parametrize("line", WRONG)

@@ -10,7 +10,7 @@ Rules
    of one site alone, without bound or noise. So every site has the same weight.
 3. Its rows are a CSV file, ``data-path`` of ``node_config``: the view's columns by name, a cell empty where
    it is missing. The file is without a name from its first byte on; the path is a link to what this process
-   has open, and leads nowhere once it has ended.
+   has open, for as long as the call.
 4. A site is the only partition of itself. ``Context.state`` is new in every round: an attempt that is
    repeated would otherwise see what the failed one left, and a worker may be another one in each round.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -58,13 +57,8 @@ class FlowerHalf:
         assume_identity()
         self._app, self._bundle = app, bundle
         self._older = app._call is not None  # noqa: SLF001 - with a client_fn; nothing public says so
-        self._rows: Path | None = None
+        self._rows: int | None = None
         self._told = False
-
-    def close(self) -> None:
-        """Take the path to the rows away."""
-        if self._rows is not None:
-            shutil.rmtree(self._rows.parent, ignore_errors=True)
 
     def vector(self, state: NDArray[np.float64], table: Table | Snapshot, round_: int) -> NDArray[np.float64]:
         """Return what the app changes of *state* in a round, float64 [size].
@@ -74,16 +68,19 @@ class FlowerHalf:
         RunFailed
             ``run.bundle``: the app raises something, or returns other arrays than the recipe declares.
         """
-        if self._rows is None:
-            self._rows = link_to_rows(table)
-        context = Context(
-            run_id=TaskIdentity.run_id,
-            node_id=SITE_NODE,
-            node_config={"data-path": str(self._rows), "partition-id": 0, "num-partitions": 1},
-            state=RecordDict(),
-            run_config=dict(self._bundle.settings),
-        )
-        reply = called("its app", self._app, self._message(state, round_), context)
+        with tempfile.TemporaryDirectory() as folder:
+            if self._rows is None:
+                self._rows = written(table, Path(folder))
+            rows = Path(folder) / "rows.csv"
+            rows.symlink_to(f"/proc/self/fd/{self._rows}")
+            context = Context(
+                run_id=TaskIdentity.run_id,
+                node_id=SITE_NODE,
+                node_config={"data-path": str(rows), "partition-id": 0, "num-partitions": 1},
+                state=RecordDict(),
+                run_config=dict(self._bundle.settings),
+            )
+            reply = called("its app", self._app, self._message(state, round_), context)
         after = called("its app's arrays, against bundle.tensors", self._arrays, reply)
         if context.state and not self._told:
             self._told = True
@@ -124,14 +121,17 @@ def _check_kind(app: Any) -> None:
         raise TypeError
 
 
-def link_to_rows(table: Table | Snapshot) -> Path:
-    """Return the path ``rows.csv`` under which this process, and what it forks, may read *table*."""
-    folder = Path(tempfile.mkdtemp())
+def written(table: Table | Snapshot, folder: Path) -> int:
+    """Return a descriptor, for reading, of *table* as CSV in a file without a name in *folder*.
+
+    Raises
+    ------
+    StorageError
+        The disk is full.
+    """
     writing, reading = unnamed(folder)
     with io.TextIOWrapper(writing, encoding="utf-8", newline="") as text:
         out = csv.writer(text, lineterminator="\n")
         out.writerow(table.names)
         out.writerows(row.values() for row in table.records())
-    path = folder / "rows.csv"
-    path.symlink_to(f"/proc/self/fd/{reading}")
-    return path
+    return reading

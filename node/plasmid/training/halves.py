@@ -65,8 +65,6 @@ class BundleHalf:
         """End what runs beside this process."""
         if self._apart is not None:
             self._apart.close()
-        if self._flower is not None:
-            self._flower.close()
 
     def loss(self, model: Any, batch: Any) -> torch.Tensor:
         """Return the loss of each row of *batch*, float32 [n]. Raises RunFailed (``run.bundle``)."""

@@ -34,7 +34,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_template_makes_at_sites_what_it_makes_in_flower(
     home: Home, tables: Path, tmp_path: Path
 ) -> None:
-    """Sums are exact to the fixed-point step; what is left is float32 in the app, with rows in another order."""
+    """Sums are exact to the fixed-point step; what is left is the app's float32, over reordered rows."""
     status, answer, errors = home.ask("recipes", "new", "net", "--bundle", "flower", "--to", str(tmp_path))
     assert status == 0, (answer, errors)
     command = ("run", str(tmp_path / "net"), "--sites", str(tables), "--yes", "--set", "federation.rounds=4")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from attacks import refusal
-from bundle_recipes import OUTPUT, RECORD, by_worker, order, session
+from bundle_recipes import OUTPUT, RECORD, by_worker, order, session, write_recipe
 from flower_apps import MODERN, OLDER, by_flower, flower_recipe
 from plasmid.computations import api
 from plasmid.core.errors import SiteFailed
@@ -22,6 +22,7 @@ from plasmid.federation.server import optimiser_of
 from plasmid.protocol.body import pack
 from plasmid.protocol.server_step import rule_of
 from plasmid.recipes.bundle import BundleRecipe
+from plasmid.recipes.load import load_recipe
 from plasmid.training.bundle import forget
 from plasmid.training.isolation.choice import choose
 from plasmid.training.launcher import LocalLauncher
@@ -105,6 +106,17 @@ def test_an_older_client_is_called_through_its_app() -> None:
     assert [name for name, _ in document.bundle.ordered] == ["9", "10"]
     (vector,) = computed(document, [100.0, 300.0], rounds=(2,))
     assert vector == pytest.approx([0.4, 0.4, 0.4])
+
+
+def test_the_page_s_example_is_a_recipe_that_runs(tmp_path: Path) -> None:
+    section = (
+        (Path(__file__).parents[2] / "docs" / "bundles.md").read_text().partition("## A Flower ClientApp")[2]
+    )
+    code, text = (section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml"))
+    document: Any = load_recipe(write_recipe(tmp_path / "level", text, client_app=code)).parsed
+    at = session(document, Table({"age": [40.0, 60.0]}, 2))
+    assert at.compute((order(document), first_state(document))) == pytest.approx([0.25])
+    at.close()
 
 
 GIVEN = """

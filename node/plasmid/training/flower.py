@@ -57,6 +57,9 @@ class FlowerHalf:
         assume_identity()
         self._app, self._bundle = app, bundle
         self._older = app._call is not None  # noqa: SLF001 - with a client_fn; nothing public says so
+        self._settings = {
+            name: value for name, value in bundle.settings.items() if not isinstance(value, tuple)
+        }
         self._rows: int | None = None
         self._told = False
 
@@ -78,7 +81,7 @@ class FlowerHalf:
                 node_id=SITE_NODE,
                 node_config={"data-path": str(rows), "partition-id": 0, "num-partitions": 1},
                 state=RecordDict(),
-                run_config=dict(self._bundle.settings),
+                run_config=dict(self._settings),
             )
             reply = called("its app", self._app, self._message(state, round_), context)
         after = called("its app's arrays, against bundle.tensors", self._arrays, reply)
@@ -97,9 +100,9 @@ class FlowerHalf:
             value = state[start : start + size].reshape(shape).astype(self._bundle.dtype)
             given[name] = Array(value)
             start += size
-        content = {
+        content: dict[str, Any] = {
             arrays: ArrayRecord(given),
-            config: ConfigRecord({**self._bundle.settings, "server-round": round_}),
+            config: ConfigRecord({**self._settings, "server-round": round_}),
         }
         return Message(RecordDict(content), dst_node_id=SITE_NODE, message_type="train", group_id=str(round_))
 

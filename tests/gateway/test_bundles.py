@@ -16,6 +16,7 @@ from in_memory import Federation
 from plasmid.computations import api
 from plasmid.gateway import bundles
 from plasmid.gateway.bundles import check_half
+from plasmid.gateway.explanation import explain
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.query import PingDocument, QueryDocument
 
@@ -73,6 +74,15 @@ def test_a_site_without_flower_takes_no_part(tmp_path: Path, monkeypatch: pytest
     with refusal("site.no_flower") as caught:
         check_half(api.load("bundle"), document)
     assert "pip install 'plasmid[flower]'" in str(caught.value)
+
+
+def test_an_approver_reads_that_it_is_an_app_of_flower(tmp_path: Path) -> None:
+    document = bundle_recipe("app = None", half="flower", advance="update")
+    federation = Federation(tmp_path, document=document, sites=FOUR, tables=dict.fromkeys(FOUR, "age\n30\n"))
+    facts = explain(federation.home("alpha"), None, document, federation.project)
+    told = {fact.name: fact.value for fact in facts if fact.section == "what runs"}
+    assert told["Python of its own"] == "entry.py (10 bytes); it runs in the sandbox"
+    assert told["Flower ClientApp"] == "once a round; it gets all rows as a file. Its metrics are dropped"
 
 
 def test_a_patch_release_of_the_node_leaves_approvals_as_they_are(

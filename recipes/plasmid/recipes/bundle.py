@@ -102,16 +102,18 @@ class Bundle(Code):
 
     @model_validator(mode="after")
     def _fits(self) -> Bundle:
+        problems = []
         if self.size > MAX_SIZE:
-            raise ValueError(f"its tensors hold {self.size} values, {MAX_SIZE} are the most")
+            problems.append(f"its tensors hold {self.size} values, {MAX_SIZE} are the most")
         for name, first in self.initial.items():
+            size = math.prod(self.tensors.get(name, ()))
             if name not in self.tensors:
-                raise ValueError(
-                    f"initial names {name}{did_you_mean(name, self.tensors)}, which is no tensor"
-                )
-            size = math.prod(self.tensors[name])
-            if isinstance(first, tuple) and len(first) != size:
-                raise ValueError(f"initial gives {name} {len(first)} values, its shape has {size}")
+                near = did_you_mean(name, self.tensors)
+                problems.append(f"initial names {name}{near}, which is no tensor")
+            elif isinstance(first, tuple) and len(first) != size:
+                problems.append(f"initial gives {name} {len(first)} values, its shape has {size}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

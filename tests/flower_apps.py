@@ -119,6 +119,18 @@ class Nodes(Grid):
         return replies
 
 
+def first_arrays(document: BundleRecipe) -> dict[str, np.ndarray]:
+    """Return the first state as a server's first arrays, in the vector's order."""
+    computation: Any = api.load("bundle")
+    shape = computation.shape(document, None)
+    first, start, arrays = computation.initial(document, shape), 0, {}
+    for tensor in shape.schema.tensors:
+        values = first[start : start + tensor.size].reshape(tensor.shape)
+        arrays[tensor.name] = values.astype(document.bundle.dtype)
+        start += tensor.size
+    return arrays
+
+
 def by_flower(
     document: BundleRecipe, file: Path, tables: Iterable[Path], strategy: str = "FedAvg", **options: Any
 ) -> np.ndarray:
@@ -134,16 +146,10 @@ def by_flower(
         context = Context(1, node, settings, RecordDict(), dict(document.bundle.settings))
         apps[node] = (module.app, context)
     assume_identity()
-    computation: Any = api.load("bundle")
-    shape = computation.shape(document, None)
-    first, start, arrays = computation.initial(document, shape), 0, {}
-    for tensor in shape.schema.tensors:
-        values = first[start : start + tensor.size].reshape(tensor.shape)
-        arrays[tensor.name] = Array(values.astype(document.bundle.dtype))
-        start += tensor.size
+    arrays = {name: Array(values) for name, values in first_arrays(document).items()}
     upstream: Any = getattr(strategies, strategy)(
         fraction_evaluate=0.0, min_train_nodes=len(apps), min_available_nodes=len(apps), **options
     )
     config = ConfigRecord(dict(document.bundle.settings))
     result = upstream.start(Nodes(apps), ArrayRecord(arrays), num_rounds=document.rounds, train_config=config)
-    return np.concatenate([result.arrays[tensor.name].numpy().ravel() for tensor in shape.schema.tensors])
+    return np.concatenate([result.arrays[name].numpy().ravel() for name in arrays])

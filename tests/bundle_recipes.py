@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,6 @@ from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import pack
 from plasmid.recipes.bundle import BundleRecipe
-from plasmid.recipes.source import PACKAGE
-from plasmid.training.bundle import BundleCode
 from plasmid.training.session import WorkerSession
 from plasmid.training.worker import Session
 from snapshots import frame_rows, snapshot_of
@@ -102,13 +99,6 @@ def by_worker(at: WorkerSession, document: Any, table: Table | None, length: int
         dtype=np.dtype("<f8"),
         progress=lambda *_: None,
     )
-
-
-def forget_bundles() -> None:
-    """Take the modules of all bundles out of this process."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, BundleCode)]
-    for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
-        del sys.modules[name]
 
 
 def write_recipe(folder: Path, text: str, **files: str) -> Path:

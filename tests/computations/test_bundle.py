@@ -42,6 +42,23 @@ def test_tensors_have_one_order_at_both_ends() -> None:
         assert told == {"tensors": {"alpha": [[0.0, 1.0, 2.0]], "zeta": [3.0, 4.0]}, "sites": 4}
 
 
+def test_the_first_state_is_the_declared_one() -> None:
+    """The same everywhere, and another for each tensor and seed where it is drawn."""
+    tensors = {"a": [2, 2], "b": [2], "c": [1000], "d": [1000], "e": [1]}
+    first = {"a": [1, 2, 3, 4], "b": 0.5, "c": {"std": 2}, "d": {"std": 2}}
+    document = bundle_recipe(NOT_PYTHON, tensors=tensors, initial=first)
+    shape = bundle.shape(document, None)
+    state = bundle.initial(document, shape)
+    assert state[:6].tolist() == [1.0, 2.0, 3.0, 4.0, 0.5, 0.5]
+    assert state[-1] == 0.0
+    drawn, other = state[6:1006], state[1006:2006]
+    assert (drawn.mean(), drawn.std()) == (pytest.approx(0, abs=0.2), pytest.approx(2, abs=0.15))
+    assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.1
+    assert drawn[:2] == pytest.approx([-2.26465449, 2.4517002], abs=1e-7)
+    again = bundle.initial(document.model_copy(update={"seed": 1}), shape)
+    assert not np.isclose(again[6:2006], state[6:2006]).any()
+
+
 @pytest.mark.parametrize(("advance", "expected"), [("total", 12.0), ("mean", 4.0), ("update", 5.0)])
 def test_what_becomes_of_the_sum(advance: str, expected: float) -> None:
     document = bundle_recipe(NOT_PYTHON, advance=advance)

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
+from flwr.app import Context, RecordDict
 
 from attacks import refusal
 from bench.methods import Bench
+from flower_apps import Nodes
 from plasmid.data.table import Table
 from plasmid.federation.exported import OverSum, client_app, packed, release, unpacked
 from plasmid.federation.exporting import write_app
-from plasmid.federation.identity import assume_identity
 from plasmid.models.adapter import Vector
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
+from plasmid.training.flower import assume_identity
 from tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -42,40 +40,6 @@ def recipe(base: BaseModel, **sections: Any) -> Recipe:
 def csv(table: Table) -> str:
     rows = [f"{row['sequence']},{row['gene'] or 'NA'},{row['label']}" for row in table.records()]
     return "\n".join(["sequence,gene,label", *rows]) + "\n"
-
-
-class Nodes(Grid):
-    """Upstream's interface over ClientApps in this process, one a site."""
-
-    def __init__(self, apps: dict[int, tuple[ClientApp, Context]]) -> None:
-        self._apps = apps
-
-    def set_run(self, run: Any) -> None: ...
-
-    @property
-    def run(self) -> Any:
-        return None
-
-    def create_message(self, *given: Any, **named: Any) -> Message:
-        return Message(*given, **named)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self._apps)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        replies = []
-        for message in messages:
-            app, context = self._apps[message.metadata.dst_node_id]
-            replies.append(app(message, context))
-        return replies
 
 
 def run(document: Recipe, folder: Path, base: BaseModel) -> Vector:

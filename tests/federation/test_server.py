@@ -12,8 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import strategy as upstream
 
 from plasmid.core.errors import PlasmidError, RecipeError, RunFailed
-from plasmid.federation.grid import Arrays, LinkGrid
-from plasmid.federation.identity import SUM_NODE
+from plasmid.federation.grid import SUM_NODE, Arrays, LinkGrid
 from plasmid.federation.server import STRATEGIES, ServerOptimiser, build_strategy
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 
@@ -81,7 +80,7 @@ def upstream_states(name: str, options: dict[str, Any]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_secure_mean_gives_what_six_replies_give(name: str, options: dict[str, Any]) -> None:
-    optimiser = ServerOptimiser(build_strategy(name, options), SCHEMA)
+    optimiser = ServerOptimiser(build_strategy(name, options))
     state, expected = start(), upstream_states(name, options)
     for round_ in range(1, ROUNDS + 1):
         # as the controller does it: the mean of the updates, in float64, added to the state
@@ -109,12 +108,12 @@ def test_a_result_that_is_not_finite_is_refused(name: str, value: float) -> None
     averaged = start()
     averaged[14] = value  # in the second tensor
     with pytest.raises(RunFailed, match="not finite in round 3") as caught, np.errstate(all="ignore"):
-        ServerOptimiser(build_strategy(name, {}), SCHEMA).step(3, start(), averaged)
+        ServerOptimiser(build_strategy(name, {})).step(3, start(), averaged)
     assert caught.value.code == "run.not_finite"
 
 
 def test_a_rate_that_diverges_is_refused() -> None:
-    optimiser = ServerOptimiser(build_strategy("FedAvgM", {"server_learning_rate": 1e38}), SCHEMA)
+    optimiser = ServerOptimiser(build_strategy("FedAvgM", {"server_learning_rate": 1e38}))
     with pytest.raises(RunFailed) as caught, np.errstate(all="ignore"):
         optimiser.step(1, start(), start() + 9)
     assert caught.value.code == "run.not_finite"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -14,17 +16,19 @@ from in_memory import Federation
 from plasmid.computations import api
 from plasmid.gateway import bundles
 from plasmid.gateway.bundles import check_half
+from plasmid.gateway.explanation import explain
+from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.query import PingDocument, QueryDocument
 
 CODE = "def per_record(state, row, settings): return [1.0, 0.0, 0.0]"
 PRIVATE = bundle_recipe(CODE, privacy=RECORD)
 
 
-def admitted(root: Path) -> tuple[bool, str]:
-    """Return what a site answers to a run of :data:`PRIVATE`."""
+def admitted(root: Path, document: BundleRecipe = PRIVATE) -> tuple[bool, str]:
+    """Return what a site answers to a run of *document*."""
     federation = Federation(
         root,
-        document=PRIVATE,
+        document=document,
         sites=FOUR,
         tables=dict.fromkeys(FOUR, "age\n30\n"),
         public_size=1000,
@@ -56,6 +60,29 @@ def test_nothing_else_needs_the_lock(document: object, monkeypatch: pytest.Monke
     check_half(computation, document)
     with refusal("site.no_lock"):
         check_half(api.load("bundle"), PRIVATE)
+
+
+def test_a_site_without_flower_takes_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for and not imported: that a module is in the way of the import shows nothing."""
+    document = bundle_recipe("app = None", half="flower", advance="update")
+    monkeypatch.setitem(sys.modules, "flwr.clientapp", None)
+    assert admitted(tmp_path / "with", document) == (True, "")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "flwr" else found(name))
+    assert admitted(tmp_path / "without", document) == (False, "site.no_flower")
+    assert admitted(tmp_path / "other") == (True, "")
+    with refusal("site.no_flower") as caught:
+        check_half(api.load("bundle"), document)
+    assert "pip install 'plasmid[flower]'" in str(caught.value)
+
+
+def test_an_approver_reads_that_it_is_an_app_of_flower(tmp_path: Path) -> None:
+    document = bundle_recipe("app = None", half="flower", advance="update")
+    federation = Federation(tmp_path, document=document, sites=FOUR, tables=dict.fromkeys(FOUR, "age\n30\n"))
+    facts = explain(federation.home("alpha"), None, document, federation.project)
+    told = {fact.name: fact.value for fact in facts if fact.section == "what runs"}
+    assert told["Python of its own"] == "entry.py (10 bytes); it runs in the sandbox"
+    assert told["Flower ClientApp"] == "once a round; it gets all rows as a file. Its metrics are dropped"
 
 
 def test_a_patch_release_of_the_node_leaves_approvals_as_they_are(

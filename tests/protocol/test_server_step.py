@@ -33,7 +33,7 @@ SCHEMA = AdapterSchema(tensors=(TensorSpec(name="a", shape=(3, 4)), TensorSpec(n
     ],
 )
 def test_six_rounds_are_those_of_upstream(strategy: str, options: dict[str, Any]) -> None:
-    upstream = ServerOptimiser(build_strategy(strategy, options), SCHEMA)
+    upstream = ServerOptimiser(build_strategy(strategy, options))
     ours = server_step(strategy, options)
     assert ours is not None
     source = np.random.default_rng(3)

@@ -38,6 +38,7 @@ bundle:
   half: per_record
   tensors: {counts: [12]}
 """
+FLOWER = {"half": "flower", "advance": "update"}
 CODE = "from .other import decade\n\ndef per_record(state, row, settings):\n    return decade(row['age'])\n"
 OTHER = "import numpy\n\ndef decade(age):\n    return numpy.zeros(12)\n"
 
@@ -78,12 +79,15 @@ def test_the_digest_follows_from_document_source_and_api_and_not_from_the_releas
 ) -> None:
     """So a patch release of the node leaves approvals as they are, and another API does not."""
     resolved = load_recipe(ages(tmp_path / "a"))
-    spec = find_spec("plasmid.computations.bundle")
-    assert spec is not None
-    assert spec.origin is not None
+    sources = {}
+    for name in ("_algebra", "bundle"):
+        spec = find_spec(f"plasmid.computations.{name}")
+        assert spec is not None
+        assert spec.origin is not None
+        sources[name] = sha256_hex(Path(spec.origin).read_bytes())
     parts = {
         "document": resolved.document,
-        "computation_sources": {"bundle": sha256_hex(Path(spec.origin).read_bytes())},
+        "computation_sources": sources,
         "computation_api": API_VERSION,
     }
     approved = resolved.digest
@@ -191,6 +195,20 @@ def test_the_files_are_not_written_in_the_yaml(tmp_path: Path) -> None:
             "16777217 values, 16777216 are the most",
         ),
         ({"entry": "gone"}, "bundle", "there is no gone.py"),
+        ({"initial": {"sum": 1}}, "bundle", "initial names sum (did you mean 'sums'?), which is no tensor"),
+        ({"initial": {"sums": [1, 2]}}, "bundle", "initial gives sums 2 values, its shape has 3"),
+        ({"half": "flower"}, "bundle.advance", "the vector of a ClientApp is what it changed; total"),
+        (FLOWER | {"settings": {"lr": [1, 2]}}, "bundle.settings.lr", "no lists"),
+        (
+            FLOWER | {"privacy": RECORD},
+            "privacy.mechanism",
+            "inside what a ClientApp has trained on all rows",
+        ),
+        (
+            {"federation": {"server": {"strategy": "FedAdam"}}},
+            "federation.server",
+            "steps along the mean update; bundle.advance is total",
+        ),
     ],
 )
 def test_what_a_bundle_s_recipe_cannot_be(changes: dict[str, Any], place: str, what: str) -> None:
@@ -238,10 +256,16 @@ def test_text_that_reads_other_than_it_runs_is_refused(hidden: str) -> None:
     bundle_recipe("x = 'é ü 日本 \U0001f9ec'\t# all of it can be seen\r\n")
 
 
-@pytest.mark.parametrize("name", ["Sums", "", "../sums", "sums/x", "a" * 64])
-def test_a_tensor_s_name_is_a_word(name: str) -> None:
-    with pytest.raises(ValueError, match="pattern"):
+@pytest.mark.parametrize("name", ["", ".", "sums.", "a..b", "../sums", "sums/x", "a b", "a" * 201])
+def test_a_tensor_s_name_is_words_with_dots(name: str) -> None:
+    with pytest.raises(ValueError, match=r"pattern|200 characters"):
         bundle_recipe("", tensors={name: [1]})
+
+
+def test_tensors_are_in_the_order_of_their_numbers() -> None:
+    names = ["10", "9", "B", "a.10.w", "a.9.w", "a.9"]
+    ordered = bundle_recipe("", tensors={name: [1] for name in names}).bundle.ordered
+    assert [name for name, _ in ordered] == ["9", "10", "B", "a.9", "a.9.w", "a.10.w"]
 
 
 # -- imports -------------------------------------------------------------------------------------------

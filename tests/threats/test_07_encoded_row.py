@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from attacks import BUDGET, FOUR, as_csv, count_document
-from bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, computed, forget_bundles
+from bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, computed
 from in_memory import Federation
 from plasmid.data.table import Table
 from plasmid.privacy.ring import decode_sum
 from plasmid.recipes.query import QueryDocument
+from plasmid.training.bundle import forget
 from questions import OFF, Questions, rows_in_hand
 
 SIZE = 400
@@ -40,7 +41,7 @@ X = 77.0
 @pytest.fixture(autouse=True)
 def _no_bundle_stays() -> Iterator[None]:
     yield
-    forget_bundles()
+    forget()
 
 
 def sums(root: Path, document: Any, vector: np.ndarray, runs: int = 1) -> Iterator[tuple[np.ndarray, float]]:

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from attacks import FOUR, as_csv, refusal
-from bundle_recipes import ages, computed, forget_bundles, session, write_recipe
+from bundle_recipes import ages, computed, session, write_recipe
 from in_memory import Federation
 from plasmid.protocol.body import pack
 from plasmid.recipes import source
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.training.bundle import forget
 
 RECIPE = """
 computation: bundle
@@ -42,7 +43,7 @@ ORDER = {"phase": "train", "round": 1, "seed": 0, "sampling": None}
 @pytest.fixture(autouse=True)
 def _no_bundle_stays() -> Iterator[None]:
     yield
-    forget_bundles()
+    forget()
 
 
 @pytest.fixture

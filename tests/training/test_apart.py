@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from attacks import refusal
-from bundle_recipes import RECORD, ages, bundle_recipe, computed, forget_bundles, session
+from bundle_recipes import RECORD, ages, bundle_recipe, computed, session
 from plasmid.core.errors import RunFailed
 from plasmid.protocol.body import pack
 from plasmid.training.apart import Apart
+from plasmid.training.bundle import forget
 
 CANARY = 111.0
 
@@ -41,7 +42,7 @@ def together(code: str, *values: float | None, **changes: Any) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _no_bundle_stays() -> Iterator[None]:
     yield
-    forget_bundles()
+    forget()
 
 
 def test_the_vectors_are_those_of_the_records() -> None:

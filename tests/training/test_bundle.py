@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from attacks import refusal
-from bundle_recipes import OUTPUT, ages, bundle_recipe, computed, forget_bundles, session
+from bundle_recipes import OUTPUT, ages, bundle_recipe, computed, session
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import pack
 from plasmid.recipes.python import LossBundle
 from plasmid.recipes.schema import Recipe
-from plasmid.training.bundle import BundleCode, as_losses, as_vector, called
+from plasmid.training.bundle import BundleCode, as_losses, as_vector, called, forget
 from tiny_task import tiny_recipe, tiny_table
 
 CANARY = "CANARY-4711"
@@ -26,7 +26,7 @@ CANARY = "CANARY-4711"
 @pytest.fixture(autouse=True)
 def _no_bundle_stays() -> Iterator[None]:
     yield
-    forget_bundles()
+    forget()
 
 
 def test_modules_are_their_text_and_import_one_another() -> None:

@@ -88,6 +88,7 @@ SENTENCES = {
     "run.bundle": "The recipe's own Python failed at the site.",
     "run.dead_tensor": "Training is broken at the site: a trained tensor gets no gradient.",
     "run.not_finite": "Training diverged at the site: a value is not finite.",
+    "site.no_flower": "The recipe is a Flower ClientApp, and the site has not installed plasmid[flower].",
     "site.no_lock": "The site's host cannot keep the records of a recipe's own Python apart.",
     "site.paused": "The site's owner has paused it.",
     "site.worker_died": "The site's worker process ended unexpectedly.",

@@ -152,6 +152,9 @@ def _runs(document: Any) -> Iterator[Fact]:
     if bundle is not None:
         sizes = ", ".join(f"{name} ({len(text.encode()):,} bytes)" for name, text in bundle.files.items())
         yield Fact(section, "Python of its own", f"{sizes}; it runs in the sandbox")
+        if bundle.half == "flower":
+            told = "once a round; it gets all rows as a file. Its metrics are dropped"
+            yield Fact(section, "Flower ClientApp", told)
 
 
 def _stays(section: Section, document: Any) -> Iterator[Fact]:

@@ -11,13 +11,13 @@ Rules
    (:attr:`ServerStep.remembers`).
 4. Each part of an adapter has an optimiser of its own, which steps in those rounds in which the part learns
    and counts those alone (:class:`ByPart`): where A and B take turns, the momentum of one never moves the
-   other.
+   other. A state that is no adapter is one part, which steps in every round.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,8 +54,11 @@ class ByPart:
     """
 
     def __init__(self, document: Any, schema: AdapterSchema, make: Callable[[int], Step]) -> None:
-        self._document, self._method = document, api.method(document)
-        parts = np.concatenate([np.full(spec.size, api.part_of(spec.name)) for spec in schema.tensors])
+        computation = api.load(document.computation)
+        self._document = document
+        self._method = api.method(document) if api.makes_adapter(computation) else None
+        part_of = api.part_of if self._method else lambda _: "all"
+        parts = np.concatenate([np.full(spec.size, part_of(spec.name)) for spec in schema.tensors])
         self._places = {str(part): np.flatnonzero(parts == part) for part in np.unique(parts)}
         self._steps = {part: make(len(places)) for part, places in self._places.items()}
         self._done = dict.fromkeys(self._places, 0)
@@ -63,8 +66,10 @@ class ByPart:
     def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
         """See :class:`Step`. Parts that do not learn in *round_* are as they were."""
         after, method = state.copy(), self._method
-        moved = method.learns(self._document, round_) if method.SERVER_OPTIMISERS else self._places.keys()
-        for part in moved & self._places.keys():
+        moved: Set[str] = self._places.keys()
+        if method is not None and method.SERVER_OPTIMISERS:
+            moved = method.learns(self._document, round_) & moved
+        for part in moved:
             places = self._places[part]
             self._done[part] += 1
             after[places] = self._steps[part].step(self._done[part], state[places], averaged[places])

@@ -71,6 +71,7 @@ class Apart:
         order = {
             "files": bundle.files,
             "entry": bundle.entry,
+            "package": bundle.package,
             "settings": bundle.settings,
             "size": bundle.size,
             "limit_s": ANSWER_SHARE * self._turn_s,

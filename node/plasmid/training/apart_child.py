@@ -46,7 +46,7 @@ class Keeper:
     """See the module's rules."""
 
     def __init__(self, order: dict[str, Any]) -> None:
-        self._code = BundleCode(order["files"])
+        self._code = BundleCode(order["files"], order["package"])
         self._entry: str = order["entry"]
         self._settings: dict[str, Any] = order["settings"]
         self._size: int = order["size"]

@@ -3,7 +3,7 @@
 Rules
 -----
 1. Modules come from the text that was digested, never from a file. They form the package
-   ``plasmid_bundle`` and import what the site has installed as any module does.
+   that the recipe names, and import what the site has installed as any module does.
 2. What a function returns is taken as a float64 vector of the declared size, finite, or it is
    ``run.bundle``. So is whatever it raises, its text left out: it may quote a row.
 3. What it prints goes nowhere. What it fails with is told at home by the name of a built-in exception and the
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.core.errors import RunFailed
-from plasmid.recipes.source import PACKAGE
+from plasmid.recipes.python import PACKAGE
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ Function = Callable[..., Any]
 
 
 class BundleCode(MetaPathFinder, Loader):
-    """The modules of one bundle, importable once :meth:`install` has been called.
+    """The modules of one bundle, those of *package*, importable once :meth:`install` has been called.
 
     Raises
     ------
@@ -44,18 +44,27 @@ class BundleCode(MetaPathFinder, Loader):
         ``run.bundle``: a file is not Python.
     """
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str], package: str = PACKAGE) -> None:
+        self._package = package
         self._code: dict[str, CodeType] = {}
         with _told("its files"):
             for name, text in files.items():
-                module = f"{PACKAGE}.{name.removesuffix('.py')}"
+                module = f"{package}.{name.removesuffix('.py')}"
                 self._code[module] = compile(text, f"<{name}>", "exec", dont_inherit=True)
 
     def install(self) -> None:
-        """Let this process import the modules, and none of another bundle."""
-        sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if not isinstance(finder, BundleCode))]
-        for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-            del sys.modules[name]
+        """Let this process import the modules, and none of another bundle.
+
+        Raises
+        ------
+        RunFailed
+            ``run.bundle``: the package is called like one that is in use here.
+        """
+        forget()
+        with _told(f"its package {self._package}, called like one that is in use"):
+            if self._package in sys.modules:
+                raise ImportError
+        sys.meta_path.insert(0, self)
 
     def function(self, entry: str, name: str) -> Function:
         """Return the function *name* of the module *entry*, which is run for it.
@@ -66,7 +75,7 @@ class BundleCode(MetaPathFinder, Loader):
             ``run.bundle``: importing the module fails, or it defines no such function.
         """
         with _told(f"the import of {entry}"):
-            function = getattr(__import__(f"{PACKAGE}.{entry}", fromlist=[name]), name)
+            function = getattr(__import__(f"{self._package}.{entry}", fromlist=[name]), name)
             if not callable(function):
                 raise TypeError
         found: Function = function
@@ -79,8 +88,8 @@ class BundleCode(MetaPathFinder, Loader):
         target: ModuleType | None = None,  # noqa: ARG002 - importlib's signature
     ) -> ModuleSpec | None:
         """See :class:`importlib.abc.MetaPathFinder`."""
-        if fullname == PACKAGE or fullname in self._code:
-            return ModuleSpec(fullname, self, is_package=fullname == PACKAGE)
+        if fullname == self._package or fullname in self._code:
+            return ModuleSpec(fullname, self, is_package=fullname == self._package)
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -91,6 +100,14 @@ class BundleCode(MetaPathFinder, Loader):
         code = self._code.get(module.__name__)
         if code is not None:
             exec(code, module.__dict__)  # noqa: S102 - the bundle's own, which the site has approved
+
+
+def forget() -> None:
+    """Take the modules of every bundle out of this process."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, BundleCode)]
+    for name, module in list(sys.modules.items()):
+        if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), BundleCode):
+            del sys.modules[name]
 
 
 def called(what: str, function: Function, *arguments: Any) -> Any:

@@ -4,7 +4,8 @@ Rules
 -----
 1. Without a privacy unit, or where the whole vector is noised (``mechanism: output``), the code runs in the
    worker: nothing that is promised rests on what it does there.
-2. Where one record's vector is clipped by itself (``dp-fedsgd``), it runs :mod:`plasmid.training.apart`.
+2. A Flower ``ClientApp`` (:mod:`plasmid.training.flower`) gives a finished vector, too.
+3. Where one record's vector is clipped by itself (``dp-fedsgd``), it runs :mod:`plasmid.training.apart`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table
+from plasmid.recipes.python import defined_by
 from plasmid.training.apart import Apart
 from plasmid.training.bundle import BundleCode, as_losses, as_vector, called
 
@@ -50,9 +52,14 @@ class BundleHalf:
         if runs_apart(document):
             self._apart = Apart(bundle, turns=document.data.max_rows)
         else:
-            code = BundleCode(bundle.files)
+            code = BundleCode(bundle.files, bundle.package)
             code.install()
-            self._function = code.function(bundle.entry, bundle.half)
+            self._function = code.function(bundle.entry, str(defined_by(bundle.half)))
+        self._flower: Any = None
+        if bundle.half == "flower":
+            from plasmid.training.flower import FlowerHalf
+
+            self._flower = FlowerHalf(bundle, self._function)
 
     def close(self) -> None:
         """End what runs beside this process."""
@@ -64,8 +71,12 @@ class BundleHalf:
         value = called("loss", self._function, model, batch, self._settings)
         return as_losses(value, len(batch.input_ids))
 
-    def vector(self, state: Vector, table: Table) -> Vector:
+    def vector(self, state: Vector, table: Table | Snapshot, round_: int) -> Vector:
         """Return the finished vector of all of *table*, float64 [size]. Raises RunFailed (``run.bundle``)."""
+        if self._flower is not None:
+            vector: Vector = self._flower.vector(state, table, round_)
+            return vector
+        table = table.table() if isinstance(table, Snapshot) else table
         view = MappingProxyType({name: tuple(cells) for name, cells in table.columns.items()})
         return as_vector(called("vector", self._function, state, view, self._settings), self._size)
 

@@ -124,6 +124,7 @@ class LocalLauncher:
         """See :class:`Launcher`."""
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         environment["PLASMID_HOME"] = str(state_folder())  # HOME is another one inside

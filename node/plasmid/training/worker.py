@@ -184,8 +184,7 @@ class Session:
                 return self._sum_of_records(state, header["sampling"])
             case _ if self._bundle is not None:
                 assert self.table is not None, "a document with a bundle has a contract"
-                whole = self.table.table() if isinstance(self.table, Snapshot) else self.table
-                return self._bundle.vector(state, whole)
+                return self._bundle.vector(state, self.table, header["round"])
             case _ if self._judge is not None:
                 return self._judged(state)
             case _:

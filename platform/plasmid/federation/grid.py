@@ -15,8 +15,10 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from plasmid.core.errors import RunFailed
-from plasmid.federation.identity import SUM_NODE, assume_identity
+from plasmid.training.flower import assume_identity
 
+SUM_NODE = 2
+"""The one node that a strategy sees: the secure sum of all sites."""
 Arrays = dict[str, NDArray[np.floating[Any]]]
 SecureRound = Callable[[Arrays], Arrays]
 """Runs one round over the sites from the given parameters and returns the mean of theirs."""

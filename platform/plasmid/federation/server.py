@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from plasmid.core.errors import RecipeError, RunFailed
 from plasmid.federation.grid import LinkGrid
-from plasmid.models.adapter import AdapterSchema, TensorSpec
+from plasmid.models.adapter import AdapterSchema
 from plasmid.protocol.server_step import ByPart
 
 STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
@@ -36,12 +36,7 @@ def optimiser_of(document: Any, schema: AdapterSchema) -> ByPart:
     """Return the optimiser of a recipe's server over states of *schema*. Raises as :func:`build_strategy`."""
     asked = document.federation.server
 
-    def of_part(size: int) -> ServerOptimiser:
-        return ServerOptimiser(
-            build_strategy(asked.strategy, asked.options), AdapterSchema((TensorSpec("part", (size,)),))
-        )
-
-    return ByPart(document, schema, of_part)
+    return ByPart(document, schema, lambda _: ServerOptimiser(build_strategy(asked.strategy, asked.options)))
 
 
 def build_strategy(name: str, options: Mapping[str, Any], *, nodes: int = 1) -> upstream.FedAvg:
@@ -84,29 +79,26 @@ def build_strategy(name: str, options: Mapping[str, Any], *, nodes: int = 1) -> 
 
 
 class ServerOptimiser:
-    """Drives one strategy round by round. A round's secure sum has been taken before its step."""
+    """Drives one strategy, which sees one array, round by round. The secure sum is taken before its step."""
 
-    def __init__(self, strategy: upstream.FedAvg, schema: AdapterSchema) -> None:
+    def __init__(self, strategy: upstream.FedAvg) -> None:
         self._strategy = strategy
-        self._schema = schema
 
     def step(self, round_: int, state: NDArray[Any], averaged: NDArray[Any]) -> NDArray[Any]:
-        """Return the next state after *state* [schema.size], same dtype; the secure sum makes *averaged* of
-        it.
+        """Return the next state after *state* [n], same dtype; the secure sum makes *averaged* of it.
 
         Raises
         ------
         RunFailed
             ``run.not_finite``: the strategy's result holds NaN or infinity.
         """
-        grid = LinkGrid(lambda _: dict(self._schema.unflatten(averaged)))
-        arrays = ArrayRecord({name: Array(value) for name, value in self._schema.unflatten(state).items()})
+        grid = LinkGrid(lambda _: {"state": averaged})
+        arrays = ArrayRecord({"state": Array(state)})
         messages = self._strategy.configure_train(round_, arrays, ConfigRecord(), grid)
         replies = grid.send_and_receive(messages)
         result, _ = self._strategy.aggregate_train(round_, replies)
         assert result is not None, "one valid reply always gives a result"
-        tensors = {name: array.numpy().astype(state.dtype) for name, array in result.items()}
-        flat = self._schema.flatten(tensors)
+        flat = result["state"].numpy().astype(state.dtype)
         if not np.isfinite(flat).all():
             raise RunFailed(
                 "run.not_finite",

@@ -6,7 +6,8 @@ Rules
    Python of a recipe runs at a gateway or at the coordinator.
 2. ``per_record`` is bounded per record by the node and summed. Under a privacy unit every record is computed
    apart from all others (:mod:`plasmid.training.apart`), so that one record moves one vector.
-3. ``vector`` is opaque: under a privacy unit it is noised for its whole bound (``mechanism: output``).
+3. ``vector`` is opaque: under a privacy unit it is noised for its whole bound (``mechanism: output``). So is
+   what a Flower ``ClientApp`` (``flower``) makes of the state: its vector is the change, and rows are a file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from plasmid.core.problems import did_you_mean
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
     Column,
@@ -28,8 +30,8 @@ from plasmid.recipes.columns import (
     Strict,
 )
 from plasmid.recipes.protection import Clip, Limits, Location, Protection, masked_limits, unit_limits
-from plasmid.recipes.python import Code, SettingName
-from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence
+from plasmid.recipes.python import Code
+from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence, Server
 
 MAX_SIZE = 2**24
 """The most values that a bundle's vector holds."""
@@ -38,27 +40,47 @@ MAX_TURNS = 10**6
 TensorShape = Annotated[
     tuple[Annotated[int, Field(ge=1, le=MAX_SIZE)], ...], Field(strict=False, min_length=1, max_length=8)
 ]
+TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=200)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Drawn(Strict):
+    """Normal numbers around zero that follow from the recipe's seed and the tensor's name."""
+
+    std: Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Bundle(Code):
-    """``per_record(state, row, settings)`` or ``vector(state, view, settings)``.
+    """``per_record(state, row, settings)``, ``vector(state, view, settings)``, or a ``ClientApp``.
 
     Attributes
     ----------
     tensors
-        What one vector consists of: shapes by name, in the order of the names.
+        What one vector consists of: shapes by name; :attr:`ordered` is their order.
+    initial
+        The first state, by tensor: one number for all its elements, each of them in C order, or
+        :class:`Drawn`. Zero where it is not given.
+    dtype
+        Of the arrays that a ``ClientApp`` is given.
     bound
         Largest absolute value of a coordinate of one record's vector, or of the site's (``vector``).
     advance
         What the next state is: the ``total``, the ``mean`` over the sites, or an ``update``: the state plus
-        that mean. The first state is zero.
+        that mean.
     record_ms
         Under a privacy unit: how long each of ``data.max_rows`` turns of ``per_record`` takes, whatever it
         holds. A record that needs longer counts as zero.
     """
 
-    half: Literal["per_record", "vector"]
-    tensors: Annotated[dict[SettingName, TensorShape], Field(min_length=1, max_length=100)]
+    half: Literal["per_record", "vector", "flower"]
+    tensors: Annotated[dict[TensorName, TensorShape], Field(min_length=1, max_length=1000)]
+    initial: Annotated[
+        dict[
+            TensorName, Finite | Annotated[tuple[Finite, ...], Field(strict=False, max_length=10_000)] | Drawn
+        ],
+        Field(max_length=1000),
+    ] = Field(default_factory=dict)
+    dtype: Literal["float32", "float64"] = "float32"
     bound: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     advance: Literal["total", "mean", "update"] = "total"
     record_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
@@ -68,10 +90,30 @@ class Bundle(Code):
         """The number of values of one vector."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
+    @property
+    def ordered(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each tensor, by name; numbers in names count as such, so that 10 follows 9."""
+
+        def place(name: str) -> list[tuple[bool, int, str]]:
+            parts = name.split(".")
+            return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+        return [(name, tuple(self.tensors[name])) for name in sorted(self.tensors, key=place)]
+
     @model_validator(mode="after")
     def _fits(self) -> Bundle:
+        problems = []
         if self.size > MAX_SIZE:
-            raise ValueError(f"its tensors hold {self.size} values, {MAX_SIZE} are the most")
+            problems.append(f"its tensors hold {self.size} values, {MAX_SIZE} are the most")
+        for name, first in self.initial.items():
+            size = math.prod(self.tensors.get(name, ()))
+            if name not in self.tensors:
+                near = did_you_mean(name, self.tensors)
+                problems.append(f"initial names {name}{near}, which is no tensor")
+            elif isinstance(first, tuple) and len(first) != size:
+                problems.append(f"initial gives {name} {len(first)} values, its shape has {size}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -84,9 +126,10 @@ class BundleData(Strict):
 
 
 class BundleLimits(Limits):
-    """The rounds, and who must take part."""
+    """The rounds, who must take part, and the optimiser that steps along the mean update, if there is one."""
 
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 1
+    server: Server | None = None
 
 
 class BundlePrivacy(Protection):
@@ -143,10 +186,13 @@ def bundle_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locatio
     if privacy:
         yield from unit_limits(privacy)
         yield from _figures(privacy)
+    if bundle:
+        yield from _stepped(bundle, federation)
     if not (privacy and bundle and privacy.record_clip is not None):
         return
-    if bundle.half == "vector":
-        yield ("privacy", "mechanism"), "nobody can clip a record inside a finished vector; use output"
+    if bundle.half != "per_record":
+        whole = "a finished vector" if bundle.half == "vector" else "what a ClientApp has trained on all rows"
+        yield ("privacy", "mechanism"), f"nobody can clip a record inside {whole}; use output"
     elif data and data.max_rows > MAX_TURNS:
         yield ("data", "max_rows"), f"{data.max_rows} turns are too many, {MAX_TURNS} are the most"
     elif data and federation and data.max_rows * bundle.record_ms > 900 * federation.round_timeout_s:
@@ -155,6 +201,18 @@ def bundle_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locatio
             f"{turns} do not fit into nine tenths of federation.round_timeout_s: {federation.round_timeout_s}"
         )
         yield ("data", "max_rows"), what
+
+
+def _stepped(bundle: Bundle, federation: BundleLimits | None) -> Iterator[tuple[Location, str]]:
+    if bundle.half == "flower":
+        if bundle.advance != "update":
+            what = f"the vector of a ClientApp is what it changed; {bundle.advance} of that is no state of it"
+            yield ("bundle", "advance"), f"{what}, use update"
+        for name, value in bundle.settings.items():
+            if isinstance(value, tuple):
+                yield ("bundle", "settings", name), "Flower's configuration has no lists"
+    if federation and federation.server and bundle.advance != "update":
+        yield ("federation", "server"), f"steps along the mean update; bundle.advance is {bundle.advance}"
 
 
 def _figures(privacy: BundlePrivacy) -> Iterator[tuple[Location, str]]:

@@ -26,6 +26,7 @@ from plasmid.recipes import catalogue, source
 from plasmid.recipes.bundle import BundleRecipe, bundle_contradictions
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.origins import origins
+from plasmid.recipes.python import PACKAGE
 from plasmid.recipes.schema import Recipe, contradictions
 from plasmid.recipes.trees import TreesRecipe, trees_contradictions
 
@@ -84,6 +85,12 @@ class ResolvedRecipe:
         """The text of its Python by file name; empty without a bundle."""
         bundle = getattr(self.parsed, "bundle", None)
         return dict(bundle.files) if bundle else {}
+
+    @property
+    def package(self) -> str:
+        """The package that its Python is, as it runs."""
+        bundle = getattr(self.parsed, "bundle", None)
+        return str(bundle.package) if bundle else PACKAGE
 
     @property
     def document(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Rules
 1. The code is part of the document as text, so that the digest covers it: the bytes that are approved, that
    travel and that run are the same. Files have flat names, at most :data:`MAX_BYTES` in all.
 2. What an approver reads is what runs: characters that a reader does not see are refused.
-3. A bundle gives one site half, a function called like it. It holds none of clip, noise and ledger.
+3. A bundle gives one site half, a function called like it, or a stock Flower ``ClientApp``. It holds none of
+   clip, noise and ledger.
 4. Under a privacy unit nothing may rest on what the code does. So a ``loss``, which shares its process with
    clip and noise of the gradients, goes with ``mechanism: output`` alone: noise for the whole update.
 5. A canary audit says nothing about code that could tell canaries from rows, so a bundle has none.
@@ -25,10 +26,12 @@ from plasmid.recipes.protection import Location
 MAX_BYTES = 256 * 1024
 """The most that all files of a bundle take together, UTF-8."""
 MAX_FILES = 64
+PACKAGE = "plasmid_bundle"
+"""The package whose modules the files are while they run, where the recipe names no other."""
 
 Module = Annotated[str, StringConstraints(pattern=r"^_?[a-z][a-z0-9_]{0,61}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^_?[a-z][a-z0-9_]{0,61}\.py$")]
-SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,62}$")]
 Text = Annotated[str, StringConstraints(max_length=MAX_BYTES)]
 Setting = bool | int | float | str
 
@@ -39,6 +42,14 @@ _HIDDEN = re.compile(
 """Characters that move, hide or overwrite others on a screen (CVE-2021-42574)."""
 Settings = Annotated[tuple[Setting, ...], Field(strict=False, max_length=10_000)]
 
+APP = "app"
+"""What the entry of ``half: flower`` defines, as Flower's own apps do."""
+
+
+def defined_by(half: object) -> object:
+    """Return the name that the entry of a bundle with *half* must define; what is no half is its own name."""
+    return APP if half == "flower" else half
+
 
 class Code(Strict):
     """The code of a recipe.
@@ -48,13 +59,16 @@ class Code(Strict):
     files
         Text by file name, read from the recipe's folder ``bundle`` when it is resolved.
     entry
-        The module among them that defines the function called like the half.
+        The module among them that defines the function called like the half; of ``flower``, :data:`APP`.
+    package
+        The package whose modules they are: they import one another relatively, or by its name.
     settings
         Public constants that the function is given.
     """
 
     files: Annotated[dict[FileName, Text], Field(min_length=1, max_length=MAX_FILES)]
     entry: Module
+    package: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,61}$")] = PACKAGE
     settings: Annotated[dict[SettingName, Setting | Settings], Field(max_length=100)] = Field(
         default_factory=dict
     )

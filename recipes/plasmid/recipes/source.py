@@ -18,11 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from plasmid.core.problems import did_you_mean
-from plasmid.recipes.python import MAX_BYTES, MAX_FILES
+from plasmid.recipes.python import MAX_BYTES, MAX_FILES, PACKAGE, defined_by
 
 FOLDER = "bundle"
-PACKAGE = "plasmid_bundle"
-"""The package whose modules the files are while they run: they import one another relatively."""
 
 _NAME = re.compile(r"_?[a-z][a-z0-9_]{0,61}\.py")
 
@@ -70,7 +68,7 @@ def code_problems(files: Mapping[str, str], entry: object, half: object) -> list
     Parameters
     ----------
     entry, half
-        The module that must define a function called *half*; what is no text is not looked for.
+        The module that must define what a bundle with *half* gives; what is no text is not looked for.
     """
     problems = []
     for name, text in files.items():
@@ -81,14 +79,15 @@ def code_problems(files: Mapping[str, str], entry: object, half: object) -> list
             problems.append(f"{name}:{line}: is not Python: {getattr(error, 'msg', None) or 'too complex'}")
             continue
         problems += [f"{name}:{line}: {what}" for line, what in _own_imports(tree, files)]
-        if name == f"{entry}.py" and isinstance(half, str):
+        wanted = defined_by(half)
+        if name == f"{entry}.py" and isinstance(wanted, str):
             defined = set(_defined(tree))
-            if half not in defined:
-                problems.append(f"{name}:1: defines no {half}{did_you_mean(half, defined)}")
+            if wanted not in defined:
+                problems.append(f"{name}:1: defines no {wanted}{did_you_mean(wanted, defined)}")
     return problems
 
 
-def imports(files: Mapping[str, str]) -> list[str]:
+def imports(files: Mapping[str, str], package: str = PACKAGE) -> list[str]:
     """Return the dotted names of what *files* import beside one another, sorted. Raises SyntaxError."""
     found = set()
     for text in files.values():
@@ -97,12 +96,13 @@ def imports(files: Mapping[str, str]) -> list[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 found.add(node.module)
-    return sorted(name for name in found if name.partition(".")[0] != PACKAGE)
+    return sorted(name for name in found if name.partition(".")[0] != package)
 
 
-def not_installed(files: Mapping[str, str]) -> list[str]:
+def not_installed(files: Mapping[str, str], package: str = PACKAGE) -> list[str]:
     """Return the top-level modules that *files* import and that this installation lacks, sorted."""
-    return [name for name in sorted({name.partition(".")[0] for name in imports(files)}) if not _there(name)]
+    tops = {name.partition(".")[0] for name in imports(files, package)}
+    return [name for name in sorted(tops) if not _there(name)]
 
 
 def _there(name: str) -> bool:
@@ -139,3 +139,5 @@ def _defined(tree: ast.Module) -> Iterator[str]:
                 yield from (alias.asname or alias.name for alias in names)
             case ast.Assign(targets=targets):
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name), value=value) if value is not None:
+                yield name

@@ -76,7 +76,7 @@ def validate(
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])
         answer.say(_plain(f"{resolved.parsed.name}: the recipe is sound, digest {resolved.digest}"))
-        for module in not_installed(resolved.files):
+        for module in not_installed(resolved.files, resolved.package):
             notice = f"the bundle imports {module}, which is not installed here; every site needs it"
             answer.data["notices"].append(notice)
             answer.note(_plain(notice))

@@ -25,6 +25,7 @@ class Half(StrEnum):
     per_record = "per_record"
     vector = "vector"
     loss = "loss"
+    flower = "flower"
 
 
 METHOD = "method"

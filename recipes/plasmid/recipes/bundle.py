@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
 
 from plasmid.core.problems import did_you_mean
 from plasmid.recipes.columns import (
@@ -29,7 +28,7 @@ from plasmid.recipes.columns import (
     LabelColumn,
     Strict,
 )
-from plasmid.recipes.protection import Clip, Limits, Location, Protection, masked_limits, unit_limits
+from plasmid.recipes.protection import Clip, Limits, Location, Protection, masked_limits, refuse, unit_limits
 from plasmid.recipes.python import Code
 from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence, Server
 
@@ -153,13 +152,7 @@ class BundleRecipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> BundleRecipe:
-        problems = list(
-            bundle_contradictions({name: getattr(self, name) for name in type(self).model_fields})
-        )
-        if problems:
-            raise PydanticCustomError(
-                "contradiction", "sections contradict one another", {"problems": problems}
-            )
+        refuse(bundle_contradictions(dict(self)))
         return self
 
     @property

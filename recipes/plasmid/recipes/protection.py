@@ -11,10 +11,11 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from plasmid.recipes.columns import Strict
 
@@ -110,6 +111,12 @@ class Privacy(Protection):
     update_clip: Clip = 10.0
     gradient_scale: GradientScale = Field(default_factory=GradientScale)
     audit: AuditPlan | None = None
+
+
+def refuse(contradictions: Iterable[tuple[Location, str]]) -> None:
+    """Raise PydanticCustomError, all *contradictions* with it, if there is one."""
+    if problems := list(contradictions):
+        raise PydanticCustomError("contradiction", "sections contradict one another", {"problems": problems})
 
 
 def masked_limits(federation: Limits, privacy: Protection) -> Iterator[tuple[Location, str]]:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
 
 from plasmid.computations.api import METHODS, brought, impossible, is_method
 from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
@@ -49,6 +48,7 @@ from plasmid.recipes.protection import (
     Privacy,
     audit_limits,
     masked_limits,
+    refuse,
     unit_limits,
 )
 from plasmid.recipes.python import LossBundle, loss_contradictions
@@ -252,11 +252,7 @@ class Recipe(Learned):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        problems = list(contradictions({name: getattr(self, name) for name in type(self).model_fields}))
-        if problems:
-            raise PydanticCustomError(
-                "contradiction", "sections contradict one another", {"problems": problems}
-            )
+        refuse(contradictions(dict(self)))
         return self
 
     @property

@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
 
 from plasmid.models.tasks import AnyTask
 from plasmid.recipes.bundle import MAX_SIZE
@@ -34,7 +33,7 @@ from plasmid.recipes.columns import (
     NumberColumn,
     Strict,
 )
-from plasmid.recipes.protection import Limits, Location, Protection, masked_limits, unit_limits
+from plasmid.recipes.protection import Limits, Location, Protection, masked_limits, refuse, unit_limits
 from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence
 
 MAX_EDGES = 63
@@ -131,11 +130,7 @@ class TreesRecipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> TreesRecipe:
-        problems = list(trees_contradictions({name: getattr(self, name) for name in type(self).model_fields}))
-        if problems:
-            raise PydanticCustomError(
-                "contradiction", "sections contradict one another", {"problems": problems}
-            )
+        refuse(trees_contradictions(dict(self)))
         return self
 
     @property

@@ -13,6 +13,7 @@ from plasmid.data.table import Table
 from plasmid.gateway.terms import sampling
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import Body, pack, unpack
+from plasmid.recipes.weights import weights_of
 from plasmid.site.node import local_seed
 from plasmid.site.own_adapter import make_own, own_of
 from plasmid.training.worker import Session
@@ -37,12 +38,13 @@ class Workers:
         self._told: dict[str, tuple[dict[str, Any], Body]] = {}
         channel: Any = SimpleNamespace(send=self._tell)
         named = {"id": base.id, "revision": base.revision, "digest": base.digest}
-        made: dict[tuple[int, int | None], Session] = {}
+        made: dict[tuple[int, str | None], Session] = {}
         self.sessions: dict[str, Session] = {}
         for site, table in tables.items():
-            kind = id(table), document.adapter.ranks.get(site) if hasattr(document, "adapter") else None
-            if kind not in made:  # sites of the same rows and rank share a session
-                header = {"document": document.model_dump(mode="json"), "base": named, "rank": kind[1]}
+            ranked = site in document.adapter.ranks if hasattr(document, "adapter") else False
+            kind = id(table), site if ranked or weights_of(document) else None
+            if kind not in made:  # other sites of the same rows share a session
+                header = {"document": document.model_dump(mode="json"), "base": named, "site": site}
                 header["descriptor"] = snapshot_of(table, document)
                 made[kind] = Session(channel, threading.Event(), (header, b""))
             self.sessions[site] = made[kind]

@@ -36,12 +36,28 @@ def resolved(tiny: dict[str, BaseModel]) -> ResolvedRecipe:
     return ResolvedRecipe(recipe(tiny["esm"], "ffa_lora"), Path("recipe.yaml"))
 
 
-@pytest.mark.parametrize(("method", "masked"), [("finetune", False), ("fedsvd", True)])
+WEIGHTS = {"by": "public", "sites": {NAMES[0]: 5.0}}
+
+
+@pytest.mark.parametrize(
+    ("method", "masked", "weights"),
+    [("finetune", False, None), ("fedsvd", True, None), ("finetune", False, WEIGHTS)],
+)
 def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
-    method: str, masked: bool, scene: Make, start: Any, tiny: dict[str, BaseModel], tmp_path: Path
+    method: str,
+    masked: bool,
+    weights: dict[str, Any] | None,
+    scene: Make,
+    start: Any,
+    tiny: dict[str, BaseModel],
+    tmp_path: Path,
 ) -> None:
-    made = training(scene, tiny["esm"], method)
-    real = last_state(made, start(made))
+    made = training(scene, tiny["esm"], method, federation={"weights": weights})
+    shown = start(made)
+    real = last_state(made, shown)
+    for site in NAMES[:3]:  # each re-runs the weighted step
+        (entry,) = made.events(site, "countersigned")
+        assert entry["rerun"] == made.job.document.rounds
     found = simulate(
         cluster(),
         ResolvedRecipe(made.job.document, Path("recipe.yaml")),

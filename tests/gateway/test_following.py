@@ -18,8 +18,9 @@ from plasmid.protocol.attestation import HeldBack
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Total
 from plasmid.protocol.server_step import server_step
+from plasmid.recipes.beside import advanced, shape_of
 from plasmid.recipes.schema import Recipe
-from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop, advanced, shape_of
+from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop
 from tiny_task import tiny_recipe
 
 SITES = 3

@@ -41,9 +41,9 @@ from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
 from plasmid.protocol.project import Project
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
-from plasmid.recipes.stopping import shape_of
 
 
 @dataclass(frozen=True)

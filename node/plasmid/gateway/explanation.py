@@ -29,7 +29,9 @@ from plasmid.models.store import ensure_model
 from plasmid.privacy.budgets import Population
 from plasmid.protocol.plan import attempts
 from plasmid.protocol.project import Project
-from plasmid.recipes.stopping import shape_of, stop_of
+from plasmid.recipes.beside import shape_of
+from plasmid.recipes.stopping import stop_of
+from plasmid.recipes.weights import weights_of
 
 Section = Literal["what runs", "on which rows", "what will leave", "what it costs", "who receives"]
 _PROSE = ("title", "task.description", "release.")
@@ -137,6 +139,7 @@ def _runs(document: Any) -> Iterator[Fact]:
     yield Fact(
         section, "rounds", f"{document.rounds}, and up to {attempts(document) - document.rounds} spare"
     )
+    yield from _weighs(section, document)
     if stop := stop_of(document):
         yield Fact(
             section,
@@ -195,6 +198,23 @@ def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:
     number, what = cohort(opened)
     patients = f" of {number:,} patients" if what == "patients" else ""
     yield Fact(section, "number", f"{opened.rows:,} {'row' if opened.rows == 1 else 'rows'}{patients}")
+
+
+def _weighs(section: Section, document: Any) -> Iterator[Fact]:
+    weights = weights_of(document)
+    if weights is None:
+        return
+    if weights.by == "public":
+        named = ", ".join(f"{visible(site)} {value:g}" for site, value in sorted(weights.sites.items()))
+        yield Fact(section, "weights", f"sites count {named}, others {weights.others:g}, for all to know")
+        return
+    yield Fact(
+        section,
+        "weights",
+        f"a site counts by its number of rows, at most {weights.cap:,}, rounded down to 1, 2 or 5 times a "
+        "power of ten. The sum over the sites is published in each round; where one site is in one round "
+        "only, the difference of two sums is its own",
+    )
 
 
 def _leaves(document: Any) -> Iterator[Fact]:

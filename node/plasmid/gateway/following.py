@@ -31,7 +31,8 @@ from plasmid.protocol.attestation import Result
 from plasmid.protocol.body import Body, body_bytes, unpack
 from plasmid.protocol.messages import Manifest, Total
 from plasmid.protocol.server_step import ByPart, rule_of
-from plasmid.recipes.stopping import Choice, advanced, loss_in, stop_of
+from plasmid.recipes.beside import advanced
+from plasmid.recipes.stopping import Choice, loss_in, stop_of
 
 RELATIVE = 1e-5
 ABSOLUTE = 1e-6

@@ -28,7 +28,7 @@ from plasmid.models.store import ensure_model
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.approval import Subject
 from plasmid.protocol.project import Project, ProjectPerson
-from plasmid.recipes.stopping import shape_of
+from plasmid.recipes.beside import shape_of
 
 
 @dataclass(frozen=True)

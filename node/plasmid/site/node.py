@@ -98,8 +98,7 @@ class _Run(threading.Thread):
             admitted = self.node.gateway.run(self.run_id)
             document = admitted.document.model_dump(mode="json")
             rows = None if admitted.opened is None else admitted.opened.descriptor
-            ranks = getattr(getattr(admitted.document, "adapter", None), "ranks", {})
-            self._session.open(document, admitted.base, rows, rank=ranks.get(self.node.gateway.site))
+            self._session.open(document, admitted.base, rows, site=self.node.gateway.site)
             while not self.ended.is_set():
                 for message in self._waiting():
                     self._answer(message)

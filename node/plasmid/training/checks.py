@@ -27,6 +27,7 @@ from plasmid.models.tasks import Answers
 from plasmid.models.tasks.token_classification import TokenClassification
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.schema import Recipe
 from plasmid.training.estimate import budgets
 
@@ -101,7 +102,7 @@ def of_base(recipe: Recipe, base: BaseModel, sites: int) -> Iterator[Finding]:
     if sites:
         try:
             c = max(1, recipe.federation.colluding_organisations)
-            shape = api.load(recipe.computation).shape(recipe, base)
+            shape = shape_of(api.load(recipe.computation), recipe, base)
             planned = Planned(sites=sites, c=c, noise_rate=1.0 if recipe.privacy.shares_noise else 0.0)
             attempt_plan(recipe, shape, sites=sites, c=c, planned=planned)
         except PlasmidError as error:

@@ -125,6 +125,11 @@ class Engine:
         self._scored: tuple[Mapping[str, Sequence[Cell]], Rows] | None = None
         self._open(table)
 
+    @property
+    def rows(self) -> int:
+        """How many rows the table has."""
+        return self._table.rows
+
     def over(self, table: Drawn | None = None, *, recipe: Recipe | None = None) -> Engine:
         """Return an engine on another *table*, or for another *recipe*, around the same base model.
 

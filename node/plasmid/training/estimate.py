@@ -29,8 +29,8 @@ from plasmid.models.store import ensure_model
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.protocol.traffic import Traffic, traffic
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.schema import Recipe
-from plasmid.recipes.stopping import shape_of
 from plasmid.training.footprint import gpu_bytes
 from plasmid.training.isolation import strongest
 from plasmid.training.probe import Probe, cores, probe

@@ -5,8 +5,9 @@ Rules
 1. What learns in a round, what a state is as an adapter, and what of a trained one is sent, is the method's
    word (:class:`plasmid.computations.api.Method`). What is sampled, clipped and noised is the gateway's.
 2. A site of a smaller rank trains the first components of the public adapter, and sends what all others do.
-3. Where a run may end early, the mean loss of the rows that are held back, at the round's state, goes behind
-   the vector (:mod:`plasmid.recipes.stopping`).
+3. Where the document has weights, the site's multiplies the vector and goes behind it. Where a run may end
+   early, the mean loss of the rows that are held back, at the round's state, goes there, too
+   (:mod:`plasmid.recipes.beside`).
 4. What a site keeps for itself is put into the adapter before, and handed out after, training.
 """
 
@@ -23,8 +24,9 @@ from plasmid.computations._personal import personal_in, whole_of, with_personal
 from plasmid.data.table import Table
 from plasmid.models.adapter import AdapterSchema, Vector, of_rank
 from plasmid.models.store import BaseModel
+from plasmid.recipes.beside import sent, shape_of
 from plasmid.recipes.schema import Recipe
-from plasmid.recipes.stopping import judged, shape_of
+from plasmid.recipes.weights import weights_of
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 
@@ -35,6 +37,7 @@ def site_vector(
     base: BaseModel | None,
     state: NDArray[Any],
     *,
+    site: str,
     round_: int,
     seed: int,
     sampling: Mapping[str, Any] | None,
@@ -48,6 +51,8 @@ def site_vector(
     ----------
     engine
         Of the document's rank, or of the site's own.
+    site
+        The site's name.
     seed
         Of the order of rows; see :func:`plasmid.site.node.local_seed`.
     sampling
@@ -80,11 +85,13 @@ def site_vector(
         if mine.size and keep is not None:
             keep(mine)
         start = before
-    vector = np.asarray(method.sent(document, base, start, after, round_))
-    if held is None:
-        return vector
-    losses = engine.losses(before, held.columns) if held.rows else np.empty(0)
-    return np.concatenate([vector, judged(losses, shape)])
+    losses = None
+    if held is not None:
+        losses = engine.losses(before, held.columns) if held.rows else np.empty(0)
+    weights = weights_of(document)
+    weight = 1.0 if weights is None else weights.of(site, engine.rows)
+    update = np.asarray(method.sent(document, base, start, after, round_))
+    return sent(document, shape, update, weight=weight, losses=losses)
 
 
 def _trained(

@@ -46,7 +46,7 @@ class WorkerSession:
         base: BaseModel | None,
         rows: int | None,
         *,
-        rank: int | None = None,
+        site: str = "",
     ) -> None:
         """Send what the run needs; the worker warms up while the caller goes on.
 
@@ -54,12 +54,12 @@ class WorkerSession:
         ----------
         rows
             Descriptor of the view's snapshot, which stays the caller's; None where no row is read.
-        rank
-            Of the factors that this site trains; None: that of the adapter.
+        site
+            This site's name: a document may say what rank it trains, and how much it counts.
         """
         self._foreign = document.get("bundle") is not None
         named = None if base is None else {"id": base.id, "revision": base.revision, "digest": base.digest}
-        opening = {"type": "open", "document": document, "base": named, "rank": rank}
+        opening = {"type": "open", "document": document, "base": named, "site": site}
         self._send(opening, descriptor=rows)
 
     def wait_open(self, progress: Progress) -> None:

@@ -51,10 +51,11 @@ from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Drawn, Table
 from plasmid.models.store import BaseModel, open_model
 from plasmid.protocol.body import Body, pack, unpack
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.gain import GainDocument
 from plasmid.recipes.schema import Learned
-from plasmid.recipes.stopping import shape_of, stop_of
+from plasmid.recipes.stopping import stop_of
 from plasmid.training import bundle
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.evidence import evidence_of
@@ -79,6 +80,7 @@ class Session:
         header, _ = frame
         self._channel = channel
         self._stop = stop
+        self.site: str = header["site"]
         rows = header.get("descriptor")
         snapshot = None if rows is None else Snapshot(rows)  # first: it closes the descriptor
         self.document: Any = parse_document(header["document"])
@@ -133,7 +135,7 @@ class Session:
 
                 self._canaries = Canaries(document, self.table, document.privacy.audit.canaries)
                 table = self._canaries.table
-            rank = header.get("rank")
+            rank = document.adapter.ranks.get(self.site)
             self._engine = Engine(
                 document.model_copy(update={"adapter": document.adapter.of_rank(rank)}) if rank else document,
                 base,
@@ -203,6 +205,7 @@ class Session:
             self.document,
             self._base,
             state,
+            site=self.site,
             round_=header["round"],
             seed=header["seed"],
             sampling=header["sampling"],

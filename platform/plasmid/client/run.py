@@ -28,8 +28,8 @@ from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.messages import StopRequest
 from plasmid.protocol.outcome import privacy_facts
 from plasmid.protocol.released import PROJECT, Trust, Verified, verify_release
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.documents import parse_document
-from plasmid.recipes.stopping import shape_of
 from plasmid.site.link import answered_json, answered_part
 from plasmid.site.projects import fetch_project
 from plasmid.training.release import write_release

@@ -14,9 +14,9 @@ from plasmid.models.store import BaseModel, ensure_model
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
 from plasmid.protocol.traffic import body_sizes
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
-from plasmid.recipes.stopping import shape_of
 
 
 @dataclass(frozen=True)

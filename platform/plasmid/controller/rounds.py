@@ -27,7 +27,8 @@ from plasmid.privacy.audit import Audit
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Total
-from plasmid.recipes.stopping import Choice, advanced, loss_in, stop_of
+from plasmid.recipes.beside import advanced
+from plasmid.recipes.stopping import Choice, loss_in, stop_of
 
 
 class Recorded(Protocol):

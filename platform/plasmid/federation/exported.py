@@ -57,6 +57,7 @@ def exportable(recipe: Recipe) -> None:
             (recipe.data.holdout is not None, "data.holdout (keep those rows out of the tables)"),
             (recipe.data.cohort is not None, "data.cohort (there is no view to select from)"),
             (recipe.federation.stop is not None, "federation.stop (it would need sums of losses)"),
+            (recipe.federation.weights is not None, "federation.weights (it would need sums of them)"),
             (bool(recipe.adapter.ranks), "adapter.ranks"),
             (keeps(recipe), "what a site keeps for itself (nothing stays at a node between messages)"),
         )
@@ -226,6 +227,7 @@ class _Site:
             document,
             self._base,
             unpacked(self._shape.state, arrays),
+            site=self._name,
             round_=round_,
             seed=local_seed(document.seed, self._name, round_),
             sampling=None,

@@ -37,6 +37,7 @@ from plasmid.gateway.output import bounded, in_ring
 from plasmid.models.store import BaseModel, open_model
 from plasmid.privacy.ring import TAIL, Encoding, Words
 from plasmid.protocol.body import unpack
+from plasmid.recipes.beside import shape_of
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
 from plasmid.site.node import local_seed
@@ -117,7 +118,7 @@ class SimulatedSites:
         sampling
             What each site's gateway tells its worker about units.
         """
-        shape = api.load(self._recipe.computation).shape(self._recipe, self._base)
+        shape = shape_of(api.load(self._recipe.computation), self._recipe, self._base)
         values = unpack(Path(state).read_bytes(), "state", length=shape.state.size, dtype=shape.dtype)
         found = {site: self._words(site, round_, values, shape, encoding, sampling[site]) for site in sites}
         if apart:
@@ -142,6 +143,7 @@ class SimulatedSites:
             recipe,
             self._base,
             state,
+            site=site,
             round_=round_,
             seed=local_seed(recipe.seed, site, round_),
             sampling=sampling,

@@ -157,7 +157,7 @@ class Shape:
         an answer; None where that is for the reader to see.
     beside
         So many coordinates at the end, each from 0 to ``bound``, are no part of what ``norm`` bounds; see
-        :mod:`plasmid.recipes.stopping`.
+        :mod:`plasmid.recipes.beside`.
     """
 
     schema: AdapterSchema

@@ -54,6 +54,7 @@ from plasmid.recipes.protection import (
 from plasmid.recipes.python import LossBundle, loss_contradictions
 from plasmid.recipes.stopping import Stop, stop_contradictions
 from plasmid.recipes.training import Training, training_contradictions
+from plasmid.recipes.weights import Weights, weight_contradictions
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Sentence = Annotated[str, StringConstraints(max_length=4000)]
@@ -166,11 +167,15 @@ class Server(Strict):
 
 
 class Federation(Limits):
-    """The rounds and the server's part in them. With ``stop``, ``rounds`` is the most that there are."""
+    """The rounds, the server's part in them, and how much sites count (None: alike).
+
+    With ``stop``, ``rounds`` is the most that there are.
+    """
 
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     server: Server = Field(default_factory=Server)
     stop: Stop | None = None
+    weights: Weights | None = None
 
 
 class Release(Strict):
@@ -291,6 +296,7 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
         yield ("training", "lora_lr"), f"is 0, and a {task.kind} task trains nothing but factors"
     yield from training_contradictions(sections)
     yield from stop_contradictions(sections)
+    yield from weight_contradictions(sections)
     yield from method_contradictions(sections)
 
 

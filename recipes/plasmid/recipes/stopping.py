@@ -21,15 +21,14 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from plasmid.computations.api import Computation, Shape, State, Sum
-from plasmid.models.adapter import AdapterSchema, TensorSpec
+from plasmid.computations.api import Shape, State, Sum
+from plasmid.models.adapter import TensorSpec
 from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
 
@@ -102,30 +101,6 @@ def stop_of(document: Any) -> Stop | None:
     """Return when *document* says that its run ends early; None where it does not."""
     found: Stop | None = getattr(getattr(document, "federation", None), "stop", None)
     return found
-
-
-def shape_of(computation: Computation, document: Any, base: Any) -> Shape:
-    """Return the shape of what a site sends: that of the *computation*, and :data:`HELD` where it is judged.
-
-    Raises
-    ------
-    RecipeError
-        As the computation's own.
-    """
-    shape = computation.shape(document, base)
-    if stop_of(document) is None:
-        return shape
-    longer = AdapterSchema((*shape.schema.tensors, HELD))
-    return replace(shape, schema=longer, public=shape.state, beside=HELD.size)
-
-
-def advanced(computation: Computation, document: Any, shape: Shape, state: State, summed: Sum) -> State:
-    """Return the next public state from a whole total; *shape* is that of :func:`shape_of`."""
-    if shape.beside:
-        update = AdapterSchema(shape.schema.tensors[:-1])
-        shape = replace(shape, schema=update, beside=0)
-        summed = replace(summed, values=summed.values[: update.size])
-    return computation.advance(document, shape, state, summed)
 
 
 def judged(losses: NDArray[Any], shape: Shape) -> State:

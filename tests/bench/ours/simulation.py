@@ -87,8 +87,10 @@ def trained(folder: Path, site: int, state: NDArray[Any], round_: int) -> NDArra
     recipe, base, engine = _first_engine(folder)
     descriptor, _ = site_rows(table_of(folder, site), recipe, Path(tempfile.gettempdir()))
     table = Snapshot(descriptor).table()
-    seed = local_seed(recipe.seed, f"site-{site:04}", round_)
-    update = site_vector(engine.over(table), recipe, base, state, round_=round_, seed=seed, sampling=None)
+    name = f"site-{site:04}"
+    seed = local_seed(recipe.seed, name, round_)
+    how: dict[str, Any] = {"site": name, "round_": round_, "seed": seed, "sampling": None}
+    update = site_vector(engine.over(table), recipe, base, state, **how)
     return np.asarray(state + update)
 
 

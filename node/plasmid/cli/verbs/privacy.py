@@ -140,8 +140,8 @@ def _planned(recipe: Parsed, *, size: int | None, sites: int | None) -> PrivacyF
     from plasmid.computations import api
     from plasmid.models.store import ensure_model
     from plasmid.protocol.promise import planned_facts, site_facts
+    from plasmid.recipes.beside import shape_of
     from plasmid.recipes.schema import Recipe
-    from plasmid.recipes.stopping import shape_of
 
     privacy, limits = recipe.privacy, recipe.federation
     masked = privacy.protect == "masked"

@@ -32,14 +32,16 @@ from pathlib import Path
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
-from plasmid.models.architectures import InputKind, OwnHead, architecture_name
+from plasmid.models.architectures import InputKind, OwnHead, architecture, architecture_name
 from plasmid.models.catalogue import (
     RECORD,
     TASKS,
+    Described,
     Entry,
     FolderSource,
     Record,
     WheelSource,
+    described,
     get,
     models_folder,
     shipped,
@@ -48,6 +50,7 @@ from plasmid.models.chat_templates import chat_template
 from plasmid.models.converting import convert, convert_gguf
 from plasmid.models.sources import read_json, refuse_code
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
+from plasmid.models.tensors import read_header
 
 
 def import_entry(entry: Entry) -> BaseModel:
@@ -119,12 +122,17 @@ def import_folder(
     Raises
     ------
     UsageError
-        ``usage.model_id``: the name cannot be used, or belongs to the catalogue; ``usage.chat_template``:
+        ``usage.model_id``: the name cannot be used, or belongs to the catalogue, or to a description that
+        says something else; ``usage.chat_template``:
         there is no such template, or the model is none that answers.
     ModelError, StorageError
-        As :func:`import_entry`.
+        As :func:`import_entry`; ``model.not_described``: the name is that of a description, and the weights
+        are not such ones.
     """
     model_id = model_id or folder.resolve().name.lower()
+    known = described(model_id)
+    if known is not None:
+        kind, licence, head, template = _as_described(known, kind, licence, head, template)
     if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", model_id) is None:
         raise UsageError(
             "usage.model_id",
@@ -142,6 +150,8 @@ def import_folder(
     with locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
         new = Path(scratch)
         config = convert(folder, new, None, head=head)
+        if known is not None:
+            _check_outline(known, config["model_type"], new)
         reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
         kind = kind or ("protein" if reads_protein else "text")
         files = hash_files(new)
@@ -149,7 +159,11 @@ def import_folder(
         entry = Entry(
             id=model_id,
             revision=digest[:12],
-            title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
+            title=(
+                known.title
+                if known is not None
+                else f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
+            )
             + f", from {origin}" * bool(origin),
             licence=licence or "not stated",
             architecture=architecture_name(config["model_type"], head),
@@ -165,6 +179,46 @@ def import_folder(
             for path in new.iterdir():
                 path.rename(final / path.name)
     return open_model(model_id)
+
+
+def _as_described(
+    known: Described, kind: InputKind | None, licence: str | None, head: OwnHead, template: str | None
+) -> tuple[InputKind, str, OwnHead, str | None]:
+    """Return what the description says of a model, unless it was said otherwise."""
+    said = (
+        ("--input", kind, known.input),
+        ("--licence", licence, known.licence),
+        (f"--{head}", head if head != "none" else None, known.own_head),
+        ("--chat-template", template, known.chat_template),
+    )
+    # A hub's card may write the licence in small letters.
+    wrong = [flag for flag, given, own in said if given is not None and given.lower() != str(own).lower()]
+    if wrong:
+        raise UsageError(
+            "usage.model_id",
+            f"the catalogue describes {known.id} otherwise than {', '.join(wrong)} says.",
+            "Leave that out, or give another --id NAME.",
+        )
+    return known.input, known.licence, known.own_head, known.chat_template
+
+
+def _check_outline(known: Described, model_type: str, folder: Path) -> None:
+    """Raise ModelError (``model.not_described``) unless the weights in *folder* have the shapes of *known*."""
+    from plasmid.models.outline import shapes_of
+
+    found = {name: info.shape for name, info in read_header(folder / "model.safetensors").items()}
+    wanted = shapes_of(known)
+    wrong = sorted(name for name, shape in wanted.items() if found.get(name, shape) != shape)
+    layers = architecture(known.architecture).layers
+    more = sorted(name for name in found.keys() - wanted.keys() if name.startswith(f"{layers}."))
+    own = architecture_name(model_type, known.own_head)
+    if own != known.architecture or wrong or more:
+        what = ", ".join((wrong + more)[:3]) if own == known.architecture else f"its architecture, {own}"
+        raise ModelError(
+            "model.not_described",
+            f"the weights are not those that the catalogue describes as {known.id} ({known.repo}): {what}.",
+            "Import them under another --id NAME, and name that in the recipe.",
+        )
 
 
 @contextmanager

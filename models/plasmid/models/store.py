@@ -22,10 +22,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ModelError, PlasmidError, from_dict
-from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record, shipped
+from plasmid.models.catalogue import RECORD, About, described, get, models_folder, not_here, read_record, shipped
 from plasmid.models.tensors import TensorInfo, read_header
 
 IMPORT_TIMEOUT_S = 900
@@ -46,7 +47,7 @@ class BaseModel:
     revision: str
     digest: str
     path: Path
-    entry: Entry
+    entry: About
 
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -58,6 +59,12 @@ class BaseModel:
             ``model.tensors_invalid``.
         """
         return read_header(self.path / "model.safetensors")
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """What its ``config.json`` says."""
+        found: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
+        return found
 
 
 def model_folder(model_id: str, revision: str) -> Path:
@@ -132,6 +139,22 @@ def open_model(
             "The recipe or adapter was made for other weights: import those, or use a recipe for these.",
         )
     return BaseModel(model_id, wanted, found, folder, record.entry)
+
+
+def check_pinned(model_id: str, digest: str | None) -> None:
+    """Raise ModelError (``model.unpinned``) if a document names a described base without its *digest*.
+
+    Whoever resolved it had no weights, so that each site could run it on others.
+    """
+    known = described(model_id)
+    if digest is None and known is not None:
+        raise ModelError(
+            "model.unpinned",
+            f"the recipe names the base model {model_id}, of which no digest of its weights is known here: "
+            "it can be planned, and not run.",
+            f"{not_here(known).hint} Then give the recipe again, or set model.revision and model.digest to what "
+            "'plasmid models show' says where they are.",
+        )
 
 
 def _check_files(folder: Path, recorded: dict[str, str]) -> None:

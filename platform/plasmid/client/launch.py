@@ -18,7 +18,9 @@ from plasmid.client.progress import RunProgress
 from plasmid.client.run import Run
 from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
 from plasmid.data.reading import read_table
+from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.passphrase import from_file
+from plasmid.models.catalogue import Described, about
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
@@ -28,6 +30,7 @@ from plasmid.recipes.origins import leaves
 _WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
 _LONGEST_SHOWN = 100
 _DECLARED_ON_CONFIRMATION = {"data.no_public_size"}
+_NO_WEIGHTS = "model.not_imported"
 
 
 @contextmanager
@@ -130,12 +133,15 @@ def planned(
     if embedded:
         project, invited = embedded.project, embedded.sites
     plan = coordinator.plan(document, sites=invited, project=project)
+    lacking = isinstance(about(document["model"]["base"]), Described) if "model" in document else False
     for site, said in plan["sites"].items():
         if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
             sentence = "its policy is written when you confirm"
             said |= {"accepted": True, "code": "", "sentence": sentence, "pending": None}
         elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
             said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
+        if embedded and lacking:
+            said |= {"accepted": False, "code": _NO_WEIGHTS, "sentence": SENTENCES[_NO_WEIGHTS], "pending": None}
     show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
     if embedded:
         show_isolation(*embedded.isolation, answer=answer)

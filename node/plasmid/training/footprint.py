@@ -9,7 +9,7 @@ Rules
    Large Transformer Models", arXiv 2205.05198, section 4.1): 34 bytes for each token and hidden value in 16
    bits, twice that in 32. Attention is fused on a GPU (:func:`plasmid.models.encoder.attention_on`), so that
    its matrix of scores is not kept; on a CPU it is, 5 bytes for each score. Frozen weights keep less than
-   that: it is an upper figure.
+   that: it is an upper figure. In 16 bits each layer also keeps a copy of its weights in them.
 3. A head that answers with a token keeps a row of logits for each of its targets, three times over: as
    computed, their softmax, and the gradient.
 4. Every row of the batch is taken to be as long as the recipe lets it be.
@@ -74,6 +74,8 @@ def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused:
     longest, targets = _lengths(recipe)
     values = rows * longest * hidden_size(base)
     layer = values * LAYER_BYTES * width // 2
+    if width == 2:
+        layer += 2 * sum(prod(info.shape) for name, info in base.header.items() if layers.match(name)) // depth
     if not fused:
         heads = int(base.config.get("num_attention_heads", 1))
         layer += rows * longest**2 * heads * SCORE_BYTES * width // 2

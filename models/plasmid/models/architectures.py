@@ -16,7 +16,7 @@ from typing import Literal
 
 from plasmid.core.errors import ModelError
 
-InputKind = Literal["protein", "molecule", "text"]
+InputKind = Literal["protein", "nucleotide", "molecule", "text"]
 OwnHead = Literal["none", "causal", "masked"]
 """Which head of its own a model keeps: none, the next token's, or that of masked tokens."""
 AUTO: dict[OwnHead, str] = {

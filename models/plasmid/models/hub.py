@@ -301,7 +301,12 @@ def base_card(entry: Entry, repo: str) -> str:
         title=entry.title,
         id=entry.id,
         revision=entry.revision,
-        kind={"protein": "amino-acid sequences", "molecule": "SMILES", "text": "text"}[entry.input],
+        kind={
+            "protein": "amino-acid sequences",
+            "nucleotide": "DNA sequences",
+            "molecule": "SMILES",
+            "text": "text",
+        }[entry.input],
         digest=entry.digest,
         repo=repo,
     )

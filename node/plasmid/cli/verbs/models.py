@@ -23,6 +23,7 @@ class Input(StrEnum):
     """What a model reads."""
 
     protein = "protein"
+    nucleotide = "nucleotide"
     molecule = "molecule"
     text = "text"
 

@@ -187,7 +187,9 @@ def tiny_amplify(folder: Path, *, seed: int = 0) -> Path:
         shapes |= {f"{name}.{part}.weight": (hidden, hidden) for part in ("q", "k", "v", "wo")}
         shapes |= {f"{name}.ffn.w12.weight": (2 * inner, hidden), f"{name}.ffn.w3.weight": (hidden, inner)}
     tensors = {name: torch.normal(0.0, 0.3, shape) for name, shape in shapes.items()}
-    norms = [f"transformer_encoder.{layer}.{at}_norm" for layer in range(LAYERS) for at in ("attention", "ffn")]
+    norms = [
+        f"transformer_encoder.{layer}.{at}_norm" for layer in range(LAYERS) for at in ("attention", "ffn")
+    ]
     tensors |= {f"{name}.weight": torch.rand(hidden) + 0.5 for name in (*norms, "layer_norm_2")}
     save_file(tensors, folder / "model.safetensors")
     config = {

@@ -195,7 +195,9 @@ def test_a_mask_must_hide_something(n: int, c: int, accepted: bool) -> None:
     assert caught.value.message == f"{n} sites of which {c} may collude: a mask would hide nothing."
 
 
-def test_a_base_without_weights_is_planned_and_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_base_without_weights_is_planned_and_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(outline, "_of_child", lambda name: outline.shapes_of(catalogue.described(name)))  # type: ignore[arg-type]
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
     resolved = load_recipe("disorder-amplify")

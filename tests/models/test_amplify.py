@@ -48,7 +48,9 @@ def published(weights: dict[str, Tensor], ids: Tensor) -> Tensor:
     return norm(x, "layer_norm_2")
 
 
-def test_the_stock_class_computes_what_the_authors_published(zoo: dict[str, BaseModel], tmp_path: Path) -> None:
+def test_the_stock_class_computes_what_the_authors_published(
+    zoo: dict[str, BaseModel], tmp_path: Path
+) -> None:
     weights = load_file(tiny_amplify(tmp_path / "amplify") / "model.safetensors")
     ids = torch.randint(6, 26, (3, 17), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -68,7 +70,10 @@ def test_what_is_kept_holds_no_code(zoo: dict[str, BaseModel]) -> None:
     ("change", "told"),
     [
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
-        ({"layer_norm_after_embedding": True, "att_bias": True}, "layer_norm_after_embedding True, att_bias True"),
+        (
+            {"layer_norm_after_embedding": True, "att_bias": True},
+            "layer_norm_after_embedding True, att_bias True",
+        ),
         ({"num_attention_heads": "4"}, "no num_attention_heads"),
     ],
 )

@@ -43,7 +43,9 @@ def of(base: BaseModel, model_id: str = "described", **changes: object) -> Descr
             "input": entry.input,
             "tasks": entry.tasks,
             "repo": "somebody/described",
-            "config": {key: value for key, value in base.config.items() if key not in ("architectures", "dtype")},
+            "config": {
+                key: value for key, value in base.config.items() if key not in ("architectures", "dtype")
+            },
             **changes,
         }
     )
@@ -77,7 +79,9 @@ def test_an_outline_has_the_tensors_that_an_import_has(kind: str, zoo: dict[str,
     held = {name: info.shape for name, info in base.header.items() if not name.startswith(unused)}
     shapes = shapes_of(of(base))
     assert matrices(shapes) == matrices(held)  # ESM's norms have older names in its checkpoints
-    real = sum(value.numel() for name, value in load_encoder(base).named_parameters() if not name.startswith(unused))
+    real = sum(
+        value.numel() for name, value in load_encoder(base).named_parameters() if not name.startswith(unused)
+    )
     assert sum(map(prod, shapes.values())) == real
 
 
@@ -135,7 +139,9 @@ def test_a_described_model_is_planned_until_it_is_imported(
     assert lora_modules(planned, lora) == lora_modules(found, lora)
 
 
-def test_amplify_is_described_as_what_it_becomes(home: Path, zoo: dict[str, BaseModel], tmp_path: Path) -> None:
+def test_amplify_is_described_as_what_it_becomes(
+    home: Path, zoo: dict[str, BaseModel], tmp_path: Path
+) -> None:
     describe(home, of(zoo["eurobert"]))
     base = import_folder(tiny_amplify(tmp_path / "amplify"), model_id="described")
     assert base.entry.architecture == "eurobert"
@@ -145,7 +151,10 @@ def _others(folder: Path, base: BaseModel) -> Iterator[tuple[Described, str]]:
     deeper = dict(base.config) | {"num_hidden_layers": 4}
     yield of(base, config=deeper), "encoder.layer.3.attention.output.dense.weight"
     yield of(base, config=dict(base.config) | {"num_hidden_layers": 2}), "encoder.layer.2."
-    yield of(base, config=dict(base.config) | {"intermediate_size": 64}), "encoder.layer.0.intermediate.dense.weight"
+    yield (
+        of(base, config=dict(base.config) | {"intermediate_size": 64}),
+        "encoder.layer.0.intermediate.dense.weight",
+    )
     yield of(base, architecture="roberta"), "its architecture, esm"
 
 

@@ -95,7 +95,10 @@ def test_the_models_of_the_catalogue_are_estimated_without_their_weights(
     ((code, what), *_) = [
         (one.error and one.error.code, one.what) for one in findings(document, {}, None, tmp_path)
     ]
-    assert (code, what.startswith("layers and bytes are those of the description of esm2-650m")) == (None, True)
+    assert (code, what.startswith("layers and bytes are those of the description of esm2-650m")) == (
+        None,
+        True,
+    )
     lora = document.adapter.lora.model_copy(update={"targets": ["querry"], "layers": 40})
     wrong = document.model_copy(update={"adapter": document.adapter.model_copy(update={"lora": lora})})
     codes = [one.error and one.error.code for one in findings(wrong, {}, None, tmp_path)]

@@ -118,6 +118,7 @@ class About(_Strict):
     spaced: bool = False
     tasks: Annotated[list[TaskKind], Field(min_length=1, max_length=1)]
     chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
+
     @property
     def own_head(self) -> OwnHead:
         """Which head of its own it keeps."""

@@ -13,6 +13,7 @@ from plasmid.core.errors import ModelError
 from plasmid.models.architectures import AUTO, architecture
 from plasmid.models.store import BaseModel
 
+
 def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
     """Return the bare encoder of *base* as float32 in eval mode, from its folder alone.
 

@@ -26,7 +26,16 @@ from typing import Any
 
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ModelError, PlasmidError, from_dict
-from plasmid.models.catalogue import RECORD, About, described, get, models_folder, not_here, read_record, shipped
+from plasmid.models.catalogue import (
+    RECORD,
+    About,
+    described,
+    get,
+    models_folder,
+    not_here,
+    read_record,
+    shipped,
+)
 from plasmid.models.tensors import TensorInfo, read_header
 
 IMPORT_TIMEOUT_S = 900

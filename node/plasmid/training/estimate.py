@@ -206,7 +206,10 @@ def estimate(
 
 def _too_small(document: Recipe, base: BaseModel, trainable: int) -> tuple[str, ...]:
     """Return that this machine has too little memory for one worker on its CPU, if it has."""
-    needed, there = cpu_bytes(document, base, trainable), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = (
+        cpu_bytes(document, base, trainable),
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if needed <= there:
         return ()
     gib = 2**30

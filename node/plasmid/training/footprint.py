@@ -75,7 +75,9 @@ def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused:
     values = rows * longest * hidden_size(base)
     layer = values * LAYER_BYTES * width // 2
     if width == 2:
-        layer += 2 * sum(prod(info.shape) for name, info in base.header.items() if layers.match(name)) // depth
+        layer += (
+            2 * sum(prod(info.shape) for name, info in base.header.items() if layers.match(name)) // depth
+        )
     if not fused:
         heads = int(base.config.get("num_attention_heads", 1))
         layer += rows * longest**2 * heads * SCORE_BYTES * width // 2

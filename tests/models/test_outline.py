@@ -1,4 +1,4 @@
-"""Base models whose weights are not here: what is known of them is what an import will find, or is refused."""
+"""Base models whose weights are not here: what is known of them is what an import will find."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_the_models_of_the_catalogue_are_estimated_without_their_weights(
     document = load_recipe("tcr-covid-esm2-650m").recipe
     assert (document.model.revision, document.model.digest) == (None, None)
     found = estimate(document, {}, home=tmp_path, sites=6)
-    # Query and value of 33 layers, rank 8: A [8, 1280] and B [1280, 8]; 2 labels of 1280 + 93 slots, 2 biases.
+    # Query and value of 33 layers, rank 8: A [8, 1280], B [1280, 8]; 2 labels of 1280 + 93 slots, 2 biases.
     assert found.trainable_parameters == 33 * 2 * 2 * 8 * 1280 + 2 * (1280 + 93) + 2
     assert found.weight_bytes == 4 * 649_400_320
     assert found.probe is None

@@ -1,8 +1,8 @@
 """AMPLIFY's weights as those of a stock EuroBERT: the same function, without the code of its repository.
 
-AMPLIFY (Fournier et al. 2024, https://doi.org/10.1101/2024.09.23.614603; MIT) is a bidirectional Llama: RMS norms in
-front, rotary positions, SwiGLU, no biases. Its repository brings the class as Python that a loader would
-run (``trust_remote_code``), which is never done here. EuroBERT is the class of transformers for that function:
+AMPLIFY (Fournier et al. 2024, https://doi.org/10.1101/2024.09.23.614603; MIT) is a bidirectional Llama: RMS
+norms in front, rotary positions, SwiGLU, no biases. Its repository brings the class as Python that a loader
+would run (``trust_remote_code``), which is never done here. EuroBERT is the stock class for that function:
 
     AMPLIFY                        EuroBERT
     encoder                        embed_tokens
@@ -14,8 +14,8 @@ run (``trust_remote_code``), which is never done here. EuroBERT is the class of 
 
 Rules
 -----
-1. AMPLIFY turns neighbouring values 2 j and 2 j + 1 of a head together, EuroBERT j and j + d / 2: rows of q and
-   k are put in that order within each head. Nothing else is changed, and no number is computed.
+1. AMPLIFY turns neighbouring values 2 j and 2 j + 1 of a head together, EuroBERT j and j + d / 2: rows of q
+   and k are put in that order within each head. Nothing else is changed, and no number is computed.
 2. ``i`` is two thirds of ``intermediate_size``, raised to a multiple of 8.
 3. Settings under which the two would differ are refused.
 """

@@ -25,9 +25,10 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
@@ -164,12 +165,7 @@ def import_folder(
         entry = Entry(
             id=model_id,
             revision=digest[:12],
-            title=(
-                known.title
-                if known is not None
-                else f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
-            )
-            + f", from {origin}" * bool(origin),
+            title=(known.title if known is not None else _title(config)) + f", from {origin}" * bool(origin),
             licence=licence or "not stated",
             architecture=architecture_name(config["model_type"], head),
             input=kind,
@@ -184,6 +180,10 @@ def import_folder(
             for path in new.iterdir():
                 path.rename(final / path.name)
     return open_model(model_id)
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    return f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
 
 
 def _as_described(

@@ -34,7 +34,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Outline(BaseModel):
-    """A described base model. Its ``digest`` and ``revision`` are empty, its ``path`` is where it would be."""
+    """A described base model. Digest and revision are empty, its ``path`` is where it would be."""
 
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:

@@ -161,7 +161,7 @@ class Tokenizer:
         Raises
         ------
         ModelError
-            ``model.tokenizer_unknown``: a sequence or molecule holds a letter that the model has no token for.
+            ``model.tokenizer_unknown``: a sequence or molecule holds a letter that the model does not know.
         """
         if not texts:
             return []

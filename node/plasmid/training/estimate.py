@@ -66,11 +66,11 @@ class Estimate:
     steps
         Of one site in all rounds.
     gpu_bytes, worker_bytes, weight_bytes
-        Of a site's worker on a GPU and on a CPU, and of these the base model's weights, all computed; None for
-        a document that trains nothing.
+        Of a site's worker on a GPU and on a CPU, and of these the base model's weights, all computed; None
+        for a document that trains nothing.
     probe
-        None where there were no rows to probe with, or no weights, or Python of the recipe's own and no sandbox
-        for it.
+        None where there were no rows to probe with, or no weights, or Python of the recipe's own and no
+        sandbox for it.
     missing
         What a run on this machine lacks, a sentence each.
     epsilon, delta
@@ -213,10 +213,12 @@ def _too_small(document: Recipe, base: BaseModel, trainable: int) -> tuple[str, 
     if needed <= there:
         return ()
     gib = 2**30
-    return (
-        f"memory: a worker takes up to {needed / gib:,.0f} GiB on a CPU, this machine has {there / gib:,.0f} GiB. "
-        f"On a GPU it takes up to {gpu_bytes(document, base, trainable) / gib:,.0f} GiB of the GPU's.",
+    on_gpu = gpu_bytes(document, base, trainable) / gib
+    told = (
+        f"memory: a worker takes up to {needed / gib:,.0f} GiB on a CPU, this machine has {there / gib:,.0f} "
+        f"GiB. On a GPU it takes up to {on_gpu:,.0f} GiB of the GPU's."
     )
+    return (told,)
 
 
 def _round_s(document: Any, found: Probe | None, sites: int) -> float:

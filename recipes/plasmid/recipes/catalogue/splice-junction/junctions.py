@@ -1,16 +1,18 @@
 """Makes this recipe's table: one window of DNA of each cluster of relatives, with the junction in its middle.
 
-    apt-get download r-cran-mlbench && dpkg-deb -x r-cran-mlbench_*.deb mlbench      # Debian; any release of mlbench 2
+    apt-get download r-cran-mlbench          # Debian; any release of mlbench 2
+    dpkg-deb -x r-cran-mlbench_*.deb mlbench
     pip install rdata
-    python junctions.py mlbench/usr/lib/R/site-library/mlbench/data/DNA.rda            # writes data/junctions.csv
+    python junctions.py mlbench/usr/lib/R/site-library/mlbench/data/DNA.rda     # writes data/junctions.csv
 
 Rules
 -----
-1. mlbench keeps each nucleotide as three binary columns: 100 is A, 010 is C, 001 is G, 000 is T. They are decoded.
+1. mlbench keeps each nucleotide as three binary columns, which are decoded: 100 is A, 010 is C, 001 is G, 000
+   is T.
 2. ``ei`` (exon, then intron) is a donor, ``ie`` an acceptor, ``n`` neither.
-3. Two windows are related if they share :data:`WORD` nucleotides in a row; clusters are single linkage. Of each
-   cluster whose windows have one label, the window with the smallest SHA-256 stands for it; clusters of several
-   labels are left out. So no window of the test has a relative, in this sense, at any site.
+3. Two windows are related if they share :data:`WORD` nucleotides in a row; clusters are single linkage. Of
+   each cluster whose windows have one label, the window with the smallest SHA-256 stands for it; clusters of
+   several labels are left out. So no window of the test has a relative, in this sense, at any site.
 """
 
 # ruff: noqa: INP001 - a script beside the data that it makes, no module of the package

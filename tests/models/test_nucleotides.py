@@ -12,10 +12,12 @@ from transformers import BertConfig, BertModel
 from plasmid.client.simple import fit, simple_scores
 from plasmid.core.errors import ModelError
 from plasmid.data.table import Table
+from plasmid.models import catalogue, untrained
 from plasmid.models.adapter import initial_state
-from plasmid.models.importer import import_folder
+from plasmid.models.importer import import_entry, import_folder
 from plasmid.models.residues import residue_tokenizer
 from plasmid.models.store import BaseModel
+from plasmid.models.tensors import read_floats
 from plasmid.models.tokenizing import Tokenizer
 from plasmid.recipes.schema import Recipe
 from plasmid.training.engine import Engine
@@ -43,6 +45,22 @@ def _source(folder: Path, vocabulary: list[str]) -> Path:
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseModel:
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
     return import_folder(_source(tmp_path / "source", VOCABULARY), model_id="tiny-dna", kind="nucleotide")
+
+
+def test_the_model_that_ships_is_what_its_command_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
+    base = import_entry(catalogue.get("untrained-dna"))
+    untrained.write(tmp_path / "made")
+    made = import_folder(tmp_path / "made", model_id="made", kind="nucleotide")
+    # Bytes may differ by the release of transformers; names, shapes and numbers do not.
+    assert {name: info.shape for name, info in made.header.items()} == {
+        name: info.shape for name, info in base.header.items()
+    }
+    ours, again = (read_floats(one.path / "model.safetensors") for one in (base, made))
+    assert max(float(abs(ours[name] - again[name]).max()) for name in ours) < 1e-3
+    assert base.entry.licence == "Apache-2.0"
 
 
 def recipe(base: BaseModel) -> Recipe:

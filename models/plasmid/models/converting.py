@@ -46,12 +46,12 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, head: OwnHea
     ModelError
         ``model.refused``, ``model.file_missing``, ``model.architecture_unknown``, ``model.tensors_invalid``.
     """
-    config = read_json(source / "config.json")
-    if config.get("model_type") == amplify.MODEL_TYPE:  # of its repository weights are read, and no code
-        config, weights = amplify.as_eurobert(config, read_weights(source))
-    else:
+    foreign = _is_amplify(source)  # of its repository weights are read, and no code
+    if not foreign:
         refuse_code(source)
-        weights = read_weights(source)
+    config, weights = read_json(source / "config.json"), read_weights(source)
+    if foreign:
+        config, weights = amplify.as_eurobert(config, weights)
     known = architecture(architecture_name(str(config.get("model_type")), head))
     weights = _encoder_only(weights, known)
     shapes = {name: weight.shape for name, weight in weights.items()}
@@ -77,6 +77,11 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, head: OwnHea
             if (source / name).is_file():
                 (target / name).write_bytes(_without_template(source / name))
     return settings
+
+
+def _is_amplify(source: Path) -> bool:
+    path = source / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == amplify.MODEL_TYPE
 
 
 def _without_template(path: Path) -> bytes:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import importlib
 import io
 import sys
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 WORD = 16
-LETTERS = {(1, 0, 0): "A", (0, 1, 0): "C", (0, 0, 1): "G", (0, 0, 0): "T"}
+LETTERS: dict[tuple[int, ...], str] = {(1, 0, 0): "A", (0, 1, 0): "C", (0, 0, 1): "G", (0, 0, 0): "T"}
 LABELS = {"ei": "donor", "ie": "acceptor", "n": "neither"}
 
 Labelled = tuple[str, str]
@@ -73,7 +74,7 @@ def chosen(windows: Iterable[Labelled]) -> list[Labelled]:
 
 def read(path: Path) -> list[Labelled]:
     """Return every window of mlbench's ``DNA.rda``."""
-    import rdata
+    rdata: Any = importlib.import_module("rdata")
 
     table: Any = rdata.read_rda(path)["DNA"]
     indicators = table.drop(columns="Class").astype(str).astype(np.int64).to_numpy()

@@ -84,6 +84,7 @@ def as_eurobert(config: dict[str, Any], weights: Weights) -> tuple[dict[str, Any
         "pad_token_id": config.get("pad_token_id", 0),
         "bos_token_id": config.get("bos_token_id"),
         "eos_token_id": config.get("eos_token_id"),
+        "mask_token_id": config.get("mask_token_id", 2),
     }
     found: Weights = {}
     for name, weight in weights.items():

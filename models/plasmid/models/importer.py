@@ -33,7 +33,7 @@ from typing import Any
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
-from plasmid.models.architectures import InputKind, OwnHead, architecture, architecture_name
+from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
     ENTRIES,
     RECORD,
@@ -51,9 +51,9 @@ from plasmid.models.catalogue import (
 )
 from plasmid.models.chat_templates import chat_template
 from plasmid.models.converting import convert, convert_gguf
+from plasmid.models.outline import check_outline
 from plasmid.models.sources import read_json, refuse_code
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
-from plasmid.models.tensors import read_header
 
 
 def import_entry(entry: Entry) -> BaseModel:
@@ -157,7 +157,7 @@ def import_folder(
         new = Path(scratch)
         config = convert(folder, new, None, head=head)
         if known is not None:
-            _check_outline(known, config["model_type"], new)
+            check_outline(known, config["model_type"], new)
         reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
         kind = kind or ("protein" if reads_protein else "text")
         files = hash_files(new)
@@ -205,29 +205,6 @@ def _as_described(
             "Leave that out, or give another --id NAME.",
         )
     return known.input, known.licence, known.own_head, known.chat_template
-
-
-def _check_outline(known: Described, model_type: str, folder: Path) -> None:
-    """Raise ModelError (``model.not_described``) unless the matrices in *folder* have the shapes of *known*.
-
-    Norms and biases have other names in older checkpoints; whether all are there is seen when it is loaded.
-    """
-    from plasmid.models.outline import shapes_of
-
-    header = read_header(folder / "model.safetensors")
-    found = {name: info.shape for name, info in header.items() if len(info.shape) == 2}
-    wanted = {name: shape for name, shape in shapes_of(known).items() if len(shape) == 2}
-    wrong = sorted(name for name, shape in wanted.items() if found.get(name) != shape)
-    layers = architecture(known.architecture).layers
-    more = sorted(name for name in found.keys() - wanted.keys() if name.startswith(f"{layers}."))
-    own = architecture_name(model_type, known.own_head)
-    if own != known.architecture or wrong or more:
-        what = ", ".join((wrong + more)[:3]) if own == known.architecture else f"its architecture, {own}"
-        raise ModelError(
-            "model.not_described",
-            f"the weights are not those that the catalogue describes as {known.id} ({known.repo}): {what}.",
-            "Import them under another --id NAME, and name that in the recipe.",
-        )
 
 
 @contextmanager

@@ -20,13 +20,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import ModelError
-from plasmid.models.architectures import AUTO, architecture
+from plasmid.models.architectures import AUTO, architecture, architecture_name
 from plasmid.models.catalogue import Described, described, models_folder, not_here
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.models.tensors import TensorInfo
+from plasmid.models.tensors import TensorInfo, read_header
 
 OUTLINE_TIMEOUT_S = 300
 Shapes = dict[str, tuple[int, ...]]
@@ -75,9 +76,10 @@ def outline(known: Described) -> Outline:
 
 def missing(base: BaseModel) -> tuple[str, ...]:
     """Return what is missing to run *base* on this machine, a sentence each; nothing for one that is here."""
-    if not isinstance(base, Outline):
+    known = described(base.id)
+    if not isinstance(base, Outline) or known is None:
         return ()
-    error = not_here(base.entry)
+    error = not_here(known)
     return (f"{error.message} {error.hint}",)
 
 
@@ -109,6 +111,27 @@ def shapes_of(known: Described) -> Shapes:
         ) from error
     named = {name: tuple(value.shape) for name, value in whole.named_parameters()}
     return {name: shape for name, shape in named.items() if not name.startswith(where.unused)}
+
+
+def check_outline(known: Described, model_type: str, folder: Path) -> None:
+    """Raise ModelError (``model.not_described``) unless the matrices in *folder* have the shapes of *known*.
+
+    Norms and biases have other names in older checkpoints; whether all are there is seen when it is loaded.
+    """
+    header = read_header(folder / "model.safetensors")
+    found = {name: info.shape for name, info in header.items() if len(info.shape) == 2}
+    wanted = {name: shape for name, shape in shapes_of(known).items() if len(shape) == 2}
+    wrong = sorted(name for name, shape in wanted.items() if found.get(name) != shape)
+    layers = architecture(known.architecture).layers
+    more = sorted(name for name in found.keys() - wanted.keys() if name.startswith(f"{layers}."))
+    own = architecture_name(model_type, known.own_head)
+    if own != known.architecture or wrong or more:
+        what = ", ".join((wrong + more)[:3]) if own == known.architecture else f"its architecture, {own}"
+        raise ModelError(
+            "model.not_described",
+            f"the weights are not those that the catalogue describes as {known.id} ({known.repo}): {what}.",
+            "Import them under another --id NAME, and name that in the recipe.",
+        )
 
 
 @functools.cache

@@ -4,8 +4,8 @@
 
 Rules
 -----
-1. There is no pre-trained model of DNA that comes in a wheel. One that was pre-trained by us learned less than
-   this one with the same adapter, so this one ships, and says what it is (decision 61).
+1. No pre-trained model of DNA comes in a wheel. One that was pre-trained by us learned less than this one
+   with the same adapter, so this one ships, and says what it is (decision 61).
 2. The numbers follow from :data:`SEED` and torch's generator; what ships is what this command made once.
 3. The folder is in the Hugging Face layout: the bare encoder alone, float16. One letter is one token.
 """

@@ -30,7 +30,6 @@ from plasmid.recipes.origins import leaves
 _WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
 _LONGEST_SHOWN = 100
 _DECLARED_ON_CONFIRMATION = {"data.no_public_size"}
-_NO_WEIGHTS = "model.not_imported"
 
 
 @contextmanager
@@ -133,7 +132,7 @@ def planned(
     if embedded:
         project, invited = embedded.project, embedded.sites
     plan = coordinator.plan(document, sites=invited, project=project)
-    lacking = isinstance(about(document["model"]["base"]), Described) if "model" in document else False
+    lacking = "model" in document and isinstance(about(document["model"]["base"]), Described)
     for site, said in plan["sites"].items():
         if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
             sentence = "its policy is written when you confirm"

@@ -50,7 +50,8 @@ def list_models(format: FormatOption = Format.text) -> None:  # noqa: A002 - the
     with reply(format) as answer:
         from rich.table import Table
 
-        entries = [_describe(entry) for entry in (*catalogue.ls(), *catalogue.absent())]
+        known: list[Entry | Described] = [*catalogue.ls(), *catalogue.absent()]
+        entries = [_describe(entry) for entry in known]
         answer.data["models"] = entries
         names = ("model", "revision", "reads", "for", "licence", "imported", "what")
         table = Table(*names, box=None, pad_edge=False)
@@ -193,7 +194,7 @@ def _import(
 def _show(answer: Any, base: BaseModel) -> None:
     record = catalogue.read_record(base.path)
     answer.data |= {
-        **_describe(base.entry),
+        **_describe(record.entry if record else catalogue.about(base.id)),
         "path": str(base.path),
         "digest": base.digest,
         "files": record.files if record else {},

@@ -140,12 +140,8 @@ def planned(
         elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
             said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
         if embedded and lacking:
-            said |= {
-                "accepted": False,
-                "code": _NO_WEIGHTS,
-                "sentence": SENTENCES[_NO_WEIGHTS],
-                "pending": None,
-            }
+            code = "model.not_imported"
+            said |= {"accepted": False, "code": code, "sentence": SENTENCES[code], "pending": None}
     show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
     if embedded:
         show_isolation(*embedded.isolation, answer=answer)

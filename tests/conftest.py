@@ -55,7 +55,7 @@ def zoo(
 ) -> dict[str, BaseModel]:
     """Tiny models of every architecture, by its name."""
     from plasmid.models.importer import import_folder
-    from tiny_models import tiny_llama, tiny_modernbert, tiny_roberta
+    from tiny_models import tiny_amplify, tiny_llama, tiny_modernbert, tiny_roberta
 
     source = tmp_path_factory.mktemp("zoo")
     with pytest.MonkeyPatch.context() as patch:
@@ -64,6 +64,7 @@ def zoo(
             "roberta": import_folder(tiny_roberta(source / "roberta"), model_id="tiny-roberta"),
             "modernbert": import_folder(tiny_modernbert(source / "modernbert"), model_id="tiny-modernbert"),
             "llama": import_folder(tiny_llama(source / "llama"), model_id="tiny-llama"),
+            "eurobert": import_folder(tiny_amplify(source / "amplify"), model_id="tiny-amplify"),
         }
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -165,5 +166,57 @@ def tiny_llama(folder: Path, *, seed: int = 0, first: bool = True) -> Path:
         "pad_token": "</s>",
         "unk_token": "<unk>",
     }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    return folder
+
+
+AMPLIFY_VOCABULARY = ["<pad>", "<unk>", "<mask>", "<bos>", "<eos>", "|", *AMINO_ACIDS]
+
+
+def tiny_amplify(folder: Path, *, seed: int = 0) -> Path:
+    """Write an AMPLIFY of 3 layers of 32 as its authors keep it, with code of its own, and return *folder*.
+
+    Two thirds of ``intermediate_size`` 44 are 29, raised to 32.
+    """
+    folder.mkdir()
+    torch.manual_seed(seed)
+    hidden, inner = 32, 32
+    shapes = {"encoder.weight": (len(AMPLIFY_VOCABULARY), hidden), "decoder.weight": (26, hidden)}
+    for layer in range(LAYERS):
+        name = f"transformer_encoder.{layer}"
+        shapes |= {f"{name}.{part}.weight": (hidden, hidden) for part in ("q", "k", "v", "wo")}
+        shapes |= {f"{name}.ffn.w12.weight": (2 * inner, hidden), f"{name}.ffn.w3.weight": (hidden, inner)}
+    tensors = {name: torch.normal(0.0, 0.3, shape) for name, shape in shapes.items()}
+    norms = [
+        f"transformer_encoder.{layer}.{at}_norm" for layer in range(LAYERS) for at in ("attention", "ffn")
+    ]
+    tensors |= {f"{name}.weight": torch.rand(hidden) + 0.5 for name in (*norms, "layer_norm_2")}
+    save_file(tensors, folder / "model.safetensors")
+    config = {
+        "model_type": "AMPLIFY",
+        "auto_map": {"AutoConfig": "amplify.AMPLIFYConfig", "AutoModel": "amplify.AMPLIFY"},
+        "vocab_size": len(AMPLIFY_VOCABULARY),
+        "hidden_size": hidden,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": 44,
+        "hidden_act": "SwiGLU",
+        "norm_eps": 1e-5,
+        "max_length": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 3,
+        "eos_token_id": 4,
+    }
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "amplify.py").write_text("raise SystemExit('code of a model was run')\n", "utf-8")
+    tokenizer = Tokenizer(
+        WordLevel({token: at for at, token in enumerate(AMPLIFY_VOCABULARY)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 3), ("<eos>", 4)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     return folder

@@ -25,6 +25,9 @@ def test_ls_and_show(tiny: dict[str, BaseModel]) -> None:
     assert listed["tiny-esm"]["imported"]
     assert not listed["antiberty"]["imported"]
     assert listed["antiberty"]["licence"] == "MIT"
+    described = listed["esm2-3b"]
+    assert (described["imported"], described["revision"], described["digest"]) == (False, None, None)
+    assert described["source"] == "facebook/esm2_t36_3B_UR50D"
     shown = _run("show", "tiny-esm")["data"]
     assert shown["path"] == str(tiny["esm"].path)
     assert shown["digest"] == tiny["esm"].digest
@@ -40,6 +43,8 @@ def test_ls_and_show(tiny: dict[str, BaseModel]) -> None:
     [
         (("show", "antiberty"), "model.not_imported"),
         (("show", "antibert"), "model.unknown"),
+        (("show", "esm2-3b"), "model.not_imported"),
+        (("import", "esm2-3b"), "model.not_imported"),
         (("import", "antibert"), "model.unknown"),
         (("import", "antiberty", "--id", "mine"), "usage.no_folder"),
         (("import", "./nothere"), "usage.no_folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,6 +140,25 @@ def test_a_survivor_set_larger_than_min_sites_does_not_refuse_a_smaller_roster()
     """m follows from who accepts; what they must be is the document's."""
     answers = plan(alpha=YES, beta=YES, gamma=YES, delta=no("policy.budget")) | {"min_sites": 4}
     assert launch(answers)[2] == [DIGEST]
+
+
+def test_sites_on_a_machine_without_the_weights_refuse_whatever_is_confirmed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
+    resolved, answer = load_recipe("capsid-esm2-3b"), Notes()
+    answers = plan(alpha=YES, beta=no("policy.absent"), gamma=no("policy.absent"))
+    coordinator: Any = SimpleNamespace(plan=lambda *_, **__: answers)
+    embedded: Any = SimpleNamespace(
+        sites=["alpha", "beta", "gamma"],
+        project="e" * 64,
+        isolation=("landlock", ""),
+        has_own_policy=lambda _site: False,
+    )
+    dry_run(coordinator, embedded, resolved, invited=None, project=None, answer=answer)
+    assert {said["code"] for said in answer.data["plan"]["sites"].values()} == {"model.not_imported"}
+    assert answer.data["would_run"] is False
+    assert "0 sites would take part, 3 must" in "\n".join(answer.lines)
 
 
 @pytest.mark.parametrize("named", [None, "trial"])

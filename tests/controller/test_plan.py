@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from in_memory import document_of
 from plasmid.controller.plan import Job, check_roster, colluders, prepare
-from plasmid.core.errors import PlasmidError, ProtocolError, RecipeError
+from plasmid.core.errors import ModelError, PlasmidError, ProtocolError, RecipeError
+from plasmid.models import catalogue, outline
 from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import pack
+from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
 from tiny_task import tiny_recipe
 
@@ -190,3 +193,16 @@ def test_a_mask_must_hide_something(n: int, c: int, accepted: bool) -> None:
         check_roster(job(), roster, {}, c)
     assert caught.value.code == "recipe.colluders"
     assert caught.value.message == f"{n} sites of which {c} may collude: a mask would hide nothing."
+
+
+def test_a_base_without_weights_is_planned_and_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(outline, "_of_child", lambda name: outline.shapes_of(catalogue.described(name)))  # type: ignore[arg-type]
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
+    resolved = load_recipe("disorder-amplify")
+    job = prepare(resolved.document, resolved.digest, planning=True)
+    assert job.shape.schema.size == 8 * 2 * 2 * 8 * 960 + 2 * 960 + 2
+    with pytest.raises(ModelError, match="plasmid models import amplify-350m") as caught:
+        prepare(resolved.document, resolved.digest)
+    assert caught.value.code == "model.unpinned"

@@ -12,6 +12,7 @@ from in_memory import Federation, document_of
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.admission import AdmittedRun, admit
 from plasmid.gateway.marks import Marks
+from plasmid.models import catalogue
 from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Admit, Ask, Planned, UnitTerms
 from plasmid.recipes.query import PingDocument, QueryDocument
@@ -91,6 +92,21 @@ def test_a_base_model_is_the_one_of_the_digest(tmp_path: Path, tiny: dict[str, B
     values, digest = document_of(other)
     federation.allow("alpha", [digest])
     assert refused(federation, document=values, digest=digest).code == "model.digest_differs"
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_described_base_without_a_digest_is_refused_even_where_it_is_imported(
+    tmp_path: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever resolved the recipe saw no weights: every site could run it on others."""
+    text = "sequence,gene,label\nCASS,a,no\nCASSW,b,yes\n"
+    recipe = tiny_recipe(tiny["esm"])
+    federation = Federation(tmp_path, document=recipe, tables={"alpha": text})
+    monkeypatch.setattr("plasmid.models.store.described", lambda name: catalogue.described("esm2-650m"))
+    nobody_s = recipe.model.model_copy(update={"revision": None, "digest": None})
+    values, digest = document_of(recipe.model_copy(update={"model": nobody_s}))
+    federation.allow("alpha", [digest])
+    assert refused(federation, document=values, digest=digest).code == "model.unpinned"
 
 
 def test_the_digest_is_computed_here(tmp_path: Path) -> None:

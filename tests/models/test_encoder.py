@@ -36,6 +36,7 @@ TARGETS = {
     "roberta": ["query", "value", "output.dense"],
     "modernbert": ["Wqkv", "mlp.Wo"],
     "llama": ["q_proj", "v_proj", "down_proj"],
+    "eurobert": ["q_proj", "v_proj", "down_proj"],
 }
 KINDS = sorted(TARGETS)
 

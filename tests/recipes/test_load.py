@@ -38,8 +38,9 @@ def test_every_shipped_recipe_resolves_and_has_its_data_source_and_terms(name: s
     recipe = resolved.parsed
     assert recipe.name == name
     if isinstance(recipe, Recipe):
-        entry = models.get(recipe.model.base)
-        assert (recipe.model.revision, recipe.model.digest) == (entry.revision, entry.digest)
+        entry = models.about(recipe.model.base)
+        pinned = (entry.revision, entry.digest) if isinstance(entry, models.Entry) else (None, None)
+        assert (recipe.model.revision, recipe.model.digest) == pinned
     assert f"plasmid run {name}" in resolved.path.read_text().split("\n\n")[0]
     source = (resolved.folder / "SOURCE.md").read_text()
     assert "**Source.**" in source

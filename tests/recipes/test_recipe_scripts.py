@@ -120,3 +120,43 @@ def test_no_category_is_both_in_the_test_and_at_a_site() -> None:
 def test_the_script_says_how_it_is_called(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert script("icd-chapter", "chapters").main(arguments) == 2
     assert capsys.readouterr().err == "usage: python chapters.py DIR\n"
+
+
+def test_nucleotides_are_decoded_and_one_window_stands_for_its_relatives() -> None:
+    junctions = script("splice-junction", "junctions")
+    # A C G T as mlbench writes them
+    indicators = np.array([[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]])
+    assert junctions.decoded(indicators) == ["ACGT"]
+    source = np.random.default_rng(0)
+    one, other, third = ("".join(source.choice(list("ACGT"), 60)) for _ in range(3))
+    between = one[20:50] + other[:30]
+    assert len(set(junctions.clusters([one, third, other, between]))) == 2
+    assert len(set(junctions.clusters([one, one[:15] + third[15:]]))) == 2, "15 in a row are no relatives"
+    windows = [
+        (one, "donor"),
+        (between, "donor"),
+        (other, "donor"),
+        (third, "neither"),
+        (third[1:] + "A", "acceptor"),
+    ]
+    ((window, label),) = junctions.chosen(windows)
+    assert (window in (one, between, other), label) == (True, "donor")
+    assert junctions.table_of([(one, "donor")]).decode() == f"sequence,junction\n{one},donor\n"
+
+
+def test_no_two_of_the_shipped_windows_are_relatives_and_junctions_look_like_ones() -> None:
+    junctions = script("splice-junction", "junctions")
+    shipped = rows(catalogue.ROOT / "splice-junction" / "data" / "junctions.csv")
+    assert Counter(row["junction"] for row in shipped) == {"neither": 1514, "acceptor": 495, "donor": 491}
+    assert len(set(junctions.clusters([row["sequence"] for row in shipped]))) == len(shipped) == 2500
+    middle = {
+        label: Counter(
+            row["sequence"][at : at + 2] for row in shipped if row["junction"] == label
+        ).most_common(1)[0]
+        for label, at in (("donor", 30), ("acceptor", 28))
+    }
+    # An intron begins with GT and ends with AG, nearly always.
+    assert middle["donor"][0] == "GT"
+    assert middle["donor"][1] > 0.98 * 491
+    assert middle["acceptor"][0] == "AG"
+    assert middle["acceptor"][1] > 0.98 * 495

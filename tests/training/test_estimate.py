@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from typer.testing import CliRunner
 from plasmid.cli.verbs.recipes import app
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.home import SiteConfig, SiteHome
+from plasmid.models import catalogue, outline
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import read_header
+from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.training import engine, footprint
+from plasmid.training.checks import findings
 from plasmid.training.estimate import GATEWAY_BYTES, Estimate, budgets, estimate
 from plasmid.training.probe import Probe, probe
 from tiny_task import tiny_recipe, tiny_table
@@ -66,15 +70,56 @@ def test_bytes_are_those_of_the_plan_and_messages_grow_with_the_sites(tiny: dict
     assert told["up_total"] == found[0].once_up + 2 * found[0].up
 
 
-def test_without_rows_there_is_no_time_and_no_memory(tiny: dict[str, BaseModel]) -> None:
+def test_without_rows_there_is_no_time_and_memory_is_computed(tiny: dict[str, BaseModel]) -> None:
     found = estimate(tiny_recipe(tiny["bert"]), {}, home=Path("nowhere"))
-    assert (found.sites, found.probe, found.seconds, found.cpu_bytes) == (3, None, None, None)
+    assert (found.sites, found.probe, found.seconds, found.missing) == (3, None, None, ())
+    assert found.cpu_bytes == found.worker_bytes + GATEWAY_BYTES  # type: ignore[operator]
+
+
+def test_the_models_of_the_catalogue_are_estimated_without_their_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(outline, "_of_child", lambda name: outline.shapes_of(catalogue.described(name)))  # type: ignore[arg-type]
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
+    document = load_recipe("tcr-covid-esm2-650m").recipe
+    assert (document.model.revision, document.model.digest) == (None, None)
+    found = estimate(document, {}, home=tmp_path, sites=6)
+    # Query and value of 33 layers, rank 8: A [8, 1280], B [1280, 8]; 2 labels of 1280 + 93 slots, 2 biases.
+    assert found.trainable_parameters == 33 * 2 * 2 * 8 * 1280 + 2 * (1280 + 93) + 2
+    assert found.weight_bytes == 4 * 649_400_320
+    assert found.probe is None
+    assert "plasmid models import esm2-650m" in found.missing[0]
+    monkeypatch.setattr("os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2**18)
+    small = estimate(document, {}, home=tmp_path, sites=6).missing
+    assert "takes up to 6 GiB on a CPU, this machine has 1 GiB" in small[1]
+    ((code, what), *_) = [
+        (one.error and one.error.code, one.what) for one in findings(document, {}, None, tmp_path)
+    ]
+    assert (code, what.startswith("layers and bytes are those of the description of esm2-650m")) == (
+        None,
+        True,
+    )
+    lora = document.adapter.lora.model_copy(update={"targets": ["querry"], "layers": 40})
+    wrong = document.model_copy(update={"adapter": document.adapter.model_copy(update={"lora": lora})})
+    codes = [one.error and one.error.code for one in findings(wrong, {}, None, tmp_path)]
+    assert codes == [None, "model.target_unknown", "model.layers_unknown"]
+
+
+def test_memory_of_a_cpu_holds_scores_and_a_causal_head_its_logits(tiny: dict[str, BaseModel]) -> None:
+    base = tiny["bert"]
+    recipe = tiny_recipe(base)
+    gpu, cpu = (made(recipe, base, 1096) for made in (footprint.gpu_bytes, footprint.cpu_bytes))
+    scores = 2 * 16 * 32**2 * 4 * footprint.SCORE_BYTES * 2  # two layers, four heads, in 32 bits
+    assert cpu - footprint.PROCESS_BYTES - (gpu - footprint.DRIVER_BYTES) == scores
+    half = changed(recipe, training={"precision": "bf16"})
+    layer = 2 * (4 * 32 * 32 + 4 * 32 + 2 * 32 * 48 + 48 + 32 + 4 * 32)  # of each layer's weights, a copy
+    assert footprint.gpu_bytes(half, base, 1096) - gpu == 2 * layer - 16 * 32 * 32 * 34 * 2
 
 
 def test_time_is_the_sum_of_turns() -> None:
     measured = Probe(2, 1, 4, open_s=10.0, cache_s=1.0, step_s=0.5, around_s=0.1, peak_bytes=2**30)
     traffic: Any = None
-    found = Estimate(100, 6, 8, 48, traffic, None, measured, None, None, ())
+    found = Estimate(100, 6, 8, 48, traffic, None, None, None, measured, None, None, ())
     assert found.cpu_bytes == 2**30 + GATEWAY_BYTES
     seconds = found.seconds
     assert seconds is not None
@@ -127,3 +172,23 @@ def test_the_verb_says_how_each_figure_came_about(tiny: dict[str, BaseModel], tm
     assert "1,096  exact" in done.stdout
     assert "no GPU was asked" in done.stdout
     assert "they need rows to train on; give --sites DIR" in done.stdout
+
+
+def test_the_document_s_table_of_larger_models_is_what_is_estimated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(outline, "_of_child", lambda name: outline.shapes_of(catalogue.described(name)))  # type: ignore[arg-type]
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
+    told = re.findall(r"\| `([a-z0-9-]+)` \| .*? \| ([\d,]+) of .*? \| ([\d.]+) MiB \| ([\d.]+) GiB \|", text)
+    assert {catalogue.about(load_recipe(row[0]).recipe.model.base).id for row in told} == {
+        known.id for known in catalogue.absent()
+    }
+    for name, trained, up, gpu in told:
+        found = estimate(load_recipe(name).recipe, {}, home=tmp_path, sites=6)
+        gib = (found.gpu_bytes or 0) / 2**30
+        assert (f"{found.trainable_parameters:,}", f"{found.traffic.up / 2**20:.1f}", f"{gib:.1f}") == (
+            trained,
+            up,
+            gpu,
+        ), name

@@ -16,9 +16,15 @@ from typing import Literal
 
 from plasmid.core.errors import ModelError
 
-InputKind = Literal["protein", "molecule", "text"]
+InputKind = Literal["protein", "nucleotide", "molecule", "text"]
 OwnHead = Literal["none", "causal", "masked"]
 """Which head of its own a model keeps: none, the next token's, or that of masked tokens."""
+AUTO: dict[OwnHead, str] = {
+    "none": "AutoModel",
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+}
+"""The class of transformers that makes a model with that head of its own."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +140,18 @@ _ENCODERS = {
             unused=(),
             pooler=False,
         ),
-        Architecture(
-            "llama",
-            "LlamaModel",
-            "model.",
-            layers="layers",
-            embeddings="embed_tokens",
-            words="embed_tokens",
-            unused=(),
-            pooler=False,
+        *(
+            Architecture(
+                model_type,
+                made,
+                "model.",
+                layers="layers",
+                embeddings="embed_tokens",
+                words="embed_tokens",
+                unused=(),
+                pooler=False,
+            )
+            for model_type, made in (("llama", "LlamaModel"), ("eurobert", "EuroBertModel"))
         ),
     )
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE = {
     "protein": ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY"),
+    "nucleotide": ("CAGGTAAGT", "TTTCAG"),
     "molecule": ("CC(=O)Oc1ccccc1C(=O)O", "CCO"),
     "text": ("An anomaly of the hand.", "A tall person."),
 }

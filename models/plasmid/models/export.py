@@ -49,6 +49,7 @@ LINEAR = {
 """Class, prefix of the encoder's tensors, and name of the head, by architecture."""
 _EXAMPLE = {
     "protein": ("ACDEFGHIKLMNPQ", "ACDEFGHIKLMNPQRSTVWY"),
+    "nucleotide": ("CAGGTAAGT", "TTTCAG"),
     "molecule": ("CC(=O)Oc1ccccc1C(=O)O", "CCO"),
     "text": ("A hand.", "A tall one."),
 }

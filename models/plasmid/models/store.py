@@ -7,8 +7,8 @@ Rules
 2. Its digest is over the names and SHA-256 of exactly those files. A file that was changed, added or
    removed, and a digest other than the catalogue's or the caller's, are refused.
 3. Opening imports no torch; converting does, so :func:`ensure_model` has a child process do it.
-4. A model that is not here comes from its wheel; where that is not installed, from the hub of
-   ``HF_ENDPOINT``, by revision or digest, never by name alone.
+4. A model that is not here comes from Plasmid itself, or its wheel; where that is not installed, from the
+   hub of ``HF_ENDPOINT``, by revision or digest, never by name alone.
 """
 
 from __future__ import annotations
@@ -22,10 +22,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ModelError, PlasmidError, from_dict
-from plasmid.models.catalogue import RECORD, Entry, get, models_folder, read_record, shipped
+from plasmid.models.catalogue import (
+    RECORD,
+    About,
+    described,
+    get,
+    models_folder,
+    not_here,
+    read_record,
+    shipped,
+)
 from plasmid.models.tensors import TensorInfo, read_header
 
 IMPORT_TIMEOUT_S = 900
@@ -46,7 +56,7 @@ class BaseModel:
     revision: str
     digest: str
     path: Path
-    entry: Entry = field(hash=False)
+    entry: About = field(hash=False)
 
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -58,6 +68,12 @@ class BaseModel:
             ``model.tensors_invalid``.
         """
         return read_header(self.path / "model.safetensors")
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """What its ``config.json`` says."""
+        found: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
+        return found
 
 
 def model_folder(model_id: str, revision: str) -> Path:
@@ -113,7 +129,7 @@ def open_model(
     record = read_record(folder)
     if record is None:
         entry = get(model_id)
-        source = model_id if entry.source.kind == "wheel" else f"FOLDER --id {model_id}"
+        source = model_id if entry.installed else f"FOLDER --id {model_id}"
         raise ModelError(
             "model.not_imported",
             f"the base model {model_id} {wanted} is not imported in {models_folder()}.",
@@ -132,6 +148,22 @@ def open_model(
             "The recipe or adapter was made for other weights: import those, or use a recipe for these.",
         )
     return BaseModel(model_id, wanted, found, folder, record.entry)
+
+
+def check_pinned(model_id: str, digest: str | None) -> None:
+    """Raise ModelError (``model.unpinned``) if a document names a described base without its *digest*.
+
+    Whoever resolved it had no weights, so that each site could run it on others.
+    """
+    known = described(model_id)
+    if digest is None and known is not None:
+        raise ModelError(
+            "model.unpinned",
+            f"the recipe names the base model {model_id}, of which no digest of its weights is known here: "
+            "it can be planned, and not run.",
+            f"{not_here(known).hint} Then give the recipe again, or set model.revision and model.digest to "
+            "what 'plasmid models show' says where they are.",
+        )
 
 
 def _check_files(folder: Path, recorded: dict[str, str]) -> None:
@@ -168,7 +200,7 @@ def ensure_model(model_id: str, *, revision: str | None = None, digest: str | No
         problem: PlasmidError = error
     model_folder(model_id, revision or "any")  # refuses what cannot be a name
     entry = shipped(model_id)
-    if entry is not None and entry.source.kind == "wheel" and revision in (None, entry.revision):
+    if entry is not None and entry.installed and revision in (None, entry.revision):
         found = _in_child(model_id, [model_id], IMPORT_TIMEOUT_S)
         if found is None:
             return open_model(model_id, revision=revision, digest=digest)

@@ -3,9 +3,9 @@
 Rules
 -----
 1. A tokenizer is loaded from the model's own folder, offline, running nobody's code.
-2. At load the 20 residues (or a molecule, or an English sentence) must give known tokens, one each for
-   residues.
-3. Every encoded protein and molecule is checked again; the error names rows, never letters.
+2. At load the 20 residues (or nucleotides, a molecule, or an English sentence) must give known tokens, one
+   each for residues.
+3. Every encoded sequence and molecule is checked again; the error names rows, never letters.
 4. ``max_length`` counts tokens, special ones included. Which those are is the tokenizer's own word: one at
    either end, only the first, or none.
 """
@@ -25,11 +25,21 @@ from plasmid.models.store import BaseModel
 MEASURED_TEXTS = 1024
 """How many are tokenized at a time."""
 SENTENCE = "An anomaly of the hand and of 12 other parts."
-_TRIED: dict[InputKind, str] = {"text": SENTENCE, "molecule": "C[C@@H](N)C(=O)Oc1ccc(Cl)nc1/C=C/Br"}
+_TRIED: dict[InputKind, str] = {
+    "text": SENTENCE,
+    "nucleotide": "ACGTTGCANN",
+    "molecule": "C[C@@H](N)C(=O)Oc1ccc(Cl)nc1/C=C/Br",
+}
 _UNREAD: dict[InputKind, str] = {
     "protein": "amino-acid residues",
+    "nucleotide": "A, C, G, T or N",
     "molecule": "a plain SMILES",
     "text": "plain English words",
+}
+_STRANGE: dict[InputKind, tuple[str, str]] = {
+    "protein": ("sequences hold letters that are not residues", AMINO_ACIDS),
+    "nucleotide": ("sequences hold letters that are not nucleotides", "A, C, G, T and N"),
+    "molecule": ("SMILES hold other signs", "OpenSMILES"),
 }
 
 
@@ -54,7 +64,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def reads(tokenizer: Any, kind: InputKind, *, spaced: bool) -> bool:
-    """True when *tokenizer* knows every residue as one token of its own, or all of a molecule or sentence."""
+    """True when *tokenizer* knows every residue as one token of its own, or all of what else is tried."""
     if kind != "protein":
         return tokenizer.unk_token_id not in _content(tokenizer, _TRIED[kind])
     ids = _content(tokenizer, " ".join(AMINO_ACIDS) if spaced else AMINO_ACIDS)
@@ -151,7 +161,7 @@ class Tokenizer:
         Raises
         ------
         ModelError
-            ``model.tokenizer_unknown``: a protein or molecule holds a letter that the model has no token for.
+            ``model.tokenizer_unknown``: a sequence or molecule holds a letter that the model does not know.
         """
         if not texts:
             return []
@@ -168,17 +178,11 @@ class Tokenizer:
             unknown = self._tokenizer.unk_token_id
             strange = [row for row, ids in enumerate(found["input_ids"]) if unknown in ids]
             if strange:
-                protein = self._kind == "protein"
+                what, known = _STRANGE[self._kind]
                 raise ModelError(
                     "model.tokenizer_unknown",
-                    f"{len(strange)} "
-                    + (
-                        "sequences hold letters that are not residues"
-                        if protein
-                        else "SMILES hold other signs"
-                    )
-                    + f", first in row {first + strange[0] + 1}.",
-                    f"The model reads {AMINO_ACIDS}." if protein else "The model reads OpenSMILES.",
+                    f"{len(strange)} {what}, first in row {first + strange[0] + 1}.",
+                    f"The model reads {known}.",
                 )
         return [
             Encoded(ids, special)

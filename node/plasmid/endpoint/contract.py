@@ -26,11 +26,19 @@ from plasmid.data.findings import Tally
 from plasmid.endpoint.asked import MAX_CHARACTERS
 from plasmid.models.adapter_files import HeadFile
 from plasmid.models.specs import Cell
-from plasmid.recipes.columns import AnyColumn, Column, MoleculeColumn, ProteinColumn, TextColumn
+from plasmid.recipes.columns import (
+    AnyColumn,
+    Column,
+    MoleculeColumn,
+    NucleotideColumn,
+    ProteinColumn,
+    TextColumn,
+)
 
 _COLUMNS: TypeAdapter[dict[str, AnyColumn]] = TypeAdapter(dict[str, Column])
 _PLAIN: dict[str, AnyColumn] = {
     "protein": ProteinColumn(type="protein", max_length=8192),
+    "nucleotide": NucleotideColumn(type="nucleotide", max_length=65_536),
     "molecule": MoleculeColumn(type="molecule", max_length=8192),
     "text": TextColumn(type="text", max_length=8192),
 }

@@ -156,7 +156,7 @@ class Service(Serving[Loaded]):
 
     def warm_up(self) -> None:
         """Learn what passes take here, before the first request."""
-        letters = {"protein": "A" * 14, "molecule": "C" * 14, "text": "a " * 14}[self.model.base.entry.input]
+        letters = 14 * {"text": "a ", "molecule": "C"}.get(self.model.base.entry.input, "A")
         (tokens,) = self.model.tokens([letters], self.model.longest)
         best: dict[int, float] = {}
         for _ in range(4):

@@ -36,7 +36,7 @@ from plasmid.gateway.revoked import Revoked
 from plasmid.gateway.terms import unit_terms
 from plasmid.gateway.views import Slice, described, slice_of
 from plasmid.models.adapter import AdapterSchema
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.models.store import BaseModel, check_pinned, ensure_model
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
@@ -172,6 +172,7 @@ def admit(
     base: BaseModel | None = None
     model = getattr(document, "model", None)
     if model is not None:
+        check_pinned(model.base, model.digest)
         base = ensure_model(model.base, revision=model.revision, digest=model.digest)
     opened = None
     if getattr(document, "contract", None) is not None:

@@ -53,6 +53,7 @@ SENTENCES = {
     "data.absent": "The site has no data file for this recipe.",
     "data.invalid": "The site's data does not meet the recipe's contract.",
     "model.not_imported": "The base model is not on the site and could not be imported there.",
+    "model.unpinned": "The recipe names a base model without the digest of its weights.",
     "model.digest_differs": "The site's copy of the base model is not the one that the recipe names.",
     "recipe.opaque": "The computation returns a finished vector, which that mechanism cannot protect.",
     "protocol.digest": "The document does not have the digest that was announced.",

@@ -5,7 +5,8 @@ Rules
 1. Each figure says how it came about: ``exact`` (both ends compute and compare it), ``measured`` (a probe on
    this machine, :mod:`plasmid.training.probe`), or ``computed`` (from a model of ours). What cannot be had is
    None, and never a guess.
-2. Bytes: :mod:`plasmid.protocol.traffic`. GPU: :mod:`plasmid.training.footprint`.
+2. Bytes: :mod:`plasmid.protocol.traffic`. Memory that no probe measured: :mod:`plasmid.training.footprint`.
+   A base model that is described, and not here, has its outline (:mod:`plasmid.models.outline`).
 3. Time is that of a rehearsal, all sites on this machine, while it is as busy as during the probe. Sites
    compute in turns of as many as the probe had at once. What does not depend on the recipe (starting
    processes, admission, key epoch, the round's messages) was measured once, in units of
@@ -16,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +27,14 @@ from plasmid.computations import api
 from plasmid.gateway.budget_rows import budget_rows, budgets_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.models.store import ensure_model
+from plasmid.models.outline import Outline, missing, planned_model
+from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.protocol.traffic import Traffic, traffic
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.schema import Recipe
-from plasmid.training.footprint import gpu_bytes
+from plasmid.training.footprint import cpu_bytes, gpu_bytes, weight_bytes
 from plasmid.training.isolation import strongest
 from plasmid.training.probe import Probe, cores, probe
 
@@ -62,10 +65,14 @@ class Estimate:
     ----------
     steps
         Of one site in all rounds.
-    gpu_bytes
-        Of a site's worker; None for a document that trains nothing.
+    gpu_bytes, worker_bytes, weight_bytes
+        Of a site's worker on a GPU and on a CPU, and of these the base model's weights, all computed; None
+        for a document that trains nothing.
     probe
-        None where there were no rows to probe with, or Python of the recipe's own and no sandbox for it.
+        None where there were no rows to probe with, or no weights, or Python of the recipe's own and no
+        sandbox for it.
+    missing
+        What a run on this machine lacks, a sentence each.
     epsilon, delta
         None without a privacy unit.
     """
@@ -76,15 +83,18 @@ class Estimate:
     steps: int
     traffic: Traffic
     gpu_bytes: int | None
+    worker_bytes: int | None
+    weight_bytes: int | None
     probe: Probe | None
     epsilon: float | None
     delta: float | None
     budgets: tuple[Budget, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def cpu_bytes(self) -> int | None:
-        """Resident memory of one site at its peak, worker and gateway."""
-        peak = self.probe and self.probe.peak_bytes
+        """Resident memory of one site at its peak, worker and gateway: measured, or else computed."""
+        peak = (self.probe and self.probe.peak_bytes) or self.worker_bytes
         return None if not peak else peak + GATEWAY_BYTES
 
     @property
@@ -114,12 +124,17 @@ class Estimate:
             "sites": self.sites,
             "rounds": self.rounds,
             "bytes": self.traffic.as_json(),
-            "memory": {"cpu_bytes": self.cpu_bytes, "gpu_bytes": self.gpu_bytes},
+            "memory": {
+                "cpu_bytes": self.cpu_bytes,
+                "gpu_bytes": self.gpu_bytes,
+                "weight_bytes": self.weight_bytes,
+            },
             "seconds": self.seconds,
             "probe": asdict(self.probe) if self.probe else None,
             "epsilon": self.epsilon,
             "delta": self.delta,
             "budgets": [asdict(one) for one in self.budgets],
+            "missing": list(self.missing),
         }
 
 
@@ -144,7 +159,7 @@ def estimate(
     home
         The state folder, whose sites' ledgers are read.
     probed
-        False starts no worker: no memory of a CPU, and no time.
+        False starts no worker: no memory is measured, and no time.
 
     Raises
     ------
@@ -157,7 +172,7 @@ def estimate(
     base = None
     if trains:
         model = document.model
-        base = ensure_model(model.base, revision=model.revision, digest=model.digest)
+        base = planned_model(model.base, revision=model.revision, digest=model.digest)
     shape = shape_of(api.load(document.computation), document, base)
     count = sites or len(tables) or document.federation.min_sites
     c = max(1, document.federation.colluding_organisations)
@@ -167,7 +182,8 @@ def estimate(
     found = None
     # Python that somebody wrote into the recipe runs in a sandbox, or not.
     locked = not getattr(document, "bundle", None) or strongest()[0] != "none"
-    if base is not None and tables and probed and locked:
+    here = base is not None and not isinstance(base, Outline)
+    if base is not None and here and tables and probed and locked:
         at_once = min(cores(), count, len(tables))
         largest = sorted(tables.values(), key=lambda path: -path.stat().st_size)[:at_once]
         found = probe(document, base, largest, threads=max(1, cores() // count))
@@ -178,11 +194,31 @@ def estimate(
         steps=len(document.training.pace(document.rounds)) if trains else 0,
         traffic=traffic(document, shape, plan, sites=count, round_s=_round_s(document, found, count)),
         gpu_bytes=None if base is None else gpu_bytes(document, base, shape.state.size),
+        worker_bytes=None if base is None else cpu_bytes(document, base, shape.state.size),
+        weight_bytes=None if base is None else weight_bytes(base),
         probe=found,
         epsilon=document.privacy.epsilon,
         delta=document.privacy.delta,
         budgets=budgets(document, home),
+        missing=() if base is None else (*missing(base), *_too_small(document, base, shape.state.size)),
     )
+
+
+def _too_small(document: Recipe, base: BaseModel, trainable: int) -> tuple[str, ...]:
+    """Return that this machine has too little memory for one worker on its CPU, if it has."""
+    needed, there = (
+        cpu_bytes(document, base, trainable),
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+    if needed <= there:
+        return ()
+    gib = 2**30
+    on_gpu = gpu_bytes(document, base, trainable) / gib
+    told = (
+        f"memory: a worker takes up to {needed / gib:,.0f} GiB on a CPU, this machine has {there / gib:,.0f} "
+        f"GiB. On a GPU it takes up to {on_gpu:,.0f} GiB of the GPU's."
+    )
+    return (told,)
 
 
 def _round_s(document: Any, found: Probe | None, sites: int) -> float:

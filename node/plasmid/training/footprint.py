@@ -1,42 +1,68 @@
-"""Memory of a training step on a GPU, from a model: no GPU is asked.
+"""Memory of a training step on a GPU or a CPU, from a model: nothing is loaded, and no device is asked.
 
 Rules
 -----
-1. The parts: the base model in float32; the trainable values with gradient, optimiser and the copy that
+1. The parts: the base model's weights; the trainable values with gradient, optimiser and the copy that
    FedProx pulls to; what a backward pass keeps of each layer from the lowest adapted one up; under a privacy
-   unit the rows' own gradients; and what the driver and its libraries take before the first tensor.
+   unit the rows' own gradients; and what process, driver and libraries take before the first tensor.
 2. What a transformer layer keeps is that of Korthikanti et al. 2022 ("Reducing Activation Recomputation in
    Large Transformer Models", arXiv 2205.05198, section 4.1): 34 bytes for each token and hidden value in 16
    bits, twice that in 32. Attention is fused on a GPU (:func:`plasmid.models.encoder.attention_on`), so that
-   its matrix of scores is not kept. Frozen weights keep less than that: it is an upper figure.
-3. Every row of the batch is taken to be as long as the recipe lets it be.
+   its matrix of scores is not kept; on a CPU it is, 5 bytes for each score. Frozen weights keep less than
+   that: it is an upper figure. In 16 bits each layer also keeps a copy of its weights in them.
+3. A head that answers with a token keeps a row of logits for each of its targets, three times over: as
+   computed, their softmax, and the gradient.
+4. Every row of the batch is taken to be as long as the recipe lets it be.
+5. Precision is as on the device: of ``auto``, 16 bits on a GPU and 32 on a CPU, which may have them and then
+   takes less.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from math import prod
 
 from plasmid.models.adapter import hidden_size, lora_modules
 from plasmid.models.architectures import architecture
 from plasmid.models.store import BaseModel
+from plasmid.models.tasks.causal import CausalHead
+from plasmid.models.tasks.masked_lm import CHOSEN, MaskedHead
 from plasmid.recipes.schema import Recipe
 
 DRIVER_BYTES = 600 * 2**20
 """Context and libraries of CUDA."""
+PROCESS_BYTES = 560 * 2**20
+"""A worker's process with torch and transformers in it, before it has a model: measured, CPU wheels."""
 LAYER_BYTES = 34
+SCORE_BYTES = 5
 MICRO_ROWS, MAX_GATHERED_BYTES = 64, 512 * 2**20
 """As :mod:`plasmid.training.engine` gathers rows' gradients; a test compares."""
 
 
 def gpu_bytes(recipe: Recipe, base: BaseModel, trainable: int) -> int:
     """Return the peak memory of a step of *recipe* with *trainable* values on a GPU."""
-    header = base.header
-    weights = 4 * sum(prod(tensor.shape) for tensor in header.values())
+    width = 2 if recipe.training.precision != "fp32" else 4
+    return DRIVER_BYTES + _step(recipe, base, trainable, width=width, fused=True)
+
+
+def cpu_bytes(recipe: Recipe, base: BaseModel, trainable: int) -> int:
+    """Return the peak resident memory of a worker of *recipe* with *trainable* values on a CPU."""
+    width = 2 if recipe.training.precision == "bf16" else 4
+    return PROCESS_BYTES + _step(recipe, base, trainable, width=width, fused=False)
+
+
+def weight_bytes(base: BaseModel) -> int:
+    """Return what the base model's weights take in memory: float32."""
+    return 4 * sum(prod(tensor.shape) for tensor in base.header.values())
+
+
+def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused: bool) -> int:
     training = recipe.training
     copies = 3 + 2 * (training.optimizer == "adamw")
-    layers = re.compile(re.escape(architecture(base.entry.architecture).layers) + r"\.(\d+)\.")
-    depth = 1 + max(int(found[1]) for name in header if (found := layers.match(name)))
+    known = architecture(base.entry.architecture)
+    layers = re.compile(re.escape(known.layers) + r"\.(\d+)\.")
+    depth = 1 + max(int(found[1]) for name in base.header if (found := layers.match(name)))
     paths = [module.path for module in lora_modules(base, recipe.adapter.lora)]
     lowest = min(int(found[1]) for path in paths if (found := layers.match(path)))
     kept = 0 if training.lora_lr == 0 else depth - lowest
@@ -45,10 +71,30 @@ def gpu_bytes(recipe: Recipe, base: BaseModel, trainable: int) -> int:
     if recipe.privacy.unit != "none":
         rows = max(1, min(MICRO_ROWS, rows, MAX_GATHERED_BYTES // (4 * trainable)))
         gathered = 4 * trainable * rows
-    values = rows * recipe.max_length * hidden_size(base)
-    width = 2 if training.precision != "fp32" else 4
+    longest, targets = _lengths(recipe)
+    values = rows * longest * hidden_size(base)
     layer = values * LAYER_BYTES * width // 2
+    if width == 2:
+        layer += (
+            2 * sum(prod(info.shape) for name, info in base.header.items() if layers.match(name)) // depth
+        )
+    if not fused:
+        heads = int(base.config.get("num_attention_heads", 1))
+        layer += rows * longest**2 * heads * SCORE_BYTES * width // 2
     activations = kept * layer
     if training.checkpointing and kept:  # each layer's input, and one layer whole at a time
         activations = kept * values * width + layer
-    return DRIVER_BYTES + weights + 4 * trainable * copies + activations + gathered
+    logits = 0
+    if known.head != "none":
+        logits = 3 * 4 * rows * targets * base.header[f"{known.words}.weight"].shape[0]
+    return weight_bytes(base) + 4 * trainable * copies + activations + gathered + logits
+
+
+def _lengths(recipe: Recipe) -> tuple[int, int]:
+    """Return how many tokens a row has at most, and how many of them the base's own head answers at."""
+    head = recipe.head()
+    if isinstance(head, CausalHead):
+        return recipe.max_length + head.most, head.most
+    if isinstance(head, MaskedHead):
+        return recipe.max_length, math.ceil(CHOSEN * recipe.max_length)
+    return recipe.max_length, 0

@@ -18,7 +18,9 @@ from plasmid.client.progress import RunProgress
 from plasmid.client.run import Run
 from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
 from plasmid.data.reading import read_table
+from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.passphrase import from_file
+from plasmid.models.catalogue import Described, about
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
@@ -130,12 +132,16 @@ def planned(
     if embedded:
         project, invited = embedded.project, embedded.sites
     plan = coordinator.plan(document, sites=invited, project=project)
+    lacking = "model" in document and isinstance(about(document["model"]["base"]), Described)
     for site, said in plan["sites"].items():
         if embedded and not embedded.has_own_policy(site) and said["code"] in _WRITTEN_ON_CONFIRMATION:
             sentence = "its policy is written when you confirm"
             said |= {"accepted": True, "code": "", "sentence": sentence, "pending": None}
         elif embedded and said["code"] in _DECLARED_ON_CONFIRMATION:
             said |= {"accepted": True, "code": "", "sentence": "its public size is written when you confirm"}
+        if embedded and lacking:
+            code = "model.not_imported"
+            said |= {"accepted": False, "code": code, "sentence": SENTENCES[code], "pending": None}
     show_plan(plan, document, rehearsal=embedded is not None, answer=answer)
     if embedded:
         show_isolation(*embedded.isolation, answer=answer)

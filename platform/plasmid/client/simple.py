@@ -8,16 +8,12 @@
 
 Rules
 -----
-1. Of a row: proteins and nucleotides as counts of every k-mer of 1 to 3 letters, wherever it stands;
-   molecules as counts of Morgan's circular fragments of radius 2, folded to 2,048 (Rogers, Hahn 2010, J.
-   Chem. Inf. Model. 50, 742; as RDKit has them); texts as tf-idf of words. Beside them the recipe's own
-   covariates, encoded as the adapter's head gets them.
+1. Of a row: :mod:`plasmid.client.features`.
 2. Of a residue: which letter stands at each of the places up to :data:`AROUND` away.
 3. The strength of the L2 penalty is fixed here, once for each model and kind of input. It was chosen by
    cross-validation within the training rows of the shipped recipes (leave one donor out; three folds). None
-   of those reads nucleotides or molecules yet: they take the proteins'. None has numbers of texts: 1.0 is
-   scikit-learn's.
-4. The features are fitted on the same rows as the model: a site alone knows only its own k-mers and words.
+   of those reads molecules yet: they take the proteins'. None has numbers of texts: 1.0 is scikit-learn's.
+4. The features are fitted on the same rows as the model.
 5. There is none for perplexities of words, nor for masked tokens that are no residues: what counts as a token
    is the base's business. Of masked residues it is asked at as many of each row, chosen alike, but not at
    the very same ones.
@@ -32,17 +28,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from plasmid.data import extras
+from plasmid.client.features import RowFeatures, texts_of
 from plasmid.data.table import Table, concatenate
-from plasmid.models.specs import encode_covariates
 from plasmid.models.tasks import IGNORED, Answers
 from plasmid.models.tasks.masked_lm import masked
 from plasmid.recipes.columns import RESIDUES
 from plasmid.recipes.schema import Recipe
 
-KMERS = (1, 3)
 AROUND = 7
-C = {"protein": 0.1, "nucleotide": 0.1, "molecule": 0.1, "text": 30.0}
+C = {"protein": 0.1, "nucleotide": 0.03, "molecule": 0.1, "text": 30.0}
 """The inverse of the penalty's strength, as scikit-learn has it."""
 ALPHA = {"protein": 10.0, "nucleotide": 10.0, "molecule": 10.0, "text": 1.0}
 """Of ridge regression: the penalty's strength."""
@@ -91,56 +85,6 @@ def simple_scores(recipe: Recipe, sites: Mapping[str, Table], test: Table) -> di
     }
 
 
-class _Rows:
-    """The features of whole rows, fitted to a table: k-mers or words, and covariates."""
-
-    def __init__(self, recipe: Recipe, table: Table) -> None:
-        from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-
-        self._recipe = recipe
-        self._vectoriser: Any = (
-            TfidfVectorizer(sublinear_tf=True)
-            if recipe.input_kind == "text"
-            else CountVectorizer(analyzer="char", ngram_range=KMERS, lowercase=False)
-        )
-        if recipe.input_kind == "molecule":
-            self._vectoriser = _Fragments()
-        self._vectoriser.fit(_texts(recipe, table))
-
-    def of(self, table: Table) -> Any:
-        """Return the features of *table*, sparse [rows, features]."""
-        from scipy.sparse import csr_matrix, hstack
-
-        counts = self._vectoriser.transform(_texts(self._recipe, table))
-        covariates = encode_covariates(self._recipe.head().covariates, table.columns, table.rows)
-        return hstack([counts, csr_matrix(covariates)], format="csr")
-
-
-class _Fragments:
-    """Counts of circular fragments, in the shape of a vectoriser of scikit-learn."""
-
-    def fit(self, texts: Sequence[str]) -> None:
-        """There is nothing to learn from *texts*."""
-
-    def transform(self, texts: Sequence[str]) -> Any:
-        """Return the counts, sparse [texts, 2048]; none of what is no molecule."""
-        from scipy.sparse import csr_matrix
-
-        with extras.told():
-            from rdkit import Chem
-            from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
-            from rdkit.rdBase import BlockLogs
-
-        generator = GetMorganGenerator(radius=2, fpSize=2048)
-        found = np.zeros((len(texts), 2048), np.float32)
-        with BlockLogs():
-            for row, text in enumerate(texts):
-                molecule = Chem.MolFromSmiles(text)
-                if molecule is not None:
-                    found[row] = generator.GetCountFingerprintAsNumPy(molecule)
-        return csr_matrix(found)
-
-
 class _Labels:
     """What a classifier of scikit-learn, or one label alone, says of rows of features."""
 
@@ -166,7 +110,7 @@ class _Labels:
 class _Logistic:
     def __init__(self, recipe: Recipe, table: Table) -> None:
         head = recipe.head()
-        self._rows = _Rows(recipe, table)
+        self._rows = RowFeatures(recipe, table)
         labels = head.targets(_label(recipe, table), np.ones(table.rows, np.int64))
         self._labels = _Labels(head.width, self._rows.of(table), labels, C[recipe.input_kind])
 
@@ -178,7 +122,7 @@ class _Ridge:
     def __init__(self, recipe: Recipe, table: Table) -> None:
         from sklearn.linear_model import Ridge
 
-        self._head, self._rows = recipe.head(), _Rows(recipe, table)
+        self._head, self._rows = recipe.head(), RowFeatures(recipe, table)
         targets = self._head.targets(_label(recipe, table), np.ones(table.rows, np.int64))
         self._model = Ridge(alpha=ALPHA[recipe.input_kind]).fit(self._rows.of(table), targets)
 
@@ -192,7 +136,7 @@ class _Ridge:
 class _Window:
     def __init__(self, recipe: Recipe, table: Table) -> None:
         self._recipe, head = recipe, recipe.head()
-        texts = _texts(recipe, table)
+        texts = texts_of(recipe, table)
         labels = head.targets(_label(recipe, table), np.array([len(text) for text in texts]))
         labelled = np.flatnonzero(labels != IGNORED)
         if len(labelled) > MOST_RESIDUES:
@@ -202,14 +146,14 @@ class _Window:
         )
 
     def predict(self, table: Table) -> Answers:
-        texts = _texts(self._recipe, table)
+        texts = texts_of(self._recipe, table)
         starts = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
         return Answers(self._labels.probabilities(_windows(_coded(texts), len(RESIDUES))), starts)
 
 
 class _Phrases:
     def __init__(self, recipe: Recipe, table: Table) -> None:
-        self._rows = _Rows(recipe, table)
+        self._rows = RowFeatures(recipe, table)
         cells = [" ".join(str(cell).split()) for cell in _label(recipe, table)]
         self._phrases = sorted(set(cells))
         labels = np.array([self._phrases.index(cell) for cell in cells], np.int64)
@@ -241,7 +185,7 @@ class _Neighbours:
     def _masked(self, table: Table, seed: int) -> tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return what is around each chosen residue and which it was, and how many each row has."""
         mask, others = len(RESIDUES) + 1, np.arange(1, len(RESIDUES) + 1)
-        texts = _coded(_texts(self._recipe, table))
+        texts = _coded(texts_of(self._recipe, table))
         pairs = [masked(text, seed, mask=mask, others=others) for text in texts]
         targets = np.concatenate([pair[1] for pair in pairs])
         chosen = targets != IGNORED
@@ -297,7 +241,3 @@ def _stacked(parts: Sequence[Any]) -> Any:
 def _label(recipe: Recipe, table: Table) -> Sequence[Any]:
     assert recipe.data.label is not None, "this model learns from labels"
     return table.columns[recipe.data.label]
-
-
-def _texts(recipe: Recipe, table: Table) -> Sequence[str]:
-    return [str(cell) for cell in table.columns[recipe.data.input]]

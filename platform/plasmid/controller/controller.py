@@ -77,7 +77,7 @@ class Controller:
         The figures are those of the sites that accept; of all that are invited while too few do.
         """
         request, project, envelope = self._asked(signed, key)
-        job = await asyncio.to_thread(prepare, request.document, request.digest)
+        job = await asyncio.to_thread(prepare, request.document, request.digest, planning=True)
         invited = self._invited(request, project)
         ask = Ask(run=_question(), request=signed, project=envelope)
         timeout_s = max(ASK_TIMEOUT_S, job.document.federation.round_timeout_s)

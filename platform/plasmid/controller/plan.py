@@ -10,7 +10,8 @@ from typing import Any
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
 from plasmid.federation.server import build_strategy
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.models.outline import planned_model
+from plasmid.models.store import BaseModel, check_pinned, ensure_model
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
 from plasmid.protocol.traffic import body_sizes
@@ -72,8 +73,13 @@ class Job:
         }
 
 
-def prepare(document: dict[str, Any], digest: str) -> Job:
+def prepare(document: dict[str, Any], digest: str, *, planning: bool = False) -> Job:
     """Return the job of a resolved document.
+
+    Parameters
+    ----------
+    planning
+        Nothing will run, so that the outline of a base model whose weights are not here is enough.
 
     Raises
     ------
@@ -82,7 +88,7 @@ def prepare(document: dict[str, Any], digest: str) -> Job:
     ProtocolError
         ``protocol.digest``: *digest* isn't the document's.
     ModelError
-        The base model cannot be had here.
+        The base model cannot be had here, or is not pinned (``model.unpinned``).
     """
     own = recipe_digest(document, str(document.get("computation")))
     if own != digest:
@@ -96,7 +102,12 @@ def prepare(document: dict[str, Any], digest: str) -> Job:
     if server is not None:
         build_strategy(server.strategy, server.options)
     model = getattr(parsed, "model", None)
-    base = None if model is None else ensure_model(model.base, revision=model.revision, digest=model.digest)
+    base = None
+    if model is not None:
+        if not planning:
+            check_pinned(model.base, model.digest)
+        had = planned_model if planning else ensure_model
+        base = had(model.base, revision=model.revision, digest=model.digest)
     return Job(parsed, own, base, shape_of(api.load(parsed.computation), parsed, base))
 
 

@@ -4,7 +4,8 @@ Rules
 -----
 1. Defaults of the schema < the file < ``--set path=value`` < ``--seed``.
 2. Every problem is collected and told with file, line and path; then one error is raised.
-3. The base model's revision and digest are filled in from the catalogue of models, a vocabulary given
+3. The base model's revision and digest are filled in from the catalogue of models (they stay empty for one
+   that is described alone, which can be planned and not run), a vocabulary given
    as ``{file: genes.txt}`` and the Python of a bundle are read in, each file once: the resolved document
    needs no other file to be understood, or run.
 """
@@ -334,9 +335,9 @@ def _check_base(document: dict[str, Any], problems: _Problems) -> None:
         _entry(base, problems)
 
 
-def _entry(base: str, problems: _Problems) -> models.Entry | None:
+def _entry(base: str, problems: _Problems) -> models.Entry | models.Described | None:
     try:
-        return models.get(base)
+        return models.about(base)
     except ModelError as error:
         problems.add(("model", "base"), str(error))
         return None
@@ -358,6 +359,8 @@ def _fill_model(recipe: Recipe, problems: _Problems) -> Recipe:
         )
     elif entry.causal and entry.chat_template is None:
         problems.add(("model", "base"), f"{entry.id} has no chat template, so where would an answer begin?")
+    if isinstance(entry, models.Described):  # no weights were seen: there is nothing to pin
+        return recipe
     revision = recipe.model.revision or entry.revision
     digest = recipe.model.digest
     if digest is None and revision == entry.revision:

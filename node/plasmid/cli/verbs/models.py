@@ -13,7 +13,7 @@ from plasmid.cli.verbs.hub_options import EndpointOption, TokenOption, hub_of
 from plasmid.core.errors import ModelError, UsageError
 from plasmid.models import catalogue
 from plasmid.models.architectures import InputKind, OwnHead
-from plasmid.models.catalogue import Entry
+from plasmid.models.catalogue import Described, Entry
 from plasmid.models.store import BaseModel, model_folder, open_model
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -23,14 +23,20 @@ class Input(StrEnum):
     """What a model reads."""
 
     protein = "protein"
+    nucleotide = "nucleotide"
     molecule = "molecule"
     text = "text"
 
 
-def _describe(entry: Entry) -> dict[str, Any]:
+def _describe(entry: Entry | Described) -> dict[str, Any]:
+    if isinstance(entry, Described):
+        told = entry.model_dump(mode="json", exclude={"repo", "spaced", "config"})
+        return {**told, "revision": None, "digest": None, "source": entry.repo, "imported": False}
     folder = model_folder(entry.id, entry.revision)
     source = entry.source
-    where = source.package if source.kind == "wheel" else source.repo if source.kind == "hub" else "folder"
+    where = {"own": "plasmid", "folder": "folder"}.get(source.kind)
+    if isinstance(source, catalogue.WheelSource | catalogue.HubSource):
+        where = source.package if source.kind == "wheel" else source.repo
     return {
         **entry.model_dump(mode="json", exclude={"source", "spaced"}),
         "source": where,
@@ -40,17 +46,18 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 @app.command("ls")
 def list_models(format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name
-    """List the base models of the catalogue and those imported from folders."""
+    """List the base models of the catalogue, those imported, and those whose weights are to be imported."""
     with reply(format) as answer:
         from rich.table import Table
 
-        entries = [_describe(entry) for entry in catalogue.ls()]
+        known: list[Entry | Described] = [*catalogue.ls(), *catalogue.absent()]
+        entries = [_describe(entry) for entry in known]
         answer.data["models"] = entries
         names = ("model", "revision", "reads", "for", "licence", "imported", "what")
         table = Table(*names, box=None, pad_edge=False)
         for entry in entries:
             imported = "yes" if entry["imported"] else "no"
-            shown = [entry["id"], entry["revision"], entry["input"], ", ".join(entry["tasks"])]
+            shown = [entry["id"], entry["revision"] or "-", entry["input"], ", ".join(entry["tasks"])]
             table.add_row(*shown, entry["licence"], imported, entry["title"])
         answer.say(table)
 
@@ -101,8 +108,15 @@ def import_model(
             raise UsageError(
                 "usage.own_head", "--causal and --masked exclude each other.", "Say what it is trained for."
             )
+        from plasmid.models.hub_client import configured_hub
+
         head: OwnHead = "causal" if causal else "masked" if masked else "none"
         target = None if push is None else hub_of(None, token_file)
+        described = catalogue.described(source)
+        if described is not None and model_id is None:
+            if endpoint is None and configured_hub() is None:
+                raise catalogue.not_here(described)
+            source, model_id = described.repo, described.id
         if _is_on_a_hub(source):
             from plasmid.models.hub import import_repo
 
@@ -152,7 +166,7 @@ def _import(
     template: str | None,
 ) -> BaseModel:
     named = model_id is not None or reads is not None or head != "none" or template is not None
-    shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
+    shipped = {entry.id: entry for entry in catalogue.ls() if entry.installed}
     if not named and source in shipped:
         from plasmid.models.importer import import_entry
 
@@ -180,7 +194,7 @@ def _import(
 def _show(answer: Any, base: BaseModel) -> None:
     record = catalogue.read_record(base.path)
     answer.data |= {
-        **_describe(base.entry),
+        **_describe(record.entry if record else catalogue.about(base.id)),
         "path": str(base.path),
         "digest": base.digest,
         "files": record.files if record else {},
@@ -204,6 +218,6 @@ def show(
             base = open_model(model_id)
         except ModelError as error:
             if error.code == "model.not_imported":
-                answer.data |= _describe(catalogue.get(model_id))
+                answer.data |= _describe(catalogue.about(model_id))
             raise
         _show(answer, base)

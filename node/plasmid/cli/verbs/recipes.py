@@ -52,7 +52,10 @@ def show(
         answer.data.update(_summary(resolved), path=str(resolved.path), document=resolved.document)
         answer.say(_plain(f"# {resolved.path}"))
         if isinstance(resolved.parsed, Recipe):
-            answer.say(_plain(f"# base {resolved.parsed.model.base} {resolved.parsed.model.revision}"))
+            named = resolved.parsed.model
+            answer.say(
+                _plain(f"# base {named.base} {named.revision or '(its weights are not imported here)'}")
+            )
         answer.say(
             _plain(f"# digest {resolved.digest}" + (" (with --set and --seed)" if overrides or seed else "")),
             "",

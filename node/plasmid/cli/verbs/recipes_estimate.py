@@ -49,21 +49,19 @@ def tell(
     """Make and show the estimate of a parsed *document* over *tables*, as ``data["estimate"]``."""
     from plasmid.training.estimate import estimate as estimated
 
-    if probe and tables:
+    if probe and tables and _weights_here(document):
         answer.note("computing some steps to see how long they take ...")
     found = estimated(document, tables, home=home(), sites=sites, probed=probe)
     answer.data["estimate"] = found.as_json()
     bytes_, seconds = found.traffic, found.seconds
+    how = "measured" if found.probe is not None and found.probe.peak_bytes else "computed, an upper figure"
     rows = [
         ("trainable parameters", f"{found.trainable_parameters:,}", "exact"),
         ("up, a round and site", _bytes(bytes_.up), f"{bytes_.bodies_up:,} exact, messages computed"),
         ("down, a round and site", _bytes(bytes_.down), f"{bytes_.bodies_down:,} exact, messages computed"),
-        (
-            "memory of a site, CPU",
-            _bytes(found.cpu_bytes),
-            "worker measured; gateway 90 MiB, as once measured",
-        ),
+        ("memory of a site, CPU", _bytes(found.cpu_bytes), f"worker {how}; gateway 90 MiB, as once measured"),
         ("memory of a site, GPU", _bytes(found.gpu_bytes), "computed, an upper figure; no GPU was asked"),
+        ("  the base's weights", _bytes(found.weight_bytes), "of both, float32"),
     ]
     if seconds is not None and found.probe is not None:
         how = f"measured: {found.probe.parallel} workers at once, {found.probe.threads} thread(s) each"
@@ -77,7 +75,8 @@ def tell(
     width, wide = (max(len(row[column]) for row in rows) for column in (0, 1))
     answer.say(*(plain(f"  {what:<{width}}  {value:>{wide}}  {how}") for what, value, how in rows))
     if found.probe is None:
-        answer.say(plain("  No memory and no time: " + ("not asked for." if not probe else _WHY)))
+        why = "not asked for." if not probe else "the weights are not here." if found.missing else _WHY
+        answer.say(plain("  Memory was not measured, and there is no time: " + why))
     if found.epsilon is not None:
         answer.say(
             f"  epsilon {found.epsilon:g} at delta {found.delta:g} for each {document.privacy.unit}, "
@@ -89,6 +88,15 @@ def tell(
             answer.say(
                 plain(f"  {one.site}: population {one.population} {left}{': too little' if short else ''}")
             )
+    for lack in found.missing:
+        answer.say(plain(f"  missing to run here: {lack}"))
+
+
+def _weights_here(document: Any) -> bool:
+    from plasmid.models.catalogue import Entry, about
+
+    model = getattr(document, "model", None)
+    return model is None or isinstance(about(model.base), Entry)
 
 
 _WHY = "they need rows to train on; give --sites DIR. A recipe's own Python also needs a sandbox."

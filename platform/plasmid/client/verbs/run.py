@@ -74,6 +74,7 @@ def run(
             plan_and_run,
         )
         from plasmid.computations._personal import keeps, personal_parts
+        from plasmid.models.store import check_pinned
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -87,6 +88,8 @@ def run(
         check_project(coordinator, project)
         resolved = load_recipe(recipe, overrides=parse_overrides(set_), seed=seed)
         work = home() / "data" / resolved.parsed.name
+        if isinstance(resolved.parsed, Recipe) and not dry:
+            check_pinned(resolved.parsed.model.base, resolved.parsed.model.digest)
         trains, judged = isinstance(resolved.parsed, Recipe), hasattr(resolved.parsed, "task")
         lacks = trains and bool(personal_parts(resolved.recipe))
         if evaluate and (not trains or lacks or resolved.recipe.data.holdout is None):

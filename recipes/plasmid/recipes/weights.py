@@ -60,7 +60,7 @@ Weights = Annotated[PublicWeights | RecordWeights, Field(discriminator="by")]
 
 def coarse(number: int) -> int:
     """Return the largest of 1, 2 and 5 times a power of ten that is at most *number*, from 1."""
-    power = 10 ** (len(str(number)) - 1)
+    power: int = 10 ** (len(str(number)) - 1)
     return max(step * power for step in (1, 2, 5) if step * power <= number)
 
 

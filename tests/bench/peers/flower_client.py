@@ -30,7 +30,7 @@ def trained(base: Path, recipe: Recipe, table: Path, state: NDArray[Any]) -> NDA
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    labels = torch.tensor([recipe.task.labels.index(row["label"]) for row in rows])
+    labels = torch.tensor([recipe.task.classes.index(row["label"]) for row in rows])
     texts = tokenizer([row["sequence"] for row in rows], padding=True, return_tensors="pt")
     model = _model(base, recipe)
     _adopt(model, state)
@@ -55,7 +55,7 @@ def _model(base: Path, recipe: Recipe) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     lora = recipe.adapter.lora
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(recipe.task.labels))
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(recipe.task.classes))
     depth = model.config.num_hidden_layers
     top = list(range(depth - (lora.layers or depth), depth))
     settings: dict[str, Any] = {

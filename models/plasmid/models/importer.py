@@ -1,4 +1,4 @@
-"""Base models, converted once to safetensors, from an installed wheel or a local folder.
+"""Base models, converted once to safetensors, from Plasmid itself, an installed wheel or a local folder.
 
 Rules
 -----
@@ -34,10 +34,12 @@ from plasmid.core.errors import ModelError, PlasmidError, UsageError
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
+    ENTRIES,
     RECORD,
     TASKS,
     Entry,
     FolderSource,
+    OwnSource,
     Record,
     WheelSource,
     get,
@@ -51,7 +53,7 @@ from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
 
 
 def import_entry(entry: Entry) -> BaseModel:
-    """Import the catalogue's *entry* from its wheel, or open it if that was done before.
+    """Import the catalogue's *entry* from Plasmid itself or its wheel, or open it if that was done before.
 
     Raises
     ------
@@ -62,22 +64,25 @@ def import_entry(entry: Entry) -> BaseModel:
     StorageError
         The state folder cannot be written.
     """
-    if not isinstance(entry.source, WheelSource):
+    source = entry.source
+    if not isinstance(source, OwnSource | WheelSource):
         raise ModelError(
             "model.not_imported",
             f"{entry.id} does not come in a wheel.",
             f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
-    root = _wheel_root(entry, entry.source)
+    root = ENTRIES.parent if source.kind == "own" else _wheel_root(entry, source)
     with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
-            vocabulary = root / entry.source.vocabulary if entry.source.vocabulary else None
             with folder_atomic(folder) as new:
-                if entry.source.gguf is not None:
-                    convert_gguf(root / entry.source.folder / entry.source.gguf, new)
+                if source.kind == "own":
+                    convert(root / source.folder, new, None, head=entry.own_head)
+                elif source.gguf is not None:
+                    convert_gguf(root / source.folder / source.gguf, new)
                 else:
-                    convert(root / entry.source.folder, new, vocabulary, head=entry.own_head)
+                    vocabulary = root / source.vocabulary if source.vocabulary else None
+                    convert(root / source.folder, new, vocabulary, head=entry.own_head)
                 _seal(new, entry)
         return open_model(entry.id)
 

@@ -7,7 +7,7 @@ Rules
 2. Its digest is over the names and SHA-256 of exactly those files. A file that was changed, added or
    removed, and a digest other than the catalogue's or the caller's, are refused.
 3. Opening imports no torch; converting does, so :func:`ensure_model` has a child process do it.
-4. A model that is not here comes from its wheel; where that is not installed, from the hub of
+4. A model that is not here comes from Plasmid itself, or its wheel; where that is not installed, from the hub of
    ``HF_ENDPOINT``, by revision or digest, never by name alone.
 """
 
@@ -113,7 +113,7 @@ def open_model(
     record = read_record(folder)
     if record is None:
         entry = get(model_id)
-        source = model_id if entry.source.kind == "wheel" else f"FOLDER --id {model_id}"
+        source = model_id if entry.installed else f"FOLDER --id {model_id}"
         raise ModelError(
             "model.not_imported",
             f"the base model {model_id} {wanted} is not imported in {models_folder()}.",
@@ -168,7 +168,7 @@ def ensure_model(model_id: str, *, revision: str | None = None, digest: str | No
         problem: PlasmidError = error
     model_folder(model_id, revision or "any")  # refuses what cannot be a name
     entry = shipped(model_id)
-    if entry is not None and entry.source.kind == "wheel" and revision in (None, entry.revision):
+    if entry is not None and entry.installed and revision in (None, entry.revision):
         found = _in_child(model_id, [model_id], IMPORT_TIMEOUT_S)
         if found is None:
             return open_model(model_id, revision=revision, digest=digest)

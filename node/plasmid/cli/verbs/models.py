@@ -30,7 +30,9 @@ class Input(StrEnum):
 def _describe(entry: Entry) -> dict[str, Any]:
     folder = model_folder(entry.id, entry.revision)
     source = entry.source
-    where = source.package if source.kind == "wheel" else source.repo if source.kind == "hub" else "folder"
+    where = {"own": "plasmid", "folder": "folder"}.get(source.kind)
+    if isinstance(source, catalogue.WheelSource | catalogue.HubSource):
+        where = source.package if source.kind == "wheel" else source.repo
     return {
         **entry.model_dump(mode="json", exclude={"source", "spaced"}),
         "source": where,
@@ -152,7 +154,7 @@ def _import(
     template: str | None,
 ) -> BaseModel:
     named = model_id is not None or reads is not None or head != "none" or template is not None
-    shipped = {entry.id: entry for entry in catalogue.ls() if entry.source.kind == "wheel"}
+    shipped = {entry.id: entry for entry in catalogue.ls() if entry.installed}
     if not named and source in shipped:
         from plasmid.models.importer import import_entry
 

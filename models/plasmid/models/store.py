@@ -7,8 +7,8 @@ Rules
 2. Its digest is over the names and SHA-256 of exactly those files. A file that was changed, added or
    removed, and a digest other than the catalogue's or the caller's, are refused.
 3. Opening imports no torch; converting does, so :func:`ensure_model` has a child process do it.
-4. A model that is not here comes from Plasmid itself, or its wheel; where that is not installed, from the hub of
-   ``HF_ENDPOINT``, by revision or digest, never by name alone.
+4. A model that is not here comes from Plasmid itself, or its wheel; where that is not installed, from the
+   hub of ``HF_ENDPOINT``, by revision or digest, never by name alone.
 """
 
 from __future__ import annotations

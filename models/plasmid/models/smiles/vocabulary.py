@@ -2,10 +2,10 @@
 
 Rules
 -----
-1. A token is what a chemist reads as one sign: ``Cl``, ``Br``, ``@@``, an aromatic ``c``, a bond, a ring's digit.
-   The bracket atoms that are frequent in drugs are tokens of their own: ``[nH]``, ``[C@@H]``, ``[N+]``.
-2. Any other bracket atom is read in pieces: ``[``, digits, one of 118 elements, ``@``, ``H``, charge, ``]``. So no
-   valid SMILES has an unknown token, and the list was gathered from no data.
+1. A token is what a chemist reads as one sign: ``Cl``, ``Br``, ``@@``, an aromatic ``c``, a bond, a ring's
+   digit. Bracket atoms that are frequent in drugs are tokens of their own: ``[nH]``, ``[C@@H]``, ``[N+]``.
+2. Any other bracket atom is read in pieces: ``[``, digits, one of 118 elements, ``@``, ``H``, charge, ``]``.
+   So no valid SMILES has an unknown token, and the list was gathered from no data.
 3. Special tokens are in ``<>``, which no SMILES holds: a cell cannot spell one.
 4. One special token stands at either end.
 """
@@ -20,16 +20,46 @@ PAD, UNKNOWN, FIRST, LAST, MASK = range(5)
 ORGANIC = ("Cl", "Br", "B", "C", "N", "O", "P", "S", "F", "I", "b", "c", "n", "o", "p", "s", "*")
 WHOLE = (
     *("[nH]", "[C@H]", "[C@@H]", "[C@]", "[C@@]", "[N+]", "[n+]", "[NH+]", "[NH2+]", "[NH3+]", "[nH+]"),
-    *("[N-]", "[O-]", "[S-]", "[S+]", "[S@]", "[S@@]", "[P+]", "[P@]", "[P@@]", "[H]", "[2H]", "[Si]", "[Se]"),
-    *("[Na+]", "[K+]", "[Cl-]", "[Br-]", "[I-]", "[B-]", "[C-]", "[O]", "[se]", "[O+]", "[o+]", "[s+]", "[CH-]"),
+    *(
+        "[N-]",
+        "[O-]",
+        "[S-]",
+        "[S+]",
+        "[S@]",
+        "[S@@]",
+        "[P+]",
+        "[P@]",
+        "[P@@]",
+        "[H]",
+        "[2H]",
+        "[Si]",
+        "[Se]",
+    ),
+    *(
+        "[Na+]",
+        "[K+]",
+        "[Cl-]",
+        "[Br-]",
+        "[I-]",
+        "[B-]",
+        "[C-]",
+        "[O]",
+        "[se]",
+        "[O+]",
+        "[o+]",
+        "[s+]",
+        "[CH-]",
+    ),
 )
 SIGNS = ("[", "]", "(", ")", ".", "-", "=", "#", "$", ":", "/", "\\", "%", "@@", "@", "+", "H", *"0123456789")
 AROMATIC_TWO = ("se", "as", "te", "si")
-TWO_LETTERS = tuple(
-    "He Li Be Ne Na Mg Al Si Cl Ar Ca Sc Ti Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Zr Nb Mo Tc Ru Rh Pd Ag "
-    "Cd In Sn Sb Te Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta Re Os Ir Pt Au Hg Tl Pb Bi Po At "
-    "Rn Fr Ra Ac Th Pa Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
+_ELEMENTS = (
+    "He Li Be Ne Na Mg Al Si Cl Ar Ca Sc Ti Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Zr Nb Mo Tc Ru Rh "
+    "Pd Ag Cd In Sn Sb Te Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta Re Os Ir Pt Au Hg Tl "
+    "Pb Bi Po At Rn Fr Ra Ac Th Pa Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc "
+    "Lv Ts Og"
 )
+TWO_LETTERS = tuple(_ELEMENTS.split())
 ONE_LETTER = ("K", "V", "Y", "W", "U")
 STEREO = ("TH", "AL", "SP", "TB", "OH")
 
@@ -39,7 +69,7 @@ VOCABULARY = tuple(
     )
 )
 
-# An element of two letters is one only behind a bracket and an isotope: elsewhere "Sc" is S and an aromatic c.
+# An element of two letters is one only behind a bracket and an isotope: elsewhere "Sc" is S and aromatic c.
 _BEHIND = r"(?<=\[|\[\d|\[\d\d|\[\d\d\d)"
 
 

@@ -7,12 +7,12 @@
 
 Rules
 -----
-1. A row is a molecule, the number of its scaffold, and its pKi, as ChEMBL has them after MoleculeACE's curation.
-   SMILES are RDKit's canonical ones; those of more than :data:`MAX_SMILES` characters are left out.
-2. The scaffold is Bemis and Murcko's (1996, J. Med. Chem. 39: 2887), without configurations; molecules without
-   rings are left out. The number is a digest of it, so that no table holds the scaffold beside the molecule.
-3. A scaffold belongs to one site: that with most of its measurements. The others' rows of it are dropped, so that
-   no two sites have a molecule or a scaffold in common.
+1. A row is a molecule, the number of its scaffold, and its pKi, as ChEMBL has them after MoleculeACE's
+   curation. SMILES are RDKit's canonical ones; those of more than :data:`MAX_SMILES` characters are left out.
+2. The scaffold is Bemis and Murcko's (1996, J. Med. Chem. 39: 2887), without configurations; molecules
+   without rings are left out. Its number is a digest of it.
+3. A scaffold belongs to one site: that with most of its measurements. The others' rows of it are dropped, so
+   that no two sites have a molecule or a scaffold in common.
 4. Of each site whole scaffolds are taken in the order of their numbers, to :data:`ROWS` rows.
 """
 
@@ -47,7 +47,7 @@ Measured = tuple[str, str, float]
 
 
 def numbered(smiles: str) -> tuple[str, str] | None:
-    """Return the canonical SMILES and the number of its scaffold; None without rings, or where it is too long."""
+    """Return the canonical SMILES and its scaffold's number; None without rings, or if it is too long."""
     from rdkit import Chem
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
@@ -65,7 +65,9 @@ def divided(sites: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]
     for site, rows in sites.items():
         for _, scaffold, _ in rows:
             found[scaffold][site] += 1
-    owner = {scaffold: min(counts, key=lambda site: (-counts[site], site)) for scaffold, counts in found.items()}
+    owner = {
+        scaffold: min(counts, key=lambda site: (-counts[site], site)) for scaffold, counts in found.items()
+    }
     kept: dict[str, list[Measured]] = {}
     for site, rows in sites.items():
         own = sorted(row for row in rows if owner[row[1]] == site)

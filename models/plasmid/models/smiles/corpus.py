@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rdkit import Chem, RDLogger
+from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
+from rdkit.rdBase import BlockLogs
 
 BITS = 1024
 MAX_SMILES = 110
@@ -91,20 +92,20 @@ def drawn(large: Sequence[str], small: Sequence[str], seed: int, size: int) -> I
     large, small
         SMILES to draw from; what is joined to another molecule is of the small ones.
     """
-    RDLogger.DisableLog("rdApp.*")
     source = random.Random(seed)  # noqa: S311 - which molecules are read is no secret
     while True:
-        block = []
-        while len(block) < size:
-            molecule = Chem.MolFromSmiles(source.choice(large))
-            if molecule is not None and source.random() < JOINED:
-                molecule = _joined(molecule, Chem.MolFromSmiles(source.choice(small)), source)
-            if molecule is not None and source.random() < CHARGED:
-                molecule = _charged(molecule, source)
-            if molecule is not None and source.random() < TURNED:
-                molecule = _turned(molecule, source)
-            if molecule is not None:
-                block.append(molecule)
+        block: list[Any] = []
+        with BlockLogs():  # what cannot be varied so is told by None
+            while len(block) < size:
+                molecule: Any = Chem.MolFromSmiles(source.choice(large))
+                if molecule is not None and source.random() < JOINED:
+                    molecule = _joined(molecule, Chem.MolFromSmiles(source.choice(small)), source)
+                if molecule is not None and source.random() < CHARGED:
+                    molecule = _charged(molecule, source)
+                if molecule is not None and source.random() < TURNED:
+                    molecule = _turned(molecule, source)
+                if molecule is not None:
+                    block.append(molecule)
         yield describe(block)
 
 

@@ -61,22 +61,21 @@ class Pretrained(nn.Module):
         from transformers import ModernBertConfig, ModernBertForMaskedLM
 
         super().__init__()
-        self.model = ModernBertForMaskedLM(
-            ModernBertConfig(
-                vocab_size=len(VOCABULARY),
-                hidden_size=hidden,
-                intermediate_size=hidden * 3 // 2,
-                num_hidden_layers=layers,
-                num_attention_heads=hidden // 32,
-                global_attn_every_n_layers=1,
-                max_position_embeddings=MAX_TOKENS,
-                pad_token_id=PAD,
-                bos_token_id=FIRST,
-                cls_token_id=FIRST,
-                eos_token_id=LAST,
-                sep_token_id=LAST,
-            )
-        )
+        settings: dict[str, Any] = {
+            "vocab_size": len(VOCABULARY),
+            "hidden_size": hidden,
+            "intermediate_size": hidden * 3 // 2,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 32,
+            "global_attn_every_n_layers": 1,
+            "max_position_embeddings": MAX_TOKENS,
+            "pad_token_id": PAD,
+            "bos_token_id": FIRST,
+            "cls_token_id": FIRST,
+            "eos_token_id": LAST,
+            "sep_token_id": LAST,
+        }
+        self.model = ModernBertForMaskedLM(ModernBertConfig(**settings))
         self.told = nn.Linear(hidden, descriptors + BITS)
 
     def losses(self, batch: Batch, masks: torch.Generator) -> list[torch.Tensor]:
@@ -139,7 +138,8 @@ def pretrain(
     every = passes * sum(len(block.smiles) // BATCH for block in read)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.98))
     pace = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP, 0.5 + 0.5 * float(np.cos(np.pi * step / max(every, 1))))
+        optimizer,
+        lambda step: min((step + 1) / WARMUP, 0.5 + 0.5 * float(np.cos(np.pi * step / max(every, 1)))),
     )
     started, step = time.monotonic(), 0
     for block in read * passes:

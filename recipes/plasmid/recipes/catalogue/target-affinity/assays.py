@@ -28,6 +28,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 MAX_SMILES = 100
 ROWS = 800
@@ -51,9 +52,10 @@ def numbered(smiles: str) -> tuple[str, str] | None:
     from rdkit import Chem
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
+    scaffold_of: Any = MurckoScaffold.MurckoScaffoldSmiles
     molecule = Chem.MolFromSmiles(smiles)
     canonical = Chem.MolToSmiles(molecule)
-    scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule, includeChirality=False)
+    scaffold = scaffold_of(mol=molecule, includeChirality=False)
     if not scaffold or len(canonical) > MAX_SMILES:
         return None
     return canonical, hashlib.sha256(scaffold.encode()).hexdigest()[:12]

@@ -28,6 +28,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 TEST = 0.4
 FILES = ("data/solubility.train.sdf", "data/solubility.test.sdf")
@@ -42,7 +43,8 @@ def where(smiles: str) -> str:
     """Return the name of the table that the molecule belongs to."""
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    scaffold = MurckoScaffold.MurckoScaffoldSmiles(smiles, includeChirality=False)
+    scaffold_of: Any = MurckoScaffold.MurckoScaffoldSmiles
+    scaffold = scaffold_of(smiles, includeChirality=False)
     if scaffold in ("", "c1ccccc1"):
         return "benzenes" if scaffold else "chains"
     place = int.from_bytes(hashlib.sha256(scaffold.encode()).digest()[:8], "big") / 2**64

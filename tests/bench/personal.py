@@ -1,11 +1,14 @@
 """What sites gain by a federation, each judged on its own rows held out: ``python -m bench.personal``.
 
 Trains as :mod:`bench.methods` does, and keeps at each site what the recipe keeps there. Every site's rows are
-cut in two by the rule of ``data.holdout``; one part trains, the other judges. ``alone`` trains each site by
-itself, as many steps. Prints a line for each method and seed with the metric of every site, and one JSON
-object at the end.
+cut in two by the recipe's ``data.holdout``, or by a fifth of all records; one part trains, the other judges.
+``alone`` trains each site by itself, as many steps; ``simple`` is the classical model of each site,
+``simple, pooled`` that of all. Prints a line for each method and seed with the metric of every site, and one
+JSON object at the end.
 
     python -m bench.personal phenotype --set adapter.lora.layers=2 --set federation.rounds=10 --seeds 0 1
+
+Settings are chosen with ``--validate``: what trains is cut once more, and the other part is not looked at.
 """
 
 from __future__ import annotations
@@ -23,27 +26,31 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bench.methods import read
+from plasmid.client.simple import fit_and_score
 from plasmid.computations import api
 from plasmid.computations._personal import personal_in, with_personal
+from plasmid.data.reading import read_table
 from plasmid.data.rows import held_out
 from plasmid.data.snapshot import Snapshot, SnapshotWriter, row_keys
-from plasmid.data.table import Table
+from plasmid.data.table import Table, concatenate
 from plasmid.gateway.output import bounded
 from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Holdout, Recipe
+from plasmid.recipes.sites import materialise_sites
 from plasmid.site.node import local_seed
 from plasmid.training.engine import Engine
 
 HOLDOUT = Holdout(by="record", share=0.2, seed=0)
 KINDS: Mapping[str, Mapping[str, str]] = {
+    "simple": {},
+    "simple, pooled": {},
     "alone": {},
-    "finetune": {"computation": "finetune"},
-    "finetune, then own steps": {"computation": "finetune"},
+    "finetune": {"computation": "finetune", "adapter.personal": "[]"},
+    "finetune, then own steps": {"computation": "finetune", "adapter.personal": "[]"},
     "personal head": {"computation": "finetune", "adapter.personal": "[head]"},
-    "fedsa": {"computation": "fedsa"},
+    "fedsa": {"computation": "fedsa", "adapter.personal": "[]"},
     "fedsa, personal head": {"computation": "fedsa", "adapter.personal": "[head]"},
 }
 
@@ -51,16 +58,20 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 class Site:
     """One site's rows in two parts, with an engine on the one."""
 
-    def __init__(self, recipe: Recipe, base: BaseModel, table: Table) -> None:
-        train, self.test = _cut(recipe, table)
-        self.engine = Engine(recipe, base, train)
+    def __init__(self, recipe: Recipe, base: BaseModel, table: Table, *, validate: bool) -> None:
+        holdout = recipe.data.holdout or HOLDOUT
+        self.train, self.test = _cut(recipe, table, holdout)
+        if validate:
+            another = holdout.model_copy(update={"seed": holdout.seed + 1})
+            self.train, self.test = _cut(recipe, self.train, another)
+        self.engine = Engine(recipe, base, self.train)
 
     def score(self, recipe: Recipe, adapter: Vector) -> float:
         """Return the recipe's metric on the rows held out."""
         return self.engine.score(adapter, self.test.columns)
 
 
-def _cut(recipe: Recipe, table: Table) -> tuple[Table, Table]:
+def _cut(recipe: Recipe, table: Table, holdout: Holdout) -> tuple[Table, Table]:
     columns = {name: recipe.contract.columns[name] for name in table.columns}
     with tempfile.TemporaryDirectory() as folder:
         writer = SnapshotWriter(columns, Path(folder))
@@ -69,7 +80,9 @@ def _cut(recipe: Recipe, table: Table) -> tuple[Table, Table]:
         batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
         writer.add(batch, row_keys(batch))
         rows = Snapshot(writer.finish(notices=[])[0])
-        parts = [np.asarray(held_out(one, row_keys(one), HOLDOUT, None)) for one in rows.batches()]
+        parts = [
+            np.asarray(held_out(one, row_keys(one), holdout, recipe.data.patient)) for one in rows.batches()
+        ]
         held = np.concatenate(parts)
         return rows.subset(np.flatnonzero(~held)), rows.subset(np.flatnonzero(held))
 
@@ -85,7 +98,9 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
         for name, site in sites.items():
             before = with_personal(recipe, base, method.adapter(recipe, base, state), own[name])
             seed, learn = local_seed(recipe.seed, name, round_), method.learns(recipe, round_)
-            after = site.engine.train(before, steps=recipe.training.steps, seed=seed, learn=learn)
+            steps = recipe.training.steps_in(round_)
+            pace = [recipe.training.factor(round_, recipe.rounds)] * steps
+            after = site.engine.train(before, steps=steps, seed=seed, learn=learn, pace=pace)
             own[name] = personal_in(recipe, base, after)
             vectors.append(bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)[0])
         total = np.asarray(np.sum(vectors, axis=0, dtype=np.float64))
@@ -96,10 +111,13 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
 
 def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, Vector]:
     """Return the adapter that each site has in the end."""
-    steps = recipe.rounds * recipe.training.steps
     if kind == "alone":
         first = initial_state(next(iter(sites.values())).engine.schema, recipe.seed)
-        return {name: site.engine.train(first, steps=steps, seed=recipe.seed) for name, site in sites.items()}
+        pace = recipe.training.pace(recipe.rounds)
+        return {
+            name: site.engine.train(first, steps=len(pace), seed=recipe.seed, pace=pace)
+            for name, site in sites.items()
+        }
     found = federated(recipe, base, sites)
     if kind.endswith("own steps"):
         more = 5 * recipe.training.steps
@@ -109,6 +127,17 @@ def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Sit
     return found
 
 
+def _scores(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, float]:
+    if kind.startswith("simple"):
+        every = concatenate([site.train for site in sites.values()])
+        return {
+            name: fit_and_score(recipe, every if kind.endswith("pooled") else site.train, site.test)
+            for name, site in sites.items()
+        }
+    made = adapters(kind, recipe, base, sites)
+    return {name: site.score(recipe, made[name]) for name, site in sites.items()}
+
+
 def main() -> None:
     """Run everything that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -116,19 +145,21 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", nargs="*", default=[], action="extend")
+    parser.add_argument("--validate", action="store_true")
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
     plain = load_recipe(asked.recipe, overrides=settings)
-    tables, _ = read(plain, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = materialise_sites(plain, Path(folder))
+        tables = {name: read_table(path, plain.recipe.contract) for name, path in paths.items()}
     model = plain.recipe.model
     base = ensure_model(model.base, revision=model.revision, digest=model.digest)
-    sites = {name: Site(plain.recipe, base, table) for name, table in tables.items()}
+    sites = {name: Site(plain.recipe, base, table, validate=asked.validate) for name, table in tables.items()}
     found: list[dict[str, Any]] = []
     for seed, kind in itertools.product(asked.seeds, asked.kinds):
         recipe = load_recipe(asked.recipe, overrides=settings | dict(KINDS[kind]), seed=seed).recipe
         start = time.monotonic()
-        made = adapters(kind, recipe, base, sites)
-        scores = {name: round(site.score(recipe, made[name]), 4) for name, site in sites.items()}
+        scores = {name: round(value, 4) for name, value in _scores(kind, recipe, base, sites).items()}
         took = round(time.monotonic() - start)
         mean = round(float(np.mean(list(scores.values()))), 4)
         found.append({"kind": kind, "seed": seed, "mean": mean, "sites": scores, "seconds": took})

@@ -51,7 +51,10 @@ def test_every_shipped_recipe_resolves_and_has_its_data_source_and_terms(name: s
         return
     assert len(materialise_sites(resolved, tmp_path)) >= recipe.federation.min_sites
     test = materialise_eval(resolved, tmp_path)
-    assert test is not None
+    if test is None:  # each site has a head of its own, and judges it on rows of its own
+        assert resolved.recipe.adapter.personal
+        assert recipe.data.holdout is not None
+        return
     assert test.is_file()
 
 

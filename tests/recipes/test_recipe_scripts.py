@@ -160,3 +160,35 @@ def test_no_two_of_the_shipped_windows_are_relatives_and_junctions_look_like_one
     assert middle["donor"][1] > 0.98 * 491
     assert middle["acceptor"][0] == "AG"
     assert middle["acceptor"][1] > 0.98 * 495
+
+
+def test_a_scaffold_is_at_one_site_that_with_most_of_its_measurements() -> None:
+    assays = script("target-affinity", "assays")
+    sites = {
+        "a": [("C1", "x", 5.0), ("C2", "x", 6.0), ("C3", "y", 7.0)],
+        "b": [("C1", "x", 5.5), ("C4", "y", 6.5), ("C5", "z", 8.0)],
+    }
+    assert assays.divided(sites) == {
+        "a": [("C1", "x", 5.0), ("C2", "x", 6.0), ("C3", "y", 7.0)],
+        "b": [sites["b"][2]],
+    }
+    many = {"a": [(str(row), str(row // 300), 5.0) for row in range(1000)]}
+    assert len(assays.divided(many)["a"]) == 600, "whole scaffolds, to 800 rows"
+
+
+def test_no_scaffold_of_the_shipped_molecules_is_in_two_tables() -> None:
+    pytest.importorskip("rdkit")
+    assays, scaffolds = script("target-affinity", "assays"), script("water-solubility", "scaffolds")
+    found: dict[str, str] = {}
+    folder = catalogue.ROOT / "target-affinity" / "data"
+    tables = {path.stem: rows(path) for path in folder.glob("*.csv")}
+    assert set(tables) == set(assays.TARGETS)
+    for site, table in tables.items():
+        assert 780 <= len(table) <= assays.ROWS
+        for row in table:
+            assert found.setdefault(row["scaffold"], site) == site
+        for row in table[::50]:
+            assert assays.numbered(row["smiles"]) == (row["smiles"], row["scaffold"])
+    folder = catalogue.ROOT / "water-solubility" / "data"
+    for name in scaffolds.NAMES:
+        assert {scaffolds.where(row["smiles"]) for row in rows(folder / f"{name}.csv")} == {name}

@@ -52,6 +52,16 @@ def test_phenotype_is_dealt_to_six_sites_without_losing_or_repeating_a_row(tmp_p
     assert [path.read_bytes() for path in again.values()] == [path.read_bytes() for path in sites.values()]
 
 
+def test_where_each_site_answers_something_else_no_table_is_for_all(tmp_path: Path) -> None:
+    resolved = load_recipe("target-affinity")
+    assert materialise_eval(resolved, tmp_path) is None
+    assert resolved.recipe.adapter.personal == ("head",)
+    sites = materialise_sites(resolved, tmp_path)
+    assert len(sites) == 6
+    scaffolds = [set(cells(path, "scaffold")) for path in sites.values()]
+    assert len(set.union(*scaffolds)) == sum(map(len, scaffolds))
+
+
 def test_the_split_is_the_same_everywhere() -> None:
     labels = [str(number % 7) for number in range(2000)]
     split = dirichlet_split(labels, sites=4, alpha=0.5, test_share=0.25, min_rows=50, seed=3)

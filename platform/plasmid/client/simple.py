@@ -11,9 +11,10 @@ Rules
 1. Of a row: :mod:`plasmid.client.features`.
 2. Of a residue: which letter stands at each of the places up to :data:`AROUND` away.
 3. The strength of the L2 penalty is fixed here, once for each model and kind of input. It was chosen by
-   cross-validation within the training rows of the shipped recipes (leave one donor out; three folds). None
-   of those reads molecules yet: they take the proteins'. None has numbers of texts: 1.0 is scikit-learn's.
-4. The features are fitted on the same rows as the model.
+   cross-validation within the training rows of the shipped recipes (leave one donor out; three folds; of
+   molecules three folds by scaffold). None of those labels molecules: they take the proteins'. None has
+   numbers of texts: 1.0 is scikit-learn's.
+4. The features are fitted on the same rows as the model: a site alone knows only its own k-mers and words.
 5. There is none for perplexities of words, nor for masked tokens that are no residues: what counts as a token
    is the base's business. Of masked residues it is asked at as many of each row, chosen alike, but not at
    the very same ones.

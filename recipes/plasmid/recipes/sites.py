@@ -93,7 +93,7 @@ def materialise_eval(resolved: ResolvedRecipe, target: Path, eval_file: Path | N
         with open_csv(eval_file):
             return eval_file
     split = resolved.parsed.data.split
-    if split is None:
+    if split is None or (isinstance(split, FilesSplit) and not split.test):
         return None
     if isinstance(split, FilesSplit):
         data = _concatenated([_inside(resolved, name) for name in split.test])

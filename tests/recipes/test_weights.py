@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from method_rounds import SITES, UNIT, Rounds, problem, recipe
 from plasmid.computations import api
@@ -13,7 +14,7 @@ from plasmid.gateway.output import bounded
 from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.recipes.beside import advanced, sent, shape_of
-from plasmid.recipes.weights import PublicWeights, RecordWeights, coarse
+from plasmid.recipes.weights import LEAST, PublicWeights, RecordWeights, coarse
 
 RECORDS = {"weights": {"by": "records", "cap": 1000}}
 PUBLIC = {"weights": {"by": "public", "sites": {"north": 4.0, "south": 0.5}}}
@@ -30,12 +31,15 @@ def test_a_number_of_rows_is_told_to_1_2_or_5_times_a_power_of_ten() -> None:
     assert [coarse(number) for number in numbers] == [1, 2, 2, 5, 5, 10, 10, 20, 200, 500, 500, 1000]
     weights = RecordWeights(by="records", cap=700)
     assert [weights.of("north", rows) for rows in (1, 60, 500, 10**6)] == [1 / 500, 0.1, 1.0, 1.0]
+    assert RecordWeights(by="records", cap=10**8).of("north", 5) == LEAST
 
 
 def test_public_weights_are_over_the_heaviest() -> None:
     weights = PublicWeights(by="public", sites={"north": 4.0, "south": 0.5})
     assert [weights.of(site, 10) for site in ("north", "south", "west")] == [1.0, 0.125, 0.25]
     assert PublicWeights(by="public", sites={"south": 0.5}).of("west", 10) == 1.0
+    with pytest.raises(ValidationError, match="less than a thousandth of 1"):
+        PublicWeights(by="public", sites={"south": LEAST / 2}, others=1.0)
 
 
 @pytest.mark.parametrize("method", ["finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch", "fedsa"])

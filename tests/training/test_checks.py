@@ -85,6 +85,14 @@ def test_what_the_labels_do_not_allow_is_told(tiny: dict[str, BaseModel]) -> Non
     assert "the test has no auc" in found[-1][1]
 
 
+def test_a_site_that_a_recipe_speaks_of_and_nobody_is_is_told(tiny: dict[str, BaseModel]) -> None:
+    weights = {"by": "public", "sites": {"north": 2.0, "suoth": 1.0}}
+    recipe = changed(tiny["bert"], federation={"weights": weights})
+    found = told(recipe, {"north": tiny_table(seed=1), "south": tiny_table(seed=2)})
+    why = "which is no site here; it counts for nobody"
+    assert found == [(None, f"federation.weights names suoth (did you mean 'south'?), {why}")]
+
+
 def test_inputs_that_are_read_in_part_are_counted(tiny: dict[str, BaseModel]) -> None:
     table = tiny_table(10)
     table.columns["sequence"][3] = "A" * 31

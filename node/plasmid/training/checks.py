@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from plasmid.core.errors import ModelError, PlasmidError
+from plasmid.core.problems import did_you_mean
 from plasmid.data.table import Table
 from plasmid.models.adapter import ALL_LINEAR, lora_modules
 from plasmid.models.catalogue import described
@@ -30,6 +31,7 @@ from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.schema import Recipe
+from plasmid.recipes.weights import weights_of
 from plasmid.training.estimate import budgets
 
 
@@ -71,6 +73,7 @@ def findings(
         yield from of_base(recipe, base, len(tables))
         if not isinstance(base, Outline):
             yield from of_tokens(recipe, base, tables, test)
+    yield from of_names(recipe, tables)
     yield from of_labels(recipe, tables, test)
     yield from of_budgets(recipe, home)
 
@@ -115,6 +118,16 @@ def of_base(recipe: Recipe, base: BaseModel, sites: int) -> Iterator[Finding]:
             attempt_plan(recipe, shape, sites=sites, c=c, planned=planned)
         except PlasmidError as error:
             yield problem(error)
+
+
+def of_names(recipe: Recipe, tables: Mapping[str, Table]) -> Iterator[Finding]:
+    """Yield which sites the recipe speaks of and nobody is."""
+    weights = weights_of(recipe)
+    named = {"adapter.ranks": recipe.adapter.ranks, "federation.weights": getattr(weights, "sites", {})}
+    for path, sites in named.items() if tables else ():
+        for site in sorted(set(sites) - set(tables)):
+            near = did_you_mean(site, sorted(tables))
+            yield Finding(f"{path} names {site}{near}, which is no site here; it counts for nobody")
 
 
 def of_tokens(

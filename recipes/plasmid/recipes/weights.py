@@ -2,9 +2,10 @@
 
 Rules
 -----
-1. A weight is above 0 and at most 1, the heaviest site's. It multiplies what a site sends, so that all bounds
-   hold, and goes behind it as one more number of the same secure sum. A method steps with the weighted mean:
-   the sum of the vectors over the sum of the weights (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+1. A weight is at most 1, the heaviest site's, and at least :data:`LEAST`, so that no rounding swallows it. It
+   multiplies what a site sends, so that all bounds hold, and goes behind it as one more number of the same
+   secure sum. A method steps with the weighted mean: the sum of the vectors over the sum of the weights
+   (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
 2. ``public``: the recipe names sites and numbers, and everybody knows them.
 3. ``records``: the number of rows that a site trains on, at most the cap, rounded down to 1, 2 or 5 times a
    power of ten. All see its sum in each round. Where a site is in one of two rounds and not in the other, the
@@ -19,17 +20,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from plasmid.models.adapter import TensorSpec
 from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
 
+LEAST = 1e-3
 WEIGHT = TensorSpec("weight", (1,))
 """What a site adds to its vector: its weight, times the vector's bound."""
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-Weight = Annotated[float, Field(ge=1e-3, le=1e6)]
+Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class PublicWeights(Strict):
@@ -38,6 +40,15 @@ class PublicWeights(Strict):
     by: Literal["public"]
     sites: Annotated[dict[SiteName, Weight], Field(min_length=1, max_length=64)]
     others: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _near(self) -> PublicWeights:
+        every = (self.others, *self.sites.values())
+        if min(every) < LEAST * max(every):
+            raise ValueError(
+                f"{min(every):g} is less than a thousandth of {max(every):g}; leave such a site out"
+            )
+        return self
 
     def of(self, site: str, rows: int) -> float:  # noqa: ARG002 - as RecordWeights
         """Return the weight of *site*."""
@@ -52,7 +63,7 @@ class RecordWeights(Strict):
 
     def of(self, site: str, rows: int) -> float:  # noqa: ARG002 - as PublicWeights
         """Return the weight of a site that trains on *rows*."""
-        return coarse(min(rows, self.cap)) / coarse(self.cap)
+        return max(LEAST, coarse(min(rows, self.cap)) / coarse(self.cap))
 
 
 Weights = Annotated[PublicWeights | RecordWeights, Field(discriminator="by")]

@@ -80,7 +80,7 @@ class Session:
         header, _ = frame
         self._channel = channel
         self._stop = stop
-        self.site: str = header["site"]
+        self.site: str = header.get("site", "")
         rows = header.get("descriptor")
         snapshot = None if rows is None else Snapshot(rows)  # first: it closes the descriptor
         self.document: Any = parse_document(header["document"])

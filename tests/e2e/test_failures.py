@@ -190,6 +190,7 @@ def test_a_coordinator_that_dies_ends_the_run_at_once(home: Home) -> None:
     assert shown["data"]["state"] != "SUCCEEDED"
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_the_first_alone_and_stop_ends_it_within_ten_seconds(home: Home) -> None:
     process, run = _start_long_run(home)
     status, second, _ = home.run("run", "tcr-covid", "--sites", str(home.sites), *QUICK, "--yes")

@@ -55,6 +55,7 @@ def test_nothing_is_left_running(answer: dict[str, Any], home: Home) -> None:
     home.wait_until_gone(5.0)
 
 
+@pytest.mark.slow
 def test_the_adapter_scores_as_the_run_said(answer: dict[str, Any], home: Home) -> None:
     folder = answer["data"]["adapter"]
     status, evaluated, _ = home.run("evaluate", folder, "--data", str(home.test))

@@ -85,6 +85,7 @@ def test_the_mean_of_a_column_is_exact_but_for_the_rounding_at_each_site(
     assert result["variance"] == pytest.approx(variance, abs=6 * off / len(values) * 60**2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("answered")
 def test_where_there_is_none_it_works_and_says_so(own_home: Home) -> None:
     earlier = len(released(own_home))

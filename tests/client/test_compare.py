@@ -73,6 +73,14 @@ def ask(recipe: Path, *more: str) -> dict[str, Any]:
     return answer
 
 
+def test_what_cannot_be_simulated_is_refused_before_a_test_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
+    done = RUNNER.invoke(compare.app, ["target-affinity", "--format", "json"])
+    assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "recipe.not_simulated"
+
+
 def test_a_grid_is_run_once_and_resumed_where_it_was_killed(
     recipe: Path, opened: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

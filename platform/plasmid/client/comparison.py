@@ -25,7 +25,7 @@ from plasmid.client.cells import Cell, Finished, data_digest, told
 from plasmid.core.errors import PlasmidError
 from plasmid.models.metrics import FEWER_IS_BETTER
 from plasmid.simulation.cluster import local_cluster
-from plasmid.simulation.run import check_simulated, differences, simulate
+from plasmid.simulation.run import differences, simulate
 
 Note = Callable[[str], None]
 LEVEL = 0.95
@@ -141,7 +141,7 @@ def compared(
     baselines: Sequence[Cell],
     note: Note,
 ) -> Comparison:
-    """Run what is not finished of *cells*, and return the comparison.
+    """Run what is not finished of *cells*, and return the comparison. All of them can be simulated.
 
     Parameters
     ----------
@@ -154,13 +154,9 @@ def compared(
 
     Raises
     ------
-    RecipeError
-        As :func:`plasmid.simulation.run.check_simulated`.
     PlasmidError
         What the baselines raise.
     """
-    for cell in cells:
-        check_simulated(cell.resolved)
     data = data_digest(tables, test)
     count = min(sites_a_round or len(tables), len(tables))
     keys = [

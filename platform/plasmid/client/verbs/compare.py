@@ -49,6 +49,7 @@ def compare(
         from plasmid.client.progress import RunProgress
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
+        from plasmid.simulation.run import check_simulated
 
         overrides = parse_overrides(set_)
         resolved = load_recipe(recipe, overrides=overrides)
@@ -56,12 +57,6 @@ def compare(
         numbers = [int(_number("--seeds", part)) for part in _parts("--seeds", seeds)]
         work = home() / "data" / name
         tables = materialise_sites(resolved, work, sites)
-        test = materialise_eval(resolved, work, eval_file)
-        if test is None:
-            raise UsageError(
-                "usage.compare", "there is no data to judge by that nobody trains on.", "Give --eval FILE."
-            )
-        check_tables({**tables, "evaluation": test}, resolved.document, answer)
         cells = grid(
             recipe,
             overrides,
@@ -70,6 +65,14 @@ def compare(
             seeds=numbers,
             sites=min(sites_a_round or len(tables), len(tables)),
         )
+        for cell in cells:  # first: what cannot be simulated needs no test, either
+            check_simulated(cell.resolved)
+        test = materialise_eval(resolved, work, eval_file)
+        if test is None:
+            raise UsageError(
+                "usage.compare", "there is no data to judge by that nobody trains on.", "Give --eval FILE."
+            )
+        check_tables({**tables, "evaluation": test}, resolved.document, answer)
         plain_cells = grid(recipe, overrides, methods=(), epsilons=(), seeds=numbers, sites=len(tables))
         with RunProgress() as progress:
             found = compared(

@@ -20,6 +20,9 @@ SCHEDULES = {
         "training.steps=3",
         "training.lora_lr=3e-3",
         "training.covariate_lr=3e-2",
+        "training.schedule.kind=cosine",
+        "federation.server.strategy=FedAvgM",
+        "federation.server.options.server_momentum=0.5",
     ],
     "phenotype": ["federation.rounds=20", "training.steps=10"],
 }

@@ -57,9 +57,9 @@ def opened(monkeypatch: pytest.MonkeyPatch, model_home: Path) -> list[int | None
     return found
 
 
-def ask(recipe: Path, *more: str) -> dict[str, Any]:
+def files(recipe: Path) -> list[str]:
     folder = recipe.parent
-    given = [
+    return [
         "--sites",
         str(folder / "sites"),
         "--eval",
@@ -67,7 +67,10 @@ def ask(recipe: Path, *more: str) -> dict[str, Any]:
         "--out",
         str(folder / "out"),
     ]
-    done = RUNNER.invoke(compare.app, [str(recipe), *given, *more, "--format", "json"])
+
+
+def ask(recipe: Path, *more: str) -> dict[str, Any]:
+    done = RUNNER.invoke(compare.app, [str(recipe), *files(recipe), *more, "--format", "json"])
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert (answer["status"] == "ok") == (done.exit_code == 0), done.output
     return answer
@@ -112,6 +115,10 @@ def test_a_grid_is_run_once_and_resumed_where_it_was_killed(
     table = (out / "compare.md").read_text()
     assert f"| ffa_lora | {second['mean']:.3f} |" in table
     assert "no gateways" in table
+    shown = RUNNER.invoke(compare.app, [str(recipe), *files(recipe), *asked]).stdout
+    assert [line for line in shown.splitlines() if line.startswith("|")] == [
+        line for line in table.splitlines() if line.startswith("|")
+    ]
     assert json.loads((out / "compare.json").read_bytes())["rows"] == data["rows"]
     assert (out / "compare.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (out / "compare.svg").read_bytes()

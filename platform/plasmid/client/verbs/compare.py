@@ -100,7 +100,7 @@ def compare(
                 raise
             answer.note("no picture: matplotlib is not installed (pip install 'plasmid[plots]')")
         answer.say(
-            plain(found.markdown().rstrip()),
+            *(plain(line) for line in found.markdown().splitlines()),
             "",
             plain(f"In {folder}; {found.computed} computed, {found.kept} kept."),
         )

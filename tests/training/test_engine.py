@@ -237,8 +237,9 @@ def test_a_step_that_nobody_is_in_is_noise_alone(
     rates = (5e-3, 1e-2, 5e-2)
     nearest = [min(rates, key=lambda rate: abs(rate - size)) for size in np.abs(moved)]
     assert set(nearest) == set(rates), "AdamW's first step: the sign of the noise times the rate, everywhere"
-    # But for the few draws that are so near zero that AdamW's epsilon counts.
-    assert np.isclose(np.abs(moved), nearest, rtol=1e-2).mean() > 0.99
+    # But for the few draws that are so near zero that AdamW's epsilon counts: those move less, and none more.
+    assert (np.abs(moved) < np.array(nearest) * 1.01).all()
+    assert (~np.isclose(np.abs(moved), nearest, rtol=1e-2)).sum() <= 3
     again = engine.train(state, steps=1, seed=0, sampling=NOBODY) - state
     assert 0.4 < (np.sign(moved) == np.sign(again)).mean() < 0.6, "the seed has no part in it"
     assert not engine.gradient_sum(state, sampling=NOBODY).any()

@@ -20,18 +20,16 @@ Rules
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from plasmid.recipes.made import csv_bytes, written
 
 # ruff: noqa: INP001 - a script beside the data that it makes, no module of the package
 Row = tuple[str, str, str]
@@ -268,45 +266,16 @@ def site_rows(number: int) -> tuple[list[Row], list[Row]]:
     return train, test
 
 
-def csv_bytes(content: Sequence[Row]) -> bytes:
-    """Return *content* under :data:`COLUMNS` as UTF-8 CSV with LF."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(content)
-    return text.getvalue().encode()
-
-
 def files() -> dict[str, bytes]:
     """Return every file of ``data/`` by name."""
     made: dict[str, bytes] = {}
     tests: list[Row] = []
     for number, site in enumerate(SITES):
         train, test = site_rows(number)
-        made[f"{site.name}.csv"] = csv_bytes(train)
+        made[f"{site.name}.csv"] = csv_bytes(COLUMNS, train)
         tests.extend(test)
-    return {**made, "test.csv": csv_bytes(tests)}
-
-
-def main() -> int:
-    """Write or check the files; the exit status is 1 where a file differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check = parser.parse_args().check
-    folder = Path(__file__).with_name("data")
-    differ = False
-    for name, content in files().items():
-        path = folder / name
-        if check:
-            same = path.is_file() and path.read_bytes() == content
-            differ = differ or not same
-            sys.stdout.write(f"{name}: {'the same' if same else 'differs'}\n")
-        else:
-            folder.mkdir(exist_ok=True)
-            path.write_bytes(content)
-            sys.stdout.write(f"{name}: {len(content)} bytes\n")
-    return int(differ)
+    return {**made, "test.csv": csv_bytes(COLUMNS, tests)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(__file__, __doc__, files))

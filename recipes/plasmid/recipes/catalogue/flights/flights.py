@@ -19,7 +19,6 @@ Rules
 # ruff: noqa: INP001 - a script beside the data that it makes, no module of the package
 from __future__ import annotations
 
-import argparse
 import csv
 import datetime as dt
 import importlib.util
@@ -30,6 +29,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from plasmid.recipes.made import csv_bytes, written
 
 AIRLINES = {
     "9E": "endeavor", "AA": "american", "B6": "jetblue", "DL": "delta",
@@ -94,15 +95,6 @@ def _short(value: str) -> str:
     return "" if value == "NA" else f"{float(value):g}"
 
 
-def csv_bytes(content: list[Row]) -> bytes:
-    """Return *content* under :data:`COLUMNS` as UTF-8 CSV with LF."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(content)
-    return text.getvalue().encode()
-
-
 def files(seed: int = SEED) -> dict[str, bytes]:
     """Return every file of ``data/`` by name."""
     every: dict[tuple[str, bool], list[Row]] = {}
@@ -118,29 +110,9 @@ def files(seed: int = SEED) -> dict[str, bytes]:
             if tests:
                 test += drawn
             else:
-                made[f"{name}.csv"] = csv_bytes(drawn)
-    return {**made, "test.csv": csv_bytes(test)}
-
-
-def main() -> int:
-    """Write or check the files; the exit status is 1 where a file differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check = parser.parse_args().check
-    folder = Path(__file__).with_name("data")
-    differ = False
-    for name, content in files().items():
-        path = folder / name
-        if check:
-            same = path.is_file() and path.read_bytes() == content
-            differ = differ or not same
-            sys.stdout.write(f"{name}: {'the same' if same else 'differs'}\n")
-        else:
-            folder.mkdir(exist_ok=True)
-            path.write_bytes(content)
-            sys.stdout.write(f"{name}: {len(content)} bytes\n")
-    return int(differ)
+                made[f"{name}.csv"] = csv_bytes(COLUMNS, drawn)
+    return {**made, "test.csv": csv_bytes(COLUMNS, test)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(__file__, __doc__, files))

@@ -19,15 +19,14 @@ The texts are not part of Plasmid: nothing is fetched, they are read from the pa
 # ruff: noqa: INP001 - a script beside the recipe that it serves, no module of the package
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
+from plasmid.recipes.made import csv_bytes
 from plasmid.recipes.split import dirichlet_split
 
 SITES, ALPHA, TEST_SHARE, SEED = 6, 0.5, 0.2, 10
@@ -77,17 +76,9 @@ def files(root: ET.Element) -> dict[str, bytes]:
     )
     chosen = {f"sites/site-{number}.csv": part for number, part in enumerate(parts.sites, 1)}
     return {
-        name: _csv_bytes([row for at in part for row in every[at]])
+        name: csv_bytes(("description", "chapter"), [row for at in part for row in every[at]])
         for name, part in {**chosen, "test.csv": parts.test}.items()
     }
-
-
-def _csv_bytes(content: list[Row]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("description", "chapter"))
-    writer.writerows(content)
-    return text.getvalue().encode()
 
 
 def main(arguments: list[str]) -> int:

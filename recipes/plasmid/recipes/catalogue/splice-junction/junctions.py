@@ -19,10 +19,8 @@ Rules
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import importlib
-import io
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from plasmid.recipes.made import csv_bytes
 
 WORD = 16
 LETTERS: dict[tuple[int, ...], str] = {(1, 0, 0): "A", (0, 1, 0): "C", (0, 0, 1): "G", (0, 0, 0): "T"}
@@ -83,11 +83,7 @@ def read(path: Path) -> list[Labelled]:
 
 def table_of(windows: Iterable[Labelled]) -> bytes:
     """Return ``data/junctions.csv``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sequence", "junction"])
-    writer.writerows(windows)
-    return text.getvalue().encode()
+    return csv_bytes(("sequence", "junction"), windows)
 
 
 def main() -> int:

@@ -19,16 +19,16 @@ Rules
 # ruff: noqa: INP001 - a script beside the data that it makes, no module of the package
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import importlib.util
-import io
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from plasmid.recipes.made import csv_bytes, written
 
 MAX_SMILES = 100
 ROWS = 800
@@ -97,36 +97,13 @@ def files() -> dict[str, bytes]:
         raise SystemExit("MoleculeACE is not installed: pip install --no-deps MoleculeACE==3.0.0")
     folder = Path(spec.origin).parent / FOLDER
     sites = divided({site: _measured(folder / f"{target}_Ki.csv") for site, target in TARGETS.items()})
-    return {f"{site}.csv": _csv_bytes(rows) for site, rows in sites.items()}
+    return {f"{site}.csv": csv_bytes(COLUMNS, map(_told, rows)) for site, rows in sites.items()}
 
 
-def _csv_bytes(rows: Sequence[Measured]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((smiles, scaffold, f"{value:.2f}") for smiles, scaffold, value in rows)
-    return text.getvalue().encode()
-
-
-def main() -> int:
-    """Write or check the files; the exit status is 1 where one differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check = parser.parse_args().check
-    folder, differing = Path(__file__).with_name("data"), 0
-    for name, content in files().items():
-        path = folder / name
-        if check:
-            same = path.is_file() and path.read_bytes() == content
-            differing += not same
-            sys.stdout.write(f"{name}: {'the same' if same else 'differs'}\n")
-        else:
-            folder.mkdir(exist_ok=True)
-            path.write_bytes(content)
-            rows = content.count(b"\n") - 1
-            sys.stdout.write(f"{name}: {rows} rows\n")
-    return int(differing > 0)
+def _told(row: Measured) -> tuple[str, str, str]:
+    smiles, scaffold, value = row
+    return smiles, scaffold, f"{value:.2f}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(__file__, __doc__, files))

@@ -18,17 +18,16 @@ Rules
 # ruff: noqa: INP001 - a script beside the data that it makes, no module of the package
 from __future__ import annotations
 
-import argparse
-import csv
 import hashlib
 import importlib.util
-import io
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from plasmid.recipes.made import csv_bytes, written
 
 TEST = 0.4
 FILES = ("data/solubility.train.sdf", "data/solubility.test.sdf")
@@ -75,36 +74,13 @@ def files() -> dict[str, bytes]:
         for molecule in Chem.SDMolSupplier(str(Path(spec.origin).parent / name))
         if molecule is not None
     ]
-    return {f"{name}.csv": _csv_bytes(rows) for name, rows in tables(measured).items()}
+    return {f"{name}.csv": csv_bytes(COLUMNS, map(_told, rows)) for name, rows in tables(measured).items()}
 
 
-def _csv_bytes(rows: list[Measured]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((smiles, f"{value:.3f}") for smiles, value in rows)
-    return text.getvalue().encode()
-
-
-def main() -> int:
-    """Write or check the files; the exit status is 1 where one differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check = parser.parse_args().check
-    folder, differing = Path(__file__).with_name("data"), 0
-    for name, content in files().items():
-        path = folder / name
-        if check:
-            same = path.is_file() and path.read_bytes() == content
-            differing += not same
-            sys.stdout.write(f"{name}: {'the same' if same else 'differs'}\n")
-        else:
-            folder.mkdir(exist_ok=True)
-            path.write_bytes(content)
-            rows = content.count(b"\n") - 1
-            sys.stdout.write(f"{name}: {rows} rows\n")
-    return int(differing > 0)
+def _told(row: Measured) -> tuple[str, str]:
+    smiles, value = row
+    return smiles, f"{value:.3f}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(__file__, __doc__, files))

@@ -5,12 +5,18 @@ There are no migrations: a database whose tables another release made is refused
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, MetaData, create_engine, event, inspect
 
 from plasmid.core.errors import StorageError
+
+
+LOCKED_S = 10
+"""How long a connection waits for another's lock."""
 
 
 def open_engine(url: str) -> Engine:
@@ -20,11 +26,24 @@ def open_engine(url: str) -> Engine:
 
         @event.listens_for(engine, "connect")
         def _settings(connection: Any, _: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA busy_timeout=10000")
+            connection.execute(f"PRAGMA busy_timeout={1000 * LOCKED_S}")
+            _write_ahead(connection)
             connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turn a new file to a write-ahead log. SQLite does not wait where two processes do so at once."""
+    until = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def sqlite_url(folder: Path) -> str:

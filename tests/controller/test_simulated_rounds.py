@@ -1,4 +1,4 @@
-"""A simulation against real gateways: the same state, bit by bit; and what it may leave out."""
+"""A simulation against real gateways: the same state, bit by bit where sites train one after the other."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.simulation import worker
 from plasmid.simulation.run import differences, simulate
+from plasmid.training import together
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]
@@ -51,6 +52,7 @@ def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
     start: Any,
     tiny: dict[str, BaseModel],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = training(scene, tiny["esm"], method, federation={"weights": weights})
     shown = start(made)
@@ -58,14 +60,13 @@ def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
     for site in NAMES[:3]:  # each re-runs the weighted step
         (entry,) = made.events(site, "countersigned")
         assert entry["rerun"] == made.job.document.rounds
-    found = simulate(
-        cluster(),
-        ResolvedRecipe(made.job.document, Path("recipe.yaml")),
-        tables(tmp_path, NAMES[:3]),
-        None,
-        masked=masked,
-    )
+    files, resolved = tables(tmp_path, NAMES[:3]), ResolvedRecipe(made.job.document, Path("recipe.yaml"))
+    at_once = simulate(cluster(1), resolved, files, None, masked=masked)
+    np.testing.assert_allclose(at_once.state, real, atol=5e-5)
+    monkeypatch.setattr(together, "FEW", 0)
+    found = simulate(cluster(), resolved, files, None, masked=masked)
     assert np.array_equal(found.state, real)
+    assert not np.array_equal(at_once.state, real)
     assert len(found.round_s) == made.job.document.rounds
     assert found.bytes_up == made.job.plan(3, 1, made.job.planned(3, 1, 0.0))["bytes_up_per_round"]
 
@@ -85,13 +86,13 @@ def test_a_round_is_over_the_sites_that_were_drawn_for_it(
 ) -> None:
     names = tuple(f"site-{number}" for number in range(9))
     asked: list[list[str]] = []
-    honest = worker.SimulatedSites._words
+    honest = worker.SimulatedSites._vectors
 
-    def noted(self: Any, site: str, round_: int, *rest: Any) -> Any:
-        asked.append([site, str(round_)])
-        return honest(self, site, round_, *rest)
+    def noted(self: Any, engines: Any, round_: int, *rest: Any) -> Any:
+        asked.extend([site, str(round_)] for site in engines)
+        return honest(self, engines, round_, *rest)
 
-    monkeypatch.setattr(worker.SimulatedSites, "_words", noted)
+    monkeypatch.setattr(worker.SimulatedSites, "_vectors", noted)
     files = tables(tmp_path, names)
     states = [simulate(cluster(), resolved, files, None, sites_a_round=4).state for _ in range(2)]
     assert np.array_equal(*states)

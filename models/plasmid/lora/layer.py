@@ -13,6 +13,8 @@ Rules
    matrix C [rank, rank] in place of B: B transposed is C F, F [rank, out] being fixed; autograd, or rule 2,
    gives its gradient.
 5. Under autocast everything here runs in its type, and gradients come back in the factors' type.
+6. Factors may be held as copies, [copies, ...], each for its own run of as many rows of the batch, which
+   stand in the order of the copies: the base's product is one for all, what factors do is a batched product.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ class _Fused(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         weight, scaled, wide = layer.weight.to(dtype), (down * layer.scale).to(dtype), up.to(dtype)
         flat = x.to(dtype).reshape(-1, x.shape[-1])
-        inner = flat @ scaled.T
-        output = (
-            flat @ weight.T if layer.bias is None else torch.addmm(layer.bias.to(dtype), flat, weight.T)
-        ).addmm_(inner, wide)
+        output = flat @ weight.T if layer.bias is None else torch.addmm(layer.bias.to(dtype), flat, weight.T)
+        flat = _by_copy(flat, scaled)
+        inner = flat @ scaled.mT
+        output = _add_product(_by_copy(output, scaled), inner, wide)
         ctx.layer, ctx.shape, ctx.x_dtype, ctx.gather = layer, x.shape, x.dtype, layer.samples.on
         if ctx.gather:
+            assert down.ndim == 2, "rows are not told apart where there are copies"
             ctx.rows = layer.samples.rows(len(x))
         ctx.save_for_backward(flat, inner, weight, scaled, wide)
         return output.view(*x.shape[:-1], -1)
@@ -50,18 +53,18 @@ class _Fused(torch.autograd.Function):
         flat, inner, weight, scaled, wide = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
         dtype = layer.lora_down.dtype
-        grad = grad.to(flat.dtype).reshape(-1, grad.shape[-1])
-        narrow = grad @ wide.T
+        grad = _by_copy(grad.to(flat.dtype).reshape(-1, grad.shape[-1]), scaled)
+        narrow = grad @ wide.mT
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(narrow, scaled).to(ctx.x_dtype).view(ctx.shape)
+            grad_x = _add_product(grad @ weight, narrow, scaled).to(ctx.x_dtype).view(ctx.shape)
         narrow = narrow * layer.scale
         down, up = layer.lora_down.requires_grad, layer.held_up.requires_grad
         if not ctx.gather:
             return (
                 grad_x,
-                (narrow.T @ flat).to(dtype) if down else None,
-                (inner.T @ grad).to(dtype) if up else None,
+                (narrow.mT @ flat).to(dtype) if down else None,
+                (inner.mT @ grad).to(dtype) if up else None,
                 None,
             )
         flat, inner, narrow, grad = (
@@ -75,13 +78,22 @@ class _Fused(torch.autograd.Function):
         return grad_x, None, None, None
 
 
+def _by_copy(flat: Tensor, factor: Tensor) -> Tensor:
+    """Return *flat* [n, ...], or [copies, n / copies, ...] where *factor* is held as copies."""
+    return flat if factor.ndim == 2 else flat.view(len(factor), -1, flat.shape[-1])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return total.addmm_(left, right) if total.ndim == 2 else total.baddbmm_(left, right)
+
+
 class LoraLinear(nn.Linear):
     """*linear*, frozen, with LoRA factors beside it. B starts at zero, so nothing changes at first.
 
     Attributes
     ----------
     lora_down, lora_up
-        A [rank, in], and B transposed [rank, out].
+        A [rank, in], and B transposed [rank, out]; or copies of them.
     lora_core, frame
         C and F where B is held so; None.
     scale

@@ -181,6 +181,29 @@ class Rows:
             return values[rows]
         return pad_sequence([values[span] for span in spans], batch_first=True, padding_value=padding)
 
+    def parts(self, sizes: Sequence[int]) -> list[Rows]:
+        """Return the rows in runs of *sizes* rows, one table each: the inverse of :func:`joined`."""
+        found, first = [], 0
+        for size in sizes:
+            starts = self.starts[first : first + size + 1]
+            rows, tokens = slice(first, first + size), slice(int(starts[0]), int(starts[-1]))
+            told = tokens if self.by_token else rows
+            found.append(
+                Rows(
+                    self.ids[tokens],
+                    self.special[tokens],
+                    starts - starts[0],
+                    self.covariates[rows],
+                    None if self.labels is None else self.labels[told],
+                    self.pad_id,
+                    None if self.hidden is None else self.hidden[tokens],
+                    None if self.pooled is None else self.pooled[told],
+                    self.by_token,
+                )
+            )
+            first += size
+        return found
+
     def by_length(self, size: int) -> list[npt.NDArray[np.int64]]:
         """Return row numbers in groups of at most *size*, rows of like length together."""
         order = np.argsort(self.lengths, kind="stable")
@@ -193,3 +216,24 @@ class Rows:
     def with_pooled(self, pooled: Tensor) -> Rows:
         """Return the same rows with what the head reads of the encoder's output."""
         return replace(self, pooled=pooled)
+
+
+def joined(tables: Sequence[Rows]) -> Rows:
+    """Return the rows of *tables*, which are of one task, behind one another, and what all have cached."""
+    ends = np.cumsum([0, *(len(table.ids) for table in tables)])
+    starts = [table.starts[:-1] + end for table, end in zip(tables, ends, strict=False)]
+
+    def every(name: str) -> Tensor | None:
+        values = [getattr(table, name) for table in tables]
+        return None if any(value is None for value in values) else torch.cat(values)
+
+    return replace(
+        tables[0],
+        ids=torch.cat([table.ids for table in tables]),
+        special=torch.cat([table.special for table in tables]),
+        starts=np.concatenate([*starts, ends[-1:]]),
+        covariates=torch.cat([table.covariates for table in tables]),
+        labels=every("labels"),
+        hidden=every("hidden"),
+        pooled=every("pooled"),
+    )

@@ -16,6 +16,8 @@ Rules
    head reads of it is computed once per row and kept (:meth:`AdaptedModel.pooled`).
 5. The model is always in eval mode: no dropout, so sites differ by their data alone.
 6. Gradients are summed over a batch, or gathered row by row where :attr:`AdaptedModel.samples` is on.
+7. The adapter may be held as copies that learn apart (:meth:`AdaptedModel.hold_copies`): those of several
+   sites, in one pass.
 """
 
 from __future__ import annotations
@@ -115,6 +117,7 @@ class AdaptedModel(nn.Module):
         self._trained: dict[str, nn.Parameter] = {}
         self._factors = factors
         self._frames: dict[str, Tensor] = {}
+        self._copies = 0
         for path, layer in factors.items():
             self._trained[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.lora_down
             self._trained[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.lora_up
@@ -219,6 +222,17 @@ class AdaptedModel(nn.Module):
                 self._trained[name] = layer.core_in(frame)
                 self._frames[name] = frame
 
+    def hold_copies(self, copies: int) -> None:
+        """Hold the adapter as so many *copies*; 0 holds it as it is. Its values are lost: set a state.
+
+        Of a batch, each copy then has its run of as many rows; they stand in the order of the copies.
+        """
+        for parameter in self._trained.values():
+            shape = parameter.shape[1:] if self._copies else parameter.shape
+            parameter.grad = None
+            parameter.data = parameter.new_zeros((copies, *shape) if copies else shape)
+        self._copies = copies
+
     def factors(self) -> Vector:
         """Return the values of the LoRA factors, float32, as one vector."""
         parts = [parameter.detach().reshape(-1).cpu().numpy() for parameter in self.groups()["lora"]]
@@ -229,14 +243,18 @@ class AdaptedModel(nn.Module):
         return {name: value for name, value in self._trained.items() if value.requires_grad}
 
     def flat(self, values: Iterable[Tensor]) -> Vector:
-        """Return *values*, one shaped like each of :meth:`trained` in order, as float32 [schema.size]."""
+        """Return *values*, one shaped like each of :meth:`trained` in order, as float32 [schema.size].
+
+        Where there are copies, as float32 [copies, schema.size].
+        """
         pairs = zip(self._trained, values, strict=True)
         whole = ((name, self._unfolded(name, value.detach())) for name, value in pairs)
-        parts = [_in_schema(name, value).reshape(-1).float().cpu().numpy() for name, value in whole]
-        return np.concatenate(parts)
+        shape = (self._copies, -1) if self._copies else (-1,)
+        parts = [_in_schema(name, value).reshape(shape).float().cpu().numpy() for name, value in whole]
+        return np.concatenate(parts, axis=-1)
 
     def set_state(self, state: Vector) -> None:
-        """Adopt *state*, float32 [schema.size].
+        """Adopt *state*, float32 [schema.size], in every copy.
 
         Raises
         ------
@@ -315,15 +333,25 @@ class AdaptedModel(nn.Module):
         read = self._features(batch)
         every = torch.arange(len(batch.input_ids), device=self.device)
         with torch.autocast(self.device.type, enabled=False), self.samples.part(every):
-            logits: Tensor = self.head(read)
+            logits = self._applied(self.head, read)
             if self.spec.covariate_width:
-                logits = logits + self.covariates(batch.covariates)
+                logits = logits + self._applied(self.covariates, batch.covariates)
         return logits
+
+    def _applied(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """Return what *linear* makes of *x* [n, ..., in], or its copies of their runs of rows."""
+        if not self._copies:
+            return linear(x)  # type: ignore[no-any-return]
+        found = x.reshape(self._copies, -1, x.shape[-1]) @ linear.weight.mT
+        if linear.bias is not None:
+            found = found + linear.bias[:, None]
+        return found.view(*x.shape[:-1], -1)
 
     def _features(self, batch: Batch) -> Tensor:
         """Return what the head reads, float32 [n, hidden] or [n, tokens, hidden]."""
         every = torch.arange(len(batch.input_ids), device=self.device)
-        groups = batch.groups() if self.device.type == "cpu" and batch.pooled is None else None
+        cut = self.device.type == "cpu" and batch.pooled is None and not self._copies
+        groups = batch.groups() if cut else None
         if batch.pooled is not None:
             pooled = batch.pooled
         elif groups is None:

@@ -130,6 +130,16 @@ class Engine:
         """How many rows the table has."""
         return self._table.rows
 
+    def numbers(self) -> tuple[int, int]:
+        """Return how many numbers stand between two layers, at most: for a batch, and for the whole table."""
+        each = int(self._encoded_rows().lengths.max(initial=1)) * self._model.hidden_size
+        return each * self.batch_rows, each * self.rows
+
+    @property
+    def batch_rows(self) -> int:
+        """How many rows a batch has, where no privacy unit draws them."""
+        return min(self._recipe.training.batch, self.rows)
+
     def over(self, table: Drawn | None = None, *, recipe: Recipe | None = None) -> Engine:
         """Return an engine on another *table*, or for another *recipe*, around the same base model.
 
@@ -195,21 +205,39 @@ class Engine:
         DataError
             ``data.column_missing``: *sampling* is by patient, the table isn't.
         """
+        batches = order(self._table.rows, self._recipe.training.batch, steps, seed)
+
+        def gradient() -> bool:
+            if sampling is None:
+                return self._gradient(next(batches))
+            gradients = self._clipped_sum(sampling).noised_mean(sampling)
+            for parameter, value in zip(self._model.learning().values(), gradients, strict=True):
+                parameter.grad = value
+            return True
+
+        return self._descend(state, gradient, steps=steps, seed=seed, learn=learn, pace=pace)
+
+    def _descend(
+        self,
+        state: Vector,
+        gradient: Callable[[], bool],
+        *,
+        steps: int,
+        seed: int,
+        learn: Collection[Part],
+        pace: Sequence[float] | None,
+    ) -> Vector:
+        """Take *steps* from *state*; *gradient* sets the next one's, and tells if its loss is finite."""
         self._model.set_state(state)
         self._learn(learn)
         optimizer = self._optimizer()
         start = {value: value.detach().clone() for value in self._model.learning().values()}
         self._cache()
         self._drawing = seed * _STEPS
-        batches = order(self._table.rows, self._recipe.training.batch, steps, seed)
         for done in range(1, steps + 1):
             self._stop_if_asked()
             self._drawing += 1
-            if sampling is not None:
-                gradients = self._clipped_sum(sampling).noised_mean(sampling)
-                for parameter, gradient in zip(self._model.learning().values(), gradients, strict=True):
-                    parameter.grad = gradient
-            elif not self._gradient(next(batches)):
+            if not gradient():
                 raise _not_finite(f"the loss of step {done} of {steps}")
             self._pull(start)
             for group in optimizer.param_groups:
@@ -286,7 +314,7 @@ class Engine:
     def _gradient(self, chosen: Indices) -> bool:
         """Set the gradient of the mean loss of the *chosen* rows; return whether that loss is finite."""
         rows, chosen = self._encoded(chosen)
-        loss = self._losses(rows, chosen).mean()
+        loss = self._mean(self._losses(rows, chosen))
         if not torch.isfinite(loss):
             return False
         self._accelerator.backward(loss)
@@ -295,6 +323,10 @@ class Engine:
         gradients = [none if value.grad is None else value.grad for value in learning.values()]
         self._health.note(learning, gradients, rows.covariates[chosen], every=self._model.trained())
         return True
+
+    def _mean(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return what a step minimises of the *losses* of its rows, [n]."""
+        return losses.mean()
 
     def _clipped_sum(self, sampling: UnitSampling) -> ClippedSum:
         units = self._records if sampling.unit == "record" else self._patients
@@ -409,6 +441,10 @@ class Engine:
                 self._frozen = factors
         elif self._rows.hidden is None and self._fits(self._rows, self._dtype):
             self._rows = self._model.cached(self._rows, dtype=self._dtype, on_batch=self._stop_if_asked)
+
+    def _encoded_rows(self) -> Rows:
+        assert self._rows is not None, "a table in memory"
+        return self._rows
 
     def _encoded(self, chosen: Indices) -> tuple[Rows, Indices]:
         """Return encoded rows, and where in them the *chosen* rows of the table are."""

@@ -29,6 +29,7 @@ from plasmid.recipes.schema import Recipe
 from plasmid.recipes.weights import weights_of
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
+from plasmid.training.together import Together
 
 
 def site_vector(
@@ -70,7 +71,7 @@ def site_vector(
         As :meth:`plasmid.training.engine.Engine.train`.
     """
     assert base is not None, "an adapter has a base model"
-    method, shape = api.method(document), shape_of(api.method(document), document, base)
+    method = api.method(document)
     before = with_personal(document, base, method.adapter(document, base, state), own)
     chosen = None if sampling is None else UnitSampling(**sampling)
     learn = method.learns(document, round_)
@@ -88,18 +89,78 @@ def site_vector(
     losses = None
     if held is not None:
         losses = engine.losses(before, held.columns) if held.rows else np.empty(0)
+    return _sent(document, base, start, after, round_, site=site, rows=engine.rows, losses=losses)
+
+
+def small_sites_vectors(
+    engines: Mapping[str, Engine],
+    document: Recipe,
+    base: BaseModel | None,
+    state: NDArray[Any],
+    *,
+    round_: int,
+    seeds: Mapping[str, int],
+) -> dict[str, NDArray[Any]]:
+    """Return the vector of each of some sites, their steps taken together.
+
+    Up to rounding it is what :func:`site_vector` returns of each. The sites keep nothing for themselves and
+    hold no rows back.
+
+    Parameters
+    ----------
+    engines
+        By site; see :class:`plasmid.training.together.Together`.
+    seeds
+        As there, by site.
+
+    Raises
+    ------
+    RunFailed, ModelError, DataError
+        As :func:`site_vector`.
+    """
+    assert base is not None, "an adapter has a base model"
+    method = api.method(document)
+    before = method.adapter(document, base, state)
+    every = Together(list(engines.values())).train_each(
+        before,
+        seeds=[seeds[site] for site in engines],
+        learn=method.learns(document, round_),
+        **_course(document, round_),
+    )
+    return {
+        site: _sent(document, base, before, after, round_, site=site, rows=engine.rows, losses=None)
+        for (site, engine), after in zip(engines.items(), every, strict=True)
+    }
+
+
+def _sent(
+    document: Recipe,
+    base: BaseModel,
+    start: Vector,
+    after: Vector,
+    round_: int,
+    *,
+    site: str,
+    rows: int,
+    losses: NDArray[Any] | None,
+) -> NDArray[Any]:
+    method = api.method(document)
     weights = weights_of(document)
-    weight = 1.0 if weights is None else weights.of(site, engine.rows)
+    weight = 1.0 if weights is None else weights.of(site, rows)
     update = np.asarray(method.sent(document, base, start, after, round_))
-    return sent(document, shape, update, weight=weight, losses=losses)
+    return sent(document, shape_of(method, document, base), update, weight=weight, losses=losses)
+
+
+def _course(document: Recipe, round_: int) -> dict[str, Any]:
+    """Return how many steps a round has, and what all rates are multiplied by in each."""
+    steps = document.training.steps_in(round_)
+    return {"steps": steps, "pace": [document.training.factor(round_, document.rounds)] * steps}
 
 
 def _trained(
     engine: Engine, document: Recipe, before: Vector, whole: AdapterSchema, round_: int, **how: Any
 ) -> Vector:
-    steps = document.training.steps_in(round_)
-    pace = [document.training.factor(round_, document.rounds)] * steps
-    own = engine.schema
+    own, how = engine.schema, how | _course(document, round_)
     if own.size == whole.size:
-        return engine.train(before, steps=steps, pace=pace, **how)
-    return of_rank(engine.train(of_rank(before, whole, own), steps=steps, pace=pace, **how), own, whole)
+        return engine.train(before, **how)
+    return of_rank(engine.train(of_rank(before, whole, own), **how), own, whole)

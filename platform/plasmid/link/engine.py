@@ -14,7 +14,6 @@ from sqlalchemy import Engine, MetaData, create_engine, event, inspect
 
 from plasmid.core.errors import StorageError
 
-
 LOCKED_S = 10
 """How long a connection waits for another's lock."""
 

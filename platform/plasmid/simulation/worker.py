@@ -5,7 +5,8 @@ Rules
 1. What a site computes is what its worker and its gateway would: rows in the canonical order of a snapshot,
    the same seed, the same engine, the output contract, the words in the ring with the site's share of the
    noise (:mod:`plasmid.training.rounds`, :mod:`plasmid.gateway.output`). On the same threads the sum is that
-   of a real run, to the last bit.
+   of a real run, to the last bit; but small sites take their steps together, and theirs is so up to rounding
+   (:mod:`plasmid.training.together`).
 2. The state is read from the file that the round published. What goes back is one sum in the ring for all
    sites of the call: sums in a ring are exact, whatever their order. Where masks are asked for, each
    site's words go back by themselves.
@@ -16,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import gc
 import resource
 import tempfile
 from collections import OrderedDict
@@ -42,7 +44,8 @@ from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
 from plasmid.site.node import local_seed
 from plasmid.training.engine import Engine
-from plasmid.training.rounds import site_vector
+from plasmid.training.rounds import site_vector, small_sites_vectors
+from plasmid.training.together import groups, may_go_together
 
 KEPT_SITES = 64
 
@@ -120,7 +123,11 @@ class SimulatedSites:
         """
         shape = shape_of(api.load(self._recipe.computation), self._recipe, self._base)
         values = unpack(Path(state).read_bytes(), "state", length=shape.state.size, dtype=shape.dtype)
-        found = {site: self._words(site, round_, values, shape, encoding, sampling[site]) for site in sites}
+        found: dict[str, Words] = {}
+        for some in self._groups(sites):
+            engines = {site: self._engine(site) for site in some}
+            for site, vector in self._vectors(engines, round_, values, sampling).items():
+                found[site] = self._words(vector, shape, encoding)
         if apart:
             return found
         total = np.zeros(encoding.length + TAIL, encoding.dtype)
@@ -128,28 +135,34 @@ class SimulatedSites:
             total += words
         return total
 
-    def _words(
+    def _groups(self, sites: Sequence[str]) -> list[list[str]]:
+        """Return *sites* in groups that take their steps together, no more of them than are kept."""
+        if not may_go_together(self._recipe):
+            return [[site] for site in sites]
+        found = []
+        for start in range(0, len(sites), KEPT_SITES):
+            some = sites[start : start + KEPT_SITES]
+            found += [[some[place] for place in one] for one in groups([self._engine(site) for site in some])]
+        return found
+
+    def _vectors(
         self,
-        site: str,
+        engines: Mapping[str, Engine],
         round_: int,
         state: NDArray[Any],
-        shape: api.Shape,
-        encoding: Encoding,
-        sampling: Mapping[str, Any] | None,
-    ) -> Words:
+        sampling: Mapping[str, Mapping[str, Any] | None],
+    ) -> dict[str, NDArray[Any]]:
         recipe = self._recipe
-        vector = site_vector(
-            self._engine(site),
-            recipe,
-            self._base,
-            state,
-            site=site,
-            round_=round_,
-            seed=local_seed(recipe.seed, site, round_),
-            sampling=sampling,
-        )
-        vector, _ = bounded(vector, shape, noised=recipe.privacy.mechanism == "dp-sgd")
-        turned = recipe.privacy.rotation == "hadamard"
+        seeds = {site: local_seed(recipe.seed, site, round_) for site in engines}
+        if len(engines) > 1:
+            return small_sites_vectors(engines, recipe, self._base, state, round_=round_, seeds=seeds)
+        ((site, engine),) = engines.items()
+        how: dict[str, Any] = {"round_": round_, "seed": seeds[site], "sampling": sampling[site]}
+        return {site: site_vector(engine, recipe, self._base, state, site=site, **how)}
+
+    def _words(self, vector: NDArray[Any], shape: api.Shape, encoding: Encoding) -> Words:
+        vector, _ = bounded(vector, shape, noised=self._recipe.privacy.mechanism == "dp-sgd")
+        turned = self._recipe.privacy.rotation == "hadamard"
         return in_ring(vector, encoding, turned_by=bytes.fromhex(self._digest) if turned else None)
 
     def _engine(self, site: str) -> Engine:
@@ -164,6 +177,7 @@ class SimulatedSites:
         else:
             checkpointing = self._recipe.training.checkpointing
             engine = Engine(self._recipe, self._base, table, checkpointing=checkpointing, frames=self._frames)
+            gc.freeze()  # libraries and model stay; to look at them at each collection takes long
         self._engines[site] = engine
         if len(self._engines) > KEPT_SITES:
             self._engines.popitem(last=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from in_memory import document_of
-from plasmid.controller.plan import Job, check_roster, colluders, prepare
+from plasmid.controller.plan import Job, check_named, check_roster, colluders, prepare
 from plasmid.core.errors import ModelError, PlasmidError, ProtocolError, RecipeError
 from plasmid.models import catalogue, outline
 from plasmid.models.store import BaseModel
@@ -193,6 +193,23 @@ def test_a_mask_must_hide_something(n: int, c: int, accepted: bool) -> None:
         check_roster(job(), roster, {}, c)
     assert caught.value.code == "recipe.colluders"
     assert caught.value.message == f"{n} sites of which {c} may collude: a mask would hide nothing."
+
+
+@pytest.mark.usefixtures("at_home")
+def test_settings_of_a_site_that_is_not_invited_are_refused(tiny: dict[str, BaseModel]) -> None:
+    values = tiny_recipe(tiny["esm"]).model_dump(mode="json")
+    values["federation"]["weights"] = {"by": "public", "sites": {"alpha": 2.0, "bata": 1.0}}
+    values |= {"computation": "sketch"}
+    values["adapter"] |= {"ranks": {"elsewhere": 2}, "sketch_width": 16}
+    made = prepare(*document_of(type(tiny_recipe(tiny["esm"])).model_validate(values)))
+    assert check_named(made, ["alpha", "bata", "elsewhere", "gamma"]) is None
+    with pytest.raises(RecipeError) as caught:
+        check_named(made, ["alpha", "beta", "gamma"])
+    assert caught.value.code == "recipe.site_unknown"
+    assert caught.value.message == (
+        "adapter.ranks names elsewhere; federation.weights names bata (did you mean 'beta'?): "
+        "not among the sites that are invited (alpha, beta, gamma)."
+    )
 
 
 def test_a_base_without_weights_is_planned_and_not_run(

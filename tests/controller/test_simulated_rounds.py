@@ -146,6 +146,12 @@ def test_what_only_a_real_run_can_do_is_refused(resolved: ResolvedRecipe, tmp_pa
     with pytest.raises(RecipeError) as caught:
         simulate(cluster(), resolved, tables(tmp_path, NAMES[:2]), None)
     assert caught.value.code == "recipe.too_few_sites"
+    weighted = resolved.recipe.model_dump(mode="json")
+    weighted["federation"]["weights"] = {"by": "public", "sites": {"nobody": 2.0}}
+    document = type(resolved.recipe).model_validate(weighted)
+    with pytest.raises(RecipeError) as caught:
+        simulate(cluster(), ResolvedRecipe(document, Path("recipe.yaml")), tables(tmp_path, NAMES[:3]), None)
+    assert caught.value.code == "recipe.site_unknown"
 
 
 def test_what_is_left_out_is_said() -> None:

@@ -89,7 +89,7 @@ def test_a_site_that_a_recipe_speaks_of_and_nobody_is_is_told(tiny: dict[str, Ba
     weights = {"by": "public", "sites": {"north": 2.0, "suoth": 1.0}}
     recipe = changed(tiny["bert"], federation={"weights": weights})
     found = told(recipe, {"north": tiny_table(seed=1), "south": tiny_table(seed=2)})
-    why = "which is no site here; it counts for nobody"
+    why = "which is no site here; a run of these sites is refused"
     assert found == [(None, f"federation.weights names suoth (did you mean 'south'?), {why}")]
 
 

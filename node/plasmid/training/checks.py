@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from plasmid.core.errors import ModelError, PlasmidError
-from plasmid.core.problems import did_you_mean
 from plasmid.data.table import Table
 from plasmid.models.adapter import ALL_LINEAR, lora_modules
 from plasmid.models.catalogue import described
@@ -31,7 +30,7 @@ from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.schema import Recipe
-from plasmid.recipes.weights import weights_of
+from plasmid.recipes.weights import unknown_sites
 from plasmid.training.estimate import budgets
 
 
@@ -122,12 +121,8 @@ def of_base(recipe: Recipe, base: BaseModel, sites: int) -> Iterator[Finding]:
 
 def of_names(recipe: Recipe, tables: Mapping[str, Table]) -> Iterator[Finding]:
     """Yield which sites the recipe speaks of and nobody is."""
-    weights = weights_of(recipe)
-    named = {"adapter.ranks": recipe.adapter.ranks, "federation.weights": getattr(weights, "sites", {})}
-    for path, sites in named.items() if tables else ():
-        for site in sorted(set(sites) - set(tables)):
-            near = did_you_mean(site, sorted(tables))
-            yield Finding(f"{path} names {site}{near}, which is no site here; it counts for nobody")
+    for what in unknown_sites(recipe, tables) if tables else ():
+        yield Finding(f"{what}, which is no site here; a run of these sites is refused")
 
 
 def of_tokens(

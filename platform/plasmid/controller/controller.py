@@ -17,7 +17,7 @@ import ray
 from sqlalchemy import Engine
 
 from plasmid.controller.database import Runs
-from plasmid.controller.plan import Job, check_roster, colluders, prepare
+from plasmid.controller.plan import Job, check_named, check_roster, colluders, prepare
 from plasmid.controller.run import RunActor
 from plasmid.controller.states import RunState
 from plasmid.core.clock import now
@@ -79,6 +79,7 @@ class Controller:
         request, project, envelope = self._asked(signed, key)
         job = await asyncio.to_thread(prepare, request.document, request.digest, planning=True)
         invited = self._invited(request, project)
+        check_named(job, invited)
         ask = Ask(run=_question(), request=signed, project=envelope)
         timeout_s = max(ASK_TIMEOUT_S, job.document.federation.round_timeout_s)
         answers = await self._ask_sites(ask, invited, timeout_s)
@@ -100,6 +101,7 @@ class Controller:
         request, project, envelope = self._asked(signed, key)
         job: Job = await asyncio.to_thread(prepare, request.document, request.digest)
         invited = self._invited(request, project)
+        check_named(job, invited)
         organisations = self._organisations()
         check_roster(job, invited, {}, colluders({s: organisations[s] for s in invited}, 0))
         run = run_id(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from plasmid.protocol.traffic import body_sizes
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
+from plasmid.recipes.weights import unknown_sites
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,16 @@ def colluders(organisations: Mapping[str, str], largest: int) -> int:
     """Return the plan's c: the sites of the *largest* largest organisations, at least 1."""
     sizes = Counter(organisations.values())
     return max(1, sum(count for _, count in sizes.most_common(largest)))
+
+
+def check_named(job: Job, invited: Collection[str]) -> None:
+    """Raise RecipeError (``recipe.site_unknown``) if the document has settings for a site not *invited*."""
+    if unknown := unknown_sites(job.document, invited):
+        raise RecipeError(
+            "recipe.site_unknown",
+            f"{'; '.join(unknown)}: not among the sites that are invited ({', '.join(sorted(invited))}).",
+            "Correct the name, leave it out, or invite that site.",
+        )
 
 
 def check_roster(job: Job, roster: list[str], refused: dict[str, str], c: int) -> None:

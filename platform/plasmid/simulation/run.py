@@ -26,7 +26,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from plasmid.computations._personal import keeps
-from plasmid.controller.plan import prepare
+from plasmid.controller.plan import check_named, prepare
 from plasmid.core.errors import RecipeError
 from plasmid.gateway.terms import unit_terms
 from plasmid.link.bodies import Bodies
@@ -135,7 +135,8 @@ def simulate(
     Raises
     ------
     RecipeError
-        As :func:`check_simulated`; ``recipe.too_few_sites``, ``recipe.most_sites``, ``recipe.colluders``.
+        As :func:`check_simulated`; ``recipe.site_unknown``, ``recipe.too_few_sites``, ``recipe.most_sites``,
+        ``recipe.colluders``.
     PlasmidError
         As :class:`plasmid.simulation.sums.SimulatedSum`; RunFailed (``run.simulation``): an actor died.
     """
@@ -148,6 +149,7 @@ def simulate(
     logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of the one node that a strategy sees
     began, document = time.monotonic(), resolved.document
     job = prepare(document, resolved.digest)
+    check_named(job, tables)
     assert job.base is not None, "what trains has a base model"
     by_size = job.document.privacy.unit in ("record", "patient")
     terms = {

@@ -17,11 +17,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from plasmid.core.problems import did_you_mean
 from plasmid.models.adapter import TensorSpec
 from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
@@ -81,6 +82,19 @@ def weights_of(document: Any) -> PublicWeights | RecordWeights | None:
         getattr(document, "federation", None), "weights", None
     )
     return found
+
+
+def unknown_sites(document: Any, known: Collection[str]) -> list[str]:
+    """Return in words which sites *document* has settings for that are not among the *known* ones."""
+    named = {
+        "adapter.ranks": getattr(getattr(document, "adapter", None), "ranks", {}),
+        "federation.weights": getattr(weights_of(document), "sites", {}),
+    }
+    return [
+        f"{path} names {site}{did_you_mean(site, sorted(known))}"
+        for path, sites in named.items()
+        for site in sorted(set(sites) - set(known))
+    ]
 
 
 def weight_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:

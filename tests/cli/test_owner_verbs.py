@@ -140,6 +140,7 @@ def kept(home: SiteHome) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_the_red_team_attacks_a_copy_within_a_minute_or_so(home: SiteHome) -> None:
     before = kept(home)
     answer = data(home, "doctor", "--red-team", "--offline", status=1)

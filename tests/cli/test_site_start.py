@@ -163,6 +163,7 @@ def certificates(live: LiveLink) -> list[bool]:
         return [row.used is not None for row in rows]
 
 
+@pytest.mark.slow
 def test_a_running_node_takes_up_a_certificate_that_a_verb_renewed(site: Site) -> None:
     process = site.start("--passphrase-file", str(site.passphrase))
     assert certificates(site.live) == [True]

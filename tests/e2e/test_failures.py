@@ -97,6 +97,7 @@ def _start_sleeper(home: Home, sleeper: str) -> tuple[Any, str]:
     return process, _wait_for(home, process, computing)
 
 
+@pytest.mark.slow
 def test_a_policy_that_refuses_is_named_with_its_reason(home: Home, tmp_path: Path) -> None:
     sites = tmp_path / "sites"
     shutil.copytree(home.sites, sites)

@@ -2,7 +2,7 @@
 
     pip install 'plasmid[molecules]'
     pip install --no-deps molsets==0.3.1
-    OMP_NUM_THREADS=1 python -m plasmid.models.smiles.pretraining FOLDER      # six minutes of one core
+    OMP_NUM_THREADS=1 python -m plasmid.models.smiles.pretraining FOLDER      # half an hour of one core
 
 Rules
 -----
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> int:
     """Pre-train, write the folder, and print what it reaches on molecules that it did not read."""
     parser = argparse.ArgumentParser(prog="python -m plasmid.models.smiles.pretraining")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--molecules", type=int, default=24_576)
+    parser.add_argument("--molecules", type=int, default=163_840)
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)

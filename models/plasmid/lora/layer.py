@@ -13,15 +13,19 @@ Rules
    matrix C [rank, rank] in place of B: B transposed is C F, F [rank, out] being fixed; autograd, or rule 2,
    gives its gradient.
 5. Under autocast everything here runs in its type, and gradients come back in the factors' type.
+6. How the frozen layer holds its weights is its own business. Packed ones (:mod:`plasmid.lora.packed`) are
+   unpacked again backward, and not kept.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from plasmid.lora.packed import PackedLinear, product_type
 from plasmid.lora.samples import Samples
 
 
@@ -30,8 +34,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: LoraLinear) -> Tensor:
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        dtype = product_type(x)
         weight, scaled, wide = layer.weight.to(dtype), (down * layer.scale).to(dtype), up.to(dtype)
         flat = x.to(dtype).reshape(-1, x.shape[-1])
         inner = flat @ scaled.T
@@ -41,19 +44,21 @@ class _Fused(torch.autograd.Function):
         ctx.layer, ctx.shape, ctx.x_dtype, ctx.gather = layer, x.shape, x.dtype, layer.samples.on
         if ctx.gather:
             ctx.rows = layer.samples.rows(len(x))
-        ctx.save_for_backward(flat, inner, weight, scaled, wide)
+        kept = None if isinstance(layer.frozen, PackedLinear) else weight
+        ctx.save_for_backward(flat, inner, kept, scaled, wide)
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        flat, inner, weight, scaled, wide = ctx.saved_tensors
+        flat, inner, kept, scaled, wide = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
         dtype = layer.lora_down.dtype
         grad = grad.to(flat.dtype).reshape(-1, grad.shape[-1])
         narrow = grad @ wide.T
         grad_x = None
         if ctx.needs_input_grad[0]:
+            weight = layer.weight.to(flat.dtype) if kept is None else kept
             grad_x = (grad @ weight).addmm_(narrow, scaled).to(ctx.x_dtype).view(ctx.shape)
         narrow = narrow * layer.scale
         down, up = layer.lora_down.requires_grad, layer.held_up.requires_grad
@@ -75,11 +80,13 @@ class _Fused(torch.autograd.Function):
         return grad_x, None, None, None
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(nn.Module):
     """*linear*, frozen, with LoRA factors beside it. B starts at zero, so nothing changes at first.
 
     Attributes
     ----------
+    frozen
+        *linear*.
     lora_down, lora_up
         A [rank, in], and B transposed [rank, out].
     lora_core, frame
@@ -88,15 +95,12 @@ class LoraLinear(nn.Linear):
         s: :attr:`plasmid.models.specs.LoraSpec.scale`.
     """
 
-    bias: nn.Parameter | None  # type: ignore[assignment]
-
     def __init__(self, linear: nn.Linear, *, rank: int, scale: float, samples: Samples) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        for frozen in linear.parameters():
-            frozen.requires_grad_(False)
-        bound, device = self.in_features**-0.5, linear.weight.device
+        self.frozen = linear.requires_grad_(False)
+        bound = self.in_features**-0.5
+        device = next(chain(linear.parameters(), linear.buffers())).device
         self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_up = nn.Parameter(torch.zeros(rank, self.out_features, device=device))
         nn.init.uniform_(self.lora_down, -bound, bound)
@@ -104,6 +108,16 @@ class LoraLinear(nn.Linear):
         self.frame: Tensor | None = None
         self.scale = scale
         self.samples = samples
+
+    @property
+    def weight(self) -> Tensor:
+        """W, [out, in]."""
+        return self.frozen.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b, [out]; None."""
+        return self.frozen.bias
 
     @property
     def held_up(self) -> nn.Parameter:

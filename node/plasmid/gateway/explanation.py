@@ -121,7 +121,8 @@ def _runs(document: Any) -> Iterator[Fact]:
     yield Fact(section, "computation", _COMPUTATIONS.get(name) or _brought(name))
     model, training = getattr(document, "model", None), getattr(document, "training", None)
     if model is not None:
-        yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}")
+        held = "" if model.quantization == "none" else f", trained over a copy in 4 bits ({model.quantization})"
+        yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}{held}")
     adapter = getattr(document, "adapter", None)
     if adapter is not None:
         lora = adapter.lora

@@ -21,6 +21,9 @@ from torch.nn.functional import linear
 
 from plasmid.lora.nf4 import BLOCK, LEVELS, packable
 
+AT_ONCE = 4096 * BLOCK
+"""Weights that are packed at a time: what that takes stays in a core's cache."""
+
 
 def product_type(x: Tensor) -> torch.dtype:
     """Return in which type a product with *x* is computed: autocast's, or its own."""
@@ -80,7 +83,7 @@ class PackedLinear(nn.Linear):
     ) -> PackedLinear:
         """Return the layer of the weights in *parts*: float32 [n], whole blocks each, [out, in] in C order."""
         assert packable(shape), f"{shape} is not whole blocks of {BLOCK}"
-        codes, scales = zip(*map(pack, parts), strict=True)
+        codes, scales = zip(*(pack(some) for part in parts for some in part.split(AT_ONCE)), strict=True)
         return cls(torch.cat(codes), torch.cat(scales), shape, bias)
 
     @property

@@ -1,4 +1,4 @@
-"""``plasmid run`` over a base in 4 bits, by the real command: what sites approve, train, release and estimate."""
+"""``plasmid run`` over a base in 4 bits, by the real command: trained, released, scored; and under a unit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def test_an_adapter_over_4_bits_scores_as_the_run_said(home: Home) -> None:
     assert head["base"]["quantization"] == "nf4"
     status, found, _ = home.run("evaluate", str(folder), "--data", str(home.test))
     assert status == 0
-    assert found["data"]["metrics"]["value"] == pytest.approx(answer["data"]["metrics"]["federated"], abs=1e-6)
+    assert found["data"]["metrics"]["value"] == pytest.approx(
+        answer["data"]["metrics"]["federated"], abs=1e-6
+    )
 
 
 def test_a_private_run_over_4_bits(home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def _twin(layer: PackedLinear) -> nn.Linear:
     return plain.requires_grad_(False)
 
 
+def _kept_in(sizes: list[int]) -> Any:
+    """Note in *sizes* how large each tensor is that is kept for the backward pass."""
+
+    def keep(one: Tensor) -> Tensor:
+        sizes.append(one.numel())
+        return one
+
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one)
+
+
 def test_levels_times_a_scale_come_back_exactly_and_in_order() -> None:
     levels = torch.tensor(LEVELS)
     assert (len(LEVELS), LEVELS[7], list(LEVELS)) == (16, 0.0, sorted(LEVELS))
@@ -63,9 +74,7 @@ def test_the_same_weights_have_the_same_codes_on_every_machine() -> None:
     weights = torch.from_numpy((raw.astype(np.float32) - 2.0**23) * np.float32(2.0**-24)).view(64, 256)
     layer = _packed(weights)
     told = hashlib.sha256(layer.codes.numpy().tobytes() + layer.scales.view(torch.int16).numpy().tobytes())
-    assert told.hexdigest() == (
-        "8dd1fd45905d90f1e29cc06d39cd09313c76ecf609a44e82a479b3102260fcf5"
-    )
+    assert told.hexdigest() == ("8dd1fd45905d90f1e29cc06d39cd09313c76ecf609a44e82a479b3102260fcf5")
     assert hashlib.sha256(layer.weight.numpy().tobytes()).hexdigest() == (
         "af57d665d959d0bb58c4eb6497f701a8f64ca2d61b8f3fb14e85f737fe172fb6"
     )
@@ -97,7 +106,7 @@ def test_the_layer_is_the_unpacked_one_and_keeps_no_weights(bias: bool, dtype: t
         x = torch.linspace(-1, 1, 5 * 7 * 128).view(5, 7, 128).requires_grad_()
         with (
             torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
-            torch.autograd.graph.saved_tensors_hooks(lambda kept_: kept.append(kept_.numel()) or kept_, lambda k: k),
+            _kept_in(kept),
         ):
             output = one(x)
         (output.float() * torch.arange(48)).sum().backward()
@@ -121,14 +130,17 @@ def test_factors_on_packed_weights_learn_as_on_unpacked_ones(dtype: torch.dtype,
         saved: list[int] = []
         with (
             torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
-            torch.autograd.graph.saved_tensors_hooks(lambda one: saved.append(one.numel()) or one, lambda k: k),  # noqa: B023
+            _kept_in(saved),
             layer.samples.part(torch.arange(5)),
         ):
             output = layer(x)
         (output.float() * torch.arange(48)).sum().backward()
         blocks = layer.samples.take()
         grads = [blocks[one][0].grads if rows else one.grad for one in (layer.lora_down, layer.lora_up)]
-        assert [name for name, one in layer.named_parameters() if one.requires_grad] == ["lora_down", "lora_up"]
+        assert [name for name, one in layer.named_parameters() if one.requires_grad] == [
+            "lora_down",
+            "lora_up",
+        ]
         found.append([output, x.grad, *grads])
         kept.append(48 * 128 in saved)
     assert kept == [False, True]

@@ -40,7 +40,12 @@ print(before, loaded, peak())
 def test_loading_takes_what_the_packed_weights_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
     folder = tiny_bert(tmp_path / "wide")
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 6}
+    sizes = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 6,
+    }
     config = BertConfig(**json.loads((folder / "config.json").read_text()) | sizes)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     base = import_folder(folder, model_id="wide")
@@ -53,5 +58,7 @@ def test_loading_takes_what_the_packed_weights_take(tmp_path: Path, monkeypatch:
         found[quantization] = loaded - before, ran - before
     assert weight_bytes(base, "none") > 280 * MIB > 45 * MIB > weight_bytes(base, "nf4")
     assert found["none"][1] > 270 * MIB
-    most = weight_bytes(base, "nf4") + 64 * MIB  # parts while they are packed; then one layer unpacked, of 40 MiB
+    most = (
+        weight_bytes(base, "nf4") + 64 * MIB
+    )  # parts while they are packed; then one layer unpacked, of 40 MiB
     assert max(found["nf4"]) < most, found

@@ -1,6 +1,6 @@
 """The numbers of 4-bit NormalFloat, and how many weights share a scale. No torch.
 
-    weight ≈ LEVELS[code] · scale,   4 bits for each weight, and 16 for each :data:`BLOCK` of them: 4.25 a weight
+    weight ≈ LEVELS[code] · scale,   4 bits for each weight, and 16 for each :data:`BLOCK` of them: 4.25 bits
 
 Rules
 -----

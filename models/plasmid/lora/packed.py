@@ -44,7 +44,9 @@ def pack(values: Tensor) -> tuple[Tensor, Tensor]:
     levels = torch.tensor(LEVELS)
     between = (levels[1:] + levels[:-1]) / 2
     # A block of zeros has no level: 0 / 0 gets any, and comes back as 0.
-    codes = torch.bucketize(blocks / scales.float()[:, None], between, out_int32=True).view(-1).to(torch.uint8)
+    codes = (
+        torch.bucketize(blocks / scales.float()[:, None], between, out_int32=True).view(-1).to(torch.uint8)
+    )
     return (codes[::2] << 4) | codes[1::2], scales
 
 
@@ -81,9 +83,16 @@ class PackedLinear(nn.Linear):
     def of(
         cls, parts: Iterable[Tensor], shape: tuple[int, int], bias: nn.Parameter | None = None
     ) -> PackedLinear:
-        """Return the layer of the weights in *parts*: float32 [n], whole blocks each, [out, in] in C order."""
+        """Return the layer of the weights [out, in] that are in *parts* in C order.
+
+        Parameters
+        ----------
+        parts
+            float32 [n] each, whole blocks, on the CPU.
+        """
         assert packable(shape), f"{shape} is not whole blocks of {BLOCK}"
-        codes, scales = zip(*(pack(some) for part in parts for some in part.split(AT_ONCE)), strict=True)
+        some = (values for part in parts for values in torch.split(part, AT_ONCE))
+        codes, scales = zip(*map(pack, some), strict=True)
         return cls(torch.cat(codes), torch.cat(scales), shape, bias)
 
     @property

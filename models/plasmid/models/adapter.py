@@ -164,7 +164,7 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
 
 
 def packed_layers(base: BaseModel) -> tuple[LoraModule, ...]:
-    """Return the linear layers of *base* that 4 bits a weight hold: those in transformer layers, whole blocks.
+    """Return the linear layers of *base* that can be packed: whole blocks, inside transformer layers.
 
     Embeddings, norms, biases and heads stay as they are.
     """

@@ -161,9 +161,7 @@ def adapter_files(
         columns={name: dict(column) for name, column in columns.items()},
         head=head,
         lora=lora,
-        base=BaseRef(
-            id=base.id, revision=base.revision, digest=base.digest, quantization=quantization
-        ),
+        base=BaseRef(id=base.id, revision=base.revision, digest=base.digest, quantization=quantization),
     )
     config = {
         "peft_type": "LORA",

@@ -128,9 +128,9 @@ def _over(about: HeadFile) -> str:
     if about.base.quantization == "none":
         return ""
     return (
-        "\nTrained over a copy of the base's weights in 4 bits (4-bit NormalFloat). `plasmid predict` answers, "
-        "and any results\nbelow were measured, over that copy. The code, a merged export and a server compute "
-        "with the published\nweights, and their answers differ a little.\n"
+        "\nTrained over a copy of the base's weights in 4 bits (4-bit NormalFloat). `plasmid predict` "
+        "answers, and any results\nbelow were measured, over that copy. The code, a merged export and a "
+        "server compute with the published\nweights, and their answers differ a little.\n"
     )
 
 

@@ -24,7 +24,7 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa", quantization: Quan
     Parameters
     ----------
     quantization
-        ``"nf4"``: with the layers that :func:`plasmid.models.adapter.packed_layers` names packed, for training.
+        ``"nf4"``: with those layers packed that :func:`plasmid.models.adapter.packed_layers` names.
 
     Raises
     ------
@@ -92,8 +92,8 @@ def check_whole(base: BaseModel) -> None:
 def _packed(model: Any, base: BaseModel, quantization: Quantization) -> Any:
     """Return *model*, its layers packed if *quantization* says so.
 
-    What transformers loaded are places in a mapped file, of which nothing has been read yet. The weights to be
-    packed are read from the file a part at a time, so that they are never whole in memory.
+    What transformers loaded are places in a mapped file, of which nothing has been read yet. The weights to
+    be packed are read from the file a part at a time, so that they are never whole in memory.
     """
     for layer in packed_layers(base) if quantization == "nf4" else ():
         parent, _, name = layer.path.rpartition(".")

@@ -28,7 +28,7 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 
 
 Quantization = Literal["none", "nf4"]
-"""How the frozen weights of a base are held in training: as float32, or in 4 bits (:mod:`plasmid.lora.nf4`)."""
+"""How a base's frozen weights are held in training: as float32, or in 4 bits (:mod:`plasmid.lora.nf4`)."""
 
 
 class Strict(BaseModel):

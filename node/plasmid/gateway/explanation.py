@@ -121,8 +121,11 @@ def _runs(document: Any) -> Iterator[Fact]:
     yield Fact(section, "computation", _COMPUTATIONS.get(name) or _brought(name))
     model, training = getattr(document, "model", None), getattr(document, "training", None)
     if model is not None:
-        held = "" if model.quantization == "none" else f", trained over a copy in 4 bits ({model.quantization})"
-        yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}{held}")
+        yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}")
+        if model.quantization != "none":
+            yield Fact(
+                section, "frozen weights", f"held in 4 bits ({model.quantization}) while factors learn"
+            )
     adapter = getattr(document, "adapter", None)
     if adapter is not None:
         lora = adapter.lora

@@ -15,11 +15,13 @@ from transformers import BertConfig, BertForMaskedLM
 
 from plasmid.computations import fedsb
 from plasmid.core.errors import ModelError, RecipeError
+from plasmid.gateway.explanation import _runs
 from plasmid.lora.layer import LoraLinear
 from plasmid.lora.packed import PackedLinear
 from plasmid.models.adapter import Vector, initial_state, packed_layers
 from plasmid.models.artifact import read_adapter
 from plasmid.models.encoder import AdaptedModel
+from plasmid.models.export import export_merged
 from plasmid.models.importer import import_folder
 from plasmid.models.merge import check_alike
 from plasmid.models.mixed import MixedModel
@@ -177,7 +179,7 @@ def test_frames_of_fed_sb_are_of_the_published_weights(tiny: dict[str, BaseModel
 # -- the document, and what is released ------------------------------------------------------------
 
 
-def test_a_document_without_it_is_what_it_was(tiny: dict[str, BaseModel]) -> None:
+def test_a_document_without_it_is_what_it_was() -> None:
     plain = load_recipe("tcr-covid", overrides={"model.quantization": "none"})
     assert "quantization" not in plain.document["model"]
     assert plain.digest == load_recipe("tcr-covid").digest
@@ -186,6 +188,9 @@ def test_a_document_without_it_is_what_it_was(tiny: dict[str, BaseModel]) -> Non
     assert packed.origins["model.quantization"] == "--set"
     assert packed.digest != plain.digest
     assert recipe_digest(packed.document, "finetune") == packed.digest
+    told = [{fact.name: fact.value for fact in _runs(one.parsed)} for one in (packed, plain)]
+    assert told[0].pop("frozen weights") == "held in 4 bits (nf4) while factors learn"
+    assert told[0] == told[1]
     for wrong in ("nf3", "int8", "null", "{nf4: 1}", "bitsandbytes"):
         with pytest.raises(RecipeError, match=r"model\.quantization"):
             load_recipe("tcr-covid", overrides={"model.quantization": wrong})
@@ -222,6 +227,14 @@ def test_what_was_trained_over_it_is_answered_over_it_and_says_so(
     assert all(
         torch.equal(held[0].factors[path].down, held[1].factors[path].down) for path in held[1].factors
     )
+    for one, name in ((packed, "packed"), (plain, "plain")):
+        export_merged(one, base, tmp_path / "merged" / name, licence="mit", name="merged")
+    cards = [(tmp_path / "merged" / name / "README.md").read_text() for name in ("packed", "plain")]
+    assert ["Merged here are the published weights" in text for text in cards] == [True, False]
+    weights = [
+        (tmp_path / "merged" / name / "model.safetensors").read_bytes() for name in ("packed", "plain")
+    ]
+    assert weights[0] == weights[1]
     with pytest.raises(ModelError, match="quantization none, not nf4") as caught:
         check_alike([packed, plain])
     assert caught.value.code == "model.merge_mismatch"

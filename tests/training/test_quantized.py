@@ -23,6 +23,7 @@ from plasmid.models.artifact import read_adapter
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.export import export_merged
 from plasmid.models.importer import import_folder
+from plasmid.models.loading import load_encoder
 from plasmid.models.merge import check_alike
 from plasmid.models.mixed import MixedModel
 from plasmid.models.predict import Predictor
@@ -34,6 +35,7 @@ from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
+from plasmid.training.footprint import gpu_bytes, weight_bytes
 from plasmid.training.release import write_release
 from tiny_language import language_bases, language_recipe, language_table
 from tiny_models import tiny_bert
@@ -86,6 +88,23 @@ def test_layers_are_packed_and_nothing_else(zoo: dict[str, BaseModel]) -> None:
         for path in layers:
             error = np.abs(linear[path].weight.numpy() - published[f"{path}.weight"]).mean()
             assert error < 0.12 * np.abs(published[f"{path}.weight"]).mean()
+
+
+def test_what_is_planned_is_what_is_held(zoo: dict[str, BaseModel]) -> None:
+    for name in zoo.keys() - {"esm"}:  # in whose file are frequencies, which are computed
+        base = zoo[name]
+        model = load_encoder(base, quantization="nf4")
+        held = sum(one.nbytes for one in model.parameters())
+        for layer in packed_layers(base):
+            packed = model.get_submodule(layer.path)
+            held += packed.codes.nbytes + packed.scales.nbytes
+        assert weight_bytes(base, "nf4") == held
+        plain = sum(one.nbytes for one in load_encoder(base).parameters())
+        assert weight_bytes(base, "none") == plain > 2 * held
+    base = zoo["bert"]
+    recipe = tiny_recipe(base)
+    saved = gpu_bytes(recipe, base, 1096) - gpu_bytes(over_nf4(recipe), base, 1096)
+    assert saved == weight_bytes(base, "none") - weight_bytes(base, "nf4") - 6 * 48 * 32  # a layer unpacked
 
 
 def test_a_matrix_that_is_no_whole_blocks_stays_as_it_is(

@@ -59,7 +59,9 @@ def fragments(smiles: Sequence[str]) -> NDArray[np.float64]:
     from rdkit.Chem import rdFingerprintGenerator
 
     made = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=BITS)
-    return np.stack([made.GetCountFingerprintAsNumPy(Chem.MolFromSmiles(one)) for one in smiles]).astype(float)
+    return np.stack([made.GetCountFingerprintAsNumPy(Chem.MolFromSmiles(one)) for one in smiles]).astype(
+        float
+    )
 
 
 @torch.no_grad()

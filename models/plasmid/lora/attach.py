@@ -22,7 +22,7 @@ def attach(
     for path in paths:
         parent, _, name = path.rpartition(".")
         linear = model.get_submodule(path)
-        assert type(linear) is nn.Linear, f"{path} is no plain linear layer"
+        assert isinstance(linear, nn.Linear), f"{path} is no linear layer"
         layers[path] = LoraLinear(linear, rank=rank, scale=scale, samples=samples)
         setattr(model.get_submodule(parent), name, layers[path])
     return layers

@@ -15,15 +15,19 @@ Rules
 5. Under autocast everything here runs in its type, and gradients come back in the factors' type.
 6. Factors may be held as copies, [copies, ...], each for its own run of as many rows of the batch, which
    stand in the order of the copies: the base's product is one for all, what factors do is a batched product.
+7. How the frozen layer holds its weights is its own business. Packed ones (:mod:`plasmid.lora.packed`) are
+   unpacked again backward, and not kept.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from plasmid.lora.packed import PackedLinear, product_type
 from plasmid.lora.samples import Samples
 
 
@@ -32,8 +36,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: LoraLinear) -> Tensor:
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        dtype = product_type(x)
         weight, scaled, wide = layer.weight.to(dtype), (down * layer.scale).to(dtype), up.to(dtype)
         flat = x.to(dtype).reshape(-1, x.shape[-1])
         output = flat @ weight.T if layer.bias is None else torch.addmm(layer.bias.to(dtype), flat, weight.T)
@@ -44,19 +47,21 @@ class _Fused(torch.autograd.Function):
         if ctx.gather:
             assert down.ndim == 2, "rows are not told apart where there are copies"
             ctx.rows = layer.samples.rows(len(x))
-        ctx.save_for_backward(flat, inner, weight, scaled, wide)
+        kept = None if isinstance(layer.frozen, PackedLinear) else weight
+        ctx.save_for_backward(flat, inner, kept, scaled, wide)
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        flat, inner, weight, scaled, wide = ctx.saved_tensors
+        flat, inner, kept, scaled, wide = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
         dtype = layer.lora_down.dtype
         grad = _by_copy(grad.to(flat.dtype).reshape(-1, grad.shape[-1]), scaled)
         narrow = grad @ wide.mT
         grad_x = None
         if ctx.needs_input_grad[0]:
+            weight = layer.weight.to(flat.dtype) if kept is None else kept
             grad_x = _add_product(grad @ weight, narrow, scaled).to(ctx.x_dtype).view(ctx.shape)
         narrow = narrow * layer.scale
         down, up = layer.lora_down.requires_grad, layer.held_up.requires_grad
@@ -87,11 +92,13 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return total.addmm_(left, right) if total.ndim == 2 else total.baddbmm_(left, right)
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(nn.Module):
     """*linear*, frozen, with LoRA factors beside it. B starts at zero, so nothing changes at first.
 
     Attributes
     ----------
+    frozen
+        *linear*.
     lora_down, lora_up
         A [rank, in], and B transposed [rank, out]; or copies of them.
     lora_core, frame
@@ -100,15 +107,12 @@ class LoraLinear(nn.Linear):
         s: :attr:`plasmid.models.specs.LoraSpec.scale`.
     """
 
-    bias: nn.Parameter | None  # type: ignore[assignment]
-
     def __init__(self, linear: nn.Linear, *, rank: int, scale: float, samples: Samples) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        for frozen in linear.parameters():
-            frozen.requires_grad_(False)
-        bound, device = self.in_features**-0.5, linear.weight.device
+        self.frozen = linear.requires_grad_(False)
+        bound = self.in_features**-0.5
+        device = next(chain(linear.parameters(), linear.buffers())).device
         self.lora_down = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_up = nn.Parameter(torch.zeros(rank, self.out_features, device=device))
         nn.init.uniform_(self.lora_down, -bound, bound)
@@ -116,6 +120,16 @@ class LoraLinear(nn.Linear):
         self.frame: Tensor | None = None
         self.scale = scale
         self.samples = samples
+
+    @property
+    def weight(self) -> Tensor:
+        """W, [out, in]."""
+        return self.frozen.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b, [out]; None."""
+        return self.frozen.bias
 
     @property
     def held_up(self) -> nn.Parameter:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from plasmid.core.errors import ModelError
 from plasmid.core.problems import did_you_mean
+from plasmid.lora.nf4 import packable
 from plasmid.models.architectures import architecture
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
@@ -160,6 +161,15 @@ def lora_modules(base: BaseModel, lora: LoraSpec) -> tuple[LoraModule, ...]:
         for index, suffix, module in sorted(linear, key=lambda item: item[:2])
         if index >= lowest and any(target == ALL_LINEAR or _ends(suffix, target) for target in lora.targets)
     )
+
+
+def packed_layers(base: BaseModel) -> tuple[LoraModule, ...]:
+    """Return the linear layers of *base* that can be packed: whole blocks, inside transformer layers.
+
+    Embeddings, norms, biases and heads stay as they are.
+    """
+    linear = [module for _, _, module in _linear_layers(base)]
+    return tuple(module for module in linear if packable((module.outputs, module.inputs)))
 
 
 @lru_cache(maxsize=16)

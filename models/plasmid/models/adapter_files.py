@@ -20,13 +20,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel as PydanticModel
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, Vector, lora_modules, target_regex
 from plasmid.models.architectures import InputKind
 from plasmid.models.catalogue import Hex256, ModelId, Revision
-from plasmid.models.specs import LoraSpec
+from plasmid.models.specs import LoraSpec, Quantization, unless_default
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import AnyHead, Head
 from plasmid.models.tensors import pack_floats
@@ -38,13 +38,24 @@ HUB_ORGANISATION = "plasmid"
 
 
 class BaseRef(PydanticModel):
-    """The base model that an adapter belongs to."""
+    """The base model that an adapter belongs to.
+
+    Attributes
+    ----------
+    quantization
+        How its weights were held in training; no key in the file where they were as they are published.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     id: ModelId
     revision: Revision
     digest: Hex256
+    quantization: Quantization = "none"
+
+    @model_serializer(mode="wrap")
+    def _named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(handler(self), "quantization", "none")
 
 
 class HeadFile(PydanticModel):
@@ -113,6 +124,7 @@ def adapter_files(
     metric: str,
     max_length: int,
     columns: Mapping[str, Mapping[str, Any]],
+    quantization: Quantization = "none",
 ) -> dict[str, bytes]:
     """Return the contents of the first four files of the adapter *state*, by name.
 
@@ -124,6 +136,8 @@ def adapter_files(
         In tokens, special ones included.
     columns
         The data contract of the input, label and covariate columns, as JSON values.
+    quantization
+        How the base's weights were held in training.
 
     Raises
     ------
@@ -147,7 +161,7 @@ def adapter_files(
         columns={name: dict(column) for name, column in columns.items()},
         head=head,
         lora=lora,
-        base=BaseRef(id=base.id, revision=base.revision, digest=base.digest),
+        base=BaseRef(id=base.id, revision=base.revision, digest=base.digest, quantization=quantization),
     )
     config = {
         "peft_type": "LORA",

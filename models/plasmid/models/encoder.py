@@ -47,7 +47,7 @@ from plasmid.models.architectures import architecture
 from plasmid.models.batches import Batch, Rows
 from plasmid.models.encoding import encode_rows, own_starts
 from plasmid.models.loading import load_encoder, load_language
-from plasmid.models.specs import Cell, LoraSpec
+from plasmid.models.specs import Cell, LoraSpec, Quantization
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Answers, Head
 from plasmid.models.tokenizing import Tokenizer
@@ -161,6 +161,7 @@ class AdaptedModel(nn.Module):
         *,
         device: str | torch.device = "cpu",
         checkpointing: bool = False,
+        quantization: Quantization = "none",
     ) -> AdaptedModel:
         """Return the model in float32 on *device*, its adapter random but for B, which is zero.
 
@@ -168,6 +169,8 @@ class AdaptedModel(nn.Module):
         ----------
         checkpointing
             Keep no activations inside the transformer layers: each runs again when its gradients are due.
+        quantization
+            How the base's weights are held, see :func:`plasmid.models.loading.load_encoder`.
 
         Raises
         ------
@@ -178,9 +181,9 @@ class AdaptedModel(nn.Module):
         if head.own_head != "none":
             from plasmid.models.language import LanguageModel  # a kind of this class
 
-            model = load_language(base, attention=attention_on(device))
+            model = load_language(base, attention=attention_on(device), quantization=quantization)
             return LanguageModel(base, lora, head, model, checkpointing=checkpointing).to(device)
-        encoder = load_encoder(base, attention=attention_on(device))
+        encoder = load_encoder(base, attention=attention_on(device), quantization=quantization)
         return cls(base, lora, head, encoder, checkpointing=checkpointing).to(device)
 
     @property

@@ -31,7 +31,7 @@ import numpy as np
 
 from plasmid.core.files import folder_atomic
 from plasmid.models.adapter import PEFT_PREFIX, Vector
-from plasmid.models.adapter_files import json_file
+from plasmid.models.adapter_files import HeadFile, json_file
 from plasmid.models.architectures import architecture
 from plasmid.models.artifact import Adapter
 from plasmid.models.card import section
@@ -226,10 +226,19 @@ def _card(
         section("What loads it, and with what result", _loads(adapter, stock)),
         section(
             "Where it comes from",
-            f"Base digest `{about.base.digest}`; privacy and provenance are the adapter's.",
+            f"Base digest `{about.base.digest}`; privacy and provenance are the adapter's.{_over(about)}",
         ),
     ]
     return "\n".join(parts)
+
+
+def _over(about: HeadFile) -> str:
+    if about.base.quantization == "none":
+        return ""
+    return (
+        " It was trained over a copy of the base's weights in 4 bits. Merged here are the published weights: "
+        "answers differ a little from those of `plasmid predict` with the adapter."
+    )
 
 
 def code(adapter: Adapter, stock: tuple[str, str, str] | None) -> str:

@@ -10,12 +10,21 @@ import torch
 
 from plasmid.core.collection import uncollected
 from plasmid.core.errors import ModelError
+from plasmid.lora.packed import PackedLinear
+from plasmid.models.adapter import packed_layers
 from plasmid.models.architectures import AUTO, architecture
+from plasmid.models.specs import Quantization
 from plasmid.models.store import BaseModel
+from plasmid.models.tensors import float_parts
 
 
-def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
+def load_encoder(base: BaseModel, *, attention: str = "sdpa", quantization: Quantization = "none") -> Any:
     """Return the bare encoder of *base* as float32 in eval mode, from its folder alone.
+
+    Parameters
+    ----------
+    quantization
+        ``"nf4"``: with those layers packed that :func:`plasmid.models.adapter.packed_layers` names.
 
     Raises
     ------
@@ -35,20 +44,25 @@ def load_encoder(base: BaseModel, *, attention: str = "sdpa") -> Any:
             f"{base.id} is a causal language model: it goes on with texts, and has no encoder for a head.",
             "Use an encoder ('plasmid models ls'), or serve it for /v1/chat/completions.",
         )
-    model = _loaded(base, attn_implementation=attention).eval()
+    model = _packed(_loaded(base, attn_implementation=attention).eval(), base, quantization)
     model.config.use_cache = False  # keys and values for a next token would be kept
     return model
 
 
-def load_language(base: BaseModel, *, attention: str = "sdpa") -> Any:
+def load_language(base: BaseModel, *, attention: str = "sdpa", quantization: Quantization = "none") -> Any:
     """Return the model of *base*, the head of its own included, as float32 in eval mode.
+
+    Parameters
+    ----------
+    quantization
+        As :func:`load_encoder`.
 
     Raises
     ------
     ModelError
         ``model.tensors_missing``.
     """
-    model = _loaded(base, attn_implementation=attention).eval()
+    model = _packed(_loaded(base, attn_implementation=attention).eval(), base, quantization)
     model.config.use_cache = False
     return model
 
@@ -73,6 +87,22 @@ def load_causal(base: BaseModel, *, dtype: torch.dtype = torch.float32) -> Any:
 def check_whole(base: BaseModel) -> None:
     """Raise what loading would, by names and shapes alone: no weight is read."""
     _loaded(base, device_map="meta")
+
+
+def _packed(model: Any, base: BaseModel, quantization: Quantization) -> Any:
+    """Return *model*, its layers packed if *quantization* says so.
+
+    What transformers loaded are places in a mapped file, of which nothing has been read yet. The weights to
+    be packed are read from the file a part at a time, so that they are never whole in memory.
+    """
+    for layer in packed_layers(base) if quantization == "nf4" else ():
+        parent, _, name = layer.path.rpartition(".")
+        plain = model.get_submodule(layer.path)
+        parts = float_parts(base.path / "model.safetensors", base.header[f"{layer.path}.weight"])
+        shape = (layer.outputs, layer.inputs)
+        packed = PackedLinear.of(map(torch.from_numpy, parts), shape, plain.bias)
+        setattr(model.get_submodule(parent), name, packed)
+    return model
 
 
 def _loaded(base: BaseModel, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:

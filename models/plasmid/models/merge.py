@@ -155,6 +155,9 @@ def _differences(first: HeadFile, other: HeadFile, place: int) -> list[str]:
         found.append(
             f"the base of adapter {place} is {other.base.digest[:16]}..., not {first.base.digest[:16]}..."
         )
+    held = [about.base.quantization for about in (other, first)]
+    if held[0] != held[1]:
+        found.append(f"adapter {place} was trained over weights with quantization {held[0]}, not {held[1]}")
     own = [about.head.model_dump(exclude={"covariates"}) for about in (first, other)]
     if own[0] != own[1]:
         found.append(f"adapter {place} {other.head.says()}, and not as adapter 1, which {first.head.says()}")

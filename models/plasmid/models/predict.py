@@ -4,7 +4,8 @@ Rules
 -----
 1. One adapter alone is folded into the weights of its base, W + alpha / rank * B A: rows then cost what
    they cost without an adapter. The result is that of the factors beside the weights, to the rounding of
-   float32.
+   float32. Weights in 4 bits stay so, with the factors beside them: what was trained over such weights is
+   answered, and judged, over them.
 2. Rows of like length share a batch, so that little of it is padding; each row is independent of the
    others.
 3. Logits are divided by the adapter's temperature, where it has one. Everything is float32. What they
@@ -81,6 +82,7 @@ class Predictor:
         import torch
 
         from plasmid.lora.layer import LoraLinear
+        from plasmid.lora.packed import PackedLinear
         from plasmid.models.encoder import AdaptedModel
 
         self.about = adapter.about
@@ -88,12 +90,20 @@ class Predictor:
         _, state = adapter.on(self._base)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._batch_rows = batch_rows or BATCH_ROWS.get(torch.device(self.device).type, OTHER_BATCH_ROWS)
-        self._model = AdaptedModel.load(self._base, self.about.lora, self.about.head, device=self.device)
+        self._model = AdaptedModel.load(
+            self._base,
+            self.about.lora,
+            self.about.head,
+            device=self.device,
+            quantization=self.about.base.quantization,
+        )
         self._model.set_state(state)
         layers = [
             (path, one) for path, one in self._model.encoder.named_modules() if isinstance(one, LoraLinear)
         ]
         for path, layer in layers:
+            if isinstance(layer.frozen, PackedLinear):
+                continue
             parent, _, name = path.rpartition(".")
             setattr(self._model.encoder.get_submodule(parent), name, _folded(layer))
 

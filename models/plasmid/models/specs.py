@@ -27,6 +27,10 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 """A label or a word of a vocabulary, as a cell may hold it."""
 
 
+Quantization = Literal["none", "nf4"]
+"""How a base's frozen weights are held in training: as float32, or in 4 bits (:mod:`plasmid.lora.nf4`)."""
+
+
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys, NaN, infinities and values of another type."""
 
@@ -37,6 +41,11 @@ def distinct(values: Sequence[str], what: str) -> None:
     """Raise ValueError if one of *values*, which are *what*, is there twice."""
     if len(set(values)) != len(values):
         raise ValueError(f"{what} are listed twice")
+
+
+def unless_default(found: dict[str, Any], key: str, default: Any) -> dict[str, Any]:
+    """Return *found* without *key* where that is *default*: what was written before there was such a key."""
+    return {name: value for name, value in found.items() if (name, value) != (key, default)}
 
 
 _NO_DORA = (

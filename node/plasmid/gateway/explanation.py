@@ -122,6 +122,10 @@ def _runs(document: Any) -> Iterator[Fact]:
     model, training = getattr(document, "model", None), getattr(document, "training", None)
     if model is not None:
         yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}")
+        if model.quantization != "none":
+            yield Fact(
+                section, "frozen weights", f"held in 4 bits ({model.quantization}) while factors learn"
+            )
     adapter = getattr(document, "adapter", None)
     if adapter is not None:
         lora = adapter.lora

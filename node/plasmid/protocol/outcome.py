@@ -54,6 +54,7 @@ def adapter_settings(recipe: Any, base: BaseModel, adapter: Vector) -> dict[str,
         "metric": recipe.task.metric,
         "max_length": recipe.max_length,
         "columns": {name: recipe.data.columns[name].model_dump(mode="json") for name in own},
+        "quantization": recipe.model.quantization,
     }
 
 

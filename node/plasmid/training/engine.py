@@ -117,6 +117,7 @@ class Engine:
             recipe.head(),
             device=self._accelerator.device,
             checkpointing=checkpointing,
+            quantization=recipe.model.quantization,
         )
         self._model.hold_cores(frames or {})
         self.schema: AdapterSchema = self._model.schema

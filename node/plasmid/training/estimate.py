@@ -195,7 +195,7 @@ def estimate(
         traffic=traffic(document, shape, plan, sites=count, round_s=_round_s(document, found, count)),
         gpu_bytes=None if base is None else gpu_bytes(document, base, shape.state.size),
         worker_bytes=None if base is None else cpu_bytes(document, base, shape.state.size),
-        weight_bytes=None if base is None else weight_bytes(base),
+        weight_bytes=None if base is None else weight_bytes(base, document.model.quantization),
         probe=found,
         epsilon=document.privacy.epsilon,
         delta=document.privacy.delta,

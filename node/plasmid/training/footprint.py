@@ -9,7 +9,8 @@ Rules
    Large Transformer Models", arXiv 2205.05198, section 4.1): 34 bytes for each token and hidden value in 16
    bits, twice that in 32. Attention is fused on a GPU (:func:`plasmid.models.encoder.attention_on`), so that
    its matrix of scores is not kept; on a CPU it is, 5 bytes for each score. Frozen weights keep less than
-   that: it is an upper figure. In 16 bits each layer also keeps a copy of its weights in them.
+   that: it is an upper figure. In 16 bits each layer also keeps a copy of its weights in them; of packed
+   weights (:mod:`plasmid.lora.packed`) none is kept, and the largest layer's exist unpacked.
 3. A head that answers with a token keeps a row of logits for each of its targets, three times over: as
    computed, their softmax, and the gradient.
 4. Every row of the batch is taken to be as long as the recipe lets it be.
@@ -23,8 +24,10 @@ import math
 import re
 from math import prod
 
-from plasmid.models.adapter import hidden_size, lora_modules
+from plasmid.lora.nf4 import packed_bytes
+from plasmid.models.adapter import hidden_size, lora_modules, packed_layers
 from plasmid.models.architectures import architecture
+from plasmid.models.specs import Quantization
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.causal import CausalHead
 from plasmid.models.tasks.masked_lm import CHOSEN, MaskedHead
@@ -52,9 +55,17 @@ def cpu_bytes(recipe: Recipe, base: BaseModel, trainable: int) -> int:
     return PROCESS_BYTES + _step(recipe, base, trainable, width=width, fused=False)
 
 
-def weight_bytes(base: BaseModel) -> int:
-    """Return what the base model's weights take in memory: float32."""
-    return 4 * sum(prod(tensor.shape) for tensor in base.header.values())
+def weight_bytes(base: BaseModel, quantization: Quantization) -> int:
+    """Return what the base model's weights take in memory: float32, but for those that are packed."""
+    packed = _packed(base, quantization).values()
+    whole = sum(prod(tensor.shape) for tensor in base.header.values()) - sum(map(prod, packed))
+    return 4 * whole + sum(map(packed_bytes, packed))
+
+
+def _packed(base: BaseModel, quantization: Quantization) -> dict[str, tuple[int, int]]:
+    """Return the shapes of the weights that are packed, by name."""
+    layers = packed_layers(base) if quantization == "nf4" else ()
+    return {f"{layer.path}.weight": (layer.outputs, layer.inputs) for layer in layers}
 
 
 def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused: bool) -> int:
@@ -74,10 +85,12 @@ def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused:
     longest, targets = _lengths(recipe)
     values = rows * longest * hidden_size(base)
     layer = values * LAYER_BYTES * width // 2
+    packed = _packed(base, recipe.model.quantization)
+    # Unpacked: what is looked up by, float32, and that in 16 bits.
+    unpacked = (6 + 2 * (width == 2)) * max(map(prod, packed.values()), default=0)
     if width == 2:
-        layer += (
-            2 * sum(prod(info.shape) for name, info in base.header.items() if layers.match(name)) // depth
-        )
+        kept_whole = (name for name in base.header if layers.match(name) and name not in packed)
+        layer += 2 * sum(prod(base.header[name].shape) for name in kept_whole) // depth
     if not fused:
         heads = int(base.config.get("num_attention_heads", 1))
         layer += rows * longest**2 * heads * SCORE_BYTES * width // 2
@@ -87,7 +100,8 @@ def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused:
     logits = 0
     if known.head != "none":
         logits = 3 * 4 * rows * targets * base.header[f"{known.words}.weight"].shape[0]
-    return weight_bytes(base) + 4 * trainable * copies + activations + gathered + logits
+    weights = weight_bytes(base, recipe.model.quantization) + unpacked
+    return weights + 4 * trainable * copies + activations + gathered + logits
 
 
 def _lengths(recipe: Recipe) -> tuple[int, int]:

@@ -148,6 +148,7 @@ def merge_adapters(
         metric=about.metric,
         max_length=merged.max_length,
         columns=about.columns,
+        quantization=about.base.quantization,
     )
     how: dict[str, Any] = {"method": method, "rank": merged.lora.rank, "density": density, "seed": seed}
     how |= {"distance": merged.distance, "peft": version("peft")}

@@ -38,7 +38,13 @@ class Scorer:
     def __init__(self, document: Learned, base: BaseModel, stop: Callable[[], None]) -> None:
         self._document, self._stop = document, stop
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = AdaptedModel.load(base, document.adapter.lora, document.head(), device=device)
+        self._model = AdaptedModel.load(
+            base,
+            document.adapter.lora,
+            document.head(),
+            device=device,
+            quantization=document.model.quantization,
+        )
         self._known: dict[int, NDArray[np.float32]] = {}
         self._state: NDArray[np.float32] | None = None
 

@@ -82,6 +82,7 @@ def evaluated(
         "lora": about.lora,
         "head": about.head,
         "base": about.base.digest,
+        "quantization": about.base.quantization,
         "given": given_digest(state),
     }
     asked: EvaluationDocument | GainDocument

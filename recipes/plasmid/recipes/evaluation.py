@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from plasmid.computations._personal import personal_parts
 from plasmid.core.errors import RecipeError
-from plasmid.models.specs import LoraSpec
+from plasmid.models.specs import LoraSpec, Quantization
 from plasmid.models.tasks import Head
 from plasmid.recipes.counts import MAX_CELLS
 from plasmid.recipes.protection import Limits, Protection
@@ -75,6 +75,7 @@ def evaluation_from_recipe(
     head: Head,
     base: str,
     given: str,
+    quantization: Quantization = "none",
     rows: Literal["holdout", "all"],
     measure: Literal["scores", "temperature"] = "scores",
     bins: int = DEFAULT_BINS,
@@ -86,13 +87,15 @@ def evaluation_from_recipe(
     ----------
     lora, head, base
         The adapter's settings, and the digest of its base model: they must be the recipe's.
+    quantization
+        How the base's weights were held in its training; the recipe's, too.
 
     Raises
     ------
     RecipeError
         ``recipe.evaluation``: the adapter is another recipe's, or the recipe holds out no rows.
     """
-    problems = list(differences(recipe, lora, head, base))
+    problems = list(differences(recipe, lora, head, base, quantization))
     if recipe.task.kind != "classification":
         problems.append(f"scores are counted by label, and a {recipe.task.kind} has none by row")
     if personal_parts(recipe):
@@ -126,7 +129,9 @@ def evaluation_from_recipe(
     )
 
 
-def differences(recipe: Recipe, lora: LoraSpec, head: Head, base: str) -> Sequence[str]:
+def differences(
+    recipe: Recipe, lora: LoraSpec, head: Head, base: str, quantization: Quantization
+) -> Sequence[str]:
     """Return in what an adapter of these settings is not one that *recipe* trains."""
     own = recipe.head()
     found = [
@@ -137,6 +142,10 @@ def differences(recipe: Recipe, lora: LoraSpec, head: Head, base: str) -> Sequen
         (
             f"its base model is {base[:12]}, the recipe's {str(recipe.model.digest)[:12]}",
             base != recipe.model.digest,
+        ),
+        (
+            f"it was trained with quantization {quantization}, not {recipe.model.quantization}",
+            quantization != recipe.model.quantization,
         ),
     ]
     return [what for what, differs in found if differs]

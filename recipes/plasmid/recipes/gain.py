@@ -21,7 +21,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from plasmid.computations._personal import keeps, personal_parts
 from plasmid.core.errors import RecipeError
-from plasmid.models.specs import LoraSpec
+from plasmid.models.specs import LoraSpec, Quantization
 from plasmid.models.tasks import Head
 from plasmid.recipes.evaluation import differences
 from plasmid.recipes.protection import Limits, Protection, masked_limits, unit_limits
@@ -89,6 +89,7 @@ def gain_from_recipe(
     head: Head,
     base: str,
     given: str,
+    quantization: Quantization = "none",
     run: str | None = None,
     grid: tuple[float, ...] = GRID,
     epsilon: float | None = None,
@@ -100,6 +101,8 @@ def gain_from_recipe(
     ----------
     lora, head, base
         The adapter's settings, and the digest of its base model: they must be the recipe's.
+    quantization
+        How the base's weights were held in its training; the recipe's, too.
     epsilon, delta
         Differential privacy, of the recipe's unit or for one record; both or none.
 
@@ -109,7 +112,7 @@ def gain_from_recipe(
         ``recipe.evaluation``: the adapter is another recipe's, the recipe holds out no rows, or it has a unit
         and the question has none; or the grid is none.
     """
-    problems = list(differences(recipe, lora, head, base))
+    problems = list(differences(recipe, lora, head, base, quantization))
     unit = recipe.privacy.unit
     if run is None and personal_parts(recipe):
         problems.append("what was released lacks what each site keeps; name the run with --personal")

@@ -18,10 +18,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from plasmid.computations.api import METHODS, brought, impossible, is_method
-from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
+from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate, Quantization, unless_default
 from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
@@ -66,11 +73,20 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class ModelRef(Strict):
-    """A base model of the catalogue. Revision and digest are filled in when the recipe is resolved."""
+    """A base model of the catalogue. Revision and digest are filled in when the recipe is resolved.
+
+    ``quantization`` is how its frozen weights are held in training; a document without the key has ``none``,
+    and is written without it.
+    """
 
     base: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     revision: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     digest: Hex256 | None = None
+    quantization: Quantization = "none"
+
+    @model_serializer(mode="wrap")
+    def _named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(handler(self), "quantization", "none")
 
 
 class FilesSplit(Strict):

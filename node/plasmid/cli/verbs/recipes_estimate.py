@@ -55,13 +55,15 @@ def tell(
     answer.data["estimate"] = found.as_json()
     bytes_, seconds = found.traffic, found.seconds
     how = "measured" if found.probe is not None and found.probe.peak_bytes else "computed, an upper figure"
+    quantization = getattr(getattr(document, "model", None), "quantization", "none")
+    held = "float32" if quantization == "none" else f"{quantization} in transformer layers, else float32"
     rows = [
         ("trainable parameters", f"{found.trainable_parameters:,}", "exact"),
         ("up, a round and site", _bytes(bytes_.up), f"{bytes_.bodies_up:,} exact, messages computed"),
         ("down, a round and site", _bytes(bytes_.down), f"{bytes_.bodies_down:,} exact, messages computed"),
         ("memory of a site, CPU", _bytes(found.cpu_bytes), f"worker {how}; gateway 90 MiB, as once measured"),
         ("memory of a site, GPU", _bytes(found.gpu_bytes), "computed, an upper figure; no GPU was asked"),
-        ("  the base's weights", _bytes(found.weight_bytes), "of both, float32"),
+        ("  the base's weights", _bytes(found.weight_bytes), f"of both, {held}"),
     ]
     if seconds is not None and found.probe is not None:
         how = f"measured: {found.probe.parallel} workers at once, {found.probe.threads} thread(s) each"

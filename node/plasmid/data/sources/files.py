@@ -149,7 +149,7 @@ class FilesSource:
 
     def select(self, query: exp.Select) -> Iterator[pa.RecordBatch]:
         """See :meth:`plasmid.data.source.Source.select`."""
-        text, self._problem = query.sql("duckdb"), None
+        self._problem = None
         names = {one.name for one in query.find_all(exp.Table)} & self.files.keys()
         asked = {one.name for one in query.find_all(exp.Column)}
         for name in sorted(names):
@@ -167,7 +167,7 @@ class FilesSource:
                 self._offer(name, asked, many=many)
         if not doubt:
             try:
-                for batch in self._straight(*plain) if direct and plain else self._run(text):
+                for batch in self._straight(*plain) if direct and plain else self._run(query):
                     yield batch
                     done += batch.num_rows
             except (duckdb.Error, pa.ArrowException, OSError):
@@ -182,7 +182,7 @@ class FilesSource:
         if not csv or (done and len(names) > 1):
             raise self._unread(names)
         try:
-            yield from self._run(f"{text} OFFSET {done}" if done else text)
+            yield from self._run(query.offset(done) if done else query)
         except duckdb.Error:
             doubt = False
         if self._problem is not None:
@@ -230,8 +230,8 @@ class FilesSource:
             chosen = [batch.column(local) for local in columns.values()]
             yield pa.RecordBatch.from_arrays(chosen, names=list(columns))
 
-    def _run(self, text: str) -> Iterator[pa.RecordBatch]:
-        reader = self._connection.sql(text).to_arrow_reader(BATCH_ROWS)
+    def _run(self, query: exp.Select) -> Iterator[pa.RecordBatch]:
+        reader = self._connection.sql(query.sql("duckdb")).to_arrow_reader(BATCH_ROWS)
         while True:
             try:
                 batch = reader.read_next_batch()

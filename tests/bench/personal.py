@@ -50,6 +50,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "finetune": {"computation": "finetune", "adapter.personal": "[]"},
     "finetune, then own steps": {"computation": "finetune", "adapter.personal": "[]"},
     "personal head": {"computation": "finetune", "adapter.personal": "[head]"},
+    "personal head, then own steps": {"computation": "finetune", "adapter.personal": "[head]"},
     "fedsa": {"computation": "fedsa", "adapter.personal": "[]"},
     "fedsa, personal head": {"computation": "fedsa", "adapter.personal": "[head]"},
 }
@@ -120,7 +121,7 @@ def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Sit
         }
     found = federated(recipe, base, sites)
     if kind.endswith("own steps"):
-        more = 5 * recipe.training.steps
+        more = recipe.training.personal_steps or 5 * recipe.training.steps
         return {
             name: site.engine.train(found[name], steps=more, seed=recipe.seed) for name, site in sites.items()
         }

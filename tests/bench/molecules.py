@@ -48,7 +48,8 @@ def measured(target: str) -> tuple[list[str], NDArray[np.float64], NDArray[np.in
         rows = list(csv.DictReader(file))
     chosen = np.random.default_rng(0).permutation(len(rows))[:MOST]
     smiles = [rows[row]["smiles"] for row in chosen]
-    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(one) for one in smiles]
+    told: Any = MurckoScaffold.MurckoScaffoldSmiles
+    scaffolds = [told(one) for one in smiles]
     _, numbers = np.unique(scaffolds, return_inverse=True)
     return smiles, np.array([float(rows[row]["y"]) for row in chosen]), numbers
 

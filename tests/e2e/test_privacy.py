@@ -82,7 +82,7 @@ def test_every_site_s_ledger_was_charged(home: Home, asked: dict[str, Any]) -> N
 
 @pytest.fixture(scope="module")
 def tuned(home: Home) -> dict[str, Any]:
-    how = ["--sites", str(home.sites), "--no-baselines", "--yes"]
+    how = ["--sites", str(home.sites), "--eval", str(home.test), "--no-baselines", "--yes"]
     status, answer, errors = home.run("run", "tcr-covid", *QUICK, *settings(), *how)
     assert status == 0, (answer, errors)
     return dict(answer["data"])

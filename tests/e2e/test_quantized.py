@@ -32,8 +32,7 @@ def test_an_adapter_over_4_bits_scores_as_the_run_said(home: Home) -> None:
 
 
 def test_a_private_run_over_4_bits(home: Home) -> None:
-    status, answer, errors = home.run(
-        "run", "tcr-covid", "--sites", str(home.sites), *QUICK, *NF4, *PRIVATE, "--no-baselines", "--yes"
-    )
+    sites = ("--sites", str(home.sites), "--eval", str(home.test), "--no-baselines")
+    status, answer, errors = home.run("run", "tcr-covid", *sites, *QUICK, *NF4, *PRIVATE, "--yes")
     assert status == 0, (answer, errors)
     assert answer["data"]["rounds"] == 2

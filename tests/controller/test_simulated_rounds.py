@@ -124,6 +124,22 @@ def test_the_base_model_is_loaded_once_for_all_sites_and_documents(
     assert (alone.value, alone.state.tolist()) == (again.value, again.state.tolist())
 
 
+def test_more_sites_than_are_kept_are_read_once_a_round(
+    resolved: ResolvedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    honest = worker.site_rows
+
+    def noted(path: Path, *rest: Any) -> Any:
+        read.append(path.stem)
+        return honest(path, *rest)
+
+    monkeypatch.setattr(worker, "site_rows", noted)
+    monkeypatch.setattr(worker, "KEPT_SITES", 2)
+    simulate(cluster(1), resolved, tables(tmp_path, NAMES[:5]), None)
+    assert sorted(read) == sorted(NAMES[:5] * resolved.recipe.rounds)
+
+
 def test_a_site_s_error_comes_back_with_its_code_and_no_cell(
     resolved: ResolvedRecipe, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ import gc
 import resource
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,15 @@ class SimulatedSites:
             total += words
         return total
 
-    def _groups(self, sites: Sequence[str]) -> list[list[str]]:
-        """Return *sites* in groups that take their steps together, no more of them than are kept."""
-        if not may_go_together(self._recipe):
-            return [[site] for site in sites]
-        found = []
+    def _groups(self, sites: Sequence[str]) -> Iterator[list[str]]:
+        """Yield *sites* in groups that take their steps together, of those that are kept at a time."""
         for start in range(0, len(sites), KEPT_SITES):
             some = sites[start : start + KEPT_SITES]
-            found += [[some[place] for place in one] for one in groups([self._engine(site) for site in some])]
-        return found
+            if may_go_together(self._recipe):
+                for places in groups([self._engine(site) for site in some]):
+                    yield [some[place] for place in places]
+            else:
+                yield from ([site] for site in some)
 
     def _vectors(
         self,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, inspect, text
 
 from plasmid.core.errors import StorageError
-from plasmid.link.engine import create_tables, open_engine, sqlite_url
+from plasmid.link.engine import create_tables, open_engine, sqlite_url, write_ahead
 
 
 def test_sqlite_waits_for_locks_and_keeps_references(tmp_path: Path) -> None:
@@ -25,6 +27,25 @@ def test_sqlite_waits_for_locks_and_keeps_references(tmp_path: Path) -> None:
             ]
         assert settings == ["wal", 10_000, 1]
         engine.dispose()
+
+
+def test_only_a_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE first (id INTEGER)")
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="within a transaction"):
+            write_ahead(connection)
+    assert not waits
+    with (
+        closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as owner,
+        closing(sqlite3.connect(tmp_path / "state.db", timeout=0)) as other,
+    ):
+        owner.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(time, "sleep", lambda _: owner.execute("COMMIT"))
+        write_ahead(other)
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def tables(*columns: str) -> MetaData:

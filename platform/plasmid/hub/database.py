@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError
 
 from plasmid.core.errors import HubError
+from plasmid.link.engine import write_ahead
 
 POOL = 48
 """Connections at most; a request needs one at a time, and there are 40 threads for requests."""
@@ -57,9 +58,9 @@ def open_hub_engine(url: str) -> Engine:
 
 
 def _set_sqlite(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")  # a commit that was answered outlives a loss of power
     connection.execute("PRAGMA busy_timeout=30000")
+    write_ahead(connection)
+    connection.execute("PRAGMA synchronous=FULL")  # a commit that was answered outlives a loss of power
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 

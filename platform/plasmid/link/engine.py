@@ -26,21 +26,30 @@ def open_engine(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _settings(connection: Any, _: Any) -> None:
             connection.execute(f"PRAGMA busy_timeout={1000 * LOCKED_S}")
-            _write_ahead(connection)
+            write_ahead(connection)
             connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
 
 
-def _write_ahead(connection: Any) -> None:
-    """Turn a new file to a write-ahead log. SQLite does not wait where two processes do so at once."""
+def write_ahead(connection: Any) -> None:
+    """Turn the file of a sqlite3 *connection* to a write-ahead log.
+
+    SQLite itself does not wait where two processes do so with a new file at once.
+
+    Raises
+    ------
+    sqlite3.OperationalError
+        It is still locked after :data:`LOCKED_S`; or the file cannot be used, at once.
+    """
     until = time.monotonic() + LOCKED_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # above are extended codes
+            if not busy or time.monotonic() > until:
                 raise
             time.sleep(0.01)
 

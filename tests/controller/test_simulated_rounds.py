@@ -86,19 +86,27 @@ def test_a_round_is_over_the_sites_that_were_drawn_for_it(
 ) -> None:
     names = tuple(f"site-{number}" for number in range(9))
     asked: list[list[str]] = []
-    honest = worker.SimulatedSites._vectors
+    ahead: list[str] = []
+    honest, read = worker.SimulatedSites._vectors, worker.SimulatedSites.read
 
     def noted(self: Any, engines: Any, round_: int, *rest: Any) -> Any:
         asked.extend([site, str(round_)] for site in engines)
         return honest(self, engines, round_, *rest)
 
+    def noted_ahead(self: Any, sites: list[str]) -> Any:
+        ahead.extend(sites)
+        return read(self, sites)
+
     monkeypatch.setattr(worker.SimulatedSites, "_vectors", noted)
+    monkeypatch.setattr(worker.SimulatedSites, "read", noted_ahead)
     files = tables(tmp_path, names)
     states = [simulate(cluster(), resolved, files, None, sites_a_round=4).state for _ in range(2)]
     assert np.array_equal(*states)
     drawn = [{site for site, round_ in asked[:8] if round_ == number} for number in ("1", "2")]
     assert [len(sites) for sites in drawn] == [4, 4]
     assert drawn[0] != drawn[1]
+    assert sorted(ahead[:4]) == sorted(drawn[1])
+    assert len(ahead) == 8  # nothing is read for a round that never comes
     assert sorted(asked[:8]) == sorted(asked[8:])
 
 

@@ -152,6 +152,12 @@ class Rows:
         """Tokens of each row, int64 [rows]."""
         return np.diff(self.starts)
 
+    def tokens(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return where in :attr:`ids` the tokens of those rows are, row by row, int64."""
+        lengths = self.lengths[rows]
+        firsts = np.repeat(self.starts[rows] - (lengths.cumsum() - lengths), lengths)
+        return torch.from_numpy(firsts + np.arange(lengths.sum()))
+
     def batch(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
         """Return those rows, padded to the longest of them."""
         spans = [slice(int(self.starts[row]), int(self.starts[row + 1])) for row in rows]

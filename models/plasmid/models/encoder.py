@@ -429,10 +429,9 @@ class AdaptedModel(nn.Module):
                     if on_batch is not None:
                         on_batch()
                     seen.clear()
-                    self._run(rows.batch(group).to(self.device))
-                    for place, row in enumerate(group):
-                        start, end = int(rows.starts[row]), int(rows.starts[row + 1])
-                        kept[start:end] = seen[0][place, : end - start].to(dtype)
+                    batch = rows.batch(group).to(self.device)
+                    self._run(batch)
+                    kept[rows.tokens(group)] = seen[0][batch.attention_mask.bool()].to(dtype).cpu()
         finally:
             hook.remove()
         return rows.with_hidden(kept)
@@ -455,13 +454,14 @@ class AdaptedModel(nn.Module):
                 if on_batch is not None:
                     on_batch()
                 every = torch.arange(len(group), device=self.device)
-                found = self._pooled(rows.batch(group).to(self.device), every).cpu()
-                if not tokens:
-                    kept[torch.from_numpy(group)] = found
-                    continue
-                for place, row in enumerate(group):
-                    start, end = int(rows.starts[row]), int(rows.starts[row + 1])
-                    kept[start:end] = found[place, : end - start]
+                batch = rows.batch(group).to(self.device)
+                found = self._pooled(batch, every)
+                where, found = (
+                    (rows.tokens(group), found[batch.attention_mask.bool()])
+                    if tokens
+                    else (torch.from_numpy(group), found)
+                )
+                kept[where] = found.cpu()
         return rows.with_pooled(kept)
 
     def lengths(self, texts: Sequence[str], most: int) -> list[int]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 
 from sqlglot import exp
 
@@ -95,7 +96,7 @@ def compile_rows(
     """
     _known(dialect)
     check_table(mapping, dialect)
-    outputs: list[exp.Expression] = []
+    outputs: list[tuple[str, str]] = []
     conversions: dict[str, ColumnMap] = {}
     missing: list[str] = []
     for contract, wanted in columns.items():
@@ -105,7 +106,7 @@ def compile_rows(
             if wanted.required or how is not None:
                 missing.append(f"{contract} ({local})" if local != contract else contract)
             continue
-        outputs.append(_output(column("s", local), contract, dialect))
+        outputs.append((local, contract))
         if how is not None and how != ColumnMap(column=local):
             conversions[contract] = how
     if missing or not outputs:
@@ -114,9 +115,20 @@ def compile_rows(
             f"the table {mapping.table} lacks columns of the contract: {', '.join(missing) or 'all'}.",
             "Map them to columns of yours in the view (tables: rows: columns), or correct their names.",
         )
-    select = query(outputs, table_as(mapping.table, "s"))
-    verify(select, dialect, {mapping.table})
-    return Compiled(select, conversions)
+    return Compiled(_projection(mapping.table, tuple(outputs), dialect), conversions)
+
+
+@lru_cache(maxsize=64)
+def _projection(table: str, outputs: tuple[tuple[str, str], ...], dialect: str) -> exp.Select:
+    """Return the columns of *table* in *outputs*, (its own name, that in the contract), for readers only.
+
+    It is one object for all who ask alike: a thousand files of one form are asked the same.
+    """
+    select = query(
+        [_output(column("s", local), contract, dialect) for local, contract in outputs], table_as(table, "s")
+    )
+    verify(select, dialect, {table})
+    return select
 
 
 def compile_cohort(

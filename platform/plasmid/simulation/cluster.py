@@ -44,14 +44,23 @@ class Cluster:
         sampling: Mapping[str, dict[str, Any] | None],
         *,
         apart: bool,
+        following: Sequence[str] = (),
     ) -> list[Any]:
-        """Return each actor's part of a round; the sites are dealt in order, as many to each."""
+        """Return each actor's part of a round; the sites are dealt in order, as many to each.
+
+        Parameters
+        ----------
+        following
+            The sites of the next round, which are read while what this one returns is worked on.
+        """
         asked = []
         for number, actor in enumerate(self._actors):
-            own = list(sites[number :: len(self._actors)])
+            own, later = (list(some[number :: len(self._actors)]) for some in (sites, following))
             if own:
                 terms = {site: sampling[site] for site in own}
                 asked.append(actor.contribute.remote(own, round_, state, encoding, terms, apart=apart))
+            if later:
+                actor.read.remote(later)  # what is amiss there is told by the round that needs it
         return self._answers(asked)
 
     def score(self, state: Any, test: str) -> float:

@@ -80,6 +80,7 @@ class SimulatedSum:
             encoding,
             self._sampling,
             apart=self._masked,
+            following=self.drawn(round_ + 1) if round_ < self._job.document.rounds else (),
         )
         if self._masked:
             words = {site: own for part in parts for site, own in part.items()}

@@ -135,6 +135,12 @@ class SimulatedSites:
             total += words
         return total
 
+    @_told
+    def read(self, sites: Sequence[str]) -> None:
+        """Read and encode the rows of as many of *sites* as are kept."""
+        for site in sites[:KEPT_SITES]:
+            self._engine(site)
+
     def _groups(self, sites: Sequence[str]) -> Iterator[list[str]]:
         """Yield *sites* in groups that take their steps together, of those that are kept at a time."""
         for start in range(0, len(sites), KEPT_SITES):

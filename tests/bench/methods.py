@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from plasmid.computations import api
-from plasmid.data.reading import read_table
+from plasmid.data.reading import read_table, site_rows
+from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table, concatenate
 from plasmid.gateway.output import bounded
 from plasmid.models.adapter import Vector, initial_state
@@ -114,16 +115,17 @@ def read(
 ) -> tuple[dict[str, Table], Table]:
     """Return the sites' tables and the test: those given, or a recipe's demonstration data.
 
-    With a share to *validate* on, the "test" is that share of each site's rows, and no site trains on them.
+    Sites' rows are those that a run trains on, in its order. With a share to *validate* on, the "test" is
+    that share of each site's rows, and no site trains on them.
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = materialise_sites(recipe, Path(folder), sites)
         test = materialise_eval(recipe, Path(folder), evaluation)
         assert test is not None, "a recipe that ships no data needs --sites and --eval"
-        contract = recipe.recipe.contract
-        tables = {site: read_table(path, contract) for site, path in paths.items()}
+        rows = {site: site_rows(path, recipe.recipe, Path(folder))[0] for site, path in paths.items()}
+        tables = {site: Snapshot(descriptor).table() for site, descriptor in rows.items()}
         if not validate:
-            return tables, read_table(test, contract)
+            return tables, read_table(test, recipe.recipe.contract)
     parts = {site: np.random.Generator(np.random.Philox(0)).permutation(t.rows) for site, t in tables.items()}
     ends = {site: round(validate * table.rows) for site, table in tables.items()}
     held = [table.subset(parts[site][: ends[site]].tolist()) for site, table in tables.items()]

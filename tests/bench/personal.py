@@ -19,7 +19,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from plasmid.data.table import Table, concatenate
 from plasmid.gateway.output import bounded
 from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.store import BaseModel, ensure_model
-from plasmid.recipes.load import load_recipe
+from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Holdout, Recipe
 from plasmid.recipes.sites import materialise_sites
 from plasmid.site.node import local_seed
@@ -88,8 +88,10 @@ def _cut(recipe: Recipe, table: Table, holdout: Holdout) -> tuple[Table, Table]:
         return rows.subset(np.flatnonzero(~held)), rows.subset(np.flatnonzero(held))
 
 
-def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, Vector]:
-    """Return every site's own adapter after the last round: what all have, and what it keeps."""
+def federated(
+    recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]
+) -> Iterator[tuple[int, dict[str, Vector]]]:
+    """Yield (round, every site's own adapter after it): what all have, and what it keeps."""
     method = api.method(recipe)
     shape = method.shape(recipe, base)
     state = method.initial(recipe, shape)
@@ -106,8 +108,8 @@ def federated(recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dic
             vectors.append(bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)[0])
         total = np.asarray(np.sum(vectors, axis=0, dtype=np.float64))
         state = method.advance(recipe, shape, state, api.Sum(total, len(sites), round_))
-    shared = method.adapter(recipe, base, state)
-    return {name: with_personal(recipe, base, shared, own[name]) for name in sites}
+        shared = method.adapter(recipe, base, state)
+        yield round_, {name: with_personal(recipe, base, shared, own[name]) for name in sites}
 
 
 def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Site]) -> dict[str, Vector]:
@@ -119,7 +121,7 @@ def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Sit
             name: site.engine.train(first, steps=len(pace), seed=recipe.seed, pace=pace)
             for name, site in sites.items()
         }
-    found = federated(recipe, base, sites)
+    *_, (_, found) = federated(recipe, base, sites)
     if kind.endswith("own steps"):
         more = recipe.training.personal_steps or 5 * recipe.training.steps
         return {
@@ -139,6 +141,16 @@ def _scores(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Site
     return {name: site.score(recipe, made[name]) for name, site in sites.items()}
 
 
+def read(plain: ResolvedRecipe, *, validate: bool = False) -> tuple[BaseModel, dict[str, Site]]:
+    """Return the base model of *plain* and its demonstration sites."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = materialise_sites(plain, Path(folder))
+        tables = {name: read_table(path, plain.recipe.contract) for name, path in paths.items()}
+    model = plain.recipe.model
+    base = ensure_model(model.base, revision=model.revision, digest=model.digest)
+    return base, {name: Site(plain.recipe, base, one, validate=validate) for name, one in tables.items()}
+
+
 def main() -> None:
     """Run everything that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -149,13 +161,7 @@ def main() -> None:
     parser.add_argument("--validate", action="store_true")
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
-    plain = load_recipe(asked.recipe, overrides=settings)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = materialise_sites(plain, Path(folder))
-        tables = {name: read_table(path, plain.recipe.contract) for name, path in paths.items()}
-    model = plain.recipe.model
-    base = ensure_model(model.base, revision=model.revision, digest=model.digest)
-    sites = {name: Site(plain.recipe, base, table, validate=asked.validate) for name, table in tables.items()}
+    base, sites = read(load_recipe(asked.recipe, overrides=settings), validate=asked.validate)
     found: list[dict[str, Any]] = []
     for seed, kind in itertools.product(asked.seeds, asked.kinds):
         recipe = load_recipe(asked.recipe, overrides=settings | dict(KINDS[kind]), seed=seed).recipe

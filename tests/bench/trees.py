@@ -49,8 +49,8 @@ SETTINGS: dict[str, dict[str, str]] = {
 COLLUDING = 1
 
 
-def federated(recipe: TreesRecipe, tables: Mapping[str, Table]) -> State:
-    """Return the forest over *tables*, as the sites' gateways and the coordinator would come to it."""
+def federated(recipe: TreesRecipe, tables: Mapping[str, Table]) -> Iterator[tuple[int, State]]:
+    """Yield (round, the forest after it) over *tables*, as gateways and coordinator would come to it."""
     shape = trees.shape(recipe, None)
     planned = Planned(sites=len(tables), c=COLLUDING, noise_rate=1.0)
     encoding = attempt_plan(recipe, shape, sites=len(tables), c=COLLUDING, planned=planned).encoding
@@ -70,7 +70,7 @@ def federated(recipe: TreesRecipe, tables: Mapping[str, Table]) -> State:
             total += words
         summed = Sum(decode_sum(total, encoding, len(tables)), len(tables), round_)
         state = trees.advance(recipe, shape, state, summed)
-    return state
+        yield round_, state
 
 
 def by_xgboost(recipe: TreesRecipe, pooled: Table, test: Table) -> Iterator[tuple[str, Any]]:
@@ -125,7 +125,7 @@ def results(seed: int, only: Sequence[str]) -> Iterator[dict[str, Any]]:
         test = tables.pop("test")
         pooled = concatenate(tables.values())
         if "plain" in only:
-            state = federated(plain, tables)
+            *_, (_, state) = federated(plain, tables)
             yield {"federated": "no noise", "auc": score(plain, state, test)}
             own = trees.answers(plain, state, test.columns)[:, 1]
             for name, said in by_xgboost(plain, pooled, test):
@@ -148,10 +148,8 @@ def results(seed: int, only: Sequence[str]) -> Iterator[dict[str, Any]]:
             if epsilon in only:
                 noised = load_recipe("flights-dp", overrides={"privacy.epsilon": epsilon} | settings).parsed
                 assert isinstance(noised, TreesRecipe), "it grows trees"
-                yield {
-                    "federated": f"epsilon {epsilon}",
-                    "auc": score(noised, federated(noised, tables), test),
-                }
+                *_, (_, state) = federated(noised, tables)
+                yield {"federated": f"epsilon {epsilon}", "auc": score(noised, state, test)}
 
 
 def main() -> None:

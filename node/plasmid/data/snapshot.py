@@ -2,13 +2,13 @@
 
 Rules
 -----
-1. A row is canonical text: its cells in the contract's order as netstrings (``length:bytes,``;
+1. A row is canonical text: its cells in the order of the columns' names as netstrings (``length:bytes,``;
    D. J. Bernstein, 1997), a missing one as ``-,``, a number as the signed decimal of its IEEE 754 bits. Its
    key is the SHA-256 of that. Rows stand in the order of their keys, which has nothing to do with that of any
-   source.
-2. The digest is the SHA-256 of the contract's column names and types and of all keys in order: the same rows
-   through another connector or mapping have the same digest. It can be guessed for a small table, so it stays
-   at the site.
+   source, nor with that in which a document has its columns: a document that travelled has it by name.
+2. The digest is the SHA-256 of the contract's column names and types, by name, and of all keys in order: the
+   same rows through another connector or mapping have the same digest. It can be guessed for a small table,
+   so it stays at the site.
 3. Sorting takes bounded memory: past :data:`PENDING_BYTES` rows are spilled to files by the first byte of
    their key. Every file is without a name from its first byte on: nothing stays when its process ends.
 4. The file is Arrow IPC, mapped and never read whole; whoever is given its descriptor can only read.
@@ -61,7 +61,7 @@ class SnapshotWriter:
         types = [pa.float64() if isinstance(one, NumberColumn) else pa.string() for one in columns.values()]
         self._schema = pa.schema(list(zip(self._names, types, strict=True)))
         self._keyed = self._schema.append(pa.field(_KEY, pa.binary(32)))
-        kinds = [[name, column.type] for name, column in columns.items()]
+        kinds = [[name, columns[name].type] for name in sorted(columns)]
         self._digest = sha256(canonical_json(kinds))
         self._folder = folder
         self._pending: list[pa.RecordBatch] = []
@@ -250,9 +250,10 @@ def grouped(cells: pa.Array) -> list[NDArray[np.int64]]:
 
 
 def row_keys(batch: pa.RecordBatch) -> list[bytes]:
-    """Return the 32-byte key of every row of *batch*, whose columns are the contract's, in its order."""
+    """Return the 32-byte key of every row of *batch*, whose columns are the contract's."""
     pieces = []
-    for column in batch.columns:
+    for name in sorted(batch.schema.names):
+        column = batch.column(name)
         text = column.view(pa.int64()).cast(pa.string()) if pa.types.is_floating(column.type) else column
         size = pc.binary_length(text).cast(pa.string())
         pieces.append(pc.fill_null(pc.binary_join_element_wise(size, text, ":"), "-"))

@@ -206,7 +206,7 @@ def test_a_document_without_it_is_what_it_was() -> None:
     assert packed.document["model"]["quantization"] == "nf4"
     assert packed.origins["model.quantization"] == "--set"
     assert packed.digest != plain.digest
-    assert recipe_digest(packed.document, "finetune") == packed.digest
+    assert recipe_digest(packed.document, packed.recipe.computation) == packed.digest
     told = [{fact.name: fact.value for fact in _runs(one.parsed)} for one in (packed, plain)]
     assert told[0].pop("frozen weights") == "held in 4 bits (nf4) while factors learn"
     assert told[0] == told[1]

@@ -4,6 +4,7 @@ In one process, as :mod:`bench.methods`, :mod:`bench.trees` and :mod:`bench.pers
 seeds and arithmetic of a run. Prints one row of the README's table a seed, and the seconds of each.
 
     python -m bench.curves splice-junction --seeds 0 1 2
+    python -m bench.curves splice-junction --beside       # what the table of a run has beside it, seed 0
     python -m bench.curves icd-chapter --sites DIR/sites --eval DIR/test.csv
 """
 
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from bench import methods, personal, trees
+from plasmid.client.baselines import run_baselines
+from plasmid.client.table import Table
 from plasmid.client.trees import score
 from plasmid.data.reading import read_table
 from plasmid.models.store import ensure_model
@@ -81,6 +84,25 @@ def of_trees(plain: ResolvedRecipe) -> Curve:
             yield round_ // each, score(recipe, state, rows)
 
 
+def beside(plain: ResolvedRecipe, sites: Path | None, test: Path | None) -> Iterator[tuple[str, float]]:
+    """Yield what the table of a run has beside the federated adapter."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = materialise_sites(plain, Path(folder), sites)
+        rows = materialise_eval(plain, Path(folder), test)
+        assert rows is not None, "a recipe that ships no data needs --sites and --eval"
+        found = run_baselines(plain, paths, rows)
+    recipe, simple = plain.parsed, found["simple"]
+    assert isinstance(recipe, Recipe | TreesRecipe), "it has a metric"
+    table = Table(
+        metric=recipe.task.metric,
+        local=found["local"],
+        central=found["central"],
+        simple_central=simple["central"],
+        simple_local=simple["local"],
+    )
+    yield from (row for row in table.rows() if row[0].removesuffix(" alone") not in found["local"])
+
+
 def main() -> None:
     """Run everything that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,8 +111,13 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--sites", type=Path)
     parser.add_argument("--eval", type=Path)
+    parser.add_argument("--beside", action="store_true")
     asked = parser.parse_args()
     plain = load_recipe(asked.recipe, overrides=dict(part.split("=", 1) for part in asked.set))
+    if asked.beside:
+        for what, value in beside(plain, asked.sites, asked.eval):
+            print(f"| {what} | {value:.3f} |")
+        return
     curves: Any
     if not isinstance(plain.parsed, Recipe):
         curves = [of_trees(plain)]

@@ -16,6 +16,7 @@ from typing import Any
 SCHEDULES = {
     # Compared on held-out training donors; docs/results.md says what had been seen of the test before.
     "tcr-covid": [
+        "computation=finetune",
         "federation.rounds=50",
         "training.steps=3",
         "training.lora_lr=3e-3",

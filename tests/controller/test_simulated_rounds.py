@@ -60,7 +60,12 @@ def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
     for site in NAMES[:3]:  # each re-runs the weighted step
         (entry,) = made.events(site, "countersigned")
         assert entry["rerun"] == made.job.document.rounds
-    files, resolved = tables(tmp_path, NAMES[:3]), ResolvedRecipe(made.job.document, Path("recipe.yaml"))
+    # A file has its columns in whatever order; a document that travelled has them by name.
+    data = made.job.document.data
+    columns = {name: data.columns[name] for name in sorted(data.columns, reverse=True)}
+    given = made.job.document.model_copy(update={"data": data.model_copy(update={"columns": columns})})
+    files, resolved = tables(tmp_path, NAMES[:3]), ResolvedRecipe(given, Path("recipe.yaml"))
+    assert list(resolved.document["data"]["columns"]) == list(columns)
     at_once = simulate(cluster(1), resolved, files, None, masked=masked)
     np.testing.assert_allclose(at_once.state, real, atol=5e-5)
     monkeypatch.setattr(together, "FEW", 0)

@@ -39,8 +39,8 @@ def test_show_gives_the_digest_and_the_file_as_it_is() -> None:
     assert "targets: [query, value]" in text
 
 
-def test_validate_counts_the_rows_and_tells_notices() -> None:
-    _, answer = ask("validate", "tcr-covid")
+def test_check_counts_the_rows_and_tells_notices() -> None:
+    _, answer = ask("check", "tcr-covid")
     assert answer["data"]["sites"]["donor_1886"] == 701
     assert sum(answer["data"]["sites"].values()) == 7528 - 1399
     assert answer["data"]["eval_rows"] == 1399
@@ -54,7 +54,7 @@ def test_validate_counts_the_rows_and_tells_notices() -> None:
     [
         (("show", "tcr"), "recipe.unknown"),
         (("show", "tcr-covid", "--set", "training.steps"), "usage.set_malformed"),
-        (("validate", "tcr-covid", "--set", "training.stepps=3"), "recipe.invalid"),
+        (("check", "tcr-covid", "--set", "training.stepps=3"), "recipe.invalid"),
     ],
 )
 def test_errors_have_codes(arguments: tuple[str, ...], code: str) -> None:
@@ -64,21 +64,21 @@ def test_errors_have_codes(arguments: tuple[str, ...], code: str) -> None:
     assert answer["error"]["hint"]
 
 
-def test_validate_checks_the_callers_tables(tmp_path: Path) -> None:
+def test_check_checks_the_callers_tables(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.csv").write_text("cdr3,v_gene,j_gene,label\nCASS,TRBV1*01,TRBJ1-1*01,1\n")
     test = tmp_path / "test" / "test.csv"
     test.parent.mkdir()
     test.write_text((tmp_path / "a.csv").read_text() + "CASS,TRBV1*01,TRBJ1-1*01,0\n")
-    _, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path), "--eval", str(test))
+    _, answer = ask("check", "tcr-covid", "--sites", str(tmp_path), "--eval", str(test))
     assert answer["data"]["sites"] == {"a": 1, "b": 1, "c": 1}
     assert answer["data"]["eval_rows"] == 2
     (tmp_path / "c.csv").write_text("cdr3,v_gene,j_gene,label\nCANARY*,TRBV1*01,TRBJ1-1*01,1\n")
-    status, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path))
+    status, answer = ask("check", "tcr-covid", "--sites", str(tmp_path))
     assert (status, answer["error"]["code"]) == (1, "data.residue_invalid")
     assert "CANARY" not in json.dumps(answer)
     (tmp_path / "a.csv").write_text("cdr3,v_gene,j_gene,label\nCASS,TRBV1*01,TRBJ1-1*01,2\n")
-    status, answer = ask("validate", "tcr-covid", "--sites", str(tmp_path), "--set", "training.batch=1")
+    status, answer = ask("check", "tcr-covid", "--sites", str(tmp_path), "--set", "training.batch=1")
     assert (status, answer["data"]["sites"]) == (1, {"b": 1})  # the others' problems, both at once
     assert "a.csv" in answer["error"]["message"]
     assert "c.csv" in answer["error"]["message"]
@@ -87,7 +87,7 @@ def test_validate_checks_the_callers_tables(tmp_path: Path) -> None:
 # -- recipes with Python ---------------------------------------------------------------------------
 
 
-def test_new_makes_a_folder_that_shows_and_validates(tmp_path: Path) -> None:
+def test_new_makes_a_folder_that_shows_and_checks(tmp_path: Path) -> None:
     for half, module in (("per_record", "histogram.py"), ("vector", "line.py"), ("loss", "focal.py")):
         status, answer = ask("new", f"my-{half}", "--bundle", half, "--to", str(tmp_path))
         assert status == 0
@@ -104,7 +104,7 @@ def test_new_makes_a_folder_that_shows_and_validates(tmp_path: Path) -> None:
     assert (status, answer["error"]["code"]) == (1, "usage.exists")
 
 
-def test_validate_says_what_is_not_installed_and_checks_the_tables(tmp_path: Path) -> None:
+def test_check_says_what_is_not_installed_and_checks_the_tables(tmp_path: Path) -> None:
     ask("new", "ages", "--to", str(tmp_path))
     folder = tmp_path / "ages"
     module = folder / "bundle" / "histogram.py"
@@ -113,21 +113,21 @@ def test_validate_says_what_is_not_installed_and_checks_the_tables(tmp_path: Pat
     tables.mkdir()
     for name in ("a", "b", "c"):
         (tables / f"{name}.csv").write_text("age,secret\n30,x\n,y\n")
-    status, answer = ask("validate", str(folder), "--sites", str(tables))
+    status, answer = ask("check", str(folder), "--sites", str(tables))
     assert status == 0
     assert answer["data"]["sites"] == {"a": 2, "b": 2, "c": 2}
     notice = "the bundle imports no_such_module_at_all, which is not installed here; every site needs it"
     assert answer["data"]["notices"] == [notice]
     (tables / "c.csv").write_text("age\n300\n")
     assert (
-        ask("validate", str(folder), "--sites", str(tables))[1]["error"]["code"]
+        ask("check", str(folder), "--sites", str(tables))[1]["error"]["code"]
         == "data.number_out_of_bounds"
     )
 
 
-def test_validate_runs_none_of_the_python(tmp_path: Path) -> None:
+def test_check_runs_none_of_the_python(tmp_path: Path) -> None:
     ask("new", "ages", "--to", str(tmp_path))
     module = tmp_path / "ages" / "bundle" / "histogram.py"
     module.write_text(module.read_text() + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
-    assert ask("validate", str(tmp_path / "ages"))[0] == ask("show", str(tmp_path / "ages"))[0] == 0
+    assert ask("check", str(tmp_path / "ages"))[0] == ask("show", str(tmp_path / "ages"))[0] == 0
     assert not (tmp_path / "ran").exists()

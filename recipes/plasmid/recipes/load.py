@@ -128,7 +128,7 @@ class _Problems:
             raise RecipeError(
                 "recipe.invalid",
                 "\n  ".join([f"the recipe has {count}:", *self.found]),
-                "Correct it and check it with: plasmid recipes validate FILE.",
+                "Correct it and check it with: plasmid recipes check FILE.",
             )
 
 

@@ -66,7 +66,7 @@ def show(
 
 
 @app.command()
-def validate(
+def check(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     seed: SeedOption = None,
@@ -141,7 +141,7 @@ def copy_recipe(
         answer.data.update(_summary(resolved), path=str(resolved.path))
         answer.say(
             _plain(f"{folder}: the recipe is {resolved.path.name}, its digest is as before"),
-            _plain(f"Next: give it a name of its own in there, then plasmid recipes validate {folder}"),
+            _plain(f"Next: give it a name of its own in there, then plasmid recipes check {folder}"),
         )
 
 
@@ -170,14 +170,14 @@ def new(
             answer.say(
                 _plain(f"{folder}: recipe.yaml, and a package with the method"),
                 # With ./, for pip takes a bare word as a name in its index.
-                _plain(f"Next: pip install {to.resolve() / name}, then plasmid recipes validate {folder}"),
+                _plain(f"Next: pip install {to.resolve() / name}, then plasmid recipes check {folder}"),
             )
             return
         resolved = load_recipe(folder)
         answer.data.update(_summary(resolved), path=str(resolved.path))
         answer.say(
             _plain(f"{folder}: recipe.yaml, and its Python in {FOLDER}"),
-            _plain(f"Next: change it, then plasmid recipes validate {folder}"),
+            _plain(f"Next: change it, then plasmid recipes check {folder}"),
         )
 
 

@@ -120,8 +120,7 @@ def test_check_says_what_is_not_installed_and_checks_the_tables(tmp_path: Path) 
     assert answer["data"]["notices"] == [notice]
     (tables / "c.csv").write_text("age\n300\n")
     assert (
-        ask("check", str(folder), "--sites", str(tables))[1]["error"]["code"]
-        == "data.number_out_of_bounds"
+        ask("check", str(folder), "--sites", str(tables))[1]["error"]["code"] == "data.number_out_of_bounds"
     )
 
 

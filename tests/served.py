@@ -11,7 +11,8 @@ from plasmid.models.adapter import Vector, adapter_schema, initial_state
 from plasmid.models.adapter_files import adapter_files
 from plasmid.models.artifact import write_adapter
 from plasmid.models.card import CardFacts
-from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
+from plasmid.models.covariates import CategoryCovariate, NumberCovariate, SequenceCovariate
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Head
 from plasmid.models.tasks.classification import ClassificationHead
@@ -20,6 +21,7 @@ from plasmid.models.tasks.token_classification import TokenHead
 
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0.0, 100.0))
+WORDS = SequenceCovariate(name="sequence", letters="ACDEFGHIKLMNPQRSTVWY", kmers=2, length=30)
 SHAPES: dict[str, tuple[LoraSpec, Head]] = {
     "small": (
         LoraSpec(rank=2, alpha=4.0, targets=["query", "value"], layers=1),
@@ -27,7 +29,7 @@ SHAPES: dict[str, tuple[LoraSpec, Head]] = {
     ),
     "large": (
         LoraSpec(rank=8, alpha=8.0, targets=["all-linear"]),
-        ClassificationHead(labels=["x", "y", "z"], covariates=[GENE]),
+        ClassificationHead(labels=["x", "y", "z"], covariates=[GENE, WORDS]),
     ),
     "dense": (
         LoraSpec(rank=3, alpha=6.0, targets=["output.dense"], layers=2),
@@ -35,7 +37,7 @@ SHAPES: dict[str, tuple[LoraSpec, Head]] = {
     ),
     "number": (
         LoraSpec(rank=4, alpha=8.0, targets=["key"], layers=2),
-        RegressionHead(unit="kg", bounds=(-5.0, 15.0), covariates=[AGE]),
+        RegressionHead(unit="kg", bounds=(-5.0, 15.0), covariates=[AGE, WORDS]),
     ),
     "residues": (
         LoraSpec(rank=2, alpha=4.0, targets=["value"]),

@@ -15,9 +15,9 @@ from torch import nn
 from plasmid.core.errors import ModelError
 from plasmid.lora.mixed import Factors, MixedLinear, Product, Span, Spans, fastest, mix, onednn
 from plasmid.models.artifact import read_adapter
+from plasmid.models.covariates import encode_covariates
 from plasmid.models.mixed import Item, Loaded, MixedModel
 from plasmid.models.predict import Predictor
-from plasmid.models.specs import encode_covariates
 from plasmid.models.store import BaseModel
 from served import ROWS, SHAPES, write
 
@@ -120,7 +120,7 @@ def test_means_of_an_adapter_are_not_the_bases(
     mean, scored, base = model.run(
         [
             Item(tokens, loaded, False),
-            Item(tokens, loaded, True, np.zeros(3, np.float32)),
+            Item(tokens, loaded, True, np.zeros(loaded.about.head.covariate_width, np.float32)),
             Item(tokens, None, False),
         ]
     )

@@ -14,8 +14,9 @@ from plasmid.lora.layer import LoraLinear
 from plasmid.lora.samples import Block, Samples, watch
 from plasmid.models.adapter import initial_state
 from plasmid.models.batches import Batch, Rows
+from plasmid.models.covariates import CategoryCovariate, NumberCovariate
 from plasmid.models.encoder import AdaptedModel
-from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
 from stock_peft import StockPeft

@@ -16,7 +16,8 @@ from plasmid.models.adapter import (
     lora_modules,
     target_regex,
 )
-from plasmid.models.specs import CategoryCovariate, LoraSpec
+from plasmid.models.covariates import CategoryCovariate
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_header

@@ -9,9 +9,10 @@ import torch
 from plasmid.core.errors import DataError, ModelError
 from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.batches import Rows
+from plasmid.models.covariates import CategoryCovariate, NumberCovariate
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.loading import load_encoder
-from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
 

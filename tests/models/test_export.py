@@ -14,9 +14,10 @@ import torch
 from plasmid.models.adapter import adapter_schema
 from plasmid.models.adapter_files import BaseRef, HeadFile
 from plasmid.models.artifact import Adapter
+from plasmid.models.covariates import NumberCovariate
 from plasmid.models.export import LINEAR, code, export_merged
 from plasmid.models.predict import predict
-from plasmid.models.specs import LoraSpec, NumberCovariate
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tensors import read_floats

@@ -12,9 +12,10 @@ from plasmid.core.errors import ModelError, UsageError
 from plasmid.models.adapter import adapter_schema
 from plasmid.models.adapter_files import BaseRef, HeadFile
 from plasmid.models.artifact import Adapter
+from plasmid.models.covariates import NumberCovariate
 from plasmid.models.merge import Merged, merge
 from plasmid.models.merge_factors import METHODS, cut, weighted
-from plasmid.models.specs import LoraSpec, NumberCovariate
+from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
 

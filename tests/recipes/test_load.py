@@ -133,9 +133,9 @@ def test_every_problem_is_told_at_once_with_line_path_and_suggestion(tmp_path: P
         ("  label: label\n", "  label: lable\n", "data.label", "'lable', which data.columns does not hold"),
         (
             "covariates: [v_gene, j_gene]",
-            "covariates: [v_gene, cdr3]",
-            "adapter.covariates[1]",
-            "of type protein",
+            "covariates: [v_gene, j_gene]\n  kmers: 3",
+            "adapter.kmers",
+            "no covariate is one",
         ),
         ("covariates: [v_gene, j_gene]", "covariates: [sex, sex]", "adapter.covariates[1]", "listed twice"),
         ('labels: ["0", "1"]', 'labels: ["0", "1", "2"]', "task.metric", "auc needs exactly 2 labels"),

@@ -113,7 +113,7 @@ def test_memory_of_a_cpu_holds_scores_and_a_causal_head_its_logits(tiny: dict[st
     assert cpu - footprint.PROCESS_BYTES - (gpu - footprint.DRIVER_BYTES) == scores
     half = changed(recipe, training={"precision": "bf16"})
     layer = 2 * (4 * 32 * 32 + 4 * 32 + 2 * 32 * 48 + 48 + 32 + 4 * 32)  # of each layer's weights, a copy
-    assert footprint.gpu_bytes(half, base, 1096) - gpu == 2 * layer - 16 * 32 * 32 * 34 * 2
+    assert footprint.gpu_bytes(half, base, 1096) - gpu == 2 * layer - 16 * 32 * 32 * 2 * (64 - 20 - 34)
 
 
 def test_time_is_the_sum_of_turns() -> None:
@@ -139,13 +139,17 @@ def test_memory_of_a_gpu_follows_the_formula(tiny: dict[str, BaseModel]) -> None
         tensor.shape[0] * (tensor.shape[1] if len(tensor.shape) > 1 else 1)
         for tensor in read_header(base.path / "model.safetensors").values()
     )
-    expected = footprint.DRIVER_BYTES + weights + 4 * 1096 * 5 + 2 * 16 * 32 * 32 * 34 * 2
+    expected = footprint.DRIVER_BYTES + weights + 4 * 1096 * 5 + 2 * 16 * 32 * 32 * 44
     assert footprint.gpu_bytes(recipe, base, 1096) == expected
     values = 16 * 32 * 32
     checkpointed = changed(recipe, training={"checkpointing": True})
     assert footprint.gpu_bytes(checkpointed, base, 1096) - expected == (
-        2 * values * 4 + values * 34 * 2 - 2 * values * 34 * 2
+        2 * values * 4 + values * 44 - 2 * values * 44
     )
+    dense = changed(
+        recipe, adapter={"lora": {"rank": 4, "alpha": 8.0, "targets": ["intermediate.dense"], "layers": 2}}
+    )
+    assert footprint.gpu_bytes(dense, base, 1096) - expected == 2 * values * 20
     assert (footprint.MICRO_ROWS, footprint.MAX_GATHERED_BYTES) == (
         engine.MICRO_ROWS,
         engine.MAX_GATHERED_BYTES,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from plasmid.models.language_card import language_code
-from plasmid.models.specs import CategoryCovariate, NumberCovariate
 
 if TYPE_CHECKING:
     from plasmid.models.adapter_files import HeadFile
@@ -163,22 +162,13 @@ def code_block(about: HeadFile, base: str) -> str:
     if not about.head.per_token:
         features = f"({features} * own).sum(1) / own.sum(1).clamp(1)"
     if covariates:
-        slots: list[str] = []
-        if any(isinstance(covariate, CategoryCovariate) for covariate in covariates):
-            lines.append(
-                "word = lambda value, known: [float(value == one) for one in known] + "
-                "[float(value not in (None, *known))]"
-            )
-            slots.append('word(row[c["name"]], c["vocabulary"])')
-        if any(isinstance(covariate, NumberCovariate) for covariate in covariates):
-            lines.append(
-                "number = lambda value, low, high: "
-                "[0.0, 1.0] if value is None else [(min(max(value, low), high) - low) / (high - low), 0.0]"
-            )
-            slots.append('number(row[c["name"]], *c["bounds"])')
-        one = f'({slots[0]} if c["type"] == "category" else {slots[1]})' if len(slots) == 2 else slots[0]
+        lines += (line for code in dict.fromkeys(one.code for one in covariates) for line in code)
+        kinds = sorted({one.type for one in covariates})
+        known = ", ".join(f"{kind}={kind}" for kind in kinds)
+        slots = f'dict({known})[c["type"]]' if len(kinds) > 1 else kinds[0]
         lines.append(
-            f'slots = [[slot for c in about["head"]["covariates"] for slot in {one}] for row in rows]'
+            'slots = [[slot for c in about["head"]["covariates"] '
+            f'for slot in {slots}(row[c["name"]], c)] for row in rows]'
         )
         features = f"torch.cat([{features}, torch.tensor(slots)], 1)"
     return "\n".join([*lines, *about.head.code(f'{features} @ head["weight"].T + head["bias"]')])
@@ -188,10 +178,6 @@ def _example(about: HeadFile, place: int) -> str:
     """Return a made-up row as a Python literal: the first one complete, the second without covariates."""
     row: dict[str, str | float | None] = {about.input: _EXAMPLE[about.kind][place]}
     for covariate in about.head.covariates:
-        if place:
-            row[covariate.name] = None
-        elif isinstance(covariate, CategoryCovariate):
-            row[covariate.name] = covariate.vocabulary[0]
-        else:
-            row[covariate.name] = covariate.bounds[0]
+        if covariate.name != about.input:
+            row[covariate.name] = None if place else covariate.example
     return repr(row)

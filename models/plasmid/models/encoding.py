@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from plasmid.models.batches import Rows
-from plasmid.models.specs import Cell, encode_covariates
+from plasmid.models.covariates import encode_covariates
+from plasmid.models.specs import Cell
 from plasmid.models.tasks import IGNORED, Head
 from plasmid.models.tokenizing import Tokenizer
 
@@ -48,7 +49,7 @@ def encode_rows(
     ModelError
         ``model.tokenizer_unknown``.
     DataError
-        As :func:`plasmid.models.specs.encode_covariates` and :meth:`plasmid.models.tasks.Head.targets`.
+        As :func:`plasmid.models.covariates.encode_covariates` and :meth:`plasmid.models.tasks.Head.targets`.
     """
     ids, special, lengths = _tokens(tokenizer, [str(cell) for cell in columns[input_column]], max_length)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -1,12 +1,7 @@
-"""What an adapter is made of, as data: LoRA settings and covariates. Heads are :mod:`plasmid.models.tasks`.
+"""What an adapter is made of, as data: LoRA settings, and what all such models have in common.
 
-Rules
------
-1. Every model is frozen and strict: an unknown key or a value of another type is an error.
-2. A category becomes ``len(vocabulary) + 1`` slots, the last one "unseen"; missing is all zeros. The
-   vocabulary is public (recipe or public list), never gathered from sites.
-3. A number becomes 2 slots: the value clamped to its bounds and scaled to [0, 1] (0 when missing),
-   and 1 when missing, else 0.
+Heads are :mod:`plasmid.models.tasks`, what they read beside the encoding :mod:`plasmid.models.covariates`.
+Every model is frozen and strict: an unknown key or a value of another type is an error.
 """
 
 from __future__ import annotations
@@ -15,11 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-
-from plasmid.core.errors import DataError
 
 Cell = str | float | None
 """One value of a table: text, a number, or None when missing."""
@@ -105,117 +96,3 @@ class LoraSpec(Strict):
 def lora_scale(alpha: float, rank: int, *, rslora: bool) -> float:
     """Return PEFT's scale of the product B A."""
     return alpha / math.sqrt(rank) if rslora else alpha / rank
-
-
-class CategoryCovariate(Strict):
-    """A column that holds one word of *vocabulary*; any other word is "unseen"."""
-
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    type: Literal["category"] = "category"
-    vocabulary: Annotated[list[str], Field(min_length=1, max_length=10_000)]
-
-    @model_validator(mode="after")
-    def _check(self) -> CategoryCovariate:
-        distinct(self.vocabulary, "words of a vocabulary")
-        return self
-
-    @property
-    def width(self) -> int:
-        """The number of slots."""
-        return len(self.vocabulary) + 1
-
-
-class NumberCovariate(Strict):
-    """A column that holds a number, clamped to *bounds* (low, high)."""
-
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    type: Literal["number"] = "number"
-    bounds: Annotated[tuple[float, float], Field(strict=False)]
-
-    @model_validator(mode="after")
-    def _check(self) -> NumberCovariate:
-        if not self.bounds[0] < self.bounds[1]:
-            raise ValueError("bounds are (low, high) with low < high")
-        return self
-
-    @property
-    def width(self) -> int:
-        """The number of slots."""
-        return 2
-
-
-Covariate = Annotated[CategoryCovariate | NumberCovariate, Field(discriminator="type")]
-
-
-def encode_covariates(
-    covariates: Sequence[CategoryCovariate | NumberCovariate],
-    columns: Mapping[str, Sequence[Cell]],
-    rows: int,
-) -> npt.NDArray[np.float32]:
-    """Return the head's covariate slots.
-
-    Parameters
-    ----------
-    covariates
-        In the order of their slots.
-    columns
-        Values by column name, each of length *rows*; None (or NaN) is missing.
-
-    Returns
-    -------
-    float32 [rows, sum of the covariates' widths]
-
-    Raises
-    ------
-    DataError
-        ``data.column_missing``: *columns* lacks a covariate; ``data.rows_differ``: a column's length
-        is not *rows*; ``data.not_a_number``: a number column holds something else.
-    """
-    absent = [covariate.name for covariate in covariates if covariate.name not in columns]
-    if absent:
-        raise DataError(
-            "data.column_missing",
-            f"no column {', '.join(absent)}: the head needs it as a covariate.",
-            "Add the column; its cells may be empty.",
-        )
-    encoded = np.zeros((rows, sum(covariate.width for covariate in covariates)), np.float32)
-    start = 0
-    for covariate in covariates:
-        values = columns[covariate.name]
-        if len(values) != rows:
-            raise DataError(
-                "data.rows_differ",
-                f"column {covariate.name} holds {len(values)} values, the table {rows} rows.",
-                "Give every column one value per row, None where it is missing.",
-            )
-        slots = encoded[:, start : start + covariate.width]
-        if isinstance(covariate, CategoryCovariate):
-            _one_hot(covariate, values, slots)
-        else:
-            _scaled(covariate, values, slots)
-        start += covariate.width
-    return encoded
-
-
-def _one_hot(covariate: CategoryCovariate, values: Sequence[Cell], slots: npt.NDArray[np.float32]) -> None:
-    unseen = len(covariate.vocabulary)
-    place = {word: slot for slot, word in enumerate(covariate.vocabulary)}
-    for row, value in enumerate(values):
-        if value is not None:
-            slots[row, place.get(value, unseen) if isinstance(value, str) else unseen] = 1.0
-
-
-def _scaled(covariate: NumberCovariate, values: Sequence[Cell], slots: npt.NDArray[np.float32]) -> None:
-    low, high = covariate.bounds
-    strange = [row for row, value in enumerate(values) if isinstance(value, str)]
-    if strange:
-        raise DataError(
-            "data.not_a_number",
-            f"column {covariate.name} holds text in {len(strange)} rows, first in row {strange[0] + 1}.",
-            "A number column holds numbers or empty cells.",
-        )
-    for row, value in enumerate(values):
-        if value is None or math.isnan(float(value)):
-            slots[row, 1] = 1.0
-        else:
-            slots[row, 0] = (min(max(float(value), low), high) - low) / (high - low)

@@ -7,13 +7,16 @@ Rules
    unit the rows' own gradients; and what process, driver and libraries take before the first tensor.
 2. What a transformer layer keeps is that of Korthikanti et al. 2022 ("Reducing Activation Recomputation in
    Large Transformer Models", arXiv 2205.05198, section 4.1): 34 bytes for each token and hidden value in 16
-   bits, twice that in 32. Attention is fused on a GPU (:func:`plasmid.models.encoder.attention_on`), so that
-   its matrix of scores is not kept; on a CPU it is, 5 bytes for each score. Frozen weights keep less than
-   that: it is an upper figure. In 16 bits each layer also keeps a copy of its weights in them; of packed
-   weights (:mod:`plasmid.lora.packed`) none is kept, and the largest layer's exist unpacked.
+   bits, where mixed precision keeps some in 32 beside; in 32 bits twice that, less the masks of dropout, of
+   which there is none, and less what enters the feed-forward layers where no factor needs it. Attention is
+   fused on a GPU (:func:`plasmid.models.encoder.attention_on`), so that its matrix of scores is not kept; on
+   a CPU it is, 5 bytes for each score. In 16 bits each layer also keeps a copy of its weights in them; of
+   packed weights (:mod:`plasmid.lora.packed`) none is kept, and the largest layer's exist unpacked.
 3. A head that answers with a token keeps a row of logits for each of its targets, three times over: as
    computed, their softmax, and the gradient.
-4. Every row of the batch is taken to be as long as the recipe lets it be.
+4. Every row of the batch is taken to be as long as the recipe lets it be. What is kept of the table (the
+   activations below the lowest adapted layer, covariates) depends on rows that are not known here: a probe
+   has it.
 5. Precision is as on the device: of ``auto``, 16 bits on a GPU and 32 on a CPU, which may have them and then
    takes less.
 """
@@ -35,9 +38,10 @@ from plasmid.recipes.schema import Recipe
 
 DRIVER_BYTES = 600 * 2**20
 """Context and libraries of CUDA."""
-PROCESS_BYTES = 560 * 2**20
+PROCESS_BYTES = 530 * 2**20
 """A worker's process with torch and transformers in it, before it has a model: measured, CPU wheels."""
-LAYER_BYTES = 34
+LAYER_BYTES = {2: 34, 4: 64}
+FROZEN_FEED_FORWARD_BYTES = {2: 0, 4: 20}
 SCORE_BYTES = 5
 MICRO_ROWS, MAX_GATHERED_BYTES = 64, 512 * 2**20
 """As :mod:`plasmid.training.engine` gathers rows' gradients; a test compares."""
@@ -74,8 +78,8 @@ def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused:
     known = architecture(base.entry.architecture)
     layers = re.compile(re.escape(known.layers) + r"\.(\d+)\.")
     depth = 1 + max(int(found[1]) for name in base.header if (found := layers.match(name)))
-    paths = [module.path for module in lora_modules(base, recipe.adapter.lora)]
-    lowest = min(int(found[1]) for path in paths if (found := layers.match(path)))
+    modules = lora_modules(base, recipe.adapter.lora)
+    lowest = min(int(found[1]) for module in modules if (found := layers.match(module.path)))
     kept = 0 if training.lora_lr == 0 else depth - lowest
     rows = training.batch
     gathered = 0
@@ -84,7 +88,9 @@ def _step(recipe: Recipe, base: BaseModel, trainable: int, *, width: int, fused:
         gathered = 4 * trainable * rows
     longest, targets = _lengths(recipe)
     values = rows * longest * hidden_size(base)
-    layer = values * LAYER_BYTES * width // 2
+    layer = values * LAYER_BYTES[width]
+    if all(module.inputs == module.outputs for module in modules):
+        layer -= values * FROZEN_FEED_FORWARD_BYTES[width]
     packed = _packed(base, recipe.model.quantization)
     # Unpacked: what is looked up by, float32, and that in 16 bits.
     unpacked = (6 + 2 * (width == 2)) * max(map(prod, packed.values()), default=0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from plasmid.data import extras
 from plasmid.data.table import Table
-from plasmid.models.specs import encode_covariates
+from plasmid.models.covariates import encode_covariates
 from plasmid.recipes.schema import Recipe
 
 KMERS = (1, 3)
@@ -37,6 +37,8 @@ class RowFeatures:
         from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
         self._recipe = recipe
+        # Where the head counts the words of the input, too, they are here already.
+        self._covariates = [one for one in recipe.head().covariates if one.name != recipe.data.input]
         self._vectoriser: Any = (
             TfidfVectorizer(sublinear_tf=True)
             if recipe.input_kind == "text"
@@ -53,7 +55,7 @@ class RowFeatures:
         from scipy.sparse import csr_matrix, hstack
 
         counts = self._vectoriser.transform(texts_of(self._recipe, table))
-        covariates = encode_covariates(self._recipe.head().covariates, table.columns, table.rows)
+        covariates = encode_covariates(self._covariates, table.columns, table.rows)
         return hstack([counts, csr_matrix(covariates)], format="csr")
 
 

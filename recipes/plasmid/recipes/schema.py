@@ -28,18 +28,28 @@ from pydantic import (
 )
 
 from plasmid.computations.api import METHODS, brought, impossible, is_method
-from plasmid.models.specs import CategoryCovariate, LoraSpec, NumberCovariate, Quantization, unless_default
+from plasmid.models.covariates import (
+    DEFAULT_KMERS,
+    MOST_PLACES,
+    AnyCovariate,
+    CategoryCovariate,
+    NumberCovariate,
+    SequenceCovariate,
+)
+from plasmid.models.specs import LoraSpec, Quantization, unless_default
 from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
+    RESIDUES,
     CategoryColumn,
     Column,
     ColumnName,
     Contract,
     IdentifierColumn,
     LabelColumn,
+    NucleotideColumn,
     NumberColumn,
     ProteinColumn,
     ResidueLabelsColumn,
@@ -157,15 +167,21 @@ class AdapterSpec(Strict):
     the released adapter, have the rank of ``lora``.
     ``personal`` names what each site keeps for itself beside what the method keeps: ``head``, with its
     covariate weights.
+    A covariate that is a sequence, the input or another, is counted by its words of up to ``kmers`` letters.
     """
 
     lora: LoraSpec
     covariates: Words = ()
+    kmers: Annotated[int, Field(ge=1, le=3)] | None = None
     sketch_width: Annotated[int, Field(ge=1, le=100_000)] | None = None
     personal: Annotated[tuple[Literal["head"], ...], Field(strict=False, max_length=1)] = ()
     ranks: Annotated[dict[Name, Annotated[int, Field(ge=1, le=1024)]], Field(max_length=64)] = Field(
         default_factory=dict
     )
+
+    @model_serializer(mode="wrap")
+    def _counted(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(handler(self), "kmers", None)
 
     def rank_of(self, site: str) -> int:
         """Return the rank that *site* trains."""
@@ -239,17 +255,26 @@ class Learned(Strict):
 
     def head(self) -> Head:
         """Return the head: what it answers, and each covariate with its vocabulary or bounds."""
-        covariates: list[CategoryCovariate | NumberCovariate] = []
-        for name in self.adapter.covariates:
-            column = self.data.columns[name]
-            if isinstance(column, CategoryColumn):
-                covariates.append(
-                    CategoryCovariate(name=name, type="category", vocabulary=list(column.vocabulary))
-                )
-            elif isinstance(column, NumberColumn):
-                covariates.append(NumberCovariate(name=name, type="number", bounds=column.bounds))
+        covariates = [self._covariate(name) for name in self.adapter.covariates]
         label = None if self.data.label is None else self.data.columns[self.data.label]
         return self.task.head(covariates, label)
+
+    def _covariate(self, name: str) -> AnyCovariate:
+        column = self.data.columns[name]
+        if isinstance(column, CategoryColumn):
+            return CategoryCovariate(name=name, vocabulary=list(column.vocabulary))
+        if isinstance(column, NumberColumn):
+            return NumberCovariate(name=name, bounds=column.bounds)
+        assert isinstance(column, ProteinColumn | NucleotideColumn), "the recipe was checked"
+        return SequenceCovariate(
+            name=name,
+            letters="ACGT" if column.type == "nucleotide" else "".join(sorted(RESIDUES)),
+            kmers=self.adapter.kmers or DEFAULT_KMERS,
+            length=column.max_length,
+            places=column.max_length
+            if column.type == "nucleotide" and column.max_length <= MOST_PLACES
+            else 0,
+        )
 
 
 def _possible(computation: object) -> object:
@@ -375,13 +400,22 @@ def _patient(data: Data) -> Iterator[tuple[Location, str]]:
 
 
 def _covariates(data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:
+    known = [data.columns.get(name) for name in adapter.covariates]
+    if adapter.kmers is not None and not any(
+        isinstance(one, ProteinColumn | NucleotideColumn) for one in known
+    ):
+        what = (
+            "counts words of a sequence, and no covariate is one: list the column in adapter.covariates, too"
+        )
+        yield ("adapter", "kmers"), what
     for index, name in enumerate(adapter.covariates):
         column = data.columns.get(name)
         path: Location = ("adapter", "covariates", index)
         if column is None:
             yield path, f"names the column {name!r}, which data.columns does not hold"
-        elif not isinstance(column, CategoryColumn | NumberColumn):
-            yield path, f"the column {name!r} is of type {column.type}, a covariate is a category or a number"
+        elif not isinstance(column, CategoryColumn | NumberColumn | ProteinColumn | NucleotideColumn):
+            kinds = "a category, a number, a protein or a nucleotide sequence"
+            yield path, f"the column {name!r} is of type {column.type}, a covariate is {kinds}"
         elif name == data.label:
             yield path, f"the column {name!r} is what is predicted"
         elif name in adapter.covariates[:index]:

@@ -33,14 +33,9 @@ from pydantic import (
 )
 
 from plasmid.models.architectures import OwnHead
+from plasmid.models.covariates import AnyCovariate, Covariate
 from plasmid.models.metrics import FEWER_IS_BETTER
-from plasmid.models.specs import (
-    CategoryCovariate,
-    Covariate,
-    NumberCovariate,
-    Strict,
-    distinct,
-)
+from plasmid.models.specs import Strict, distinct
 
 Tensor = Any
 """Of torch, which is not imported here."""
@@ -294,7 +289,7 @@ class Task(Strict, ABC):
         return self.metric in FEWER_IS_BETTER
 
     @abstractmethod
-    def head(self, covariates: Sequence[CategoryCovariate | NumberCovariate], label: Any) -> Head:
+    def head(self, covariates: Sequence[AnyCovariate], label: Any) -> Head:
         """Return the head.
 
         Parameters

@@ -25,7 +25,7 @@ from pydantic import Field, StringConstraints
 
 from plasmid.core.errors import DataError
 from plasmid.models.architectures import OwnHead
-from plasmid.models.specs import CategoryCovariate, NumberCovariate
+from plasmid.models.covariates import AnyCovariate
 from plasmid.models.tasks._base import (
     IGNORED,
     Answers,
@@ -56,7 +56,7 @@ class Causal(Task):
 
     def head(
         self,
-        covariates: Sequence[CategoryCovariate | NumberCovariate],  # noqa: ARG002 - :meth:`misfits` refuses them
+        covariates: Sequence[AnyCovariate],  # noqa: ARG002 - :meth:`misfits` refuses them
         label: Any,
     ) -> CausalHead:
         """See :class:`Task`; an answer has at most as many tokens as the label's column says."""

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from plasmid.models.covariates import AnyCovariate
 from plasmid.models.metrics import label_indices, score
-from plasmid.models.specs import CategoryCovariate, NumberCovariate, Word, distinct
+from plasmid.models.specs import Word, distinct
 from plasmid.models.tasks._base import Answers, Counts, Head, Numbers, Problem, Shape, Task, Tensor
 
 
@@ -30,7 +31,7 @@ class Classification(Task):
 
     def head(
         self,
-        covariates: Sequence[CategoryCovariate | NumberCovariate],
+        covariates: Sequence[AnyCovariate],
         label: Any,  # noqa: ARG002 - one signature
     ) -> ClassificationHead:
         """See :class:`Task`."""

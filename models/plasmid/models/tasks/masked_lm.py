@@ -23,7 +23,7 @@ import numpy as np
 
 from plasmid.core.errors import DataError
 from plasmid.models.architectures import OwnHead
-from plasmid.models.specs import CategoryCovariate, NumberCovariate
+from plasmid.models.covariates import AnyCovariate
 from plasmid.models.tasks._base import (
     IGNORED,
     Answers,
@@ -80,7 +80,7 @@ class MaskedLM(Task):
     kind: Literal["masked-lm"]
     metric: Metric
 
-    def head(self, covariates: Sequence[CategoryCovariate | NumberCovariate], label: Any) -> MaskedHead:  # noqa: ARG002 - one signature
+    def head(self, covariates: Sequence[AnyCovariate], label: Any) -> MaskedHead:  # noqa: ARG002 - one signature
         """See :class:`Task`."""
         return MaskedHead()
 

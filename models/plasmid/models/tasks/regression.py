@@ -21,8 +21,9 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from plasmid.core.errors import DataError
+from plasmid.models.covariates import AnyCovariate
 from plasmid.models.metrics import score
-from plasmid.models.specs import CategoryCovariate, NumberCovariate, Word
+from plasmid.models.specs import Word
 from plasmid.models.tasks._base import Answers, Counts, Head, Numbers, Problem, Shape, Task, Tensor
 
 Bounds = Annotated[tuple[float, float], Field(strict=False)]
@@ -51,7 +52,7 @@ class Regression(Task):
         _ordered(self.bounds)
         return self
 
-    def head(self, covariates: Sequence[CategoryCovariate | NumberCovariate], label: Any) -> RegressionHead:  # noqa: ARG002 - one signature
+    def head(self, covariates: Sequence[AnyCovariate], label: Any) -> RegressionHead:  # noqa: ARG002 - one signature
         """See :class:`Task`."""
         return RegressionHead(unit=self.unit, bounds=self.bounds, covariates=list(covariates))
 

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from pydantic import Field, StringConstraints, model_validator
 
 from plasmid.core.errors import DataError
+from plasmid.models.covariates import AnyCovariate
 from plasmid.models.metrics import score
-from plasmid.models.specs import CategoryCovariate, NumberCovariate, distinct
+from plasmid.models.specs import distinct
 from plasmid.models.tasks._base import IGNORED, Answers, Counts, Head, Numbers, Problem, Shape, Task, Tensor
 
 Letter = Annotated[str, StringConstraints(pattern=r"^[!-~]$")]
@@ -49,7 +50,7 @@ class TokenClassification(Task):
 
     def head(
         self,
-        covariates: Sequence[CategoryCovariate | NumberCovariate],  # noqa: ARG002 - :meth:`misfits` refuses them
+        covariates: Sequence[AnyCovariate],  # noqa: ARG002 - :meth:`misfits` refuses them
         label: Any,
     ) -> TokenHead:
         """See :class:`Task`."""

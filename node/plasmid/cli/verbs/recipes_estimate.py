@@ -54,7 +54,7 @@ def tell(
     found = estimated(document, tables, home=home(), sites=sites, probed=probe)
     answer.data["estimate"] = found.as_json()
     bytes_, seconds = found.traffic, found.seconds
-    how = "measured" if found.probe is not None and found.probe.peak_bytes else "computed, an upper figure"
+    how = "measured" if found.probe is not None and found.probe.peak_bytes else "computed, without rows kept"
     quantization = getattr(getattr(document, "model", None), "quantization", "none")
     held = "float32" if quantization == "none" else f"{quantization} in transformer layers, else float32"
     rows = [

@@ -1,0 +1,67 @@
+"""Covariates as slots."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from plasmid.core.errors import DataError
+from plasmid.models.covariates import CategoryCovariate, NumberCovariate, SequenceCovariate, encode_covariates
+from plasmid.models.tasks.classification import ClassificationHead
+
+GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
+AGE = NumberCovariate(name="age", bounds=(0, 80))
+DNA = SequenceCovariate(name="dna", letters="ACGT", kmers=3, length=8, places=2)
+
+
+def test_slots() -> None:
+    columns = {"gene": ["b", "zz", None, 3.0], "age": [20.0, None, 100.0, float("nan")], "other": ["x"]}
+    encoded = encode_covariates([GENE, AGE], columns, 4)
+    assert encoded.dtype == np.float32
+    assert encoded.tolist() == [[0, 1, 0, 0.25, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 0], [0, 0, 1, 0, 1]]
+    assert ClassificationHead(labels=["0", "1"], covariates=[GENE, AGE]).covariate_width == 5
+    assert encode_covariates([], {}, 3).shape == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "code"),
+    [
+        ({"gene": ["a"]}, "data.column_missing"),
+        ({"gene": ["a"], "age": [1.0, 2.0]}, "data.rows_differ"),
+        ({"gene": ["a"], "age": ["secret"]}, "data.not_a_number"),
+    ],
+)
+def test_bad_columns(columns: dict[str, list[str | float | None]], code: str) -> None:
+    with pytest.raises(DataError) as caught:
+        encode_covariates([GENE, AGE], columns, 1)
+    assert caught.value.code == code
+    assert "secret" not in str(caught.value)
+
+
+def _plain(text: str | None) -> list[float]:
+    """Return the slots of DNA as its documentation says them, letter by letter."""
+    read = (text or "")[:8]
+    words = ["".join(word) for size in (1, 2, 3) for word in itertools.product("ACGT", repeat=size)]
+    counts = [sum(read.startswith(word, at) for at in range(len(read))) for word in words]
+    places = [float(read[at : at + 1] == letter) for at in range(2) for letter in "ACGT"]
+    return [math.log(1 + count) for count in counts] + places
+
+
+def test_a_sequence_is_counted_by_its_words() -> None:
+    rows = ["AAAA", "ACGTACGTAAAA", "NACNNGGG", "G", "", None, "\u00e9\u4e2dACG", "TN"]
+    encoded = encode_covariates([AGE, DNA], {"dna": rows, "age": [1.0] * 8}, 8)
+    assert encoded.shape == (8, 2 + 4 + 16 + 64 + 8)
+    np.testing.assert_allclose(encoded[:, 2:], [_plain(row) for row in rows], atol=1e-6)
+    assert encoded[5, 2:].tolist() == [0.0] * 92  # missing
+    assert DNA.width == 92
+
+
+def test_a_sequence_of_the_most_letters_is_counted_whole() -> None:
+    protein = SequenceCovariate(name="p", letters="ACDEFGHIKLMNPQRSTVWY", kmers=3, length=65_536)
+    assert protein.width == 20 + 400 + 8000
+    slots = encode_covariates([protein], {"p": ["Y" * 70_000]}, 1)[0]
+    assert np.flatnonzero(slots).tolist() == [19, 419, 8419]
+    np.testing.assert_allclose(slots[[19, 419, 8419]], np.log1p([65_536, 65_535, 65_534]), rtol=1e-6)

@@ -148,7 +148,7 @@ def test_the_card_has_few_lines_of_stock_code(base: BaseModel, tmp_path: Path) -
         assert len(lines) <= 12 + 4 * counts
         assert max(map(len, lines)) <= 200
         imported = re.findall(r"^(?:import|from) (.*)$", block, re.MULTILINE)
-        words = ["collections, itertools, math"] * counts
+        words = ["collections, itertools"] * counts
         assert imported == ["json, peft, safetensors.torch, torch, transformers", *words]
 
 

@@ -6,8 +6,9 @@ Rules
    vocabulary is public (recipe or public list), never gathered from sites.
 2. A number becomes 2 slots: the value clamped to its bounds and scaled to [0, 1] (0 when missing),
    and 1 when missing, else 0.
-3. A sequence becomes its composition: for each word of 1 to ``kmers`` letters ln(1 + how often it occurs),
-   wherever that is; and, where it has ``places``, a 1 for the letter at each of them. All words of an
+3. A sequence becomes its composition: for each size of word, 1 to ``kmers`` letters, which share of the words
+   is which, so that they add up to 1 as a category's slots do and one learning rate serves both; and, where
+   it has ``places``, a 1 for the letter at each of them. All words of an
    alphabet have a slot, so that nothing is gathered from sites here, either. What the classical model of
    sequences reads (Leslie, Eskin, Noble 2002, "The spectrum kernel", Pac. Symp. Biocomput. 7, 564) then
    stands beside an encoding (Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", arXiv
@@ -134,11 +135,15 @@ class SequenceCovariate(Strict):
     """
 
     code: ClassVar[tuple[str, ...]] = (
-        "import collections, itertools, math",
-        "counts = lambda text, k: collections.Counter(text[at : at + k] for at in range(len(text)))",
+        "import collections, itertools",
         (
-            'words = lambda text, c: [math.log1p(found["".join(word)]) for k in range(1, c["kmers"] + 1) '
-            'for found in [counts(text, k)] for word in itertools.product(c["letters"], repeat=k)]'
+            "counts = lambda text, c, k: collections.Counter(text[at : at + k] for at in "
+            'range(len(text) - k + 1) if set(text[at : at + k]) <= set(c["letters"]))'
+        ),
+        (
+            'words = lambda text, c: [found["".join(word)] / max(1, found.total()) '
+            'for k in range(1, c["kmers"] + 1) for found in [counts(text, c, k)] '
+            'for word in itertools.product(c["letters"], repeat=k)]'
         ),
         (
             'sequence = lambda value, c: words((value or "")[: c["length"]], c) + '
@@ -184,7 +189,7 @@ class SequenceCovariate(Strict):
                 ends = read[size - 1 :]
                 words, known = words[: len(ends)] * base + ends, known[: len(ends)] & (ends >= 0)
                 counts = np.bincount(words[known], minlength=base**size)
-                slots[row, start : start + base**size] = np.log1p(counts)
+                slots[row, start : start + base**size] = counts / max(1, counts.sum())
                 start += base**size
             placed = np.flatnonzero(read[: self.places] >= 0)
             slots[row, start + placed * base + read[placed]] = 1.0

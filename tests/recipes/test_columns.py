@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from plasmid.models.covariates import SequenceCovariate
 from plasmid.recipes.columns import NUCLEOTIDES, SMILES_CHARACTERS, MoleculeColumn, NucleotideColumn
 from plasmid.recipes.load import load_recipe
-from plasmid.recipes.schema import Recipe
+from plasmid.recipes.schema import Recipe, contradictions
 
 
-def with_input(column: dict[str, Any]) -> Recipe:
-    """Return a shipped recipe that reads *column* instead of its own input."""
+def with_input(column: dict[str, Any], covariates: tuple[str, ...] = ()) -> Recipe:
+    """Return a shipped recipe that reads *column* instead of its own input, with those *covariates*."""
     document = load_recipe("tcr-covid").recipe.model_dump()
     document["data"]["columns"][document["data"]["input"]] = column
+    document["adapter"] |= {"covariates": covariates} | ({} if covariates else {"kmers": None})
     return Recipe.model_validate(document)
 
 
@@ -32,6 +34,39 @@ def test_what_an_input_column_makes_of_a_recipe(column: dict[str, Any], kind: st
     recipe = with_input(column)
     assert (recipe.input_kind, recipe.max_length) == (kind, tokens)
     assert recipe.data.columns[recipe.data.input].type == kind
+
+
+@pytest.mark.parametrize(
+    ("column", "letters", "places", "width"),
+    [
+        ({"type": "protein", "max_length": 30}, "ACDEFGHIKLMNPQRSTVWY", 0, 8420),
+        ({"type": "nucleotide", "max_length": 256}, "ACGT", 256, 84 + 4 * 256),
+        ({"type": "nucleotide", "max_length": 257}, "ACGT", 0, 84),
+    ],
+)
+def test_a_sequence_among_the_covariates(
+    column: dict[str, Any], letters: str, places: int, width: int
+) -> None:
+    (found,) = with_input(column, ("cdr3",)).head().covariates
+    assert isinstance(found, SequenceCovariate)
+    assert (found.name, found.letters, found.kmers, found.length) == (
+        "cdr3",
+        letters,
+        3,
+        column["max_length"],
+    )
+    assert (found.places, found.width) == (places, width)
+
+
+@pytest.mark.parametrize("column", [{"type": "molecule", "max_length": 9}, {"type": "text", "max_length": 9}])
+def test_words_of_texts_and_molecules_are_not_offered(column: dict[str, Any]) -> None:
+    recipe = with_input(column)
+    sections = dict(recipe) | {"adapter": recipe.adapter.model_copy(update={"covariates": ("cdr3",)})}
+    ((path, what),) = contradictions(sections)
+    assert path == ("adapter", "covariates", 0)
+    assert what.startswith(
+        f"the column 'cdr3' is of type {column['type']}, a covariate is a category, a number"
+    )
 
 
 @pytest.mark.parametrize(

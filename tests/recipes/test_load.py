@@ -80,7 +80,7 @@ def test_the_figures_of_tcr_covid() -> None:
     )
     assert (recipe.rounds, recipe.training.steps, recipe.training.batch) == (8, 6, 32)
     assert recipe.max_length == 42
-    assert recipe.head().covariate_width == 77 + 1 + 14 + 1
+    assert recipe.head().covariate_width == 77 + 1 + 14 + 1 + 20 + 20**2 + 20**3
     assert recipe.task.classes == ("0", "1")
     assert recipe.privacy.protect == "masked"
     assert recipe.federation.min_sites == 3
@@ -132,12 +132,17 @@ def test_every_problem_is_told_at_once_with_line_path_and_suggestion(tmp_path: P
         ),
         ("  label: label\n", "  label: lable\n", "data.label", "'lable', which data.columns does not hold"),
         (
+            "covariates: [v_gene, j_gene, cdr3]",
             "covariates: [v_gene, j_gene]",
-            "covariates: [v_gene, j_gene]\n  kmers: 3",
             "adapter.kmers",
             "no covariate is one",
         ),
-        ("covariates: [v_gene, j_gene]", "covariates: [sex, sex]", "adapter.covariates[1]", "listed twice"),
+        (
+            "covariates: [v_gene, j_gene, cdr3]",
+            "covariates: [cdr3, sex, sex]",
+            "adapter.covariates[2]",
+            "listed twice",
+        ),
         ('labels: ["0", "1"]', 'labels: ["0", "1", "2"]', "task.metric", "auc needs exactly 2 labels"),
         ('labels: ["0", "1"]', 'labels: [0, "1"]', "task.labels[0]", "valid string, not 0"),
         ("bounds: [0, 120]", "bounds: [120, 0]", "data.columns.age", "low < high"),

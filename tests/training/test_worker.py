@@ -417,14 +417,18 @@ def test_a_large_table_is_trained_on_from_its_file(
     monkeypatch.setattr(engine_module, "MAX_CACHE_BYTES", 0)
     state = finetune.initial(document, finetune.shape(document, base))
     found = []
-    for limit, kind in ((2**30, Table), (100, Snapshot)):
+    slots = 4 * 40 * document.head().covariate_width  # of 40 rows, encoded
+    for limit, most, kind in ((2**30, slots, Table), (100, slots, Snapshot), (2**30, slots - 1, Snapshot)):
         monkeypatch.setattr(worker_module, "IN_MEMORY_BYTES", limit)
+        monkeypatch.setattr(worker_module, "SLOT_BYTES", most)
         session = in_this_process(document, tiny_table(40), base)
         assert isinstance(session.table, kind)
         order = {"phase": "train", "round": 1, "seed": 1, "sampling": None}
         found.append(session.compute((order, pack("state", state))))
     assert np.abs(found[0]).max() > 0
     assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    monkeypatch.setattr(worker_module, "IN_MEMORY_BYTES", 100)
     audited = recipe(base, privacy={"audit": {"canaries": 40, "max_audited_epsilon": 4.0}})
     session = in_this_process(audited, tiny_table(40), base)
     assert isinstance(session._canaries.table, Joined)

@@ -65,12 +65,19 @@ from plasmid.training.held import parted
 Frame = tuple[dict[str, Any], Body]
 IN_MEMORY_BYTES = 256 * 2**20
 """A larger snapshot stays in its file, from which rows are taken as they are drawn."""
+SLOT_BYTES = 2 * 2**30
+"""So does one whose covariates, encoded, take more: a sequence among them has thousands of slots."""
 
 _OUT_OF_MEMORY = SiteFailed(
     "site.sandbox",
     "the worker needs more memory than it may use.",
     "'limits: memory_mib' in site.yaml says how much that is.",
 )
+
+
+def _slot_bytes(document: Any, rows: int) -> int:
+    """Return what the encoded covariates of so many rows take, float32."""
+    return 4 * rows * document.head().covariate_width if isinstance(document, Learned) else 0
 
 
 class Session:
@@ -85,7 +92,9 @@ class Session:
         snapshot = None if rows is None else Snapshot(rows)  # first: it closes the descriptor
         self.document: Any = parse_document(header["document"])
         self.computation: Any = api.load(self.document.computation)
-        large = snapshot is not None and snapshot.nbytes > IN_MEMORY_BYTES
+        large = snapshot is not None and (
+            snapshot.nbytes > IN_MEMORY_BYTES or _slot_bytes(self.document, snapshot.rows) > SLOT_BYTES
+        )
         self.table: Table | Snapshot | None = snapshot if snapshot is None or large else snapshot.table()
         base: BaseModel | None = None
         if header["base"] is not None:

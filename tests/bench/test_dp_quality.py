@@ -114,7 +114,9 @@ def test_the_table_shows_mean_and_spread() -> None:
 def test_a_private_recipe_shares_the_data_and_keeps_its_budget_at_every_site(name: str) -> None:
     plain, private = load_recipe(name).recipe, load_recipe(f"{name}-dp").recipe
     assert (private.data, private.task, private.model) == (plain.data, plain.task, plain.model)
-    assert private.adapter.covariates == plain.adapter.covariates
+    # Words of a sequence are thousands of weights, each of which would cost noise.
+    words = {one.name for one in plain.head().covariates if one.type == "sequence"}
+    assert set(private.adapter.covariates) == set(plain.adapter.covariates) - words
     assert private.privacy.unit == ("patient" if name == "care-encounters" else "record")
     assert (private.privacy.mechanism, private.privacy.epsilon, private.privacy.delta) == ("dp-sgd", 8, 1e-5)
     # One step a round, so that `--set privacy.mechanism=dp-fedsgd` is all that shared noise takes.

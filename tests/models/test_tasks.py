@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from plasmid.core.errors import DataError, ModelError
 from plasmid.models.artifact import Adapter, read_adapter, read_head
 from plasmid.models.card import code_block
+from plasmid.models.covariates import encode_covariates
 from plasmid.models.export import LINEAR, code, export_merged
 from plasmid.models.merge import merge
 from plasmid.models.metrics import FEWER_IS_BETTER, score
@@ -228,7 +229,7 @@ def test_the_card_and_the_merged_model_say_what_predict_says(
         for cells in zip(ROWS["sequence"], ROWS["age"], strict=True)
     ]
     block = code_block(adapter.about, str(base.path))
-    assert len(block.splitlines()) <= 12
+    assert len(block.splitlines()) <= 15
     assert max(len(line) for line in block.splitlines() if not line.startswith("base = ")) <= 200
     found = _flat(_executed(block, tmp_path / "a", monkeypatch, rows=rows), shape)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -237,7 +238,7 @@ def test_the_card_and_the_merged_model_say_what_predict_says(
     assert adapter.about.head.says() in card
 
     export_merged(adapter, base, tmp_path / "out", licence="mit", name="Tiny")
-    slots = torch.tensor([[0.0, 1.0] if age is None else [age / 100, 0.0] for age in ROWS["age"]])
+    slots = torch.from_numpy(encode_covariates(adapter.about.head.covariates, ROWS, len(rows)))
     block = code(adapter, LINEAR["bert"])
     given = {"texts": ROWS["sequence"], "slots": slots}
     found = _flat(_executed(block, tmp_path / "out", monkeypatch, **given), shape)

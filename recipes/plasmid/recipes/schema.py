@@ -28,21 +28,13 @@ from pydantic import (
 )
 
 from plasmid.computations.api import METHODS, brought, impossible, is_method
-from plasmid.models.covariates import (
-    DEFAULT_KMERS,
-    MOST_PLACES,
-    AnyCovariate,
-    CategoryCovariate,
-    NumberCovariate,
-    SequenceCovariate,
-)
+from plasmid.models.covariates import DEFAULT_KMERS
 from plasmid.models.specs import LoraSpec, Quantization, unless_default
 from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
-    RESIDUES,
     CategoryColumn,
     Column,
     ColumnName,
@@ -58,6 +50,7 @@ from plasmid.recipes.columns import (
     TextColumn,
     Words,
 )
+from plasmid.recipes.covariates import covariate_of
 from plasmid.recipes.methods import method_contradictions
 from plasmid.recipes.protection import (
     Limits,
@@ -255,26 +248,10 @@ class Learned(Strict):
 
     def head(self) -> Head:
         """Return the head: what it answers, and each covariate with its vocabulary or bounds."""
-        covariates = [self._covariate(name) for name in self.adapter.covariates]
+        kmers = self.adapter.kmers or DEFAULT_KMERS
+        covariates = [covariate_of(name, self.data.columns[name], kmers) for name in self.adapter.covariates]
         label = None if self.data.label is None else self.data.columns[self.data.label]
         return self.task.head(covariates, label)
-
-    def _covariate(self, name: str) -> AnyCovariate:
-        column = self.data.columns[name]
-        if isinstance(column, CategoryColumn):
-            return CategoryCovariate(name=name, vocabulary=list(column.vocabulary))
-        if isinstance(column, NumberColumn):
-            return NumberCovariate(name=name, bounds=column.bounds)
-        assert isinstance(column, ProteinColumn | NucleotideColumn), "the recipe was checked"
-        return SequenceCovariate(
-            name=name,
-            letters="ACGT" if column.type == "nucleotide" else "".join(sorted(RESIDUES)),
-            kmers=self.adapter.kmers or DEFAULT_KMERS,
-            length=column.max_length,
-            places=column.max_length
-            if column.type == "nucleotide" and column.max_length <= MOST_PLACES
-            else 0,
-        )
 
 
 def _possible(computation: object) -> object:

@@ -1,0 +1,36 @@
+"""From a column of the data contract to what reaches the head (:mod:`plasmid.models.covariates`)."""
+
+from __future__ import annotations
+
+from plasmid.models.covariates import (
+    MOST_PLACES,
+    AnyCovariate,
+    CategoryCovariate,
+    NumberCovariate,
+    SequenceCovariate,
+)
+from plasmid.recipes.columns import (
+    RESIDUES,
+    AnyColumn,
+    CategoryColumn,
+    NucleotideColumn,
+    NumberColumn,
+    ProteinColumn,
+)
+
+
+def covariate_of(name: str, column: AnyColumn, kmers: int) -> AnyCovariate:
+    """Return the covariate of *column*; a sequence is counted by words of up to *kmers* letters."""
+    if isinstance(column, CategoryColumn):
+        return CategoryCovariate(name=name, vocabulary=list(column.vocabulary))
+    if isinstance(column, NumberColumn):
+        return NumberCovariate(name=name, bounds=column.bounds)
+    assert isinstance(column, ProteinColumn | NucleotideColumn), "the recipe was checked"
+    window = column.type == "nucleotide" and column.max_length <= MOST_PLACES
+    return SequenceCovariate(
+        name=name,
+        letters="ACGT" if column.type == "nucleotide" else "".join(sorted(RESIDUES)),
+        kmers=kmers,
+        length=column.max_length,
+        places=column.max_length if window else 0,
+    )

@@ -246,6 +246,54 @@ def test_a_pause_while_the_worker_computes_ends_the_run_and_nothing_leaves(runni
     assert outbox.wait_for("admission", 2)[1].payload["code"] == "site.paused"
 
 
+def test_what_comes_while_the_end_of_a_run_is_told_is_passed_over(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order: the run's thread has gone, its end is not told yet or is just on its way."""
+    federation, node, outbox, echo = running
+    order = sign(federation.coordinator, federation.manifest(1))
+    forget = node.forget
+    came: list[str] = []
+
+    def then_forgotten(run: str) -> None:
+        forget(run)
+        came.append("forgotten")
+        node._take(order)
+
+    def while_told(signed: Signed) -> None:
+        if signed.payload["type"] == "failed":
+            no_run(node)
+            came.append("told")
+            node._take(order)
+
+    monkeypatch.setattr(node, "forget", then_forgotten)
+    outbox.refuse = while_told
+    echo.faults.append({"code": "run.not_finite", "message": "", "hint": ""})
+    node._take(order)
+    outbox.wait_for("failed")
+    assert came == ["forgotten", "told"]
+    assert len(noted(federation, "failed")) == len(outbox.of("failed")) == 1
+
+
+def test_an_end_that_could_not_be_told_is_told_at_the_next_message(running: Running) -> None:
+    federation, node, outbox, echo = running
+
+    def unreachable(signed: Signed) -> None:
+        if signed.payload["type"] == "failed":
+            outbox.refuse = lambda signed: None
+            raise ProtocolError("link.unreachable", "The coordinator cannot be reached.")
+
+    outbox.refuse = unreachable
+    echo.faults.append({"code": "run.not_finite", "message": "", "hint": ""})
+    order = sign(federation.coordinator, federation.manifest(1))
+    node._take(order)
+    until(lambda: noted(federation, "failed"))
+    no_run(node)
+    until(lambda: federation.run not in node._over)
+    node._take(order)
+    assert [said.payload["code"] for said in outbox.wait_for("failed")] == ["run.unknown"]
+
+
 def test_a_pause_between_the_release_and_the_upload_holds(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

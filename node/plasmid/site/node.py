@@ -104,12 +104,13 @@ class _Run(threading.Thread):
                     self._answer(message)
         except Exception as error:  # noqa: BLE001 - whatever it was, the run must be told, in constant words
             problem = error
+        first = self._is_first_to_end()
         self._session.end()
         try:
             self.node.forget(self.run_id)
         except PlasmidError as error:  # the ledger cannot be written
             problem = problem or error
-        if problem is not None and self._is_first_to_end():  # told last: it may be admitted anew at once
+        if problem is not None and first:  # told last: it may be admitted anew at once
             self.node.report(self.run_id, problem)
 
     def _waiting(self) -> list[Any]:
@@ -128,6 +129,8 @@ class _Run(threading.Thread):
         """Mark the run as ended; return whether it was not, so that its end is told once."""
         with self._ending:
             first = not self.ended.is_set()
+            if first:
+                self.node.is_over(self.run_id)
             self.ended.set()
         return first
 
@@ -158,7 +161,7 @@ class _Run(threading.Thread):
             admission = gateway.answer(message)
             node.post(admission)
             if not admission.accepted:
-                self.ended.set()
+                self._is_first_to_end()
         elif isinstance(message, Epoch):
             advert = gateway.begin_epoch(message)
             if advert is not None:
@@ -265,7 +268,7 @@ class Node:
         self.heard: datetime | None = None
         self._runs: dict[str, _Run] = {}
         self._early: dict[str, list[Any]] = {}
-        self._told: set[str] = set()
+        self._over: set[str] = set()
         self.waiting = WaitingRuns(self)
         self._lock, self._admitting = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
@@ -343,8 +346,13 @@ class Node:
         unlogged = self.note("failed", run=run, rule=code, reason=detail, result="failed")
         if unlogged is not None:
             code, sentence = self.gateway.public(unlogged)
-        if self.post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence)) is None:
-            self._told.add(run)
+        self.is_over(run)
+        if self.post(Failed(run=run, site=self.gateway.site, code=code, sentence=sentence)) is not None:
+            self._over.discard(run)
+
+    def is_over(self, run: str) -> None:
+        """Pass over what still comes of *run*, from before its end is told until it is admitted anew."""
+        self._over.add(run)
 
     def note(self, action: str, **entry: Any) -> PlasmidError | None:
         """Write an entry to the log about what lets nothing out; return why it could not be written."""
@@ -377,7 +385,7 @@ class Node:
             elif isinstance(message, Revoked):
                 self.gateway.revoke(message.statement)
             elif isinstance(message, Admit | Epoch | Relay | Manifest | Conclude):
-                if run is None and message.run in self._told:
+                if run is None and message.run in self._over:
                     log.info("passed over %s of %s, which is over here", message.type, message.run)
                 elif run is None:
                     self.report(
@@ -441,7 +449,7 @@ class Node:
                 run = _Run(self, request.run)
                 with self._lock:
                     self._runs[request.run] = run
-                self._told.discard(request.run)
+                self._over.discard(request.run)
                 run.start()
         except Exception as error:  # noqa: BLE001 - a site that cannot answer says so instead of going silent
             if isinstance(request, Admit) and run is None:  # admitted, but its worker could not be started

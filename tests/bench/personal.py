@@ -125,7 +125,10 @@ def adapters(kind: str, recipe: Recipe, base: BaseModel, sites: Mapping[str, Sit
     if kind.endswith("own steps"):
         more = recipe.training.personal_steps or 5 * recipe.training.steps
         return {
-            name: site.engine.train(found[name], steps=more, seed=recipe.seed) for name, site in sites.items()
+            name: site.engine.train(
+                found[name], steps=more, seed=recipe.seed, pace=recipe.training.anew(more)
+            )
+            for name, site in sites.items()
         }
     return found
 

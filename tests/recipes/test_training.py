@@ -40,3 +40,10 @@ def test_the_pace_of_all_rounds_is_that_of_each_one_after_another() -> None:
     training = Training.model_validate(BASE | said)
     assert training.pace(4) == [1, 1, 0.75, 0.5, 0.25]
     assert training.pace(2, times=2) == [1, 1, 1, 1, 0.5, 0.5]
+
+
+def test_steps_by_itself_follow_the_schedule_anew() -> None:
+    assert Training.model_validate(BASE).anew(3) == [1, 1, 1]
+    warm = {"schedule": {"kind": "linear", "warmup_rounds": 9}}
+    assert Training.model_validate(BASE | warm).anew(4) == [1, 0.75, 0.5, 0.25]
+    assert Training.model_validate(BASE | warm).anew(0) == []

@@ -116,7 +116,8 @@ class Judge:
             checkpointing=document.training.checkpointing,
             **cast(Any, self._settings),
         )
-        alone = engine.train(initial_state(engine.schema, document.seed), steps=steps, seed=document.seed)
+        first, pace = initial_state(engine.schema, document.seed), document.training.anew(steps)
+        alone = engine.train(first, steps=steps, seed=document.seed, pace=pace)
         found = [self._scored(engine, one, test) for one in (adapter, alone)]
         return Gained(metric, found[0], found[1], rows, steps)
 

@@ -187,8 +187,10 @@ class Session:
             case "loss" if header["phase"] == "audit":
                 return self._audited(state)
             case "loss" if header["phase"] == "personal":
-                steps = self.document.training.personal_steps
-                return np.asarray(self._engine.train(self._adapter(state), steps=steps, seed=header["seed"]))
+                training = self.document.training
+                steps, pace = training.personal_steps, training.anew(training.personal_steps)
+                first = self._adapter(state)
+                return np.asarray(self._engine.train(first, steps=steps, seed=header["seed"], pace=pace))
             case "loss":
                 return self._trained(state, header)
             case "per_record":

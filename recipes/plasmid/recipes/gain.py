@@ -32,7 +32,7 @@ from plasmid.recipes.training import Training
 GRID = (-0.1, -0.05, -0.03, -0.01, 0.0, 0.01, 0.03, 0.05, 0.1)
 MOST_EDGES = 100
 LONGEST_S = 604_800.0
-_PLAIN = {"first_steps": (), "schedule": None, "personal_steps": 0, "proximal": 0.0}
+_PLAIN = {"first_steps": (), "personal_steps": 0, "proximal": 0.0}
 """What training alone, in one round, leaves out: what counts in rounds."""
 RUN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 RunName = Annotated[str, StringConstraints(pattern=RUN)]

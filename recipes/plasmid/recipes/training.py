@@ -60,7 +60,7 @@ class Training(Strict):
     ``lora_b_ratio`` is LoRA+'s lambda (Hayou, Ghosh and Yu 2024, arXiv 2402.12354): B's rate is so many times
     ``lora_lr``, which is A's. ``first_steps`` takes the place of ``steps`` in the first rounds, one by one.
     ``personal_steps`` are what each site trains the last adapter on its own rows, after the run and for
-    itself.
+    itself; rates follow the schedule anew.
     """
 
     steps: Steps
@@ -97,6 +97,13 @@ class Training(Strict):
             for round_ in range(1, rounds + 1)
             for _ in range(times * self.steps_in(round_))
         ]
+
+    def anew(self, steps: int) -> list[float]:
+        """Return the factor of each of *steps* by itself: of the schedule, a step a round, without warmup."""
+        if self.schedule is None:
+            return [1.0] * steps
+        schedule = self.schedule.model_copy(update={"warmup_rounds": 0})
+        return [schedule.factor(step, steps) for step in range(1, steps + 1)]
 
 
 def training_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:

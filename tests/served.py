@@ -11,7 +11,7 @@ from plasmid.models.adapter import Vector, adapter_schema, initial_state
 from plasmid.models.adapter_files import adapter_files
 from plasmid.models.artifact import write_adapter
 from plasmid.models.card import CardFacts
-from plasmid.models.covariates import CategoryCovariate, NumberCovariate, SequenceCovariate
+from plasmid.models.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Head
@@ -22,6 +22,7 @@ from plasmid.models.tasks.token_classification import TokenHead
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0.0, 100.0))
 WORDS = SequenceCovariate(name="sequence", letters="ACDEFGHIKLMNPQRSTVWY", kmers=2, length=30)
+DRUG = MoleculeCovariate(name="drug", bits=256)
 SHAPES: dict[str, tuple[LoraSpec, Head]] = {
     "small": (
         LoraSpec(rank=2, alpha=4.0, targets=["query", "value"], layers=1),
@@ -39,6 +40,10 @@ SHAPES: dict[str, tuple[LoraSpec, Head]] = {
         LoraSpec(rank=4, alpha=8.0, targets=["key"], layers=2),
         RegressionHead(unit="kg", bounds=(-5.0, 15.0), covariates=[AGE, WORDS]),
     ),
+    "drug": (
+        LoraSpec(rank=2, alpha=4.0, targets=["query"]),
+        RegressionHead(unit="1", bounds=(0.0, 10.0), covariates=[DRUG]),
+    ),
     "residues": (
         LoraSpec(rank=2, alpha=4.0, targets=["value"]),
         TokenHead(labels=["h", "e", "c"], unlabelled="-"),
@@ -48,10 +53,12 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "sequence": {"type": "protein", "max_length": 30, "too_long": "refuse"},
     "gene": {"type": "category", "vocabulary": ["a", "b"], "missing": "allowed"},
     "age": {"type": "number", "bounds": [0.0, 100.0], "missing": "allowed"},
+    "drug": {"type": "molecule", "max_length": 60, "missing": "allowed"},
     "label": {"type": "label"},
 }
 LABELS: dict[str, dict[str, Any]] = {
     "number": {"type": "number", "bounds": [-5.0, 15.0]},
+    "drug": {"type": "number", "bounds": [0.0, 10.0]},
     "residues": {"type": "residue_labels", "of": "sequence", "unlabelled": "-"},
 }
 MAX_LENGTH = 32
@@ -67,6 +74,7 @@ ROWS: dict[str, list[Any]] = {
     "sequence": ["CASSYGQGPYGYTF", "CAS", "CASSFMGQGYEQYFCASSFMGQGY", "WYV", "CAYF", "KLMNPQRST"],
     "gene": ["a", None, "b", "a", "zz", "b"],
     "age": [10.0, None, 99.0, 50.0, 0.0, 1.0],
+    "drug": ["CCO", None, "c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O", "CN", "no molecule"],
 }
 
 
@@ -87,7 +95,7 @@ def write(folder: Path, base: BaseModel, shape: str, *, seed: int = 0) -> Path:
             head=head,
             input_column="sequence",
             label_column="label",
-            metric="rmse" if shape == "number" else "accuracy",
+            metric="rmse" if shape in ("number", "drug") else "accuracy",
             max_length=MAX_LENGTH,
             columns={name: COLUMNS[name] for name in own}
             | ({"label": LABELS[shape]} if shape in LABELS else {}),

@@ -18,6 +18,7 @@ from plasmid.gateway import bundles
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.explanation import explain
 from plasmid.recipes.bundle import BundleRecipe
+from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, QueryDocument
 
 CODE = "def per_record(state, row, settings): return [1.0, 0.0, 0.0]"
@@ -74,6 +75,19 @@ def test_a_site_without_flower_takes_no_part(tmp_path: Path, monkeypatch: pytest
     with refusal("site.no_flower") as caught:
         check_half(api.load("bundle"), document)
     assert "pip install 'plasmid[flower]'" in str(caught.value)
+
+
+def test_a_site_without_rdkit_takes_no_part_where_fragments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load_recipe("water-solubility", overrides={"adapter.covariates": "[]"}).recipe
+    reads = load_recipe("water-solubility", overrides={"adapter.covariates": "[smiles]"}).recipe
+    method = api.load("finetune")
+    check_half(method, reads)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rdkit" else found(name))
+    check_half(method, plain)
+    with refusal("site.no_rdkit") as caught:
+        check_half(method, reads)
+    assert "pip install 'plasmid[molecules]'" in str(caught.value)
 
 
 def test_an_approver_reads_that_it_is_an_app_of_flower(tmp_path: Path) -> None:

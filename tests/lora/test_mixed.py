@@ -15,9 +15,9 @@ from torch import nn
 from plasmid.core.errors import ModelError
 from plasmid.lora.mixed import Factors, MixedLinear, Product, Span, Spans, fastest, mix, onednn
 from plasmid.models.artifact import read_adapter
-from plasmid.models.covariates import encode_covariates
 from plasmid.models.mixed import Item, Loaded, MixedModel
 from plasmid.models.predict import Predictor
+from plasmid.models.slots import encode_covariates
 from plasmid.models.store import BaseModel
 from served import ROWS, SHAPES, write
 

@@ -19,7 +19,7 @@ from plasmid.models.adapter import Vector, adapter_schema, initial_state
 from plasmid.models.adapter_files import adapter_files, hub_name
 from plasmid.models.artifact import Seal, read_adapter, write_adapter
 from plasmid.models.card import CardFacts
-from plasmid.models.covariates import CategoryCovariate, NumberCovariate, SequenceCovariate
+from plasmid.models.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
 from plasmid.models.predict import predict
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
@@ -29,12 +29,14 @@ from plasmid.models.tensors import read_floats, write_floats
 GENE = CategoryCovariate(name="gene", vocabulary=["TRBV28*01", 'b\'s "gene"'])
 AGE = NumberCovariate(name="age", bounds=(10, 90))
 CDR3 = SequenceCovariate(name="cdr3", letters="ACDEFGHIKLMNPQRSTVWY", kmers=2, length=18, places=3)
+DRUG = MoleculeCovariate(name="drug", bits=512)
 HEADS = {
     "both": ClassificationHead(labels=["0", "1"], covariates=[GENE, AGE]),
     "category": ClassificationHead(labels=["0", "1", "2"], covariates=[GENE]),
     "number": ClassificationHead(labels=["0", "1"], covariates=[AGE]),
     "none": ClassificationHead(labels=["0", "1"]),
     "sequence": ClassificationHead(labels=["0", "1"], covariates=[CDR3]),
+    "molecule": ClassificationHead(labels=["0", "1"], covariates=[DRUG]),
     "all": ClassificationHead(labels=["0", "1"], covariates=[GENE, CDR3, AGE]),
 }
 LORA = LoraSpec(rank=4, alpha=8.0, targets=["query", "dense"], layers=2)
@@ -43,6 +45,7 @@ COLUMNS = {
     "cdr3": ["CASSYGQGPYGYTF", "CAS", "W", "CASSLLLLAQYFCASSLLLLAQYFCASSLLLLAQYFCASSLLLLAQYF", "CASSL"],
     "gene": ["TRBV28*01", 'b\'s "gene"', "unheard of", None, None],
     "age": [30.0, None, 9.0, 200.0, 77.7],
+    "drug": ["CC(=O)Oc1ccccc1C(=O)O", "no molecule", "", None, "CN1CCC[C@H]1c1cccnc1"],
 }
 
 
@@ -144,11 +147,12 @@ def test_the_card_has_few_lines_of_stock_code(base: BaseModel, tmp_path: Path) -
         _write(tmp_path / name, base, head)
         block = _block(tmp_path / name)
         lines = block.strip().splitlines()
-        counts = CDR3 in head.covariates
-        assert len(lines) <= 12 + 4 * counts
+        counts, fragments = CDR3 in head.covariates, DRUG in head.covariates
+        assert len(lines) <= 12 + 4 * counts + 3 * fragments
         assert max(map(len, lines)) <= 200
         imported = re.findall(r"^(?:import|from) (.*)$", block, re.MULTILINE)
         words = ["collections, itertools"] * counts
+        words += ["math, rdkit.Chem, rdkit.Chem.rdFingerprintGenerator as generators"] * fragments
         assert imported == ["json, peft, safetensors.torch, torch, transformers", *words]
 
 
@@ -166,6 +170,7 @@ def test_the_card_scores_like_predict(zoo: dict[str, BaseModel], tmp_path: Path)
         ("modernbert", "none"),
         ("llama", "both"),
         ("bert", "sequence"),
+        ("bert", "molecule"),
         ("esm", "all"),
     ):
         folder = tmp_path / f"{kind}-{name}"
@@ -179,7 +184,7 @@ def test_the_card_scores_like_predict(zoo: dict[str, BaseModel], tmp_path: Path)
         [sys.executable, "-c", RUN, json.dumps(given)], capture_output=True, text=True, check=True
     ).stdout
     answers = [json.loads(line) for line in output.strip().splitlines()]
-    assert [len(answer["rows"]) for answer in answers] == [2, 5] * 10
+    assert [len(answer["rows"]) for answer in answers] == [2, 5] * 11
     for answer in answers:
         columns = {name: [row[name] for row in answer["rows"]] for name in answer["rows"][0]}
         np.testing.assert_allclose(

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from plasmid.core.errors import DataError
-from plasmid.models.covariates import CategoryCovariate, NumberCovariate, SequenceCovariate, encode_covariates
+from plasmid.models.covariates import (
+    CategoryCovariate,
+    MoleculeCovariate,
+    NumberCovariate,
+    SequenceCovariate,
+)
+from plasmid.models.slots import CODE, encode_covariates
 from plasmid.models.tasks.classification import ClassificationHead
 
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0, 80))
+DRUG = MoleculeCovariate(name="drug", bits=256)
 DNA = SequenceCovariate(name="dna", letters="ACGT", kmers=3, length=8, places=2)
 
 
@@ -59,7 +68,7 @@ def test_a_sequence_is_counted_by_its_words() -> None:
     np.testing.assert_allclose(encoded[:, 2:], [_plain(row) for row in rows], atol=1e-6)
     assert encoded[5, 2:].tolist() == [0.0] * 92  # missing
     space: dict[str, Any] = {}
-    exec("\n".join(DNA.code), space)  # what an adapter's card says
+    exec("\n".join(CODE["sequence"]), space)  # what an adapter's card says
     told = [space["sequence"](row, DNA.model_dump(mode="json")) for row in rows]
     np.testing.assert_allclose(encoded[:, 2:], told, atol=1e-6)
     assert DNA.width == 92
@@ -71,3 +80,41 @@ def test_a_sequence_of_the_most_letters_is_counted_whole() -> None:
     slots = encode_covariates([protein], {"p": ["Y" * 70_000]}, 1)[0]
     assert np.flatnonzero(slots).tolist() == [19, 419, 8419]
     assert slots[[19, 419, 8419]].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_molecule_is_counted_by_its_fragments() -> None:
+    chem, generators = (
+        pytest.importorskip("rdkit.Chem"),
+        pytest.importorskip("rdkit.Chem.rdFingerprintGenerator"),
+    )
+    rows = ["CC(=O)Oc1ccccc1C(=O)O", "OC(=O)c1ccccc1OC(C)=O", "no molecule", "", None, 3.0, "CCO"]
+    encoded = encode_covariates([AGE, DRUG], {"drug": rows, "age": [1.0] * 7}, 7)[:, 2:]
+    assert encoded.shape == (7, 256)
+    generator = generators.GetMorganGenerator(radius=2, fpSize=256)
+    aspirin = generator.GetCountFingerprint(chem.MolFromSmiles(rows[0])).ToList()
+    np.testing.assert_allclose(encoded[0], [math.log1p(count) / 32 for count in aspirin], atol=1e-7)
+    assert encoded[1].tolist() == encoded[0].tolist(), "however it is written"
+    assert not encoded[2:6].any()
+    assert encoded[6].any()
+    space: dict[str, Any] = {}
+    exec("\n".join(CODE["molecule"]), space)
+    told = [
+        space["molecule"](row, DRUG.model_dump(mode="json")) for row in rows if not isinstance(row, float)
+    ]
+    np.testing.assert_allclose(np.delete(encoded, 5, 0), told, atol=1e-7)
+    drugs = ["CN1CCC[C@H]1c1cccnc1", "COc1ccc2[nH]cc(CCN(C)C)c2c1", "CC(C)NCC(O)COc1cccc2ccccc12"]
+    whole = MoleculeCovariate(name="drug")
+    sums = encode_covariates([whole], {"drug": drugs}, 3).sum(1)
+    assert (sums > 0.5).all()
+    assert (sums < 1.5).all(), "as much as a category's, so that one rate serves both"
+
+
+def test_without_rdkit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rdkit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    assert ClassificationHead(labels=["0", "1"], covariates=[GENE, DRUG]).needs == ("rdkit",)
+    with pytest.raises(DataError, match="rdkit, which is not installed") as caught:
+        encode_covariates([DRUG], {"drug": ["CCO"]}, 1)
+    assert caught.value.code == "data.library_missing"
+    assert "plasmid[molecules]" in caught.value.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.core.errors import ModelError
+from plasmid.core.errors import DataError, ModelError
 from plasmid.models.mixed import Loaded, MixedModel
 from plasmid.models.pool import AdapterPool, Fetch, at
 from plasmid.models.store import BaseModel
@@ -104,6 +105,17 @@ def test_another_base_is_refused_with_both_digests_before_a_tensor_is_read(
     assert caught.value.code == "model.base_differs"
     assert "ab" * 32 in caught.value.message
     assert tiny["bert"].digest in caught.value.message
+
+
+def test_without_what_its_covariates_need_it_is_refused_before_a_tensor_is_read(
+    model: MixedModel, tiny: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "a", tiny["bert"], "drug")
+    (folder / "adapter_model.safetensors").write_bytes(b"not read")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rdkit" else found(name))
+    with pytest.raises(DataError, match=r"rdkit.*plasmid\[molecules\]"):
+        AdapterPool(model, capacity_bytes=2**30).get("a", at(folder))
 
 
 def test_another_vocabulary_is_refused_with_both_values(

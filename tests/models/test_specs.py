@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from plasmid.models.covariates import CategoryCovariate, NumberCovariate, SequenceCovariate
+from plasmid.models.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
 from plasmid.models.specs import LoraSpec
 from plasmid.models.tasks.classification import ClassificationHead
 
@@ -27,6 +27,8 @@ AGE = NumberCovariate(name="age", bounds=(0, 80))
         lambda: SequenceCovariate(name="x", letters="acgt", kmers=2, length=9),
         lambda: SequenceCovariate(name="x", letters="ACGT", kmers=4, length=9),
         lambda: SequenceCovariate(name="x", letters="ACGT", kmers=2, length=9, places=257),
+        lambda: MoleculeCovariate(name="x", radius=5),
+        lambda: MoleculeCovariate(name="x", bits=32),
         lambda: ClassificationHead(labels=["only"]),
         lambda: ClassificationHead(labels=["0", "1"], covariates=[AGE, AGE]),
     ],

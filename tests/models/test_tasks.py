@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from plasmid.core.errors import DataError, ModelError
 from plasmid.models.artifact import Adapter, read_adapter, read_head
 from plasmid.models.card import code_block
-from plasmid.models.covariates import encode_covariates
 from plasmid.models.export import LINEAR, code, export_merged
 from plasmid.models.merge import merge
 from plasmid.models.metrics import FEWER_IS_BETTER, score
 from plasmid.models.predict import Predictor
+from plasmid.models.slots import encode_covariates
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import IGNORED, Answers, AnyHead, Head, Task, source_of
 from plasmid.models.tasks.regression import Regression, RegressionHead

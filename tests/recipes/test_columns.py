@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plasmid.models.covariates import SequenceCovariate
+from plasmid.models.covariates import MoleculeCovariate, SequenceCovariate
 from plasmid.recipes.columns import NUCLEOTIDES, SMILES_CHARACTERS, MoleculeColumn, NucleotideColumn
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe, contradictions
@@ -17,7 +17,8 @@ def with_input(column: dict[str, Any], covariates: tuple[str, ...] = ()) -> Reci
     """Return a shipped recipe that reads *column* instead of its own input, with those *covariates*."""
     document = load_recipe("tcr-covid").recipe.model_dump()
     document["data"]["columns"][document["data"]["input"]] = column
-    document["adapter"] |= {"covariates": covariates} | ({} if covariates else {"kmers": None})
+    kmers = 3 if covariates and column["type"] in ("protein", "nucleotide") else None
+    document["adapter"] |= {"covariates": covariates, "kmers": kmers}
     return Recipe.model_validate(document)
 
 
@@ -58,8 +59,14 @@ def test_a_sequence_among_the_covariates(
     assert (found.places, found.width) == (places, width)
 
 
-@pytest.mark.parametrize("column", [{"type": "molecule", "max_length": 9}, {"type": "text", "max_length": 9}])
-def test_words_of_texts_and_molecules_are_not_offered(column: dict[str, Any]) -> None:
+def test_a_molecule_among_the_covariates() -> None:
+    (found,) = with_input({"type": "molecule", "max_length": 30}, ("cdr3",)).head().covariates
+    assert isinstance(found, MoleculeCovariate)
+    assert (found.name, found.radius, found.bits, found.width) == ("cdr3", 2, 2048, 2048)
+
+
+@pytest.mark.parametrize("column", [{"type": "text", "max_length": 9}])
+def test_words_of_texts_are_not_offered(column: dict[str, Any]) -> None:
     recipe = with_input(column)
     sections = dict(recipe) | {"adapter": recipe.adapter.model_copy(update={"covariates": ("cdr3",)})}
     ((path, what),) = contradictions(sections)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from plasmid.models.language_card import language_code
+from plasmid.models.slots import CODE
 
 if TYPE_CHECKING:
     from plasmid.models.adapter_files import HeadFile
@@ -162,7 +163,7 @@ def code_block(about: HeadFile, base: str) -> str:
     if not about.head.per_token:
         features = f"({features} * own).sum(1) / own.sum(1).clamp(1)"
     if covariates:
-        lines += (line for code in dict.fromkeys(one.code for one in covariates) for line in code)
+        lines += (line for kind in dict.fromkeys(one.type for one in covariates) for line in CODE[kind])
         kinds = sorted({one.type for one in covariates})
         known = ", ".join(f"{kind}={kind}" for kind in kinds)
         slots = f'dict({known})[c["type"]]' if len(kinds) > 1 else kinds[0]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from plasmid.models.batches import Rows
-from plasmid.models.covariates import encode_covariates
+from plasmid.models.slots import encode_covariates
 from plasmid.models.specs import Cell
 from plasmid.models.tasks import IGNORED, Head
 from plasmid.models.tokenizing import Tokenizer

@@ -1,10 +1,11 @@
-"""Whether an adapter belongs to a base model, asked before a tensor of it is read. No torch.
+"""Whether an adapter can answer here on a base model, asked before a tensor of it is read. No torch.
 
 Rules
 -----
 1. The base's id and digest must be the ones that the adapter was made for. The digest covers the
    tokenizer's files.
 2. A vocabulary that the adapter brings must be the base's, byte by byte.
+3. What its covariates need must be installed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from plasmid.core import extras
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter_files import HeadFile
 from plasmid.models.store import BaseModel
@@ -27,6 +29,8 @@ def check_fits(about: HeadFile, folder: Path, base: BaseModel) -> None:
     ModelError
         ``model.base_differs``: it was made for another base model, or other weights of it;
         ``model.vocabulary_differs``: it brings a vocabulary that is not the base's, or reads other input.
+    DataError
+        ``data.library_missing``.
     """
     made_for = about.base
     if (made_for.id, made_for.digest) != (base.id, base.digest):
@@ -46,6 +50,8 @@ def check_fits(about: HeadFile, folder: Path, base: BaseModel) -> None:
             brought, own = _digest(folder / name), _digest(base.path / name)
             if brought != own:
                 raise _other_vocabulary(f"{name} {brought}", f"{name} {own}")
+    for module in about.head.needs:
+        extras.check_installed(module)
 
 
 def _digest(path: Path) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from plasmid.core import extras
 from plasmid.core.errors import DataError
-from plasmid.data import extras
 from plasmid.data.cells import Finding, Mask
 from plasmid.data.findings import Tally
 from plasmid.data.readiness import Readiness, Report, Roles

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.core import extras
 from plasmid.core.errors import DataError, PlasmidError, place
-from plasmid.data import extras
 from plasmid.data.findings import Tally
 from plasmid.data.reading import Collector
 from plasmid.data.rows import Rows, wanted_columns

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from plasmid.core import extras
 from plasmid.core.errors import DataError
-from plasmid.data import extras
 from plasmid.data.compile import compile_cohort
 from plasmid.data.declared_tables import Check
 from plasmid.data.fhir.preset import fhir_tables

@@ -24,9 +24,9 @@ from plasmid.endpoint.serving import Serving
 from plasmid.endpoint.sources import Sources
 from plasmid.models.adapter import Vector
 from plasmid.models.batching import Batcher, Watched
-from plasmid.models.covariates import encode_covariates
 from plasmid.models.mixed import Item, Loaded, MixedModel
 from plasmid.models.pool import AdapterPool, Pool
+from plasmid.models.slots import encode_covariates
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.models.tokenizing import Encoded

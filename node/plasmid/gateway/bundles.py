@@ -3,23 +3,21 @@
 Rules
 -----
 1. A mechanism that clips every record is nothing for a half that returns a finished vector.
-2. A Flower ``ClientApp`` needs flwr, an extra of the node. That it is installed is looked up, not imported.
+2. A Flower ``ClientApp`` needs flwr, and a molecule among the covariates RDKit: extras of the node. That they
+   are installed is looked up, not imported.
 3. Where a document's own Python sees single records under a privacy unit, this host must be able to lock the
    processes that compute them apart; one that cannot takes no part.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from plasmid.computations import api
+from plasmid.core import extras
 from plasmid.core.errors import RecipeError, SiteFailed
+from plasmid.recipes.schema import Recipe
 from plasmid.training.lockdown import lacking
-
-
-def _has_flower() -> bool:
-    return importlib.util.find_spec("flwr") is not None
 
 
 def check_half(computation: api.Computation, document: Any) -> None:
@@ -30,14 +28,21 @@ def check_half(computation: api.Computation, document: Any) -> None:
     RecipeError
         ``recipe.opaque``.
     SiteFailed
-        ``site.no_lock``, ``site.no_flower``.
+        ``site.no_lock``, ``site.no_flower``, ``site.no_rdkit``.
     """
     bundle = getattr(document, "bundle", None)
-    if bundle is not None and bundle.half == "flower" and not _has_flower():
+    if bundle is not None and bundle.half == "flower" and not extras.is_installed("flwr"):
         raise SiteFailed(
             "site.no_flower",
             f"{document.name} is a Flower ClientApp, and flwr is not installed at this site.",
-            "Its owner may install it: pip install 'plasmid[flower]'.",
+            f"Its owner may install it: {extras.install('flwr')}.",
+        )
+    reads = document.head().needs if isinstance(document, Recipe) else ()
+    if "rdkit" in reads and not extras.is_installed("rdkit"):
+        raise SiteFailed(
+            "site.no_rdkit",
+            f"{document.name} reads fragments of molecules, and RDKit is not installed at this site.",
+            f"Its owner may install it: {extras.install('rdkit')}.",
         )
     if document.privacy.record_clip is None:
         return

@@ -91,6 +91,7 @@ SENTENCES = {
     "run.not_finite": "Training diverged at the site: a value is not finite.",
     "site.no_flower": "The recipe is a Flower ClientApp, and the site has not installed plasmid[flower].",
     "site.no_lock": "The site's host cannot keep the records of a recipe's own Python apart.",
+    "site.no_rdkit": "The recipe reads fragments of molecules, and the site has no plasmid[molecules].",
     "site.paused": "The site's owner has paused it.",
     "site.worker_died": "The site's worker process ended unexpectedly.",
     "site.failed": "The site could not go on; its own log says why.",

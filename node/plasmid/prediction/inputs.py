@@ -22,9 +22,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from plasmid.core import extras
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import DataError, ModelError, UsageError
-from plasmid.data import extras
 from plasmid.data.findings import Tally
 from plasmid.data.rows import Rows, flat_query, wanted_columns
 from plasmid.data.settings import TableMap, table_kind

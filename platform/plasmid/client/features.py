@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.data import extras
+from plasmid.core import extras
 from plasmid.data.table import Table
-from plasmid.models.covariates import encode_covariates
+from plasmid.models.slots import encode_covariates
 from plasmid.recipes.schema import Recipe
 
 KMERS = (1, 3)

@@ -16,6 +16,7 @@ from plasmid.client.api import Coordinator
 from plasmid.client.embedded import Embedded
 from plasmid.client.progress import RunProgress
 from plasmid.client.run import Run
+from plasmid.core import extras
 from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
 from plasmid.data.reading import read_table
 from plasmid.gateway.disclosure import SENTENCES
@@ -26,6 +27,7 @@ from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.recipes.origins import leaves
+from plasmid.recipes.schema import Recipe
 
 _WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
 _LONGEST_SHOWN = 100
@@ -70,8 +72,17 @@ def check_project(url: str | None, project: str | None) -> None:
 
 
 def check_tables(tables: Mapping[str, Path], document: dict[str, Any], answer: Reply) -> None:
-    """Read every site's table, which the launcher owns, against the contract; tell all problems at once."""
-    contract = parse_document(document).contract  # type: ignore[union-attr]
+    """Read every table that the launcher owns against the contract; tell all problems at once.
+
+    Raises
+    ------
+    DataError
+        What is wrong with rows; ``data.library_missing``: what the covariates need is not installed here.
+    """
+    parsed: Any = parse_document(document)
+    contract = parsed.contract
+    for module in parsed.head().needs if isinstance(parsed, Recipe) else ():
+        extras.check_installed(module)
     problems = []
     for site, path in tables.items():
         try:

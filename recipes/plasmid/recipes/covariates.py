@@ -6,6 +6,7 @@ from plasmid.models.covariates import (
     MOST_PLACES,
     AnyCovariate,
     CategoryCovariate,
+    MoleculeCovariate,
     NumberCovariate,
     SequenceCovariate,
 )
@@ -13,10 +14,16 @@ from plasmid.recipes.columns import (
     RESIDUES,
     AnyColumn,
     CategoryColumn,
+    MoleculeColumn,
     NucleotideColumn,
     NumberColumn,
     ProteinColumn,
 )
+
+CAN_BE = (CategoryColumn, NumberColumn, ProteinColumn, NucleotideColumn, MoleculeColumn)
+"""The columns that can be covariates."""
+SEQUENCES = (ProteinColumn, NucleotideColumn)
+"""Those that are counted by their words."""
 
 
 def covariate_of(name: str, column: AnyColumn, kmers: int) -> AnyCovariate:
@@ -25,6 +32,8 @@ def covariate_of(name: str, column: AnyColumn, kmers: int) -> AnyCovariate:
         return CategoryCovariate(name=name, vocabulary=list(column.vocabulary))
     if isinstance(column, NumberColumn):
         return NumberCovariate(name=name, bounds=column.bounds)
+    if isinstance(column, MoleculeColumn):
+        return MoleculeCovariate(name=name)
     assert isinstance(column, ProteinColumn | NucleotideColumn), "the recipe was checked"
     window = column.type == "nucleotide" and column.max_length <= MOST_PLACES
     return SequenceCovariate(

@@ -35,14 +35,11 @@ from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
-    CategoryColumn,
     Column,
     ColumnName,
     Contract,
     IdentifierColumn,
     LabelColumn,
-    NucleotideColumn,
-    NumberColumn,
     ProteinColumn,
     ResidueLabelsColumn,
     SequenceColumn,
@@ -50,7 +47,7 @@ from plasmid.recipes.columns import (
     TextColumn,
     Words,
 )
-from plasmid.recipes.covariates import covariate_of
+from plasmid.recipes.covariates import CAN_BE, SEQUENCES, covariate_of
 from plasmid.recipes.methods import method_contradictions
 from plasmid.recipes.protection import (
     Limits,
@@ -378,9 +375,7 @@ def _patient(data: Data) -> Iterator[tuple[Location, str]]:
 
 def _covariates(data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, str]]:
     known = [data.columns.get(name) for name in adapter.covariates]
-    if adapter.kmers is not None and not any(
-        isinstance(one, ProteinColumn | NucleotideColumn) for one in known
-    ):
+    if adapter.kmers is not None and not any(isinstance(one, SEQUENCES) for one in known):
         what = (
             "counts words of a sequence, and no covariate is one: list the column in adapter.covariates, too"
         )
@@ -390,8 +385,8 @@ def _covariates(data: Data, adapter: AdapterSpec) -> Iterator[tuple[Location, st
         path: Location = ("adapter", "covariates", index)
         if column is None:
             yield path, f"names the column {name!r}, which data.columns does not hold"
-        elif not isinstance(column, CategoryColumn | NumberColumn | ProteinColumn | NucleotideColumn):
-            kinds = "a category, a number, a protein or a nucleotide sequence"
+        elif not isinstance(column, CAN_BE):
+            kinds = "a category, a number, a protein, a nucleotide sequence or a molecule"
             yield path, f"the column {name!r} is of type {column.type}, a covariate is {kinds}"
         elif name == data.label:
             yield path, f"the column {name!r} is what is predicted"

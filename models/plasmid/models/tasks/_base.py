@@ -128,6 +128,11 @@ class Head(Strict, ABC):
         return found | covariates
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The modules of extras that its covariates need."""
+        return tuple(sorted({module for one in self.covariates for module in one.needs}))
+
+    @property
     def covariate_width(self) -> int:
         """The number of slots that all covariates take."""
         return sum(covariate.width for covariate in self.covariates)

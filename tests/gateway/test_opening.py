@@ -260,7 +260,9 @@ def test_passphrases_are_not_passed_on(
 
     def look() -> None:
         until(lambda: started)
-        found.append(Path(f"/proc/{started[0].pid}/environ").read_bytes())
+        environment = Path(f"/proc/{started[0].pid}/environ")
+        until(environment.read_bytes)  # there is none while it begins to execute
+        found.append(environment.read_bytes())
         found.append(Path(f"/proc/{started[0].pid}/cmdline").read_bytes())
 
     thread = in_thread(look)

@@ -144,20 +144,20 @@ def test_a_refusal_names_each_rule_and_the_value_that_it_would_accept(desk: Desk
             f"allow: the digest is {digest}, the policy accepts {'a' * 64}.",
             "min_sites: the document says min_sites: 3, the policy accepts 4 or more.",
             "unit: the document says unit: none, the policy accepts record or stronger.",
-            "max_rounds: the document says rounds: 8, the policy accepts up to 2.",
-            "max_steps: the document says steps: 6, the policy accepts up to 1.",
+            "max_rounds: the document says rounds: 50, the policy accepts up to 2.",
+            "max_steps: the document says steps: 3, the policy accepts up to 1.",
             "max_rank: the document says rank: 8, the policy accepts up to 2.",
         ]
         assert not answer["data"]["accepted"]
     status, said = desk.call("explain", RECIPE, text=True)
     assert status == 1
-    assert "  REFUSES  max_rounds: the document says rounds: 8; accepted is up to 2\n" in said
+    assert "  REFUSES  max_rounds: the document says rounds: 50; accepted is up to 2\n" in said
     assert "  accepts  protect: the document says protect: masked; accepted is protect: masked\n" in said
 
 
 def test_a_recipe_that_meets_every_line_may_run(desk: Desk) -> None:
     digest = desk.fails("policy.digest_not_allowed", "explain", RECIPE, "--file", desk.candidate(""))
-    desk.write(digest["data"]["digest"], require={"max_rounds": 8})
+    desk.write(digest["data"]["digest"], require={"max_rounds": 50})
     assert desk.call("check", RECIPE, text=True)[1].endswith(
         f"{RECIPE}: the policy accepts it: it may run.\n"
     )
@@ -168,7 +168,7 @@ def test_a_recipe_that_meets_every_line_may_run(desk: Desk) -> None:
     assert [one["rule"] for one in found["rules"]] == [
         *("recipes", "protect", "min_sites", "unit", "max_rounds", "isolation", "min_organisations"),
     ]
-    other = desk.fails("policy.digest_not_allowed", "explain", RECIPE, "--set", "federation.rounds=9")
+    other = desk.fails("policy.digest_not_allowed", "explain", RECIPE, "--set", "federation.rounds=51")
     assert {one["code"] for one in other["data"]["rules"] if not one["accepted"]} == {
         "policy.digest_not_allowed",
         "policy.rounds",

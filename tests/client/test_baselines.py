@@ -41,7 +41,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def resolved() -> ResolvedRecipe:
-    return load_recipe("tcr-covid")
+    return load_recipe("tcr-covid", overrides={"federation.rounds": "16"})
 
 
 @pytest.fixture

@@ -161,8 +161,7 @@ def test_a_tiny_model_takes_the_bytes_and_the_memory_that_were_estimated(home: P
 @pytest.mark.parametrize("name", ["tcr-covid", "phenotype"])
 def test_a_real_recipe_takes_what_was_estimated(name: str, home: Path, tmp_path: Path) -> None:
     """Its seconds, too; of a machine with nothing else to do."""
-    short = {"federation.rounds": "4"} if name == "phenotype" else {}
-    resolved = load_recipe(name, overrides=short)
+    resolved = load_recipe(name, overrides={"federation.rounds": "4" if name == "phenotype" else "16"})
     tables = materialise_sites(resolved, tmp_path)
     found = estimate(resolved.parsed, tables, home=home)
     happened = happens(resolved.document, tables, home)

@@ -36,8 +36,8 @@ def test_the_answer_has_the_words_of_the_machine_interface(answer: dict[str, Any
     data = answer["data"]
     assert data["rounds"] == 2
     assert data["sites"] == SITES
-    assert data["trainable_parameters"] == 34_436
-    assert data["bytes_up_per_round"] == 4 * (34_436 + 4) + 80  # a header of 80 bytes
+    assert data["trainable_parameters"] == 50_820
+    assert data["bytes_up_per_round"] == 4 * (50_820 + 4) + 80  # a header of 80 bytes
     metrics = data["metrics"]
     assert metrics["metric"] == "auc"
     assert sorted(metrics["local"]) == SITES

@@ -74,11 +74,11 @@ def test_a_folder_may_hold_further_recipes_over_its_data(
 def test_the_figures_of_tcr_covid() -> None:
     recipe = load_recipe("tcr-covid").recipe
     assert (recipe.training.lora_lr, recipe.training.head_lr, recipe.training.covariate_lr) == (
-        1e-3,
+        3e-3,
         1e-2,
-        1e-1,
+        3e-2,
     )
-    assert (recipe.rounds, recipe.training.steps, recipe.training.batch) == (8, 6, 32)
+    assert (recipe.rounds, recipe.training.steps, recipe.training.batch) == (50, 3, 32)
     assert recipe.max_length == 42
     assert recipe.head().covariate_width == 77 + 1 + 14 + 1 + 20 + 20**2 + 20**3
     assert recipe.task.classes == ("0", "1")
@@ -90,7 +90,7 @@ def test_every_problem_is_told_at_once_with_line_path_and_suggestion(tmp_path: P
     path = edited(
         tmp_path,
         ("    rank: 8\n", "    rnak: 8\n"),
-        ("lora_lr: 1e-3", "lora_lr: fast"),
+        ("lora_lr: 3e-3", "lora_lr: fast"),
         ("min_sites: 3 ", "min_sites: 2 "),
         ("base: antiberty", "base: antibery"),
         ("type: protein", "type: protien"),
@@ -218,14 +218,14 @@ def test_flags_go_over_the_file_and_are_yaml_1_2(tmp_path: Path) -> None:
         "training.lora_lr": "1e-4",
         "adapter.lora.targets": "[query, key, value]",
         "adapter.lora.layers": "null",
-        "federation.server.options.eta": "0.1",
+        "federation.server.options.server_learning_rate": "0.9",
         "release.license": "NO",
     }
     recipe = load_recipe("tcr-covid", overrides=flags, seed=7).recipe
     assert recipe.training.lora_lr == 1e-4
     assert recipe.adapter.lora.targets == ["query", "key", "value"]
     assert recipe.adapter.lora.layers is None
-    assert recipe.federation.server.options == {"eta": 0.1}
+    assert recipe.federation.server.options == {"server_momentum": 0.5, "server_learning_rate": 0.9}
     assert recipe.release.license == "NO"
     assert recipe.seed == 7
 

@@ -71,6 +71,9 @@ class Running:
             thread.join(30)
             assert not thread.is_alive()
         for node in self.nodes.values():
+            node.witness.join(30)
+            assert not node.witness.is_alive()
+        for node in self.nodes.values():
             node.link.close()
 
 

@@ -308,6 +308,7 @@ class Node:
     def close(self) -> None:
         """End all runs and stop polling."""
         self._closing.set()
+        self.witness.end()
         with self._lock:
             running = list(self._runs.values())
         for run in running:

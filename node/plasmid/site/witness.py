@@ -48,6 +48,12 @@ class Witness(threading.Thread):
         self._inbox: queue.SimpleQueue[Signed | None] = queue.SimpleQueue()
         self._asked: dict[str, float] = {}
         self._unanswered: set[str] = set()
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """End the thread after what it is at."""
+        self._ended.set()
+        self._inbox.put(None)
 
     def ask(self) -> None:
         """Have the peers cosign the newest checkpoint."""
@@ -58,11 +64,13 @@ class Witness(threading.Thread):
         self._inbox.put(signed)
 
     def run(self) -> None:
-        """Ask once, then answer until the process ends."""
-        time.sleep(SETTLE_S)
+        """Ask once, then answer until :meth:`end`."""
+        self._ended.wait(SETTLE_S)
         self.ask()
         while True:
             signed = self._inbox.get()
+            if self._ended.is_set():
+                return
             try:
                 if paused(self._gateway.home) is None:
                     self.step(signed)

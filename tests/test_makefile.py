@@ -82,8 +82,8 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout: Ch
     ("target", "commands"),
     [
         ("demo", ["plasmid run tcr-covid --set federation.rounds=24 --yes"]),
-        ("test", ["python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder"]),
-        ("test-all", ["python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "]),
+        ("test", ["python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"]),
+        ("test-all", ["python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "]),
         ("lint", ["ruff check", "ruff format --check", "mypy ", "lint-imports "]),
         ("bench", ["python -m bench"]),
         ("fuzz", ["python -m fuzz"]),

@@ -79,7 +79,7 @@ class Running:
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    monkeypatch.setattr(witness_module, "SETTLE_S", 0.2)
+    monkeypatch.setattr(witness_module, "SETTLE_S", 1.0)  # on a busy machine, a first poll takes a while
     monkeypatch.setattr(link_module, "POLL_S", 0.5)  # a node ends at its next poll
     with LiveLink(tmp_path) as live:
         made = Running(live)

@@ -4,7 +4,6 @@ Rules
 -----
 1. The run is that of ``make demo`` in an empty home: import of the base model, coordinator, six sites,
    adapter, baselines and table included. Installing is not.
-
 2. Memory is the proportional set size (Linux: ``/proc/PID/smaps_rollup``) of every process of that home,
    sampled twice a second; the peak of their sum counts. Shared pages are so counted once.
 3. The "peer" of each figure is its limit.

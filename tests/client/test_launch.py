@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,9 @@ import pytest
 
 from in_memory import document_of
 from plasmid.cli.output import Format, Reply
-from plasmid.client.launch import check_project, dry_run, plan_and_run, show_plan
+from plasmid.client.launch import check_project, check_tables, dry_run, plan_and_run, show_plan
 from plasmid.client.run import Run
-from plasmid.core.errors import RecipeError, RunFailed, UsageError
+from plasmid.core.errors import DataError, RecipeError, RunFailed, UsageError
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, mean_from_bounds, noised
 
@@ -265,3 +266,15 @@ def test_a_dry_run_shows_plan_and_origins_and_starts_nothing(refusing: int) -> N
     told = "\n".join(answer.lines)
     assert "--set     adapter.lora.rank = 4" in told
     assert f"{3 - refusing} sites would take part, 3 must. Nothing was started." in told
+
+
+def test_what_the_covariates_need_is_asked_for_before_a_table_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rdkit" else found(name))
+    check_tables({}, load_recipe("water-solubility").document, Notes())
+    with pytest.raises(DataError) as caught:
+        check_tables({"a": tmp_path / "not-read.csv"}, load_recipe("target-affinity").document, Notes())
+    assert caught.value.code == "data.library_missing"
+    assert "plasmid[molecules]" in caught.value.hint

@@ -178,11 +178,12 @@ def test_a_revoked_site_is_out_at_once_and_the_others_are_told(live: LiveLink) -
     other, _ = live.member("beta")
     out, stays = live.client(credential), live.client(other)
     assert roster(out) == roster(stays) == ["alpha", "beta"]
+    boot, _ = stays.poll("", 0)
     said = revoke(live, "alpha")
     with refusal("link.not_enrolled"):
         roster(out)
     assert roster(stays) == ["beta"]
-    _, messages = stays.poll("", 0)
+    _, messages = stays.poll(boot, 0)
     (notice,) = [open_signed(signed, live.identity.public) for _, signed in messages]
     assert isinstance(notice, Revoked)
     assert open_revocation(notice.statement, live.identity.public) == said
@@ -197,13 +198,15 @@ def test_its_open_poll_ends(live: LiveLink) -> None:
 
     def poll() -> None:
         try:
-            client.poll("", 0)
+            client.poll(boot, 0)
         except PlasmidError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=poll)
+    boot, _ = client.poll("", 0)
+    polls = live.server._switchboard._polls["alpha"]
+    first, thread = polls.begun, threading.Thread(target=poll)
     thread.start()
-    until(lambda: live.run(live.server.online()) == ["alpha"])
+    until(lambda: polls.begun > first)
     revoke(live, "alpha")
     assert until(lambda: errors) < 5.0, "the poll would have waited for 20 s"
     assert errors[0].code == "link.revoked"

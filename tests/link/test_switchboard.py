@@ -123,6 +123,16 @@ def test_a_poll_waits_for_a_message(board: Switchboard) -> None:
     go(scene())
 
 
+def test_a_first_poll_is_answered_at_once(board: Switchboard) -> None:
+    """So that a site knows that it is heard, and says what needs an answer no sooner."""
+
+    async def scene() -> None:
+        assert await asyncio.wait_for(board.receive("alpha", "", 0, 600.0), 5.0) == []
+        assert board.online() == ["alpha"]
+
+    go(scene())
+
+
 def test_a_poll_without_a_message_ends_in_time(board: Switchboard) -> None:
     assert go(board.receive("alpha", board.boot, 0, 0.05)) == []
 

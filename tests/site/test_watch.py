@@ -145,7 +145,7 @@ def test_a_node_says_what_it_does_and_another_does_not_start(live: LiveLink, nod
 
     serving = threading.Thread(target=serve, daemon=True)
     serving.start()
-    until(lambda: read_status(home).get("coordinator", {}).get("url"))
+    until(lambda: read_status(home).get("coordinator", {}).get("heard"))
     assert is_up(home)
     with refusal("storage.in_use"), holding(home):
         pass
@@ -154,7 +154,7 @@ def test_a_node_says_what_it_does_and_another_does_not_start(live: LiveLink, nod
     assert (said["up"], said["runs"], said["isolation"], said["paused"]) == (True, {}, "none", None)
     assert said["coordinator"]["url"] == live.url
     assert parse(said["certificate_ends"]) - now() > timedelta(days=authority.LEAF_DAYS - 1)
-    assert said["last_entry"]["action"] == "started"
+    assert said["last_entry"]["action"] == "connected"
     assert (said["budgets"], said["problems"]) == ([], [])
     pause(home, by="ann", reason="an audit")
     assert site_status(home)["paused"]["by"] == "ann"

@@ -17,7 +17,7 @@ from plasmid.gateway.pause import pause, resume
 from plasmid.gateway.peers import Peer, Peers, write_peers
 from plasmid.protocol.messages import LogCheckpoint, LogCosignature, sign
 from plasmid.site import link as link_module
-from plasmid.site import witness as witness_module
+from plasmid.site.link import LinkClient
 from plasmid.site.node import Node
 
 NAMES = ("alpha", "beta", "gamma")
@@ -79,7 +79,6 @@ class Running:
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    monkeypatch.setattr(witness_module, "SETTLE_S", 1.0)  # on a busy machine, a first poll takes a while
     monkeypatch.setattr(link_module, "POLL_S", 0.5)  # a node ends at its next poll
     with LiveLink(tmp_path) as live:
         made = Running(live)
@@ -112,6 +111,22 @@ def test_sites_that_start_cosign_one_another(running: Running) -> None:
     until(lambda: all(seen >= size for seen in running.cosigned("alpha").values()))
     failed = [entry for name in NAMES for entry in running.nodes[name].gateway.audit.entries()]
     assert [entry for entry in failed if entry["result"] != "ok"] == []
+
+
+def test_a_site_asks_no_sooner_than_it_is_heard(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its peers answer is not kept for one that does not poll."""
+    running.start("beta")
+    until(lambda: running.nodes["beta"].heard)
+    poll = LinkClient.poll
+
+    def late(self: LinkClient, boot: str, after: int) -> Any:
+        if not boot:
+            time.sleep(2.0)
+        return poll(self, boot, after)
+
+    monkeypatch.setattr(LinkClient, "poll", late)
+    running.start("alpha")
+    until(lambda: "beta" in running.cosigned("alpha") and "alpha" in running.cosigned("beta"))
 
 
 def test_one_that_starts_later_is_asked_once_it_is_there(running: Running) -> None:

@@ -297,10 +297,12 @@ class Node:
                 log.warning("%s", error)
                 self._closing.wait(1.0 if error.code == "link.unreachable" else AGAIN_S)
                 continue
-            boot, self.heard = answered, now()
             if self.link.end_to_end is not end_to_end:
                 end_to_end = self.link.end_to_end
                 self.note("connected", end_to_end=end_to_end)
+            if answered != boot:
+                self.witness.ask()
+            boot, self.heard = answered, now()
             for seq, signed in messages:
                 after = seq
                 self._take(signed)

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. The site asks its confirmed peers when it starts and whenever a run has ended.
+1. The site asks its confirmed peers when the coordinator, found or started anew, has answered its first poll
+   (what peers answer is not kept for one that does not poll), and whenever a run has ended.
 2. A peer that asks and has not cosigned this site's newest checkpoint is asked in turn: one that has not
    answered the last time (it was not there, perhaps) at once; others at most once in ``RETURN_S``, as each
    cosignature is an entry in the cosigner's log, so two sites could go on for ever.
@@ -29,8 +30,6 @@ from plasmid.protocol.messages import LogCheckpoint, LogCosignature, Signed
 
 log = logging.getLogger(__name__)
 RETURN_S = 600.0
-SETTLE_S = 1.0
-"""Before the first question: a site that is not polling yet cannot be answered."""
 KINDS = ("log_checkpoint", "log_cosignature")
 """The types of messages that are for this thread."""
 
@@ -64,9 +63,7 @@ class Witness(threading.Thread):
         self._inbox.put(signed)
 
     def run(self) -> None:
-        """Ask once, then answer until :meth:`end`."""
-        self._ended.wait(SETTLE_S)
-        self.ask()
+        """Ask and answer until :meth:`end`."""
         while True:
             signed = self._inbox.get()
             if self._ended.is_set():

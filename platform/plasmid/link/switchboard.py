@@ -3,7 +3,8 @@
 Rules
 -----
 1. To a site: messages are numbered per site and kept until the site acknowledges them by asking for
-   later ones; a new ``boot`` name tells it that numbering starts again.
+   later ones; a new ``boot`` name tells it that numbering starts again. Who asks under another is answered
+   at once, so that it knows that it is heard.
 2. From a site of the run: a message is kept under (type, epoch, slot, site), for the *place* (epoch, slot)
    where the run is. The same bytes again change nothing, other bytes are refused, and what belongs to another
    place comes too late; moving on drops what was said before. An admission that waits for approvals is
@@ -192,7 +193,7 @@ class Switchboard:
         self.send(receiver, signed)
 
     async def receive(self, site: str, boot: str, after: int, wait_s: float) -> list[tuple[int, Signed]]:
-        """Return the messages above *after*, waiting up to *wait_s* for one.
+        """Return the messages above *after*, waiting up to *wait_s* for one if it knows the ``boot`` name.
 
         Raises
         ------
@@ -201,14 +202,15 @@ class Switchboard:
         """
         mailbox, polls, now = self._mailboxes[site], self._polls[site], time.monotonic()
         polls.begun, polls.until = now, now + wait_s
-        if boot != self.boot:
+        known = boot == self.boot
+        if not known:
             after, polls.anew = 0, now
             waiting = [said for _, said in mailbox.waiting]
             for standing in self._standing:
                 if standing not in waiting:
                     self.send(site, standing)
         mailbox.waiting = [item for item in mailbox.waiting if item[0] > after]
-        if not mailbox.waiting and site not in self._expelled:
+        if known and not mailbox.waiting and site not in self._expelled:
             mailbox.arrived.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(mailbox.arrived.wait(), wait_s)

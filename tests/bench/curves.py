@@ -4,7 +4,7 @@ In one process, as :mod:`bench.methods`, :mod:`bench.trees` and :mod:`bench.pers
 seeds and arithmetic of a run. Prints one row of the README's table a seed, and the seconds of each.
 
     python -m bench.curves splice-junction --seeds 0 1 2
-    python -m bench.curves splice-junction --beside       # what the table of a run has beside it, seed 0
+    python -m bench.curves splice-junction --beside       # what the table of a run has beside it, seed 0; --set seed=1
     python -m bench.curves icd-chapter --sites DIR/sites --eval DIR/test.csv
 """
 
@@ -113,7 +113,10 @@ def main() -> None:
     parser.add_argument("--eval", type=Path)
     parser.add_argument("--beside", action="store_true")
     asked = parser.parse_args()
-    plain = load_recipe(asked.recipe, overrides=dict(part.split("=", 1) for part in asked.set))
+    overrides = dict(part.split("=", 1) for part in asked.set)
+    if "seed" in overrides and not asked.beside:
+        parser.error("--set seed is for --beside; a curve is made for each of --seeds.")
+    plain = load_recipe(asked.recipe, overrides=overrides)
     if asked.beside:
         for what, value in beside(plain, asked.sites, asked.eval):
             print(f"| {what} | {value:.3f} |")

@@ -4,7 +4,7 @@ In one process, as :mod:`bench.methods`, :mod:`bench.trees` and :mod:`bench.pers
 seeds and arithmetic of a run. Prints one row of the README's table a seed, and the seconds of each.
 
     python -m bench.curves splice-junction --seeds 0 1 2
-    python -m bench.curves splice-junction --beside       # what the table of a run has beside it, seed 0; --set seed=1
+    python -m bench.curves splice-junction --beside       # what the table of a run has beside it, seed 0
     python -m bench.curves icd-chapter --sites DIR/sites --eval DIR/test.csv
 """
 

@@ -7,8 +7,9 @@ network, and scores on the recipe's test as it goes. Prints a line a score, and 
     python -m bench.methods phenotype --methods fedsb --set training.lora_lr=1e-2
     python -m bench.methods phenotype --methods central          # the pooled table, as many steps
 
-Settings are chosen on rows that are neither trained on nor in the test: ``--validate 0.15`` holds out so much
-of each site's rows and scores on them together, and never opens the test.
+Settings are chosen on rows that are neither trained on nor in the test, which is not opened then:
+``--validate 0.15`` holds out so much of each site's rows and scores on them together; ``--leave-out`` scores
+on each site in turn what the others have trained, which is nearer to a test of sites that nobody has.
 """
 
 from __future__ import annotations
@@ -133,6 +134,18 @@ def read(
     return kept, concatenate(held)
 
 
+def splits(
+    recipe: ResolvedRecipe, validate: float, leave_out: bool, sites: Path | None, evaluation: Path | None
+) -> Iterator[tuple[str, dict[str, Table], Table]]:
+    """Yield (the site left out or "", who trains, what is scored): one of them, or one a site."""
+    tables, test = read(recipe, validate, sites=sites, evaluation=evaluation)
+    if not leave_out:
+        yield "", tables, test
+        return
+    for out in tables:
+        yield out, {site: table for site, table in tables.items() if site != out}, tables[out]
+
+
 def main() -> None:
     """Run everything that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -142,30 +155,32 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1000)
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--validate", type=float, default=0.0)
+    parser.add_argument("--leave-out", action="store_true")
     parser.add_argument("--sites", type=Path)
     parser.add_argument("--eval", type=Path)
     asked = parser.parse_args()
     settings = dict(part.split("=", 1) for part in asked.set)
     plain = load_recipe(asked.recipe, overrides=settings)
-    tables, test = read(plain, asked.validate, sites=asked.sites, evaluation=asked.eval)
     model = plain.recipe.model
-    bench = Bench(
-        plain.recipe, ensure_model(model.base, revision=model.revision, digest=model.digest), tables, test
-    )
+    base = ensure_model(model.base, revision=model.revision, digest=model.digest)
     found: list[dict[str, Any]] = []
-    for name, seed in itertools.product(asked.methods, asked.seeds):
-        own = {} if name == "central" else {"computation": name}
-        if name == "sketch":
-            own["adapter.sketch_width"] = str(len(tables) * plain.recipe.adapter.lora.rank)
-        recipe = load_recipe(asked.recipe, overrides=settings | own, seed=seed).recipe
-        start = time.monotonic()
-        for round_, adapter in (
-            bench.central(recipe) if name == "central" else bench.federated(recipe, asked.every)
-        ):
-            value, took = round(bench.scored(recipe, adapter), 4), round(time.monotonic() - start)
-            found.append({"method": name, "seed": seed, "round": round_, "value": value, "seconds": took})
-            sys.stderr.write(json.dumps(found[-1]) + "\n")
-            sys.stderr.flush()
+    for out, tables, test in splits(plain, asked.validate, asked.leave_out, asked.sites, asked.eval):
+        bench, where = Bench(plain.recipe, base, tables, test), {"left_out": out} if out else {}
+        for name, seed in itertools.product(asked.methods, asked.seeds):
+            own = {} if name == "central" else {"computation": name}
+            if name == "sketch":
+                own["adapter.sketch_width"] = str(len(tables) * plain.recipe.adapter.lora.rank)
+            recipe = load_recipe(asked.recipe, overrides=settings | own, seed=seed).recipe
+            start = time.monotonic()
+            for round_, adapter in (
+                bench.central(recipe) if name == "central" else bench.federated(recipe, asked.every)
+            ):
+                value, took = round(bench.scored(recipe, adapter), 4), round(time.monotonic() - start)
+                found.append(
+                    where | {"method": name, "seed": seed, "round": round_, "value": value, "seconds": took}
+                )
+                sys.stderr.write(json.dumps(found[-1]) + "\n")
+                sys.stderr.flush()
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -25,6 +25,14 @@ from plasmid.recipes.catalogue import get
 
 ROWS = 160
 QUICK = ("--set", "federation.rounds=2", "--set", "training.steps=2")
+DP_SGD = {
+    "privacy.unit": "record",
+    "privacy.mechanism": "dp-sgd",
+    "privacy.epsilon": "8",
+    "privacy.delta": "1e-5",
+    "privacy.record_clip": "1.0",
+    "training.batch": "16",
+}
 LONG = ("--set", "federation.rounds=3", "--set", "training.steps=100000")
 
 

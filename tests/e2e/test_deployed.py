@@ -1,4 +1,4 @@
-"""``tcr-covid`` as deployed: every party with its own folder and, as root, its own operating-system user.
+"""A private ``tcr-covid`` as deployed: each party with its own folder and, as root, its own user of the host.
 
 Then privacy budgets of the same sites: spent, kept, and refused before anything is computed.
 """
@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from deployed import Deployment
-from e2e.conftest import DONORS, PARTIES, QUICK, ROWS, excerpt
+from e2e.conftest import DONORS, DP_SGD, PARTIES, QUICK, ROWS, excerpt
+from plasmid.gateway.ledger import Ledger
+from plasmid.privacy.claims import statement
 from plasmid.privacy.facts import PrivacyFacts
 from plasmid.recipes.catalogue import get
 from plasmid.recipes.digest import recipe_digest
@@ -24,10 +26,13 @@ from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import mean_from_bounds, noised
 
 DELTA = 1e-6
+BUDGET = {"unit": "record", "epsilon": 9.5, "delta": 0.1}
+"""For the run, a question of epsilon 1, and half of another."""
+HOW = (*QUICK, *(word for path, value in DP_SGD.items() for word in ("--set", f"{path}={value}")))
 
 
 def _digest() -> str:
-    settings = dict(pair.split("=", 1) for pair in QUICK if "=" in pair)
+    settings = dict(pair.split("=", 1) for pair in HOW if "=" in pair)
     return load_recipe("tcr-covid", overrides=settings, seed=None).digest
 
 
@@ -37,13 +42,13 @@ def _run(federation: Deployment, *, check: bool) -> dict[str, Any]:
         excerpt(get("tcr-covid").parent / "data" / "donor_178.csv", unseen, ROWS)
         unseen.chmod(0o644)
     how = ["--coordinator", federation.url, "--eval", str(unseen), "--yes"]
-    return federation.cli("researcher", "run", "tcr-covid", *QUICK, *how, check=check)
+    return federation.cli("researcher", "run", "tcr-covid", *HOW, *how, check=check)
 
 
 @pytest.fixture(scope="module")
 def data(federation: Deployment) -> dict[str, Any]:
     """What a run that every site allows answers."""
-    federation.allow([_digest()])
+    federation.allow([_digest()], budgets={"default": BUDGET})
     federation.cli("researcher", "models", "import", "antiberty")
     for donor in DONORS[1:]:  # the first imports the base model itself; it takes six seconds of CPU
         _copy_models(federation, "researcher", donor)
@@ -74,7 +79,7 @@ def test_without_a_policy_nothing_runs(federation: Deployment) -> None:
 
 def test_tcr_covid_runs_without_shared_files(federation: Deployment, data: dict[str, Any]) -> None:
     assert data["sites"] == list(DONORS)
-    assert 0.5 < data["metrics"]["federated"] < 1.0
+    assert 0.0 < data["metrics"]["federated"] < 1.0
     assert data["metrics"]["local"] == {}
     assert data["metrics"]["central"] is None
     provenance = json.loads((Path(data["adapter"]) / "provenance.json").read_text())
@@ -94,6 +99,39 @@ def test_tcr_covid_runs_without_shared_files(federation: Deployment, data: dict[
     assert shown["data"]["state"] == "SUCCEEDED"
 
 
+def test_the_card_and_the_provenance_say_what_holds(federation: Deployment, data: dict[str, Any]) -> None:
+    folder = Path(data["adapter"])
+    provenance = json.loads((folder / "provenance.json").read_text())
+    facts = PrivacyFacts.from_json(provenance["privacy"])  # which recomputes every epsilon
+    assert (facts.unit, facts.mechanism, facts.epsilon, facts.delta) == ("record", "dp-sgd", 8.0, 1e-5)
+    assert (facts.rounds, facts.steps, facts.attempts, facts.survivors) == (2, 2, 2, (3, 3))
+    spent = facts.spent()
+    assert sorted(spent) == list(DONORS)
+    assert all(0 < epsilon <= 8.0 for epsilon in spent.values())
+    assert {site.public_size for site in facts.participants} == {ROWS}
+    assert {site.rate for site in facts.participants} == {16 / ROWS}
+    card = (folder / "README.md").read_text()
+    section = card[card.index("## Privacy") :]
+    for sentence in statement(facts):
+        assert f"- {sentence}\n" in section
+    assert "adds Gaussian noise in each of 2 steps of a round" in section
+    changed = provenance["privacy"] | {"attempts": 40}
+    with pytest.raises(Exception, match="epsilon"):
+        PrivacyFacts.from_json(changed)
+
+
+def test_the_whole_plan_was_charged_spare_attempts_included(
+    federation: Deployment, data: dict[str, Any]
+) -> None:
+    for donor in DONORS:
+        # as root sees it: a site's folder is its owner's alone
+        book = Ledger(federation.home(donor) / "site" / "ledger.jsonl")
+        entries = [entry for entry in book.entries() if entry["run"] == data["run_id"]]
+        assert [entry["event"] for entry in entries] == ["reserve", "spend", "attempt", "attempt"]
+        assert entries[0]["attempts"] == 4
+        assert float(book.summary()["default"].spent_epsilon) == 8.0
+
+
 def test_each_home_is_its_owners_alone(federation: Deployment) -> None:
     for party in PARTIES:
         folder = federation.home(party)
@@ -109,10 +147,12 @@ def test_what_leaves_is_in_the_log(federation: Deployment, data: dict[str, Any])
         assert [event for event in events if event not in ("notice", "end", "sandbox")] == [
             "admit",
             "view.opened",
+            "epsilon.reserved",
             "accepted",
             "epoch",
             "ready",
-            *2 * ["manifest", "released", "consent", "shares"],
+            "epsilon.spent",
+            *2 * ["epsilon.attempt", "manifest", "released", "consent", "shares"],
             "countersigned",
         ]
 
@@ -134,10 +174,10 @@ def test_whoever_is_in_no_project_neither_launches_nor_sees_a_run(
 ) -> None:
     federation.join_person("outsider")
     how = ["--coordinator", federation.url]
-    asked = federation.cli("outsider", "run", "tcr-covid", *QUICK, *how, "--yes", check=False)
+    asked = federation.cli("outsider", "run", "tcr-covid", *HOW, *how, "--yes", check=False)
     assert asked["error"]["code"] == "project.unknown"
     named = [*how, "--yes", "--project", federation.project]
-    asked = federation.cli("outsider", "run", "tcr-covid", *QUICK, *named, check=False)
+    asked = federation.cli("outsider", "run", "tcr-covid", *HOW, *named, check=False)
     assert asked["error"]["code"] == "project.unknown"
     assert federation.cli("outsider", "runs", "ls", *how)["data"]["runs"] == []
     for verb in ("show", "logs", "stop", "fetch"):
@@ -188,11 +228,10 @@ def ledger(federation: Deployment, donor: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def spent(federation: Deployment) -> Iterator[dict[str, Any]]:
-    """The answer to a first question of epsilon 1, where each site's budget is 1.5."""
+def spent(federation: Deployment, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answer to a first question of epsilon 1, where the run has left 1.5 of each site's budget."""
     digests = [_asked_digest(1.0, DELTA), _asked_digest(0.25, DELTA), _asked_digest(0.25, 0.01)]
-    budget = {"unit": "record", "epsilon": 1.5, "delta": 0.1}
-    federation.allow(digests, budgets={"default": budget})
+    federation.allow(digests, budgets={"default": BUDGET})
     yield ask(federation, 1.0, check=True)["data"]
     federation.allow([])
 
@@ -230,7 +269,7 @@ def test_what_was_spent_is_in_every_ledger(federation: Deployment, spent: dict[s
     for donor in DONORS:
         (population,) = ledger(federation, donor)["populations"]
         assert (population["population"], population["unit"]) == ("default", "record")
-        assert population["epsilon"] == {"budget": 1.5, "spent": 1.0, "reserved": 0.0, "left": 0.5}
+        assert population["epsilon"] == {"budget": 9.5, "spent": 9.0, "reserved": 0.0, "left": 0.5}
 
 
 def test_a_budget_that_would_be_exceeded_refuses_before_any_compute(
@@ -242,7 +281,7 @@ def test_a_budget_that_would_be_exceeded_refuses_before_any_compute(
     assert "0.5" not in answer["error"]["message"]  # how much is left is the owner's to know
     for donor in DONORS:
         told = federation.log(donor, action="refused", rule="policy.budget")[-1]["reason"]
-        assert "population 'default' has left epsilon 0.5 of 1.5" in told
+        assert "population 'default' has left epsilon 0.5 of 9.5" in told
         assert len(federation.log(donor, action="manifest")) == before[donor]
 
 
@@ -274,11 +313,13 @@ def test_a_damaged_ledger_refuses_everything_until_it_is_mended(
     path.write_bytes(sound)
     assert ask(federation, 0.25, check=True)["data"]["result"]["sites"] == 3
     for site in DONORS:
-        assert ledger(federation, site)["populations"][0]["epsilon"]["spent"] == 1.25
+        assert ledger(federation, site)["populations"][0]["epsilon"]["spent"] == 9.25
 
 
 def test_every_contribution_was_charged(federation: Deployment, spent: dict[str, Any]) -> None:
     for donor in DONORS:
         lines = (federation.home(donor) / "site" / "ledger.jsonl").read_text().splitlines()
         attempts = [json.loads(line) for line in lines if json.loads(line)["event"] == "attempt"]
-        assert len(attempts) == len({entry["run"] for entry in attempts}) >= 1
+        contributions = [line["run"] for line in federation.log(donor, action="released")]
+        assert sorted(entry["run"] for entry in attempts) == sorted(contributions)
+        assert len(contributions) == 4  # two rounds, two answers

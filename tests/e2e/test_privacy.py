@@ -1,29 +1,17 @@
-"""Differential privacy in embedded runs: what is spent, what is told, and what is refused at once.
+"""Questions with noise, embedded: what is spent, what is told, and what is refused at once.
 
-The questions are slow tests: test_deployed.py asks the same of deployed sites.
+Those that are answered are slow tests: test_deployed.py asks the same of deployed sites, and trains there.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.conftest import DONORS, QUICK, ROWS, Home
+from e2e.conftest import DONORS, DP_SGD, ROWS, Home
 from plasmid.gateway.ledger import Ledger
-from plasmid.privacy.claims import PrivacyFacts, statement
-
-DP_SGD = {
-    "privacy.unit": "record",
-    "privacy.mechanism": "dp-sgd",
-    "privacy.epsilon": "8",
-    "privacy.delta": "1e-5",
-    "privacy.record_clip": "1.0",
-    "training.batch": "16",
-}
 
 
 def settings(**changes: str) -> list[str]:
@@ -75,46 +63,6 @@ def test_every_site_s_ledger_was_charged(home: Home, asked: dict[str, Any]) -> N
         assert [entry["event"] for entry in entries] == ["reserve", "spend", "attempt"]
         population = ledger(home, donor).summary()["mean-record"]
         assert (float(population.spent_epsilon), float(population.spent_delta)) == (1.0, 1e-6)
-
-
-# -- fine-tuning -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tuned(home: Home) -> dict[str, Any]:
-    how = ["--sites", str(home.sites), "--eval", str(home.test), "--no-baselines", "--yes"]
-    status, answer, errors = home.run("run", "tcr-covid", *QUICK, *settings(), *how)
-    assert status == 0, (answer, errors)
-    return dict(answer["data"])
-
-
-def test_the_card_and_the_provenance_say_what_holds(home: Home, tuned: dict[str, Any]) -> None:
-    folder = Path(tuned["adapter"])
-    provenance = json.loads((folder / "provenance.json").read_text())
-    facts = PrivacyFacts.from_json(provenance["privacy"])  # which recomputes every epsilon
-    assert (facts.unit, facts.mechanism, facts.epsilon, facts.delta) == ("record", "dp-sgd", 8.0, 1e-5)
-    assert (facts.rounds, facts.steps, facts.attempts, facts.survivors) == (2, 2, 2, (3, 3))
-    spent = facts.spent()
-    assert sorted(spent) == list(DONORS)
-    assert all(0 < epsilon <= 8.0 for epsilon in spent.values())
-    assert {site.public_size for site in facts.participants} == {ROWS}
-    assert {site.rate for site in facts.participants} == {16 / ROWS}
-    card = (folder / "README.md").read_text()
-    section = card[card.index("## Privacy") :]
-    for sentence in statement(facts):
-        assert f"- {sentence}\n" in section
-    assert "adds Gaussian noise in each of 2 steps of a round" in section
-    changed = provenance["privacy"] | {"attempts": 40}
-    with pytest.raises(Exception, match="epsilon"):
-        PrivacyFacts.from_json(changed)
-
-
-def test_the_whole_plan_was_charged_spare_attempts_included(home: Home, tuned: dict[str, Any]) -> None:
-    for donor in DONORS:
-        entries = [entry for entry in ledger(home, donor).entries() if entry["run"] == tuned["run_id"]]
-        assert [entry["event"] for entry in entries] == ["reserve", "spend", "attempt", "attempt"]
-        assert entries[0]["attempts"] == 4
-        assert float(ledger(home, donor).summary()["tcr-covid-record"].spent_epsilon) == 8.0
 
 
 # -- what makes no sense ---------------------------------------------------------------------------

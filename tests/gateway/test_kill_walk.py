@@ -36,7 +36,7 @@ def bad(deaths: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [death for death in deaths if death["wrong"]]
 
 
-@pytest.mark.parametrize("unit", ["none", "record"])
+@pytest.mark.parametrize("unit", [pytest.param("none", marks=pytest.mark.slow), "record"])
 def test_no_death_at_a_step_gives_a_second_vector_or_loses_epsilon(tmp_path: Path, unit: str) -> None:
     deaths = walk(tmp_path, "--unit", unit)
     assert bad(deaths) == []

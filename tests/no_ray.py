@@ -19,7 +19,7 @@ class NoRay:
             return SimpleNamespace(
                 **{
                     name: SimpleNamespace(remote=getattr(actor, name))
-                    for name in ("open", "contribute", "read", "score", "peak_bytes")
+                    for name in ("open", "contribute", "read", "score", "judge", "peak_bytes")
                 }
             )
 

@@ -13,11 +13,20 @@ from typing import Any
 import pytest
 
 from plasmid.client import baselines
+from plasmid.client.baseline_child import Bench
 from plasmid.client.baselines import run_baselines
+from plasmid.client.simple import fit, score
 from plasmid.core.errors import DataError, RunFailed
+from plasmid.data.reading import site_rows
+from plasmid.data.snapshot import Snapshot
+from plasmid.data.table import concatenate
+from plasmid.models.adapter import initial_state
 from plasmid.models.catalogue import get
 from plasmid.models.store import BaseModel
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
+from plasmid.training.engine import Engine
+from plasmid.training.gain import held_table
+from tiny_task import tiny_recipe, tiny_table
 
 CHILD = """
 import json, os, sys, time
@@ -150,6 +159,52 @@ def test_the_real_child_answers_an_error_without_a_cell(resolved: ResolvedRecipe
     assert answer["type"] == "error"
     assert answer["error"]["code"] == "model.not_imported"
     assert "CANARY" not in json.dumps(answer)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_at_the_sites_each_is_judged_on_the_rows_held_out_there(
+    tiny: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    base = tiny["esm"]
+    document = tiny_recipe(base, steps=2).model_dump(mode="json")
+    document["data"]["holdout"] = {"by": "record", "share": 0.4, "seed": 1}
+    paths = {}
+    for seed, site in enumerate("abc"):
+        columns = tiny_table(60, seed=seed).columns
+        lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
+        rows = [line for line in lines if site != "c" or line[2] == "no"]  # one label: no AUC there
+        paths[site] = tmp_path / f"{site}.csv"
+        text = [",".join(str(cell or "NA") for cell in line) for line in rows]
+        paths[site].write_text("\n".join(["sequence,gene,label", *text, ""]))
+    header = {
+        "document": document,
+        "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
+        "sites": {site: str(path) for site, path in paths.items()},
+        "eval": None,
+    }
+    bench = Bench(header)
+    recipe = bench.recipe
+    found = {
+        name: bench.run({"name": name, "sites": sites, "steps": 4}, lambda *_: None)
+        for name, sites in (("alone/a", ["a"]), ("alone/c", ["c"]), ("central", ["a", "b", "c"]))
+    }
+    assert found["alone/c"] is None
+    train = Snapshot(site_rows(paths["a"], recipe, tmp_path)[0]).table()
+    held = held_table(paths["a"], recipe, tmp_path)
+    assert train.rows + held.rows == 60
+    assert train.rows == bench.sites["a"].rows
+    assert not set(train.columns["sequence"]) & set(held.columns["sequence"])
+    engine = Engine(recipe, base, train)
+    pace = recipe.training.pace(recipe.rounds)
+    after = engine.train(initial_state(engine.schema, 0), steps=len(pace), seed=recipe.seed, pace=pace)
+    assert found["alone/a"] == engine.score(after, held.columns)
+    assert 0.0 <= found["central"] <= 1.0
+    simple = bench.run({"name": "simple", "sites": ["a", "b", "c"], "steps": 0}, None)
+    pooled = fit(recipe, concatenate(bench.sites.values()))
+    each = [score(recipe, pooled, bench.held[site]) for site in "ab"]
+    assert simple["central"] == pytest.approx(sum(each) / 2)
+    own = [score(recipe, fit(recipe, bench.sites[site]), bench.held[site]) for site in "ab"]
+    assert simple["local"] == pytest.approx(sum(own) / 2)
 
 
 @pytest.mark.slow

@@ -76,11 +76,12 @@ def ask(recipe: Path, *more: str) -> dict[str, Any]:
     return answer
 
 
-def test_what_cannot_be_simulated_is_refused_before_a_test_is_asked_for(
+def test_what_cannot_be_simulated_is_refused_before_anything_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path))
-    done = RUNNER.invoke(compare.app, ["target-affinity", "--format", "json"])
+    audited = ("--set", "privacy.audit={canaries: 10}")
+    done = RUNNER.invoke(compare.app, ["tcr-covid-dp", *audited, "--format", "json"])
     assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "recipe.not_simulated"
 
 
@@ -210,3 +211,51 @@ def test_the_code_that_decides_a_cell_is_there() -> None:
 
     roots = [Path(root) for root in plasmid.__path__]
     assert [part for part in cells.CODE if not any((root / part).exists() for root in roots)] == []
+
+
+# -- at the sites ----------------------------------------------------------------------------------
+
+HOLDOUT = ("--set", "data.holdout={by: record, share: 0.4}")
+
+
+def test_where_sites_keep_a_part_every_method_is_judged_at_the_sites(
+    recipe: Path, opened: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path | None] = []
+    monkeypatch.setattr(
+        comparison, "run_baselines", lambda _r, _t, test, **_: asked.append(test) or BASELINES
+    )
+    methods = ("--methods", "finetune,fedsa", "--seeds", "0")
+    refused = ask(recipe, *methods)["error"]
+    assert refused["code"] == "usage.compare"
+    assert "by fedsa each site keeps a part" in refused["message"]
+    assert "data.holdout=" in refused["hint"]
+    assert opened == []
+    data = ask(recipe, *methods, *HOLDOUT)["data"]
+    assert (data["judged"], asked) == ("sites", [None])
+    assert [row["method"] for row in data["rows"]] == ["finetune", "fedsa"]
+    assert all(0.0 <= row["mean"] <= 1.0 for row in data["rows"])
+    assert [row["what"] for row in data["baselines"]] == [
+        "simple model, each site its own",
+        "simple model, all data pooled",
+        "each site alone",
+        "central (all data in one place)",
+    ]
+    table = (recipe.parent / "out" / "compare.md").read_text()
+    assert "of each site's own adapter on its rows held out, mean over the sites; seeds 0." in table
+    # judged by a test it is another cell, and without fedsa it is judged so
+    plain = ask(recipe, "--methods", "finetune", "--seeds", "0", *HOLDOUT)["data"]
+    assert (plain["judged"], plain["kept"]) == ("test", 0)
+
+
+def test_a_recipe_without_a_classical_model_has_no_such_rows(
+    recipe: Path, opened: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {**BASELINES, "simple": {"central": None, "local": None}}
+    monkeypatch.setattr(comparison, "run_baselines", lambda *_, **__: made)
+    data = ask(recipe, "--seeds", "0")["data"]
+    assert [row["what"] for row in data["baselines"]] == [
+        "mean single site",
+        "best single site",
+        "central (all data in one place)",
+    ]

@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attacks import refusal
+from bench import personal as personal_bench
 from controller.conftest import NAMES, Scene
-from controller.test_methods_run import ROWS, UNIT, csv, last_state, training
+from controller.test_methods_run import ROWS, UNIT, csv, last_state, recipe, training
+from controller.test_stopping_run import DIVERGES, STOP
 from no_ray import cluster
 from plasmid.core.errors import PlasmidError, RecipeError
+from plasmid.data.reading import read_table
 from plasmid.models.store import BaseModel
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.simulation import worker
 from plasmid.simulation.run import differences, simulate
 from plasmid.training import together
+from plasmid.training.gain import mean_over_sites
+from tiny_task import tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]
@@ -32,8 +38,6 @@ def tables(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
 
 @pytest.fixture
 def resolved(tiny: dict[str, BaseModel]) -> ResolvedRecipe:
-    from controller.test_methods_run import recipe
-
     return ResolvedRecipe(recipe(tiny["esm"], "ffa_lora"), Path("recipe.yaml"))
 
 
@@ -76,9 +80,101 @@ def test_a_simulation_ends_in_the_state_of_a_run_over_real_gateways(
     assert found.bytes_up == made.job.plan(3, 1, made.job.planned(3, 1, 0.0))["bytes_up_per_round"]
 
 
-def test_noise_is_drawn_anew_and_at_the_site(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
-    from controller.test_methods_run import recipe
+RANKS = {"sketch_width": 9, "ranks": {NAMES[0]: 1, NAMES[1]: 2}}
 
+
+@pytest.mark.parametrize(
+    ("method", "sections"),
+    [
+        ("fedsa", {}),
+        ("finetune", {"adapter": {"personal": ["head"]}}),
+        ("sketch", {"adapter": RANKS}),
+        ("finetune", {"federation": {"rounds": 8, "stop": STOP}, "training": DIVERGES}),
+    ],
+    ids=["fedsa", "personal head", "ranks", "stop"],
+)
+def test_so_it_does_where_sites_differ_keep_something_or_end_early(
+    method: str,
+    sections: dict[str, Any],
+    scene: Make,
+    start: Any,
+    tiny: dict[str, BaseModel],
+    tmp_path: Path,
+) -> None:
+    made = training(scene, tiny["esm"], method, **sections)
+    shown = start(made)
+    assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+    resolved = ResolvedRecipe(made.job.document, Path("recipe.yaml"))
+    found = simulate(cluster(), resolved, tables(tmp_path, NAMES[:3]), None)
+    assert np.array_equal(found.state, last_state(made, shown))
+    assert len(found.round_s) == shown["result"]["rounds"]
+
+
+HOLDOUT = {"by": "record", "share": 0.4, "seed": 1}
+
+
+def personal_tables(folder: Path) -> dict[str, Path]:
+    found = {}
+    for seed, site in enumerate(NAMES[:3]):
+        columns = tiny_table(60, seed=seed).columns
+        lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
+        found[site] = folder / f"{site}.csv"
+        rows = [",".join(str(cell or "NA") for cell in line) for line in lines]
+        found[site].write_text("\n".join(["sequence,gene,label", *rows, ""]))
+    return found
+
+
+@pytest.mark.parametrize(("method", "personal"), [("fedsa", []), ("finetune", ["head"]), ("finetune", [])])
+def test_each_site_s_own_adapter_is_judged_on_its_rows_held_out(
+    method: str, personal: list[str], tiny: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    """As bench.personal has it, which sums without a ring and without actors."""
+    sections: dict[str, Any] = {"adapter": {"personal": personal}, "data": {"holdout": HOLDOUT}}
+    resolved = ResolvedRecipe(recipe(tiny["esm"], method, **sections), Path("recipe.yaml"))
+    files = personal_tables(tmp_path)
+    found = simulate(cluster(), resolved, files, None, at_sites=True)
+    document, base = resolved.recipe, tiny["esm"]
+    sites = {
+        name: personal_bench.Site(document, base, read_table(path, document.contract), validate=False)
+        for name, path in files.items()
+    }
+    assert {name: site.test.rows for name, site in sites.items()} != dict.fromkeys(sites, 0)
+    *_, (_, own) = personal_bench.federated(document, base, sites)
+    assert found.by_site == {
+        name: pytest.approx(site.score(document, own[name]), abs=0.02) for name, site in sites.items()
+    }
+    assert found.value == pytest.approx(np.mean([*found.by_site.values()]))
+
+
+def test_own_steps_are_taken_before_it_is_judged(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
+    steps = {"personal_steps": 40, "head_lr": 0.1, "covariate_lr": 0.1}
+    sections: dict[str, Any] = {"data": {"holdout": HOLDOUT}, "training": {**steps, "lora_lr": 1e-2}}
+    own = ResolvedRecipe(recipe(tiny["esm"], "sketch", adapter=RANKS, **sections), Path("recipe.yaml"))
+    sections["training"]["personal_steps"] = 0
+    none = ResolvedRecipe(recipe(tiny["esm"], "sketch", adapter=RANKS, **sections), Path("recipe.yaml"))
+    files, actors = personal_tables(tmp_path), cluster()
+    after, before = (simulate(actors, one, files, None, at_sites=True) for one in (own, none))
+    assert np.array_equal(after.state, before.state)
+    assert after.by_site != before.by_site
+    assert after.value > before.value  # on rows of the same kind, which the site's own steps fit
+
+
+def test_a_site_without_a_metric_is_left_out_and_all_without_one_end_it(
+    tiny: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    sections: dict[str, Any] = {"data": {"holdout": HOLDOUT}}
+    resolved = ResolvedRecipe(recipe(tiny["esm"], "fedsa", **sections), Path("recipe.yaml"))
+    files = personal_tables(tmp_path)
+    rows = files["alpha"].read_text().splitlines()
+    files["alpha"].write_text("\n".join([rows[0], *(one for one in rows if one.endswith(",no"))]) + "\n")
+    found = simulate(cluster(), resolved, files, None, at_sites=True)
+    assert found.by_site["alpha"] is None
+    assert found.value == pytest.approx(np.mean([*found.by_site.values()][1:]))
+    with refusal("run.no_metric"):
+        mean_over_sites(dict.fromkeys("abc"), "auc")
+
+
+def test_noise_is_drawn_anew_and_at_the_site(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
     noised = ResolvedRecipe(recipe(tiny["esm"], "finetune", privacy=UNIT), Path("recipe.yaml"))
     files, actors = tables(tmp_path, NAMES[:3]), cluster()
     first, second = (simulate(actors, noised, files, None).state for _ in range(2))

@@ -11,14 +11,17 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plasmid.core.errors import DataError
+from plasmid.core.errors import DataError, RunFailed
+from plasmid.data.reading import site_rows
 from plasmid.data.rows import held_out
 from plasmid.data.snapshot import Snapshot, row_keys
 from plasmid.data.table import Table
@@ -61,7 +64,7 @@ class Gained:
         return {**asdict(self), "gain": self.gain}
 
 
-def held_rows(snapshot: Snapshot, document: GainDocument) -> NDArray[np.bool_]:
+def held_rows(snapshot: Snapshot, document: GainDocument | Recipe) -> NDArray[np.bool_]:
     """Return which rows of *snapshot* the document holds out, bool [rows]."""
     holdout = document.data.holdout
     assert holdout is not None, "the document's checks ask for it"
@@ -70,6 +73,32 @@ def held_rows(snapshot: Snapshot, document: GainDocument) -> NDArray[np.bool_]:
         for batch in snapshot.batches()
     ]
     return np.concatenate(parts) if parts else np.zeros(0, bool)
+
+
+def held_table(path: Path, document: Recipe, folder: Path) -> Table:
+    """Return the rows that *document* holds out of a site's file. Only for whoever owns the file.
+
+    Raises
+    ------
+    DataError, StorageError
+        As :func:`plasmid.data.reading.site_rows`.
+    """
+    data = document.data.model_copy(update={"holdout": None})
+    descriptor, _ = site_rows(path, document.model_copy(update={"data": data}), folder)
+    rows = Snapshot(descriptor)
+    return rows.subset(np.flatnonzero(held_rows(rows, document)))
+
+
+def mean_over_sites(by_site: Mapping[str, float | None], metric: str) -> float:
+    """Return the mean over the sites that have a value. Raises RunFailed (``run.no_metric``): none has."""
+    values = [value for value in by_site.values() if value is not None]
+    if not values:
+        raise RunFailed(
+            "run.no_metric",
+            f"at none of {len(by_site)} sites do the rows held out have a value of {metric}.",
+            "Hold out a larger share (data.holdout.share); rows of one label alone have none.",
+        )
+    return statistics.fmean(values)
 
 
 class Judge:

@@ -157,10 +157,28 @@ def _course(document: Recipe, round_: int) -> dict[str, Any]:
     return {"steps": steps, "pace": [document.training.factor(round_, document.rounds)] * steps}
 
 
+def own_steps(engine: Engine, document: Recipe, base: BaseModel, adapter: Vector, *, seed: int) -> Vector:
+    """Return *adapter*, float32 [adapter size], after the site's own steps, which follow the last round.
+
+    Raises
+    ------
+    RunFailed
+        As :meth:`plasmid.training.engine.Engine.train`.
+    """
+    steps = document.training.personal_steps
+    pace = document.training.anew(steps)
+    return _of_own_rank(engine, adapter, whole_of(document, base), steps=steps, seed=seed, pace=pace)
+
+
 def _trained(
     engine: Engine, document: Recipe, before: Vector, whole: AdapterSchema, round_: int, **how: Any
 ) -> Vector:
-    own, how = engine.schema, how | _course(document, round_)
+    return _of_own_rank(engine, before, whole, **how, **_course(document, round_))
+
+
+def _of_own_rank(engine: Engine, before: Vector, whole: AdapterSchema, **how: Any) -> Vector:
+    """Return *before* as it is after training its first components, as many as the engine's rank."""
+    own = engine.schema
     if own.size == whole.size:
         return engine.train(before, **how)
     return of_rank(engine.train(of_rank(before, whole, own), **how), own, whole)

@@ -187,10 +187,7 @@ class Session:
             case "loss" if header["phase"] == "audit":
                 return self._audited(state)
             case "loss" if header["phase"] == "personal":
-                training = self.document.training
-                steps, pace = training.personal_steps, training.anew(training.personal_steps)
-                first = self._adapter(state)
-                return np.asarray(self._engine.train(first, steps=steps, seed=header["seed"], pace=pace))
+                return self._trained_on(state, header["seed"])
             case "loss":
                 return self._trained(state, header)
             case "per_record":
@@ -224,6 +221,13 @@ class Session:
             own=own,
             keep=self._tell_personal,
         )
+
+    def _trained_on(self, state: NDArray[Any], seed: int) -> NDArray[Any]:
+        """Return the site's own adapter after its own steps."""
+        from plasmid.training.rounds import own_steps
+
+        assert self._base is not None, "what trains has a base model"
+        return own_steps(self._engine, self.document, self._base, self._adapter(state), seed=seed)
 
     def _judged(self, state: NDArray[Any]) -> NDArray[Any]:
         """Return what leaves of what an adapter is worth here; the site is told all of it."""

@@ -15,13 +15,17 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from plasmid.client.trees import TreesBench
-from plasmid.core.errors import PlasmidError, RunFailed, place
-from plasmid.data.reading import read_table
+from plasmid.core.errors import DataError, PlasmidError, RunFailed, place
+from plasmid.data.reading import read_table, site_rows
+from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table, concatenate
 from plasmid.models.store import open_model
 from plasmid.recipes.documents import parse_document
@@ -39,12 +43,37 @@ class Bench:
         self.base = open_model(
             **{"model_id" if key == "id" else key: value for key, value in header["base"].items()}
         )
-        self.sites = {site: read_table(Path(path), recipe.contract) for site, path in header["sites"].items()}
-        self.test = read_table(Path(header["eval"]), recipe.contract)
+        paths = {site: Path(path) for site, path in header["sites"].items()}
+        self.test: Table | None = None
+        self.held: dict[str, Table] = {}
+        if header["eval"] is not None:
+            self.sites = {site: read_table(path, recipe.contract) for site, path in paths.items()}
+            self.test = read_table(Path(header["eval"]), recipe.contract)
+        else:
+            from plasmid.training.gain import held_table
+
+            folder = Path(tempfile.gettempdir())
+            rows = {site: site_rows(path, recipe, folder)[0] for site, path in paths.items()}
+            self.sites = {site: Snapshot(descriptor).table() for site, descriptor in rows.items()}
+            self.held = {site: held_table(path, recipe, folder) for site, path in paths.items()}
         self._scorer: Any = None
 
-    def trained(self, table: Table, steps: int, progress: Any) -> float:
-        """Return the metric on the test after *steps* steps on *table* from the recipe's initial adapter."""
+    def judged(self, score: Callable[[Table], float], sites: Iterable[str]) -> dict[str, float | None]:
+        """Return what *score* says of the test, or of the rows that each of *sites* holds out, by site."""
+        if self.test is not None:
+            return {"test": score(self.test)}
+        found: dict[str, float | None] = {}
+        for site in sites:
+            held = self.held[site]
+            try:
+                found[site] = score(held) if held.rows else None
+            except DataError:  # rows of one label, say
+                found[site] = None
+        return found
+
+    def trained(self, sites: Mapping[str, Table], steps: int, progress: Any) -> dict[str, float | None]:
+        """Return what is judged of *steps* steps on *sites* together, from the recipe's initial adapter."""
+        table = concatenate(sites.values())
         from plasmid.models.adapter import initial_state
         from plasmid.training.engine import Engine
 
@@ -58,16 +87,37 @@ class Bench:
         state = engine.train(first, steps=steps, seed=self.recipe.seed, pace=pace)
         # The first engine keeps the encoded test, so that it is encoded once for all trainings.
         self._scorer = self._scorer or engine
-        return float(self._scorer.score(state, self.test.columns))
+        return self.judged(lambda test: float(self._scorer.score(state, test.columns)), sites)
+
+    def simple(self, sites: Mapping[str, Table]) -> dict[str, float | None]:
+        """Return the classical model's figures; at the sites both are means over them."""
+        from plasmid.client import simple
+        from plasmid.training.gain import mean_over_sites
+
+        recipe, metric = self.recipe, self.recipe.task.metric
+        if self.test is not None:
+            return simple.simple_scores(recipe, sites, self.test)
+        if not simple.is_comparable(recipe):
+            return {"central": None, "local": None}
+        pooled = simple.fit(recipe, concatenate(sites.values()))
+        central = self.judged(partial(simple.score, recipe, pooled), sites)
+        local: dict[str, float | None] = {}
+        for site, table in sites.items():
+            local |= self.judged(partial(simple.score, recipe, simple.fit(recipe, table)), [site])
+        return {"central": mean_over_sites(central, metric), "local": mean_over_sites(local, metric)}
 
     def run(self, job: dict[str, Any], progress: Any) -> Any:
         """Return the value of *job*."""
         chosen = {site: self.sites[site] for site in job["sites"]}
         if job["name"] == "simple":
-            from plasmid.client.simple import simple_scores
+            return self.simple(chosen)
+        from plasmid.training.gain import mean_over_sites
 
-            return simple_scores(self.recipe, chosen, self.test)
-        return self.trained(concatenate(chosen.values()), job["steps"], progress)
+        found = self.trained(chosen, job["steps"], progress)
+        if job["name"] == "central":
+            return mean_over_sites(found, self.recipe.task.metric)
+        (alone,) = found.values()
+        return alone
 
 
 def main() -> None:

@@ -43,7 +43,11 @@ class Simple(TypedDict):
 
 
 class Baselines(TypedDict):
-    """The recipe's metric on the evaluation table."""
+    """The recipe's metric on the evaluation table; judged at the sites, on the rows held out there.
+
+    Then ``local`` has each site's at itself, if there is one, and the others are means over the sites: of
+    ``simple``, the pooled model, and each site's own.
+    """
 
     local: dict[str, float]
     central: float
@@ -53,7 +57,7 @@ class Baselines(TypedDict):
 def run_baselines(
     resolved: ResolvedRecipe,
     site_paths: Mapping[str, Path],
-    eval_path: Path,
+    eval_path: Path | None,
     *,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -62,6 +66,8 @@ def run_baselines(
 
     Parameters
     ----------
+    eval_path
+        None judges at the sites: on the rows that ``data.holdout`` keeps from training there.
     progress
         Called from this thread with (steps done, steps in all), over all trainings together.
     should_stop
@@ -112,13 +118,13 @@ def _jobs(resolved: ResolvedRecipe, site_paths: Mapping[str, Path]) -> list[dict
 
 
 def _header(
-    resolved: ResolvedRecipe, base: BaseModel | None, site_paths: Mapping[str, Path], eval_path: Path
+    resolved: ResolvedRecipe, base: BaseModel | None, site_paths: Mapping[str, Path], eval_path: Path | None
 ) -> dict[str, Any]:
     return {
         "document": resolved.document,
         "base": base and {"id": base.id, "revision": base.revision, "digest": base.digest},
         "sites": {site: str(path) for site, path in site_paths.items()},
-        "eval": str(eval_path),
+        "eval": None if eval_path is None else str(eval_path),
     }
 
 
@@ -225,6 +231,8 @@ def _died(job: str, status: int) -> PlasmidError:
 
 def _assembled(results: Mapping[str, Any]) -> Baselines:
     alone = {
-        name.removeprefix("alone/"): value for name, value in results.items() if name.startswith("alone/")
+        name.removeprefix("alone/"): value
+        for name, value in results.items()
+        if name.startswith("alone/") and value is not None
     }
     return Baselines(local=dict(sorted(alone.items())), central=results["central"], simple=results["simple"])

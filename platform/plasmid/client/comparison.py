@@ -8,7 +8,9 @@ Rules
 3. The interval is Student's, at 95 %, over seeds: how far another seed would move the mean. Sites and test
    are the same in every cell, so it says nothing about other sites or other test rows. One seed has none.
 4. Baselines are those of ``plasmid run`` (:mod:`plasmid.client.baselines`), at every seed, without noise.
-5. What a simulation leaves out is said with the figures (:func:`plasmid.simulation.run.differences`).
+5. Where sites keep a part of the adapter in any cell, every cell and baseline is judged at the sites, on the
+   rows that each of them holds out: that part is of no use to others' rows, and one yardstick is for all.
+6. What a simulation leaves out is said with the figures (:func:`plasmid.simulation.run.differences`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ from plasmid.simulation.run import differences, simulate
 
 Note = Callable[[str], None]
 LEVEL = 0.95
+_JUDGED = {
+    "test": "on data that nobody trained on",
+    "sites": "of each site's own adapter on its rows held out, mean over the sites",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Comparison:
 
     Attributes
     ----------
+    judged
+        ``test``, or ``sites``: the mean over them, each on its rows held out.
     rows, baselines
         In the order of the grid.
     failed
@@ -81,6 +89,7 @@ class Comparison:
     recipe: str
     title: str
     metric: str
+    judged: str
     seeds: tuple[int, ...]
     rows: tuple[Figure, ...]
     baselines: tuple[Figure, ...]
@@ -98,7 +107,7 @@ class Comparison:
         seeds = ", ".join(map(str, self.seeds))
         lines = [
             f"# {self.title}",
-            f"{self.metric} on data that nobody trained on; seeds {seeds}."
+            f"{self.metric} {_JUDGED[self.judged]}; seeds {seeds}."
             + (f" Of {self.metric} less is better." if self.metric in FEWER_IS_BETTER else ""),
             "",
             f"| model | {self.metric}, mean | 95 % interval | by seed | bytes up a round | seconds |",
@@ -132,7 +141,7 @@ def _line(row: Figure) -> str:
 def compared(
     cells: Sequence[Cell],
     tables: Mapping[str, Path],
-    test: Path,
+    test: Path | None,
     kept: Finished,
     *,
     sites_a_round: int | None,
@@ -145,6 +154,8 @@ def compared(
 
     Parameters
     ----------
+    test
+        None judges at the sites.
     sites_a_round, masked
         As :func:`plasmid.simulation.run.simulate`.
     workers
@@ -178,6 +189,7 @@ def compared(
                         cell.resolved,
                         tables,
                         test,
+                        at_sites=test is None,
                         sites_a_round=sites_a_round,
                         masked=masked,
                         progress=_counting(note, head, "round {}/{}"),
@@ -199,6 +211,7 @@ def compared(
         recipe=recipe.name,
         title=recipe.title,
         metric=recipe.task.metric,
+        judged="sites" if test is None else "test",
         seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
         rows=tuple(_row(method, epsilon, group) for (method, epsilon), group in rows.items()),
         baselines=tuple(simple),
@@ -225,7 +238,12 @@ def _row(method: str, epsilon: float | None, group: Sequence[Mapping[str, Any]])
 
 
 def _baselines(
-    cells: Sequence[Cell], tables: Mapping[str, Path], test: Path, data: str, kept: Finished, note: Note
+    cells: Sequence[Cell],
+    tables: Mapping[str, Path],
+    test: Path | None,
+    data: str,
+    kept: Finished,
+    note: Note,
 ) -> tuple[list[Figure], int, int]:
     """Return the baselines' rows, and how many seeds were computed and kept."""
     found, computed = [], 0
@@ -245,12 +263,15 @@ def _baselines(
         found.append(value)
     if not found:
         return [], 0, 0
+    simple, local = [one["simple"] for one in found], [one["local"].values() for one in found]
     best = min if cells[0].resolved.recipe.task.metric in FEWER_IS_BETTER else max
+    whose = "best single site" if test else "each site its own"
     rows = {
-        "simple model, best single site": [one["simple"]["local"] for one in found],
-        "simple model, all data pooled": [one["simple"]["central"] for one in found],
-        "mean single site": [statistics.fmean(one["local"].values()) for one in found],
-        "best single site": [best(one["local"].values()) for one in found],
+        f"simple model, {whose}": [one["local"] for one in simple],
+        "simple model, all data pooled": [one["central"] for one in simple],
+        "mean single site" if test else "each site alone": [statistics.fmean(one) for one in local if one],
+        "best single site": [best(one) for one in local] if test else [],
         "central (all data in one place)": [one["central"] for one in found],
     }
-    return [figure(what, values) for what, values in rows.items()], computed, len(found) - computed
+    measured = {what: values for what, values in rows.items() if values and None not in values}
+    return [figure(what, values) for what, values in measured.items()], computed, len(found) - computed

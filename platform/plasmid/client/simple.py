@@ -70,8 +70,12 @@ def is_comparable(recipe: Recipe) -> bool:
 
 def fit_and_score(recipe: Recipe, table: Table, test: Table) -> float:
     """Return the recipe's metric on *test* of the classical model of *table*."""
-    answers = fit(recipe, table).predict(test)
-    label = recipe.data.label
+    return score(recipe, fit(recipe, table), test)
+
+
+def score(recipe: Recipe, model: Model, test: Table) -> float:
+    """Return the recipe's metric of *model* on *test*."""
+    answers, label = model.predict(test), recipe.data.label
     return recipe.head().score(recipe.task.metric, answers, () if label is None else test.columns[label])
 
 

@@ -29,10 +29,15 @@ class Cluster:
         self._actors = [kind.remote(threads) for _ in range(workers)]
 
     def open(
-        self, document: Mapping[str, Any], digest: str, base: Mapping[str, str], tables: Mapping[str, str]
+        self,
+        document: Mapping[str, Any],
+        digest: str,
+        base: Mapping[str, str],
+        tables: Mapping[str, str],
+        folder: str,
     ) -> None:
-        """Have every actor take the *document* of the next rounds."""
-        told = (dict(document), digest, dict(base), dict(tables))
+        """Have every actor take the *document* of the next rounds; *folder* is theirs for that long."""
+        told = (dict(document), digest, dict(base), dict(tables), folder)
         self._answers([actor.open.remote(*told) for actor in self._actors])
 
     def contribute(
@@ -66,6 +71,17 @@ class Cluster:
     def score(self, state: Any, test: str) -> float:
         """Return the metric of *state* on the file *test*."""
         return float(self._answers([self._actors[0].score.remote(state, test)])[0])
+
+    def judge(self, state: Any, sites: Sequence[str]) -> dict[str, float | None]:
+        """Return the metric, on its rows held out, of the adapter that each of *sites* has in the end."""
+        each = len(self._actors)
+        asked = [
+            actor.judge.remote(state, own)
+            for number, actor in enumerate(self._actors)
+            if (own := list(sites[number::each]))
+        ]
+        found = {site: value for part in self._answers(asked) for site, value in part.items()}
+        return {site: found[site] for site in sites}
 
     def peak_bytes(self) -> int:
         """Return the sum of the actors' largest resident sets."""

@@ -33,6 +33,7 @@ from plasmid.link.bodies import Bodies
 from plasmid.privacy.statements import MAX_ROSTER
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.simulation.cluster import Cluster
+from plasmid.training.gain import mean_over_sites
 
 Progress = Callable[[int, int], None]
 
@@ -44,9 +45,12 @@ class Simulated:
     Attributes
     ----------
     state
-        The last public state, [Shape.state.size].
+        The public state that is released, [Shape.state.size].
     value
-        The recipe's metric on the test; None without one.
+        The recipe's metric on the test; None without one. Judged at the sites, the mean of ``by_site``.
+    by_site
+        Where it was judged at the sites: the metric of each one's adapter on its rows held out, None where
+        they have none.
     bytes_up
         Bytes of one site's body in one round, as a real run sends it.
     seconds, round_s
@@ -58,6 +62,7 @@ class Simulated:
     bytes_up: int
     seconds: float
     round_s: tuple[float, ...]
+    by_site: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,6 @@ def check_simulated(resolved: ResolvedRecipe) -> None:
                 recipe.privacy.audit is not None,
                 "a canary audit needs the sites' own processes; --set privacy.audit=null leaves it out",
             ),
-            (keeps(recipe), "what a site keeps for itself is kept at sites only"),
-            (bool(recipe.adapter.ranks), "sites here have one rank; --set adapter.ranks={} says so"),
-            (
-                recipe.federation.stop is not None,
-                "no rows are held back here; --set federation.stop=null runs all rounds",
-            ),
         )
         if holds
     ]
@@ -111,12 +110,18 @@ def check_simulated(resolved: ResolvedRecipe) -> None:
         )
 
 
+def judged_at_sites(resolved: ResolvedRecipe) -> bool:
+    """Return whether sites keep a part of the adapter, so that there is none for a test of others' rows."""
+    return keeps(resolved.recipe)
+
+
 def simulate(
     cluster: Cluster,
     resolved: ResolvedRecipe,
     tables: Mapping[str, Path],
     test: Path | None,
     *,
+    at_sites: bool = False,
     sites_a_round: int | None = None,
     masked: bool = False,
     progress: Progress | None = None,
@@ -125,6 +130,9 @@ def simulate(
 
     Parameters
     ----------
+    at_sites
+        Judge each site's adapter on the rows that ``data.holdout`` keeps from training there, and not on the
+        *test*; also of a recipe whose sites all have the same one.
     sites_a_round
         How many of the sites take part in each round; None is all of them.
     masked
@@ -138,7 +146,8 @@ def simulate(
         As :func:`check_simulated`; ``recipe.site_unknown``, ``recipe.too_few_sites``, ``recipe.most_sites``,
         ``recipe.colluders``.
     PlasmidError
-        As :class:`plasmid.simulation.sums.SimulatedSum`; RunFailed (``run.simulation``): an actor died.
+        As :class:`plasmid.simulation.sums.SimulatedSum`; RunFailed (``run.simulation``): an actor died; as
+        :func:`plasmid.training.gain.mean_over_sites`.
     """
     from plasmid.client.embedded import public_size
     from plasmid.controller.rounds import Rounds
@@ -157,8 +166,11 @@ def simulate(
         for site, path in tables.items()
     }
     named = {"id": job.base.id, "revision": job.base.revision, "digest": job.base.digest}
-    cluster.open(document, resolved.digest, named, {site: str(path) for site, path in tables.items()})
+    files = {site: str(path) for site, path in tables.items()}
     with tempfile.TemporaryDirectory(prefix="plasmid-simulation-") as folder:
+        own = Path(folder) / "own"
+        own.mkdir()
+        cluster.open(document, resolved.digest, named, files, str(own))
         bodies = Bodies(Path(folder))
         count = min(sites_a_round or len(tables), len(tables))
         sums = SimulatedSum(cluster, job, bodies, terms, sites_a_round=count, masked=masked)
@@ -167,10 +179,15 @@ def simulate(
         rounds = Rounds(place, job, sums)
         ends.append(time.monotonic())
         state = rounds.run()
+        by_site = cluster.judge(state, list(tables)) if at_sites else None
     round_s = tuple(after - before for before, after in pairwise(ends))
-    value = None if test is None else cluster.score(state, str(test))
+    value: float | None = None
+    if by_site is not None:
+        value = mean_over_sites(by_site, resolved.recipe.task.metric)
+    elif test is not None:
+        value = cluster.score(state, str(test))
     up, _ = body_sizes(job.document, job.shape, sums.plan)
-    return Simulated(state, value, up, time.monotonic() - began, round_s)
+    return Simulated(state, value, up, time.monotonic() - began, round_s, by_site)
 
 
 def differences(*, sites: int, a_round: int, masked: bool, unit: str) -> list[str]:

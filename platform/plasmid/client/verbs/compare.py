@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.cli.recipe_options import RecipeArgument, SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home, write_atomic
+
+if TYPE_CHECKING:
+    from plasmid.client.cells import Cell
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -49,7 +53,7 @@ def compare(
         from plasmid.client.progress import RunProgress
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
-        from plasmid.simulation.run import check_simulated
+        from plasmid.simulation.run import check_simulated, judged_at_sites
 
         overrides = parse_overrides(set_)
         resolved = load_recipe(recipe, overrides=overrides)
@@ -67,12 +71,17 @@ def compare(
         )
         for cell in cells:  # first: what cannot be simulated needs no test, either
             check_simulated(cell.resolved)
-        test = materialise_eval(resolved, work, eval_file)
-        if test is None:
+        personal = list(dict.fromkeys(cell.method for cell in cells if judged_at_sites(cell.resolved)))
+        test = None if personal else materialise_eval(resolved, work, eval_file)
+        if personal:
+            _check_holdout(cells, personal)
+            if eval_file is not None:
+                answer.note("--eval is not read: what sites keep for themselves is judged on their own rows")
+        elif test is None:
             raise UsageError(
                 "usage.compare", "there is no data to judge by that nobody trains on.", "Give --eval FILE."
             )
-        check_tables({**tables, "evaluation": test}, resolved.document, answer)
+        check_tables(tables | ({"evaluation": test} if test else {}), resolved.document, answer)
         plain_cells = grid(recipe, overrides, methods=(), epsilons=(), seeds=numbers, sites=len(tables))
         with RunProgress() as progress:
             found = compared(
@@ -103,6 +112,17 @@ def compare(
             *(plain(line) for line in found.markdown().splitlines()),
             "",
             plain(f"In {folder}; {found.computed} computed, {found.kept} kept."),
+        )
+
+
+def _check_holdout(cells: Sequence[Cell], personal: Sequence[str]) -> None:
+    """Raise UsageError (``usage.compare``) where there are no rows to judge *personal* methods by."""
+    if any(cell.resolved.recipe.data.holdout is None for cell in cells):
+        raise UsageError(
+            "usage.compare",
+            f"by {', '.join(personal)} each site keeps a part of the adapter for itself, so everything is "
+            "judged at the sites, on rows that they do not train on; the recipe holds none out.",
+            "For example: --set 'data.holdout={by: record, share: 0.2}'.",
         )
 
 

@@ -177,6 +177,24 @@ def test_steps_after_the_run_are_the_site_s_own(
     assert not np.array_equal(found[0], found[1])
 
 
+def test_a_site_of_a_smaller_rank_takes_its_own_steps_in_that_rank(
+    scene: Make, start: Start, tiny: dict[str, BaseModel]
+) -> None:
+    base = tiny["esm"]
+    adapter = {"sketch_width": 9, "ranks": {"alpha": 1}}
+    made, workers = personal_run(scene, base, "sketch", adapter=adapter, training={"personal_steps": 3})
+    shown = start(made)
+    assert (shown["state"], shown["error"]) == ("SUCCEEDED", None)
+    public = api.method(workers.document).adapter(workers.document, base, last_state(made, shown))
+    whole = _factors.schema_of(workers.document, base)
+    for site in SITES:
+        own = own_adapter(made, site, base)
+        assert not np.array_equal(own, public)
+        for name, factor in _factors.parts(whole, own).items():
+            if name.endswith(_factors.UP):  # [out, r]: those beyond the first of alpha's are none of its own
+                assert factor[:, 1:].any() == (site != "alpha")
+
+
 def test_a_site_that_restarts_goes_on_with_what_it_had_kept(
     scene: Make, start: Start, tiny: dict[str, BaseModel]
 ) -> None:

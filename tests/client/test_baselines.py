@@ -219,3 +219,15 @@ def test_the_real_baselines_on_a_small_part_of_tcr_covid(tmp_path: Path) -> None
     assert first == run_baselines(resolved, sites, sites["donor_1886"])
     assert list(first["local"]) == list(sites)
     assert all(0.3 < value < 1 for value in [*first["local"].values(), first["central"]])
+
+
+def test_at_the_sites_own_steps_count(tiny: dict[str, BaseModel]) -> None:
+    """Whoever trains alone has as many steps as a site that takes part and goes on by itself."""
+    document = tiny_recipe(tiny["esm"], steps=2)
+    training = document.training.model_copy(update={"personal_steps": 5})
+    own = ResolvedRecipe(document.model_copy(update={"training": training}), Path("recipe.yaml"))
+    rounds = document.rounds
+    jobs = {job["name"]: job["steps"] for job in baselines._jobs(own, SITES, at_sites=True)}
+    assert (jobs["alone/a"], jobs["central"]) == (2 * rounds + 5, 3 * (2 * rounds + 5))
+    jobs = {job["name"]: job["steps"] for job in baselines._jobs(own, SITES, at_sites=False)}
+    assert (jobs["alone/a"], jobs["central"]) == (2 * rounds, 3 * 2 * rounds)

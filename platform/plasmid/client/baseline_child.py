@@ -78,12 +78,12 @@ class Bench:
         from plasmid.training.engine import Engine
 
         engine = Engine(self.recipe, self.base, table, progress=progress)
-        first, training, rounds = (
-            initial_state(engine.schema, self.recipe.seed),
-            self.recipe.training,
-            self.recipe.rounds,
-        )
-        pace = training.pace(rounds, steps // len(training.pace(rounds)))
+        first, training = initial_state(engine.schema, self.recipe.seed), self.recipe.training
+        if self.test is None and training.personal_steps:
+            pace = training.anew(steps)
+        else:
+            each = len(training.pace(self.recipe.rounds))
+            pace = training.pace(self.recipe.rounds, steps // each)
         state = engine.train(first, steps=steps, seed=self.recipe.seed, pace=pace)
         # The first engine keeps the encoded test, so that it is encoded once for all trainings.
         self._scorer = self._scorer or engine

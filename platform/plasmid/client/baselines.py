@@ -6,8 +6,9 @@ Rules
    its own. No gateway and no site process has a part in it.
 2. Each site alone trains rounds x steps, all rows in one place sites x rounds x steps, of the recipe's batch,
    from the recipe's initial adapter, by the sites' own engine, at the rates that the recipe's schedule has
-   for the rounds. With fewer steps central would look worse than it is. Of trees
-   (:mod:`plasmid.client.trees`), whose every step sees all rows, the steps are rounds.
+   for the rounds. With fewer steps central would look worse than it is. Judged at the sites, each one's own
+   steps after the run (``training.personal_steps``) count as well. Of trees (:mod:`plasmid.client.trees`),
+   whose every step sees all rows, the steps are rounds.
 3. At most two children at a time, each on its share of the cores. They end with the call, however it
    ends, and when this process dies: a child whose input closes exits at once.
 """
@@ -82,7 +83,7 @@ def run_baselines(
     """
     model = getattr(resolved.parsed, "model", None)
     base = model and ensure_model(model.base, revision=model.revision, digest=model.digest)
-    jobs = _jobs(resolved, site_paths)
+    jobs = _jobs(resolved, site_paths, at_sites=eval_path is None)
     children = _start(_header(resolved, base, site_paths, eval_path), len(jobs))
     events: queue.Queue[dict[str, Any]] = queue.Queue()
     pending = queue.SimpleQueue[dict[str, Any]]()
@@ -106,10 +107,13 @@ def run_baselines(
             _close(child)
 
 
-def _jobs(resolved: ResolvedRecipe, site_paths: Mapping[str, Path]) -> list[dict[str, Any]]:
+def _jobs(
+    resolved: ResolvedRecipe, site_paths: Mapping[str, Path], *, at_sites: bool
+) -> list[dict[str, Any]]:
     """Return the jobs, the longest first."""
     training, rounds = getattr(resolved.parsed, "training", None), resolved.parsed.rounds
     alone = len(training.pace(rounds)) if training else rounds
+    alone += training.personal_steps if training and at_sites else 0
     return [
         {"name": "central", "sites": list(site_paths), "steps": alone * len(site_paths)},
         *({"name": f"alone/{site}", "sites": [site], "steps": alone} for site in site_paths),

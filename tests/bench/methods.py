@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 
 from plasmid.computations import api
-from plasmid.data.reading import read_table, site_rows
-from plasmid.data.snapshot import Snapshot
+from plasmid.data.reading import read_table, training_table
 from plasmid.data.table import Table, concatenate
 from plasmid.gateway.output import bounded
 from plasmid.models.adapter import Vector, initial_state
@@ -123,8 +122,7 @@ def read(
         paths = materialise_sites(recipe, Path(folder), sites)
         test = materialise_eval(recipe, Path(folder), evaluation)
         assert test is not None, "a recipe that ships no data needs --sites and --eval"
-        rows = {site: site_rows(path, recipe.recipe, Path(folder))[0] for site, path in paths.items()}
-        tables = {site: Snapshot(descriptor).table() for site, descriptor in rows.items()}
+        tables = {site: training_table(path, recipe.recipe, Path(folder)) for site, path in paths.items()}
         if not validate:
             return tables, read_table(test, recipe.recipe.contract)
     parts = {site: np.random.Generator(np.random.Philox(0)).permutation(t.rows) for site, t in tables.items()}

@@ -17,8 +17,7 @@ from plasmid.client.baseline_child import Bench
 from plasmid.client.baselines import run_baselines
 from plasmid.client.simple import fit, score
 from plasmid.core.errors import DataError, RunFailed
-from plasmid.data.reading import site_rows
-from plasmid.data.snapshot import Snapshot
+from plasmid.data.reading import training_table
 from plasmid.data.table import concatenate
 from plasmid.models.adapter import initial_state
 from plasmid.models.catalogue import get
@@ -189,7 +188,7 @@ def test_at_the_sites_each_is_judged_on_the_rows_held_out_there(
         for name, sites in (("alone/a", ["a"]), ("alone/c", ["c"]), ("central", ["a", "b", "c"]))
     }
     assert found["alone/c"] is None
-    train = Snapshot(site_rows(paths["a"], recipe, tmp_path)[0]).table()
+    train = training_table(paths["a"], recipe, tmp_path)
     held = held_table(paths["a"], recipe, tmp_path)
     assert train.rows + held.rows == 60
     assert train.rows == bench.sites["a"].rows

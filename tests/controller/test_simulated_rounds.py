@@ -172,6 +172,10 @@ def test_a_site_without_a_metric_is_left_out_and_all_without_one_end_it(
     assert found.value == pytest.approx(np.mean([*found.by_site.values()][1:]))
     with refusal("run.no_metric"):
         mean_over_sites(dict.fromkeys("abc"), "auc")
+    nothing = {"holdout": HOLDOUT | {"share": 0.999}}
+    resolved = ResolvedRecipe(recipe(tiny["esm"], "fedsa", data=nothing), Path("recipe.yaml"))
+    with refusal("data.empty"):
+        simulate(cluster(), resolved, files, None, at_sites=True)
 
 
 def test_noise_is_drawn_anew_and_at_the_site(tiny: dict[str, BaseModel], tmp_path: Path) -> None:
@@ -237,13 +241,13 @@ def test_more_sites_than_are_kept_are_read_once_a_round(
     resolved: ResolvedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    honest = worker.site_rows
+    honest = worker.training_table
 
     def noted(path: Path, *rest: Any) -> Any:
         read.append(path.stem)
         return honest(path, *rest)
 
-    monkeypatch.setattr(worker, "site_rows", noted)
+    monkeypatch.setattr(worker, "training_table", noted)
     monkeypatch.setattr(worker, "KEPT_SITES", 2)
     simulate(cluster(1), resolved, tables(tmp_path, NAMES[:5]), None)
     assert sorted(read) == sorted(NAMES[:5] * resolved.recipe.rounds)

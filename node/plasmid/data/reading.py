@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from plasmid.core.errors import DataError
 from plasmid.data.findings import Tally
 from plasmid.data.people import person_key
 from plasmid.data.rows import Rows, flat_query, held_out, wanted_columns
 from plasmid.data.settings import TableMap
-from plasmid.data.snapshot import SnapshotWriter, row_keys
+from plasmid.data.snapshot import Snapshot, SnapshotWriter, row_keys
 from plasmid.data.sources.files import open_file
 from plasmid.data.table import Table
 from plasmid.models.specs import Cell
@@ -99,6 +100,27 @@ def site_rows(path: Path, document: Any, folder: Path) -> tuple[int, Figures]:
         source.close()
     assert descriptor is not None, "there is a folder"
     return descriptor, figures
+
+
+def training_table(path: Path, document: Any, folder: Path) -> Table:
+    """Return the rows of :func:`site_rows` in memory.
+
+    Raises
+    ------
+    DataError
+        As there; ``data.empty``: the document holds all of them out.
+    StorageError
+        As there.
+    """
+    descriptor, _ = site_rows(path, document, folder)
+    table = Snapshot(descriptor).table()
+    if not table.rows:
+        raise DataError(
+            "data.empty",
+            f"of {path} no row is left to train on.",
+            "Hold out a smaller share, or give more rows.",
+        )
+    return table
 
 
 @dataclass(frozen=True)

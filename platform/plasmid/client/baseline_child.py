@@ -24,8 +24,7 @@ from typing import IO, Any
 
 from plasmid.client.trees import TreesBench
 from plasmid.core.errors import DataError, PlasmidError, RunFailed, place
-from plasmid.data.reading import read_table, site_rows
-from plasmid.data.snapshot import Snapshot
+from plasmid.data.reading import read_table, training_table
 from plasmid.data.table import Table, concatenate
 from plasmid.models.store import open_model
 from plasmid.recipes.documents import parse_document
@@ -53,8 +52,7 @@ class Bench:
             from plasmid.training.gain import held_table
 
             folder = Path(tempfile.gettempdir())
-            rows = {site: site_rows(path, recipe, folder)[0] for site, path in paths.items()}
-            self.sites = {site: Snapshot(descriptor).table() for site, descriptor in rows.items()}
+            self.sites = {site: training_table(path, recipe, folder) for site, path in paths.items()}
             self.held = {site: held_table(path, recipe, folder) for site, path in paths.items()}
         self._scorer: Any = None
 

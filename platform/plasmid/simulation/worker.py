@@ -35,8 +35,7 @@ from plasmid.computations import api
 from plasmid.computations._personal import keeps, with_personal
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import DataError, PlasmidError, RunFailed, place
-from plasmid.data.reading import read_table, site_rows
-from plasmid.data.snapshot import Snapshot
+from plasmid.data.reading import read_table, training_table
 from plasmid.data.table import Table
 from plasmid.gateway.output import bounded, in_ring
 from plasmid.models.adapter import Vector
@@ -227,8 +226,7 @@ class SimulatedSites:
             self._sites.move_to_end(site)
             return self._sites[site]
         recipe, held = self._ranked(site), None
-        descriptor, _ = site_rows(self._tables[site], recipe, Path(tempfile.gettempdir()))
-        table: Any = Snapshot(descriptor).table()
+        table: Any = training_table(self._tables[site], recipe, Path(tempfile.gettempdir()))
         if stop := stop_of(recipe):
             table, held = parted(table, stop.share, recipe.data.patient)
         rank = recipe.adapter.lora.rank

@@ -221,12 +221,15 @@ class SimulatedSites:
         rank = adapter.ranks.get(site)
         return self._recipe.model_copy(update={"adapter": adapter.of_rank(rank)}) if rank else self._recipe
 
+    def _training(self, site: str) -> Table:
+        return training_table(self._tables[site], self._recipe, Path(tempfile.gettempdir()))
+
     def _site(self, site: str) -> _Site:
         if site in self._sites:
             self._sites.move_to_end(site)
             return self._sites[site]
         recipe, held = self._ranked(site), None
-        table: Any = training_table(self._tables[site], recipe, Path(tempfile.gettempdir()))
+        table: Any = self._training(site)
         if stop := stop_of(recipe):
             table, held = parted(table, stop.share, recipe.data.patient)
         rank = recipe.adapter.lora.rank
@@ -245,11 +248,16 @@ class SimulatedSites:
         gc.freeze()  # libraries and model stay; to look at them at each collection takes long
         return engine
 
-    def _judging(self, table: Table) -> Engine:
+    def _judging(self) -> Engine:
         """Return the engine that scores every adapter, which keeps the latest encoded rows."""
-        self._scorer = (
-            self._scorer.over(recipe=self._recipe) if self._scorer else self._engine(self._recipe, table)
-        )
+        if self._scorer is None:
+            first = next(iter(self._tables))
+            near = self._site(first)
+            if near.rank == self._recipe.adapter.lora.rank:
+                self._scorer = near.engine
+            else:
+                self._scorer = self._engine(self._recipe, self._training(first))
+        self._scorer = self._scorer.over(recipe=self._recipe)
         return self._scorer
 
     @_told
@@ -269,7 +277,7 @@ class SimulatedSites:
                 adapter = own_steps(self._site(site).engine, recipe, base, adapter, seed=seed)
             test = held_table(self._tables[site], recipe, Path(tempfile.gettempdir()))
             try:
-                found[site] = self._judging(test).score(adapter, test.columns) if test.rows else None
+                found[site] = self._judging().score(adapter, test.columns) if test.rows else None
             except DataError:
                 found[site] = None
         return found
@@ -280,10 +288,8 @@ class SimulatedSites:
         recipe = self._recipe
         if self._test is None or self._test[0] != test:
             self._test = (test, read_table(Path(test), recipe.contract))
-        table = self._test[1]
-        return self._judging(table).score(
-            api.method(recipe).adapter(recipe, self._base, state), table.columns
-        )
+        adapter = api.method(recipe).adapter(recipe, self._base, state)
+        return self._judging().score(adapter, self._test[1].columns)
 
     @_told
     def peak_bytes(self) -> int:

@@ -122,6 +122,7 @@ def test_the_keys_lie_encrypted_and_the_process_has_no_passphrase_in_sight(feder
         )
 
 
+@pytest.mark.slow  # over real TLS, but with no run beside it, in tests/link/test_membership.py
 def test_a_certificate_rotates_while_a_run_goes_on(federation: Deployment, researcher: Coordinator) -> None:
     run = begin(federation, researcher)
     certificate = federation.home("alpha") / "site" / "tls.pem"

@@ -158,6 +158,8 @@ def test_a_node_says_what_it_does_and_another_does_not_start(live: LiveLink, nod
     assert (said["budgets"], said["problems"]) == ([], [])
     pause(home, by="ann", reason="an audit")
     assert site_status(home)["paused"]["by"] == "ann"
+    polls = live.server._switchboard._polls["alpha"]
+    until(lambda: polls.begun > polls.anew)  # the first is answered at once, the next one stays open
     live.registry.revoke("alpha", reason="the test is over", by=live.identity)
     serving.join(10)
     assert [error.code for error in ended] == ["link.revoked"], "a node that was revoked ends and says so"

@@ -73,3 +73,12 @@ def tiny_table(rows: int = 96, seed: int = 0) -> Table:
         labels.append("yes" if row % 2 else "no")
         genes.append((None, "a", "b", "zz")[int(source.integers(4))])
     return Table({"sequence": list(sequences), "gene": list(genes), "label": list(labels)}, rows)
+
+
+def tiny_csv(rows: int = 96, seed: int = 0) -> str:
+    """Return the lines of :func:`tiny_table` as a site's file has them."""
+    columns = tiny_table(rows, seed).columns
+    lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
+    return "\n".join(
+        ["sequence,gene,label", *(",".join(str(cell or "NA") for cell in one) for one in lines), ""]
+    )

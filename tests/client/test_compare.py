@@ -17,7 +17,7 @@ from plasmid.client.comparison import figure
 from plasmid.client.verbs import compare
 from plasmid.core.errors import RunFailed, UsageError
 from plasmid.models.store import BaseModel
-from tiny_task import tiny_recipe, tiny_table
+from tiny_task import tiny_csv, tiny_recipe
 
 RUNNER = CliRunner()
 BASELINES = {
@@ -27,14 +27,6 @@ BASELINES = {
 }
 
 
-def write(path: Path, seed: int) -> None:
-    columns = tiny_table(40, seed=seed).columns
-    rows = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
-    path.write_text(
-        "\n".join(["sequence,gene,label", *(",".join(str(c or "NA") for c in row) for row in rows), ""])
-    )
-
-
 @pytest.fixture
 def recipe(tiny: dict[str, BaseModel], tmp_path: Path) -> Path:
     """A tiny recipe in a file, its sites in ``sites`` and its test in ``test.csv`` beside it."""
@@ -42,8 +34,8 @@ def recipe(tiny: dict[str, BaseModel], tmp_path: Path) -> Path:
     (tmp_path / "recipe.yaml").write_text(json.dumps(document))
     (tmp_path / "sites").mkdir()
     for seed, site in enumerate("abc"):
-        write(tmp_path / "sites" / f"{site}.csv", seed)
-    write(tmp_path / "test.csv", 9)
+        (tmp_path / "sites" / f"{site}.csv").write_text(tiny_csv(40, seed))
+    (tmp_path / "test.csv").write_text(tiny_csv(40, 9))
     return tmp_path / "recipe.yaml"
 
 

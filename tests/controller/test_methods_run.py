@@ -19,7 +19,7 @@ from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import unpack
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe, tiny_table
+from tiny_task import tiny_csv, tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]
@@ -39,11 +39,7 @@ def recipe(base: BaseModel, method: str, **sections: dict[str, Any]) -> Recipe:
 
 
 def csv(rows: int) -> str:
-    columns = tiny_table(rows).columns
-    lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
-    return "\n".join(
-        ["sequence,gene,label", *(",".join(str(cell or "NA") for cell in line) for line in lines)]
-    )
+    return tiny_csv(rows).rstrip("\n")
 
 
 def training(scene: Make, base: BaseModel, method: str, **sections: dict[str, Any]) -> Scene:

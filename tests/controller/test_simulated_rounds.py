@@ -23,7 +23,7 @@ from plasmid.simulation import worker
 from plasmid.simulation.run import differences, simulate
 from plasmid.training import together
 from plasmid.training.gain import mean_over_sites
-from tiny_task import tiny_table
+from tiny_task import tiny_csv
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]
@@ -114,13 +114,9 @@ HOLDOUT = {"by": "record", "share": 0.4, "seed": 1}
 
 
 def personal_tables(folder: Path) -> dict[str, Path]:
-    found = {}
-    for seed, site in enumerate(NAMES[:3]):
-        columns = tiny_table(60, seed=seed).columns
-        lines = zip(*(columns[name] for name in ("sequence", "gene", "label")), strict=True)
-        found[site] = folder / f"{site}.csv"
-        rows = [",".join(str(cell or "NA") for cell in line) for line in lines]
-        found[site].write_text("\n".join(["sequence,gene,label", *rows, ""]))
+    found = {site: folder / f"{site}.csv" for site in NAMES[:3]}
+    for seed, path in enumerate(found.values()):
+        path.write_text(tiny_csv(60, seed))
     return found
 
 

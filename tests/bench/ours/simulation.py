@@ -79,14 +79,12 @@ def _first_engine(folder: Path) -> tuple[Any, Any, Any]:
 
 def trained(folder: Path, site: int, state: NDArray[Any], round_: int) -> NDArray[Any]:
     """Return what *site* makes of *state*: the same rows, engine and seed as in our own simulation."""
-    from plasmid.data.reading import site_rows
-    from plasmid.data.snapshot import Snapshot
+    from plasmid.data.reading import training_table
     from plasmid.site.node import local_seed
     from plasmid.training.rounds import site_vector
 
     recipe, base, engine = _first_engine(folder)
-    descriptor, _ = site_rows(table_of(folder, site), recipe, Path(tempfile.gettempdir()))
-    table = Snapshot(descriptor).table()
+    table = training_table(table_of(folder, site), recipe, Path(tempfile.gettempdir()))
     name = f"site-{site:04}"
     seed = local_seed(recipe.seed, name, round_)
     how: dict[str, Any] = {"site": name, "round_": round_, "seed": seed, "sampling": None}

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,12 @@ from hospital_world import (
     write_parquet,
     write_postgres,
 )
-from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector
-from plasmid.data.rows import Rows, wanted_columns
-from plasmid.data.settings import Connections, ViewFile
-from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table
-from plasmid.data.viewing import open_source, query_of
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import ensure_model
 from plasmid.recipes.schema import Recipe
 from plasmid.training.engine import Engine
+from snapshots import snapshot_of_view
 from tiny_task import tiny_recipe
 
 PATIENTS = 100_000
@@ -56,12 +50,12 @@ def main() -> list[Result]:
             connection, view = write(folder, stack)
             wrote = time.perf_counter() - begun
             begun = time.perf_counter()
-            table, digest = opened(recipe, folder, connection, view)
+            table, figures = snapshot_of_view(recipe, folder, connection, view)
             took = time.perf_counter() - begun
-            digests.add(digest)
+            digests.add(figures.digest)
             adapters.add(trained(recipe, table))
             what = f"{table.rows:,} rows of {PATIENTS:,} patients in {took:.1f} s ({wrote:.0f} s to write)"
-            print(f"{kind}: {what}; snapshot {digest[:16]}", file=sys.stderr, flush=True)
+            print(f"{kind}: {what}; snapshot {str(figures.digest)[:16]}", file=sys.stderr, flush=True)
     what = f"five connectors, {PATIENTS:,} patients: different"
     return [
         Result.share(f"{what} snapshots", ours=len(digests), peer=1, unit="", goal=1),
@@ -78,28 +72,6 @@ def recipe_of() -> Recipe:
     values["task"] |= {"labels": ["no", "yes"]}
     values["adapter"]["covariates"] = ["sex", "age", "hba1c", "weight"]
     return Recipe.model_validate(values)
-
-
-def opened(
-    recipe: Recipe, folder: Path, connection: dict[str, Any], view: dict[str, Any]
-) -> tuple[Table, str]:
-    """Return the rows of the view's snapshot, and its digest."""
-    file = ViewFile.model_validate({"source": "here", **view})
-    known = Connections.model_validate({"connections": {"here": connection}})
-    source = open_source(file, known, folder, path=None, scratch=folder / "scratch")
-    try:
-        tally, wanted = Tally(), wanted_columns(recipe.contract, labels=True)
-        query = query_of(source, file, recipe, wanted, tally, today=date(2026, 1, 1))
-        rows = Rows(source, query, "the view", wanted, recipe.contract, tally=tally)
-        collector = Collector(wanted, folder / "scratch", patient="patient", holdout=None, key=bytes(32))
-        for batch in rows:
-            collector.add(batch)
-        descriptor, figures, _ = collector.finish(())
-        assert descriptor is not None
-        assert figures.digest is not None
-        return Snapshot(descriptor).table(), figures.digest
-    finally:
-        source.close()
 
 
 def trained(recipe: Recipe, table: Table) -> str:

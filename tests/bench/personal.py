@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from plasmid.client.simple import fit_and_score
 from plasmid.computations import api
 from plasmid.computations._personal import personal_in, with_personal
 from plasmid.data.reading import read_table
-from plasmid.data.rows import held_out
-from plasmid.data.snapshot import Snapshot, SnapshotWriter, row_keys
+from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table, concatenate
 from plasmid.gateway.output import bounded
 from plasmid.models.adapter import Vector, initial_state
@@ -41,6 +39,8 @@ from plasmid.recipes.schema import Holdout, Recipe
 from plasmid.recipes.sites import materialise_sites
 from plasmid.site.node import local_seed
 from plasmid.training.engine import Engine
+from plasmid.training.gain import held_rows
+from snapshots import snapshot_of
 
 HOLDOUT = Holdout(by="record", share=0.2, seed=0)
 KINDS: Mapping[str, Mapping[str, str]] = {
@@ -73,19 +73,10 @@ class Site:
 
 
 def _cut(recipe: Recipe, table: Table, holdout: Holdout) -> tuple[Table, Table]:
-    columns = {name: recipe.contract.columns[name] for name in table.columns}
-    with tempfile.TemporaryDirectory() as folder:
-        writer = SnapshotWriter(columns, Path(folder))
-        kinds = [pa.float64() if one.type == "number" else pa.string() for one in columns.values()]
-        arrays = [pa.array(table.columns[name], kind) for name, kind in zip(columns, kinds, strict=True)]
-        batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
-        writer.add(batch, row_keys(batch))
-        rows = Snapshot(writer.finish(notices=[])[0])
-        parts = [
-            np.asarray(held_out(one, row_keys(one), holdout, recipe.data.patient)) for one in rows.batches()
-        ]
-        held = np.concatenate(parts)
-        return rows.subset(np.flatnonzero(~held)), rows.subset(np.flatnonzero(held))
+    rows = Snapshot(snapshot_of(table, recipe))
+    data = recipe.data.model_copy(update={"holdout": holdout})
+    held = held_rows(rows, recipe.model_copy(update={"data": data}))
+    return rows.subset(np.flatnonzero(~held)), rows.subset(np.flatnonzero(held))
 
 
 def federated(

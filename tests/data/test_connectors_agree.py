@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,16 +21,12 @@ from hospital_world import (
     write_parquet,
     write_postgres,
 )
-from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector, Figures
-from plasmid.data.rows import Rows, wanted_columns
-from plasmid.data.settings import Connections, ViewFile
-from plasmid.data.snapshot import Snapshot
+from plasmid.data.reading import Figures
 from plasmid.data.table import Table
-from plasmid.data.viewing import open_source, query_of
 from plasmid.recipes.columns import Contract
 from plasmid.recipes.schema import Data
 from postgres_server import Postgres
+from snapshots import snapshot_of_view
 
 DATA = Data.model_validate(
     {"input": "note", "label": "label", "patient": "patient", "columns": COLUMNS, "cohort": COHORT}
@@ -42,21 +37,7 @@ COUNT = 400
 
 def opened(folder: Path, connection: dict[str, Any], view: dict[str, Any]) -> tuple[Table, Figures]:
     """Return the rows of a snapshot of the view, and its figures."""
-    file = ViewFile.model_validate({"source": "here", **view})
-    known = Connections.model_validate({"connections": {"here": connection}})
-    source = open_source(file, known, folder, path=None, scratch=folder / "scratch")
-    try:
-        tally, wanted = Tally(), wanted_columns(DOCUMENT.contract, labels=True)
-        query = query_of(source, file, DOCUMENT, wanted, tally, today=date(2026, 1, 1))
-        rows = Rows(source, query, "the view", wanted, DOCUMENT.contract, tally=tally)
-        collector = Collector(wanted, folder / "scratch", patient="patient", holdout=None, key=bytes(32))
-        for batch in rows:
-            collector.add(batch)
-        descriptor, figures, _ = collector.finish(())
-        assert descriptor is not None
-        return Snapshot(descriptor).table(), figures
-    finally:
-        source.close()
+    return snapshot_of_view(DOCUMENT, folder, connection, view)
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,12 @@ def test_a_sound_recipe_has_no_findings(tiny: dict[str, BaseModel]) -> None:
 def test_all_that_does_not_fit_the_base_is_told_at_once(tiny: dict[str, BaseModel]) -> None:
     lora = {"rank": 40, "alpha": 8.0, "targets": ["querry", "value"], "layers": 9}
     found = told(changed(tiny["bert"], adapter={"lora": lora}), {})
-    assert [code for code, _ in found] == ["model.target_unknown", "model.layers_unknown"]
+    assert [code for code, _ in found] == ["model.target_unknown", "model.layers_unknown", "model.rank"]
     assert "querry (did you mean 'query'?)" in found[0][1]
-    lora |= {"targets": ["query"], "layers": 2}
+    lora["rank"] = 33  # no layer has that either; which layers are meant is not known
+    assert len(told(changed(tiny["bert"], adapter={"lora": lora}), {})) == 3
+    assert len(told(changed(tiny["bert"], adapter={"lora": lora | {"rank": 32}}), {})) == 2
+    lora |= {"targets": ["query"], "layers": 2, "rank": 40}
     ((code, what),) = told(changed(tiny["bert"], adapter={"lora": lora}), {})
     assert code == "model.rank"
     assert "40 is above the size of 2 layers, the smallest has 32" in what

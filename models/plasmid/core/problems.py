@@ -60,13 +60,15 @@ def describe(model: type[BaseModel], error: ErrorDetails) -> list[tuple[Location
             return [((*path, key), what + did_you_mean(str(context["tag"]), known))]
         case "literal_error":
             hint = did_you_mean(given, get_literals(context)) if isinstance(given, str) else ""
-            return [(path, f"must be {context['expected']}, not {_shown(given)}{hint}")]
+            return [(path, f"must be {context['expected']}, not {shown(given)}{hint}")]
         case "value_error":
             return [(path, str(context["error"]))]
+        case "model_type":
+            return [(path, f"should be a map, not {shown(given)}")]
         case "too_short" | "too_long":
             return [(path, f"should have {_size(context)}, not {context['actual_length']}")]
     text = error["msg"].removeprefix("Input ").replace("dictionary", "map").replace("tuple", "list")
-    return [(path, f"{text}, not {_shown(given)}")]
+    return [(path, f"{text}, not {shown(given)}")]
 
 
 def without_echoes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -93,7 +95,8 @@ def get_literals(context: Mapping[str, Any]) -> list[str]:
     return [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return *value* as a message quotes it: at most 60 characters, of a map or list its kind alone."""
     if isinstance(value, Mapping):
         return "a map"
     if isinstance(value, list | tuple):

@@ -25,6 +25,7 @@ from plasmid.core.errors import PlasmidError, UsageError
 from plasmid.core.files import home, storage_error
 
 SCHEMA = "plasmid.cli/1"
+_WIDTH = 10_000
 
 
 class Format(StrEnum):
@@ -73,7 +74,8 @@ class Reply:
 def _console(*, stderr: bool) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    # No cell of a table is cut: a row is as long as it is, and the terminal wraps it like any other line.
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=_WIDTH)
 
 
 @contextmanager

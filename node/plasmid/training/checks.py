@@ -88,10 +88,10 @@ def of_base(recipe: Recipe, base: BaseModel, sites: int) -> Iterator[Finding]:
         except ModelError as error:
             sound = False
             yield problem(error)
-    if not sound:
-        return
-    small = [module for module in lora_modules(base, lora) if lora.rank > min(module.inputs, module.outputs)]
-    if small:
+    meant = lora if sound else lora.model_copy(update={"layers": None, "targets": (ALL_LINEAR,)})
+    modules = lora_modules(base, meant)
+    small = [module for module in modules if lora.rank > min(module.inputs, module.outputs)]
+    if small if sound else len(small) == len(modules):
         least = min(min(module.inputs, module.outputs) for module in small)
         yield problem(
             ModelError(
@@ -109,7 +109,7 @@ def of_base(recipe: Recipe, base: BaseModel, sites: int) -> Iterator[Finding]:
     ):
         what = f"inputs of {recipe.max_length} tokens, but {base.id} has positions for {longest}."
         yield problem(ModelError("model.too_long", what, "Lower max_length in the recipe's data section."))
-    if sites:
+    if sites and sound:
         try:
             c = max(1, recipe.federation.colluding_organisations)
             shape = shape_of(api.load(recipe.computation), recipe, base)

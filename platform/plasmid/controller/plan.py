@@ -9,7 +9,6 @@ from typing import Any
 
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError, RecipeError
-from plasmid.federation.server import build_strategy
 from plasmid.models.outline import planned_model
 from plasmid.models.store import BaseModel, check_pinned, ensure_model
 from plasmid.protocol.messages import Planned
@@ -85,7 +84,7 @@ def prepare(document: dict[str, Any], digest: str, *, planning: bool = False) ->
     Raises
     ------
     RecipeError
-        The document is malformed, or names a strategy or computation that does not exist.
+        The document is malformed, or names a computation that does not exist.
     ProtocolError
         ``protocol.digest``: *digest* isn't the document's.
     ModelError
@@ -99,9 +98,6 @@ def prepare(document: dict[str, Any], digest: str, *, planning: bool = False) ->
             "Use the same release of the computation at both ends.",
         )
     parsed: Any = parse_document(document)
-    server = getattr(parsed.federation, "server", None)
-    if server is not None:
-        build_strategy(server.strategy, server.options)
     model = getattr(parsed, "model", None)
     base = None
     if model is not None:

@@ -2,18 +2,14 @@
 
 Rules
 -----
-1. A strategy is named by the recipe and built with the recipe's keyword arguments, checked against its
-   signature; what decides who takes part is not the recipe's to set.
-2. Strategies that need single replies (medians, Krum, trimmed means), per-site losses or a special
-   client are refused by name: over a secure sum they would silently be something else.
-3. The strategy's hooks are driven here, since its own ``start()`` cannot resume. What it returns is
+1. A strategy is named by the recipe and built with the recipe's keyword arguments, which the recipe's own
+   checks have seen (:mod:`plasmid.recipes.server`).
+2. The strategy's hooks are driven here, since its own ``start()`` cannot resume. What it returns is
    cast to the state's dtype and must be finite: FedAdam returns float64, and NaN passes through all.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,59 +18,24 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as upstream
 from numpy.typing import NDArray
 
-from plasmid.core.errors import RecipeError, RunFailed
+from plasmid.core.errors import RunFailed
 from plasmid.federation.grid import LinkGrid
 from plasmid.models.adapter import AdapterSchema
 from plasmid.protocol.server_step import ByPart
 
-STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
 _OURS = {"fraction_train": 1.0, "fraction_evaluate": 0.0}
-_NOT_THE_RECIPES = ("fraction_", "min_", "weighted_by_key", "arrayrecord_key", "configrecord_key")
 
 
 def optimiser_of(document: Any, schema: AdapterSchema) -> ByPart:
-    """Return the optimiser of a recipe's server over states of *schema*. Raises as :func:`build_strategy`."""
+    """Return the optimiser of a recipe's server over states of *schema*."""
     asked = document.federation.server
 
     return ByPart(document, schema, lambda _: ServerOptimiser(build_strategy(asked.strategy, asked.options)))
 
 
 def build_strategy(name: str, options: Mapping[str, Any], *, nodes: int = 1) -> upstream.FedAvg:
-    """Return the strategy *name* with *options*; it waits for *nodes* nodes.
-
-    Raises
-    ------
-    RecipeError
-        ``recipe.strategy``: an unknown or impossible strategy, an unknown option, or a value that it refuses.
-    """
-    if name not in STRATEGIES:
-        exists = name in upstream.__all__
-        why = "needs more than the mean of all sites" if exists else "does not exist"
-        raise RecipeError(
-            "recipe.strategy",
-            f"federation.server.strategy: {name} {why}.",
-            f"Use one of {', '.join(STRATEGIES)}.",
-        )
+    """Return the strategy *name* with *options*, both of a recipe; it waits for *nodes* nodes."""
     kind = getattr(upstream, name)
-    known = [
-        option
-        for option in inspect.signature(kind.__init__).parameters
-        if option != "self" and not option.startswith(_NOT_THE_RECIPES) and not option.endswith("_fn")
-    ]
-    problems = []
-    for option, value in options.items():
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            problems.append(f"{option} is not an option of {name}{hint}")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            problems.append(f"{option} must be a number")
-    if problems:
-        raise RecipeError(
-            "recipe.strategy",
-            f"federation.server.options: {'; '.join(problems)}.",
-            f"{name} takes {', '.join(known) or 'no options'}.",
-        )
     return kind(min_train_nodes=nodes, min_available_nodes=nodes, **_OURS, **options)  # type: ignore[no-any-return]
 
 

@@ -30,7 +30,8 @@ from plasmid.recipes.columns import (
 )
 from plasmid.recipes.protection import Clip, Limits, Location, Protection, masked_limits, refuse, unit_limits
 from plasmid.recipes.python import Code
-from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence, Server
+from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence
+from plasmid.recipes.server import Server, server_contradictions
 
 MAX_SIZE = 2**24
 """The most values that a bundle's vector holds."""
@@ -181,6 +182,7 @@ def bundle_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locatio
         yield from _figures(privacy)
     if bundle:
         yield from _stepped(bundle, federation)
+    yield from server_contradictions(sections)
     if not (privacy and bundle and privacy.record_clip is not None):
         return
     if bundle.half != "per_record":

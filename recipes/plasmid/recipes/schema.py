@@ -59,6 +59,7 @@ from plasmid.recipes.protection import (
     unit_limits,
 )
 from plasmid.recipes.python import LossBundle, loss_contradictions
+from plasmid.recipes.server import Server, server_contradictions
 from plasmid.recipes.stopping import Stop, stop_contradictions
 from plasmid.recipes.training import Training, training_contradictions
 from plasmid.recipes.weights import Weights, weight_contradictions
@@ -180,15 +181,6 @@ class AdapterSpec(Strict):
     def of_rank(self, rank: int) -> AdapterSpec:
         """Return the same with factors of *rank*."""
         return self.model_copy(update={"lora": self.lora.model_copy(update={"rank": rank})})
-
-
-class Server(Strict):
-    """The server's optimiser: a strategy of ``flwr.serverapp.strategy`` and its keyword arguments."""
-
-    strategy: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,63}$")] = "FedAvg"
-    options: Annotated[dict[Name, bool | int | float | str], Field(max_length=50)] = Field(
-        default_factory=dict
-    )
 
 
 class Federation(Limits):
@@ -313,6 +305,7 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Location, str]
     if task and training and task.own_head != "none" and training.lora_lr == 0:
         yield ("training", "lora_lr"), f"is 0, and a {task.kind} task trains nothing but factors"
     yield from training_contradictions(sections)
+    yield from server_contradictions(sections)
     yield from stop_contradictions(sections)
     yield from weight_contradictions(sections)
     yield from method_contradictions(sections)

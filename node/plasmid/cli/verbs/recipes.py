@@ -78,7 +78,7 @@ def check(
     with reply(form) as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])
-        answer.say(_plain(f"{resolved.parsed.name}: the recipe is sound, digest {resolved.digest}"))
+        answer.say(_plain(f"{resolved.parsed.name}: digest {resolved.digest}"))
         for module in not_installed(resolved.files, resolved.package):
             notice = f"the bundle imports {module}, which is not installed here; every site needs it"
             answer.data["notices"].append(notice)
@@ -99,6 +99,7 @@ def check(
         if problems:
             first = problems[0]
             raise type(first)(first.code, "\n".join(one.message for one in problems), first.hint)
+        answer.say(_plain("The recipe is sound."))
 
 
 def _read(

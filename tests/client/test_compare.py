@@ -163,8 +163,7 @@ def test_cells_are_documents_of_the_grid() -> None:
     assert (under.privacy.unit, under.privacy.epsilon, under.privacy.delta) == ("record", 3.0, 1e-5)
     assert without.training == under.training
     assert len({one.resolved.digest for one in found}) == 8
-    plain = {"federation.server.strategy": "FedAvg", "federation.server.options": "{}"}
-    sketch = cells.grid("tcr-covid", plain, methods=["sketch"], epsilons=[], seeds=[0], sites=6)
+    sketch = cells.grid("tcr-covid", {}, methods=["sketch"], epsilons=[], seeds=[0], sites=6)
     assert sketch[0].resolved.recipe.adapter.sketch_width == 48
 
 

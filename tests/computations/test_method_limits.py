@@ -40,8 +40,6 @@ def test_every_method_is_known_everywhere() -> None:
         ("sketch", {"adapter": {"sketch_width": None}}, "is needed by computation: sketch"),
         ("rolora", {"adapter": {"sketch_width": 16}}, "means nothing with computation: rolora"),
         ("sketch", {"training": {"steps": 1}, "privacy": UNIT | {"mechanism": "dp-fedsgd"}}, "not linear"),
-        ("sketch", {"federation": {"server": {"strategy": "FedAdam", "options": {}}}}, "use FedAvg"),
-        ("fedsvd", {"federation": {"server": {"strategy": "FedAvgM", "options": {}}}}, "use FedAvg"),
         ("finetune", {"training": {"steps": 1, "proximal": 0.1}}, "means nothing with one step"),
         (
             "finetune",
@@ -87,10 +85,8 @@ def test_what_a_method_cannot_do_is_a_contradiction(
     assert says in problem(tiny["esm"], method, **sections)
 
 
-@pytest.mark.parametrize("method", ["ffa_lora", "fedsb", "rolora"])
-def test_methods_that_move_by_the_mean_take_any_server_optimiser(
-    method: str, tiny: dict[str, BaseModel]
-) -> None:
+@pytest.mark.parametrize("method", api.METHODS)
+def test_every_method_takes_any_server_optimiser(method: str, tiny: dict[str, BaseModel]) -> None:
     assert recipe(tiny["esm"], method, federation={"server": {"strategy": "FedAdam", "options": {}}})
 
 

@@ -93,9 +93,7 @@ def test_what_the_methods_send_on_the_shipped_recipe_s_base(monkeypatch: pytest.
     monkeypatch.delenv("PLASMID_HOME", raising=False)
     # Without the words of CDR3: 16,840 weights of the head, the same whatever the method.
     genes = {"adapter.covariates": "[v_gene, j_gene]", "adapter.kmers": "null"}
-    # Momentum at the server is nothing for methods that take the sum apart.
-    plain = {"federation.server.strategy": "FedAvg", "federation.server.options": "{}"}
-    document = load_recipe("tcr-covid", overrides=genes | plain).recipe
+    document = load_recipe("tcr-covid", overrides=genes).recipe
     base = ensure_model(document.model.base, revision=document.model.revision, digest=document.model.digest)
     head = sum(spec.size for spec in _factors.head_of(_factors.schema_of(document, base)))
     found = {name: size - head for name, size in sizes(document, base).items()}

@@ -83,6 +83,36 @@ def test_halves_that_take_turns_have_a_memory_each(strategy: str, tiny: dict[str
     assert seen == {"A": 3, "B": 3, "head": 6, "covariates": 6}
 
 
+@pytest.mark.parametrize("method", ["fedsvd", "sketch"])
+def test_factors_that_are_made_anew_have_no_memory(method: str, tiny: dict[str, BaseModel]) -> None:
+    """The head steps by momentum, A and B are what came of the sum, also where A does not learn (FedSVD)."""
+    options = {"server_momentum": 0.9}
+    values = tiny_recipe(tiny["bert"]).model_dump(mode="json") | {"computation": method}
+    values["adapter"]["sketch_width"] = 12 if method == "sketch" else None
+    values["federation"] |= {"rounds": 4, "server": {"strategy": "FedAvgM", "options": options}}
+    document = Recipe.model_validate(values)
+    schema = api.method(document).shape(document, tiny["bert"]).state
+    rule = rule_of(document, schema)
+    assert rule is not None
+    ours, upstream = rule[0], optimiser_of(document, schema)
+    parts = np.concatenate([np.full(spec.size, api.part_of(spec.name)) for spec in schema.tensors])
+    alone = {part: server_step("FedAvgM", options) for part in ("head", "covariates")}
+    source = np.random.default_rng(1)
+    state = source.normal(0, 0.1, schema.size).astype(np.float32)
+    for round_ in range(1, 5):
+        averaged = state + source.normal(0, 0.01, schema.size).astype(np.float32)
+        after = ours.step(round_, state, averaged)
+        assert np.array_equal(after, upstream.step(round_, state, averaged)), round_
+        factors = np.isin(parts, ["A", "B"])
+        assert np.array_equal(after[factors], averaged[factors])
+        for part, step in alone.items():
+            here = parts == part
+            assert step is not None
+            assert np.array_equal(after[here], step.step(round_, state[here], averaged[here]))
+            assert np.array_equal(after[here], averaged[here]) is (round_ == 1)  # then momentum moves it on
+        state = after
+
+
 def test_what_has_no_rule_here_cannot_be_re_run() -> None:
     assert server_step("FedAdagrad", {}) is None
     assert server_step("FedAdam", {"gamma": 1.0}) is None

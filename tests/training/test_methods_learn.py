@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.computations import _factors, fedsb, rolora
+from plasmid.computations import _factors, api, fedsb, rolora
 from plasmid.core.errors import RunFailed
 from plasmid.models.adapter import Vector, initial_state
 from plasmid.models.store import BaseModel
@@ -18,7 +18,7 @@ from tiny_task import tiny_recipe, tiny_table
 
 ROWS = 24
 EVERYONE = UnitSampling("record", clip=1e6, rate=1.0, expected=float(ROWS), noise_multiplier=0.0)
-HEAD = _factors.HEAD
+HEAD = api.HEAD
 
 
 def recipe(base: BaseModel, method: str = "finetune", **training: Any) -> Recipe:

@@ -11,13 +11,14 @@ Rules
    (:attr:`ServerStep.remembers`).
 4. Each part of an adapter has an optimiser of its own, which steps in those rounds in which the part learns
    and counts those alone (:class:`ByPart`): where A and B take turns, the momentum of one never moves the
-   other. A state that is no adapter is one part, which steps in every round.
+   other. Factors that a method makes anew of each sum have none: they are what it made. A state that is no
+   adapter is one part, which steps in every round.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,13 +67,12 @@ class ByPart:
     def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
         """See :class:`Step`. Parts that do not learn in *round_* are as they were."""
         after, method = state.copy(), self._method
-        moved: Set[str] = self._places.keys()
-        if method is not None and method.SERVER_OPTIMISERS:
-            moved = method.learns(self._document, round_) & moved
-        for part in moved:
-            places = self._places[part]
-            self._done[part] += 1
-            after[places] = self._steps[part].step(self._done[part], state[places], averaged[places])
+        for part, places in self._places.items():
+            if method is not None and part not in api.HEAD and not method.SERVER_OPTIMISERS:
+                after[places] = averaged[places]
+            elif method is None or part in method.learns(self._document, round_):
+                self._done[part] += 1
+                after[places] = self._steps[part].step(self._done[part], state[places], averaged[places])
         return after
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations._personal import whole_of
-from plasmid.computations.api import Part, Shape, Sum
+from plasmid.computations.api import Shape, Sum
 from plasmid.core.errors import RecipeError
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
 
@@ -30,7 +30,6 @@ Tensors = Mapping[str, NDArray[np.floating[Any]]]
 schema_of = whole_of
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-HEAD: frozenset[Part] = frozenset({"head", "covariates"})
 
 
 def wide_enough(schema: AdapterSchema) -> AdapterSchema:

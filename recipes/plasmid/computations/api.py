@@ -56,6 +56,8 @@ State = NDArray[np.floating[Any]]
 Part = Literal["A", "B", "core", "head", "covariates"]
 """What may learn in a round: a factor of every adapted layer, the square matrix between two public frames
 that stands for B, or a part of the head."""
+HEAD: frozenset[Part] = frozenset({"head", "covariates"})
+"""What is no factor. It learns in every round, whatever the method."""
 
 GROUP = "plasmid.computations"
 
@@ -248,8 +250,9 @@ class Method(Computation, Protocol):
         Whether what is sent is linear in what training changed. Only then may it be a sum of gradients
         (``dp-fedsgd``) or carry noise of its own (``output``).
     SERVER_OPTIMISERS
-        Whether each part of the state moves by the mean alone in the rounds in which it learns, and not at
-        all in others, so that an optimiser with a memory of that part's earlier rounds means what it says.
+        Whether the factors, too, move by the mean alone in the rounds in which they learn, and not at all in
+        others, so that an optimiser with a memory of earlier rounds means what it says. If not, it steps the
+        head alone, and the factors are what ``advance`` makes of the sum.
     SITE_RANKS
         Whether what comes of the sum is exact also where sites train factors of different ranks.
     ADAPTER_KEYS

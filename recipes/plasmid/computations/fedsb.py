@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from plasmid.computations._algebra import uniform
 from plasmid.computations._factors import (
     DOWN,
-    HEAD,
     UP,
     head_of,
     joined,
@@ -38,7 +37,7 @@ from plasmid.computations._factors import (
     wide_enough,
 )
 from plasmid.computations._personal import public_of
-from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector, initial_state
 from plasmid.models.tensors import float_parts, read_header

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from plasmid.computations._algebra import orthonormal, refactored
 from plasmid.computations._factors import (
     DOWN,
-    HEAD,
     UP,
     changed,
     joined,
@@ -32,7 +31,7 @@ from plasmid.computations._factors import (
 )
 from plasmid.computations._personal import completed as adapter
 from plasmid.computations._personal import public_of
-from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import Vector, initial_state
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from plasmid.computations._factors import (
     DOWN,
-    HEAD,
     changed,
     joined,
     no_frames,
@@ -25,7 +24,7 @@ from plasmid.computations._factors import (
     without,
 )
 from plasmid.computations._personal import public_of
-from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import Vector, initial_state
 

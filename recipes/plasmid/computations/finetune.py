@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasmid.computations._factors import HEAD, changed, no_frames, shape_of, step
+from plasmid.computations._factors import changed, no_frames, shape_of, step
 from plasmid.computations._personal import completed as adapter
 from plasmid.computations._personal import public_of
-from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.models.adapter import Vector, initial_state
 
 if TYPE_CHECKING:

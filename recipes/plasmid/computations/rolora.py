@@ -17,7 +17,6 @@ import numpy as np
 
 from plasmid.computations._factors import (
     DOWN,
-    HEAD,
     UP,
     head_of,
     joined,
@@ -30,7 +29,7 @@ from plasmid.computations._factors import (
 )
 from plasmid.computations._personal import completed as adapter
 from plasmid.computations._personal import public_of
-from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import AdapterSchema, TensorSpec, Vector, initial_state
 

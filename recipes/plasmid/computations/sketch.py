@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from plasmid.computations._algebra import Matrix, gaussian, refactored, sketched
 from plasmid.computations._factors import (
     DOWN,
-    HEAD,
     UP,
     head_of,
     joined,
@@ -41,7 +40,7 @@ from plasmid.computations._factors import (
 )
 from plasmid.computations._personal import completed as adapter
 from plasmid.computations._personal import public_of
-from plasmid.computations.api import Part, Shape, SiteHalf, State, Sum
+from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
 from plasmid.models.adapter import AdapterSchema, TensorSpec, Vector, initial_state
 

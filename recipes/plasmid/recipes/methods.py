@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from plasmid.computations import api
-from plasmid.recipes.server import OPTIMISERS
 
 Location = tuple[str | int, ...]
 ADAPTER_KEYS = ("sketch_width",)
@@ -31,12 +30,6 @@ def method_contradictions(sections: Mapping[str, Any]) -> Iterator[tuple[Locatio
             "its training; use dp-sgd, or a method that is, such as ffa_lora"
         )
         yield ("privacy", "mechanism"), what
-    if federation and not method.SERVER_OPTIMISERS and federation.server.strategy in OPTIMISERS:
-        what = (
-            f"{federation.server.strategy} would remember and move factors that {name} takes apart after "
-            "each round; use FedAvg, or a method that moves them by the mean alone, such as rolora"
-        )
-        yield ("federation", "server", "strategy"), what
     training = sections.get("training")
     if training and training.lora_b_ratio != 1 and "A" not in method.learns(None, 1) | method.learns(None, 2):
         yield ("training", "lora_b_ratio"), f"means nothing with {name}, in which A never learns: set lora_lr"

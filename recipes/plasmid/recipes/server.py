@@ -38,9 +38,6 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str, Any]]] = {
 }
 """Strategies that step with the mean alone, and their options: what a value must be, and whether it is."""
 
-OPTIMISERS = OPTIONS.keys() - {"FedAvg"}
-"""Those of them that do more than take the mean."""
-
 _SINGLE = (
     "compares single contributions, and only their sum is ever seen",
     "FedAvg, where privacy.update_clip bounds what one site can do to the mean",

@@ -96,3 +96,14 @@ def test_a_node_needs_no_extra_for_its_own_verbs(tmp_path: Any) -> None:
     done = run("site", "init", "a", *how, before=f"{hide}; {home}")
     assert done.returncode == 0
     assert answer(done)["data"]["card"]["name"] == "a"
+
+
+def test_httpx_brings_no_command_line_of_its_own() -> None:
+    """It would, with rich's progress bars and pygments, in the process of every site."""
+    told = "print([m for m in ('pygments', 'rich.progress', 'httpx._main') if sys.modules.get(m)])"
+    watch = f"import atexit, sys; atexit.register(lambda: exec({'import httpx; ' + told!r}))"
+    assert run("--version", before=watch).stdout.splitlines()[-1] == "[]"
+    control = subprocess.run(
+        [sys.executable, "-c", f"import sys, httpx; {told}"], capture_output=True, text=True, check=True
+    )
+    assert "httpx._main" in control.stdout

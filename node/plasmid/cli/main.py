@@ -155,6 +155,8 @@ def _root(
 
 def main() -> None:
     """Run the command and exit with its status."""
+    # httpx imports its own command line wherever rich is, which costs each site 2 MB for nothing.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     arguments = sys.argv[1:]
     try:
         status = get_command(app)(args=arguments, prog_name="plasmid", standalone_mode=False)

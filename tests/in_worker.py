@@ -14,8 +14,8 @@ from plasmid.gateway.terms import sampling
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.weights import weights_of
-from plasmid.site.node import local_seed
 from plasmid.site.own_adapter import make_own, own_of
+from plasmid.site.run import local_seed
 from plasmid.training.worker import Session
 from snapshots import snapshot_of
 

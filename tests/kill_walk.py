@@ -43,7 +43,7 @@ from plasmid.privacy.budgets import RunAccount
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.protocol.messages import Manifest, Signed
 from plasmid.recipes.query import PingDocument
-from plasmid.site.node import _Run
+from plasmid.site.run import SiteRun
 
 VICTIM = "alpha"
 VECTORS = {"none": np.full(6, 0.5, np.float32), "record": np.array([0.5, 0.25, 1.0])}
@@ -202,10 +202,10 @@ class Walk:
             compute = steps.around("compute", self._compute)
         node = SimpleNamespace(gateway=gateway, link=link, note=lambda *_, **__: None)
         run: Any = SimpleNamespace(node=node, run_id=self.federation.run, _compute=compute)
-        run._say = lambda signed: _Run._say(run, signed)
+        run._say = lambda signed: SiteRun._say(run, signed)
         if self.grain == "calls":
             sys.setprofile(steps.call)
-        _Run._answer(run, self.manifest)
+        SiteRun._answer(run, self.manifest)
 
     def _compute(self, manifest: Manifest) -> np.ndarray:
         self.notes.add("computed", epoch=manifest.epoch, slot=manifest.slot)

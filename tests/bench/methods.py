@@ -39,7 +39,7 @@ from plasmid.protocol.server_step import rule_of
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
-from plasmid.site.node import local_seed
+from plasmid.site.run import local_seed
 from plasmid.training.engine import Engine
 
 

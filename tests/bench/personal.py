@@ -37,7 +37,7 @@ from plasmid.models.store import BaseModel, ensure_model
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Holdout, Recipe
 from plasmid.recipes.sites import materialise_sites
-from plasmid.site.node import local_seed
+from plasmid.site.run import local_seed
 from plasmid.training.engine import Engine
 from plasmid.training.gain import held_rows
 from snapshots import snapshot_of

@@ -30,7 +30,9 @@ from plasmid.protocol.messages import (
     sign,
 )
 from plasmid.site import node as node_module
-from plasmid.site.node import Node, local_seed
+from plasmid.site import run as run_module
+from plasmid.site.node import Node
+from plasmid.site.run import local_seed
 
 
 class NoLauncher:
@@ -477,8 +479,8 @@ def test_a_run_that_succeeded_ends_here_when_the_site_s_own_adapter_is_made(
         began.set()
         assert go.wait(30)
 
-    monkeypatch.setattr(node_module, "make_own", slowly)
-    monkeypatch.setattr(node_module, "makes_own", lambda admitted: True)
+    monkeypatch.setattr(run_module, "make_own", slowly)
+    monkeypatch.setattr(run_module, "makes_own", lambda admitted: True)
     said = Countersigned(
         run=federation.run,
         site="alpha",

@@ -208,7 +208,7 @@ def test_a_run_that_is_approved_while_it_is_asked_about_starts_once(
         def end(self, reason: str, **_: Any) -> None:
             self.ended.set()
 
-    monkeypatch.setattr(node_module, "_Run", Quiet)
+    monkeypatch.setattr(node_module, "SiteRun", Quiet)
     request = scene.ask()
     scene.link.admissions(1)
     scene.approve("ann", "bob")

@@ -35,7 +35,7 @@ from plasmid.gateway.output import bounded
 from plasmid.models.adapter import AdapterSchema
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.recipes.schema import Recipe
-from plasmid.site.node import local_seed
+from plasmid.site.run import local_seed
 
 IN_THE_CLEAR = (
     "Trained as an app of Flower: whoever ran its SuperLink saw each site's update. No secure aggregation, "

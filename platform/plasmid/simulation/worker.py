@@ -46,7 +46,7 @@ from plasmid.recipes.beside import shape_of
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import stop_of
-from plasmid.site.node import local_seed
+from plasmid.site.run import local_seed
 from plasmid.training.engine import Engine
 from plasmid.training.gain import held_table
 from plasmid.training.held import parted

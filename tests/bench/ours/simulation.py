@@ -80,7 +80,7 @@ def _first_engine(folder: Path) -> tuple[Any, Any, Any]:
 def trained(folder: Path, site: int, state: NDArray[Any], round_: int) -> NDArray[Any]:
     """Return what *site* makes of *state*: the same rows, engine and seed as in our own simulation."""
     from plasmid.data.reading import training_table
-    from plasmid.site.node import local_seed
+    from plasmid.site.run import local_seed
     from plasmid.training.rounds import site_vector
 
     recipe, base, engine = _first_engine(folder)

@@ -18,7 +18,7 @@ class RunProgress:
     """A context manager whose :meth:`update` takes what ``Run.show`` returns."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)  # one line of a log
         self._live = Live(console=self._console, transient=True) if self._console.is_terminal else None
         self._last = ("", -1)
         self._last_time = 0.0

@@ -12,9 +12,9 @@ from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.lifetime import end_event
 from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.outbox import Refusal, Release, read_outbox
 
 if TYPE_CHECKING:
+    from plasmid.gateway.outbox import Refusal, Release
     from plasmid.site.page.server import PageServer
 
 
@@ -25,6 +25,8 @@ def outbox(
 ) -> None:
     """List every body that left this site, and what was refused by which rule."""
     with reply(format) as answer:
+        from plasmid.gateway.outbox import read_outbox  # no part of a site's process
+
         site = site_at(home)
         site.config()
         found = read_outbox(AuditLog(site.audit).entries(), run=run)

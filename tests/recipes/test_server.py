@@ -82,6 +82,7 @@ def test_a_strategy_that_does_not_exist_is_refused(tiny: dict[str, BaseModel], n
         ("FedAdam", {"eta": True}, ["must be a number above 0, not True"]),
         ("FedAdam", {"eta": 0, "tua": 1}, ["must be a number above 0, not 0", "is not an option of FedAdam"]),
         ("FedAdam", {"eta": math.nan, "tau": math.inf}, ["must be a number above 0, not nan", "not inf"]),
+        ("FedAdam", {"eta": 10**400}, ["must be a number above 0, not 1000"]),
         ("FedAdam", {"eta": [0.1], "tau": {}}, ["must be a number above 0, not a list", "not a map"]),
         ("FedAvgM", {"server_momentum": 1}, ["must be a number at least 0 and below 1, not 1"]),
         ("FedYogi", {"beta_2": -0.1}, ["must be a number at least 0 and below 1, not -0.1"]),

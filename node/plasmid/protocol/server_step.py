@@ -65,7 +65,7 @@ class ByPart:
         self._done = dict.fromkeys(self._places, 0)
 
     def step(self, round_: int, state: Vector, averaged: Vector) -> Vector:
-        """See :class:`Step`. Parts that do not learn in *round_* are as they were."""
+        """See :class:`Step`. Of parts that do not learn in *round_*, those not made anew are as they were."""
         after, method = state.copy(), self._method
         for part, places in self._places.items():
             if method is not None and part not in api.HEAD and not method.SERVER_OPTIMISERS:

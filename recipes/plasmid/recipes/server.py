@@ -11,7 +11,7 @@ Rules
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from plasmid.recipes.protection import Location
 
 Option = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
+_LARGEST = sys.float_info.max  # an int of a document may be larger than any float
 _POSITIVE = ("above 0", lambda value: value > 0)
 _NOT_NEGATIVE = ("at least 0", lambda value: value >= 0)
 _FRACTION = ("at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -97,5 +98,5 @@ def _problem(strategy: str, option: str, value: object) -> str | None:
         takes = ", ".join(known) or "no options"
         return f"is not an option of {strategy}{did_you_mean(option, known)}, which takes {takes}"
     must, holds = known[option]
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     return None if number and holds(value) else f"must be a number {must}, not {shown(value)}"

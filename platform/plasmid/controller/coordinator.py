@@ -179,6 +179,7 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
             namespace="plasmid",
             logging_level=logging.ERROR,
         )
+        controller = None
         try:
             link = start_actor(LinkServer, "link", str(home.folder), home.database_url)
             controller = start_actor(Controller, CONTROLLER, str(home.folder), home.database_url, link)
@@ -190,4 +191,6 @@ def running(home: CoordinatorHome, *, host: str, port: int) -> Iterator[str]:
             yield url
         finally:
             (home.folder / "endpoint.json").unlink(missing_ok=True)
+            if controller is not None:
+                ray.kill(controller)  # first: it would take the end of a run's actor for that run's failure
             ray.shutdown()

@@ -18,17 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.computations import api
 from plasmid.core.clock import now, stamp
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.gateway import Computation, Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
 from plasmid.gateway.projects import Projects
+from plasmid.privacy import tags
 from plasmid.privacy.keystream import Keystreams
-from plasmid.privacy.ring import TAIL
-from plasmid.privacy.statements import PROTOCOL, Advert, Recovery, Shares
+from plasmid.privacy.ring import TAIL, decode_sum
+from plasmid.privacy.rotation import unrotate
+from plasmid.privacy.statements import PROTOCOL, Advert, Contribution, Recovery, Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch
-from plasmid.protocol.body import body_bytes, unpack
+from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
@@ -42,16 +45,20 @@ from plasmid.protocol.messages import (
     Relay,
     RunRequest,
     Signed,
+    Start,
+    Total,
     run_id,
     sign,
 )
 from plasmid.protocol.plan import attempt_plan, attempts
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
+from plasmid.recipes.beside import advanced
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
 
 SITES = ("alpha", "beta", "gamma")
-STATE = "5" * 64
+MADE_UP = Total(digest="0" * 64, size=100, survivors=list(SITES), tag=bytes(8))
+"""What a coordinator says that has no sum."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,8 @@ class Federation:
         self.project = project_of(self.identities, organisations, self.requester)
         self.envelope = signed_by(self.project, self.identities)
         self.requested = stamp(now())
+        self.bodies: dict[str, bytes] = {}
+        self._served: Any = lambda digest, _: self.bodies[digest]
         self.new_run("run-1")
         self.gateways = {site: self._make(site) for site in self.sites}
         self._c = self.c
@@ -207,7 +216,7 @@ class Federation:
         Projects(home.projects, name=site, key=self.identities[site].public).keep(self.envelope)
         if site in self.tables:
             (home.folder / "data" / "table.csv").write_text(self.tables[site], encoding="utf-8")
-        return Gateway(home, self.keys(site))
+        return Gateway(home, self.keys(site), fetch=self.fetch)
 
     def keys(self, site: str) -> MemoryKeys:
         """Return a site's keys, as a store of another kind would hold them."""
@@ -222,7 +231,7 @@ class Federation:
 
     def restart(self, site: str) -> Gateway:
         """Replace a site's gateway by a new one over the same folder."""
-        self.gateways[site] = Gateway(self.home(site), self.keys(site))
+        self.gateways[site] = Gateway(self.home(site), self.keys(site), fetch=self.fetch)
         return self.gateways[site]
 
     def log(self, site: str) -> list[dict[str, Any]]:
@@ -233,6 +242,8 @@ class Federation:
 
     def new_run(self, label: str) -> str:
         """Make the run another one, asked for anew; return its id, the same for the same *label*."""
+        self.states: dict[int, np.ndarray] = {}
+        self.totals: dict[int, Total] = {}
         self.nonce = hashlib.sha256(label.encode()).hexdigest()[:32]
         self.run = run_id(self.request())
         return self.run
@@ -281,6 +292,7 @@ class Federation:
             "slots": attempts(self.document),
             "c": self.c,
             "planned": self.planned,
+            "begins": self.start(max(self.totals, default=0) + 1) if changes.get("epoch", 1) > 1 else None,
         }
         return Epoch(**values | changes)
 
@@ -393,7 +405,67 @@ class Federation:
             shares=[Shares.model_validate(said.payload) for said in shares],
         )
         Keystreams(pads, total.dtype).add(total)
+        if manifest.phase == "train":
+            said = [Contribution.model_validate(answer.contribution.payload) for answer in answers]
+            tag = tags.opened((one.tag for one in said), pads)
+            self.totals[manifest.round] = self.published(total, sorted(one.site for one in said), tag)
+            self.advance(manifest, total, len(said))
         return total
+
+    def rounds(self, count: int) -> None:
+        """Go through *count* honest rounds of zeros, in as many slots."""
+        for round_ in range(1, count + 1):
+            manifest = self.manifest(round_)
+            self.open_sum(list(self.answers(manifest).values()), manifest)
+
+    # -- public states -----------------------------------------------------------------------------
+
+    def fetch(self, digest: str, size: int) -> bytes:
+        """Return a published body, as every site fetches it."""
+        body: bytes = self._served(digest, size)
+        assert len(body) == size
+        return body
+
+    def serve(self, fetch: Any) -> None:
+        """Have the sites fetch bodies from elsewhere."""
+        self._served = fetch
+
+    def publish(self, body: bytes) -> str:
+        """Publish *body*; return its digest."""
+        digest = hashlib.sha256(body).hexdigest()
+        self.bodies[digest] = body
+        return digest
+
+    def published(self, words: np.ndarray, survivors: Sequence[str], tag: bytes | None) -> Total:
+        """Publish a total; return what a manifest says of it."""
+        body = pack("total", words)
+        return Total(digest=self.publish(body), size=len(body), survivors=list(survivors), tag=tag)
+
+    def advance(self, manifest: Manifest, total: np.ndarray, sites: int) -> None:
+        """Make the next state of a *total*, as the coordinator does for a document without a server."""
+        site = self.gateways[manifest.invited[0]].run(self.run)
+        values = decode_sum(total, manifest.encoding(), sites)
+        if self.document.privacy.rotation == "hadamard":
+            values = unrotate(values, seed=bytes.fromhex(self.digest), length=site.shape.schema.size)
+        summed = api.Sum(values, sites, manifest.round)
+        computation, state = api.load(self.document.computation), self.state(manifest.round)
+        after = advanced(computation, self.document, site.shape, state, summed)
+        self.states[manifest.round + 1] = np.asarray(after)
+
+    def state(self, round_: int) -> np.ndarray:
+        """Return the state with which a round begins; there is one after the first once a sum is opened."""
+        if round_ == 1 and round_ not in self.states:
+            shape = next(iter(self.gateways.values())).run(self.run).shape
+            computation = api.load(self.document.computation)
+            self.states[1] = api.first_state(computation, self.document, shape, None)
+        return self.states[round_]
+
+    def start(self, round_: int = 1) -> Start:
+        """Return the state of a round as sites are told of it; made up where no sum leads to it."""
+        known = round_ in self.states
+        body = pack("state", self.state(round_ if known else 1))
+        total = self.totals.get(round_ - 1, MADE_UP) if round_ > 1 else None
+        return Start(round=round_, state=self.publish(body), state_bytes=len(body), total=total)
 
     def manifest(self, round_: int = 1, **changes: Any) -> Manifest:
         """Return the manifest of a round, as every site expects it."""
@@ -402,7 +474,7 @@ class Federation:
         plan = attempt_plan(
             self.document, shape, sites=len(site.roster or self.sites), c=self._c, planned=self.planned
         )
-        encoding = plan.encoding
+        encoding, start = plan.encoding, self.start(round_)
         values: dict[str, Any] = {
             "protocol": PROTOCOL if site.masked else "none",
             "run": self.run,
@@ -413,8 +485,8 @@ class Federation:
             "rho": site.epoch.rho if site.epoch else None,
             "document": self.digest,
             "base": site.base.digest if site.base else None,
-            "state": STATE,
-            "state_bytes": body_bytes("state", shape.schema.size, shape.dtype),
+            "state": start.state,
+            "state_bytes": start.state_bytes,
             "invited": list(site.roster) or sorted(self.sites),
             "ring_bits": encoding.bits,
             "scale_log2": encoding.scale_log2,
@@ -424,7 +496,7 @@ class Federation:
             "mechanism": self.document.privacy.mechanism or "none",
             "min_sites": plan.min_sites,
             "theta": plan.theta,
-            "total": None,
+            "total": start.total,
         }
         return Manifest(**values | changes)
 

@@ -1,6 +1,6 @@
-"""Known answers of ``plasmid-sa/1``, so that another implementation can check itself.
+"""Known answers of ``plasmid-sa/2``, so that another implementation can check itself.
 
-``PYTHONPATH=tests python -m known_answers`` writes ``tests/privacy/plasmid_sa_1.json`` anew. From ``inputs``,
+``PYTHONPATH=tests python -m known_answers`` writes ``tests/privacy/plasmid_sa_2.json`` anew. From ``inputs``,
 all randomness among them, follow ``outputs``. A KEM ciphertext cannot be chosen, so one bundle is
 ``recorded``: it opens to shares and seeds that ``outputs`` name. Byte strings are hexadecimal, except inside
 statements, whose form is that of the link. The digest of a body is here that of the masked words alone,
@@ -23,16 +23,17 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from plasmid.core.canonical import digest_json
-from plasmid.privacy import channels, keystream, secure_aggregation, shamir
+from plasmid.privacy import channels, keystream, secure_aggregation, shamir, tags
 from plasmid.privacy.ring import Encoding, encode
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
 from secure_sum import Sealed, contribution, reader
 
-VECTORS = Path(__file__).parent / "privacy" / "plasmid_sa_1.json"
+VECTORS = Path(__file__).parent / "privacy" / "plasmid_sa_2.json"
 SITES, SLOTS, C, THETA, SLOT = ("a", "b", "c", "d"), 2, 1, 3, 1
 GONE = "c"
+LONG = 4100
 
 
 def stretched(label: str, size: int) -> str:
@@ -56,6 +57,7 @@ def inputs() -> dict[str, Any]:
                 "x25519_private": stretched(f"{site} C", 32),
                 "mlkem768_seed": stretched(f"{site} E", 64),
                 "b_then_k_of_each_slot": stretched(f"{site} secrets", secret),
+                "g": stretched(f"{site} group", 32),
                 "coefficients_of_x_then_x2": stretched(f"{site} coefficients", (THETA - 1) * secret),
             }
             for site in SITES
@@ -65,6 +67,8 @@ def inputs() -> dict[str, Any]:
             {"secret": stretched("s", 32), "info": ["blob"], "length": 32},
             {"secret": stretched("s", 32), "info": ["self", "hex:" + "a1" * 32], "length": 16},
             {"secret": stretched("s", 32), "info": ["pair", "hex:" + "a1" * 32], "length": 16},
+            {"secret": stretched("s", 32), "info": ["total", "hex:" + "a1" * 32], "length": 16},
+            {"secret": stretched("s", 96), "info": ["group", "hex:" + "5a" * 32], "length": 32},
             {"secret": stretched("s", 64), "info": ["channel", "hex:" + "5a" * 32], "length": 32},
         ],
         "encoding": {"bits": 32, "scale_log2": 20, "bound": 1.0, "length": 6, "noise_variance": 0.0},
@@ -87,6 +91,7 @@ def inputs() -> dict[str, Any]:
             site: [0.5, -0.25, 1.0, -1.0, 2.0**-21, (place + 1) / 8] for place, site in enumerate(SITES)
         },
         "survivors": [site for site in SITES if site != GONE],
+        "two_rows_key": stretched("K", 32),
     }
 
 
@@ -98,11 +103,11 @@ def randomness(site: dict[str, str]) -> Iterator[None]:
     drawn = bytes.fromhex(site["b_then_k_of_each_slot"])
     coefficients = bytes.fromhex(site["coefficients_of_x_then_x2"])
 
-    def exactly(data: bytes) -> SimpleNamespace:
-        return SimpleNamespace(token_bytes=lambda size: data if size == len(data) else None)
+    def exactly(*data: bytes) -> SimpleNamespace:
+        return SimpleNamespace(token_bytes=lambda size: {len(one): one for one in data}[size])
 
     with (
-        mock.patch.object(secure_aggregation, "secrets", exactly(drawn)),
+        mock.patch.object(secure_aggregation, "secrets", exactly(drawn, bytes.fromhex(site["g"]))),
         mock.patch.object(shamir, "entropy", exactly(coefficients)),
         mock.patch.object(channels, "X25519PrivateKey", SimpleNamespace(generate=lambda: x25519)),
         mock.patch.object(channels, "MLKEM768PrivateKey", SimpleNamespace(generate=lambda: mlkem)),
@@ -159,9 +164,9 @@ def outputs(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     masked, said = {}, {}
     for name in given["manifest"]["invited"]:
         masked[name] = words[name].copy()
-        sites[name].mask(masked[name], slot=slot, manifest=h, invited=given["manifest"]["invited"])
+        tag = sites[name].mask(masked[name], slot=slot, manifest=h, invited=given["manifest"]["invited"])
         body = masked[name].tobytes()
-        said[name] = contribution(name, memoryview(body), run=given["run"], slot=slot, manifest=h)
+        said[name] = contribution(name, memoryview(body), run=given["run"], slot=slot, manifest=h, tag=tag)
         sites[name].contributed(said[name])
     alive = given["survivors"]
     consents = epoch.consents(alive, [said[name] for name in alive], slot=slot)
@@ -189,6 +194,19 @@ def outputs(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "answers": [one.model_dump(mode="json") for one in answers],
         "pads": [{"key": pad.key.hex(), "subtract": pad.subtract} for pad in pads],
         "total": total.tolist(),
+        "group_key": sites[alive[0]].group_key.hex(),
+        "tags": {name: tags.tag(sites[name].group_key, h, vector, [name]) for name, vector in words.items()},
+        "total_tag": tags.read_tag(tags.opened((said[name].tag for name in alive), pads)),
+        "two_rows": {
+            "bits": 64,
+            "words": f"{LONG} words, word i is 2**63 - 1 + i mod 2**64",
+            "tag": tags.tag(
+                bytes.fromhex(given["two_rows_key"]),
+                h,
+                np.arange(LONG, dtype="<u8") + np.uint64(2**63 - 1),
+                alive,
+            ),
+        },
     }
     return answer, {"bundle_a_to_b": bundles[0].model_dump(mode="json")}
 

@@ -8,7 +8,7 @@ from plasmid.privacy.claims import PrivacyFacts, SiteFacts
 from plasmid.privacy.skellam import plan_shared_noise
 
 COMMON: dict[str, Any] = {
-    "protocol": "plasmid-sa/1",
+    "protocol": "plasmid-sa/2",
     "protect": "masked",
     "n": 5,
     "c": 1,

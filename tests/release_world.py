@@ -17,6 +17,7 @@ from in_memory import document_of, project_of, signed_by
 from plasmid.client.run import Run
 from plasmid.computations import finetune
 from plasmid.models.store import BaseModel
+from plasmid.privacy.ring import TAIL
 from plasmid.protocol.attestation import (
     ROUNDS,
     Attestation,
@@ -108,7 +109,7 @@ class World:
             "participants": list(SITES),
             "survivors": [list(SITES)] * 2,
             "epochs": [{"n": 3, "c": 1, "theta": 3, "m": 3}],
-            "protocol": "plasmid-sa/1",
+            "protocol": "plasmid-sa/2",
             "attempts_used": 2,
             "rounds": 2,
             "noise_std": 0.0,
@@ -123,8 +124,10 @@ class World:
         """Return the sums from which the states follow: three sites, each with the same update."""
         found = []
         for before, after in zip(self.states, self.states[1:], strict=False):
-            body = pack("total", 3.0 * (after - before).astype(np.float64))
-            found.append(Total(digest=self.keep(body), size=len(body), sites=3))
+            steps = np.rint(3.0 * (after - before).astype(np.float64) * 2**20).astype(np.int32)
+            body = pack("total", np.concatenate([steps, np.zeros(TAIL, np.int32)]).view(np.uint32))
+            total = Total(digest=self.keep(body), size=len(body), survivors=list(SITES), tag=bytes(8))
+            found.append(total)
         return found
 
     def rounds(self) -> list[Round]:
@@ -134,7 +137,7 @@ class World:
         return [
             Round(
                 manifest=Manifest(
-                    protocol="plasmid-sa/1",
+                    protocol="plasmid-sa/2",
                     run=self.run,
                     phase="train",
                     epoch=1,

@@ -15,6 +15,7 @@ from plasmid.privacy.unmasking import CoordinatorEpoch, Reader, sum_words
 DOCUMENT = "d" * 64
 H = "a1" * 32
 NO_LEDGER = "0" * 64
+NO_TAG = bytes(8)
 NAMES = ("alpha", "beta", "gamma", "delta")
 
 
@@ -61,6 +62,7 @@ class Sealed:
     recoveries: dict[str, tuple[Recovery, list[bytes]]]
     statements: list[Ready]
     vectors: dict[str, Words] = field(default_factory=dict)
+    tags: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def theta(self) -> int:
@@ -83,9 +85,12 @@ class Sealed:
     ) -> Contribution:
         """Let *name* mask a copy of *words*, keep the vector, and return what it says."""
         site, masked = self.sites[name], words.copy()
-        site.mask(masked, slot=slot, manifest=manifest, invited=self.roster if invited is None else invited)
+        sites = self.roster if invited is None else invited
+        tag = site.mask(masked, slot=slot, manifest=manifest, invited=sites)
         self.vectors[name] = masked
-        said = contribution(name, masked, slot=slot, manifest=manifest, run=site.run, epoch=site.epoch)
+        place = {"slot": slot, "manifest": manifest, "run": site.run, "epoch": site.epoch}
+        said = contribution(name, masked, tag=tag, **place)
+        self.tags[name] = tag
         site.contributed(said)
         return said
 
@@ -147,6 +152,7 @@ def contribution(name: str, words: Words | memoryview, **fields: Any) -> Contrib
         "slot": 0,
         "manifest": H,
         "body": body,
+        "tag": NO_TAG,
         **fields,
     }
     return Contribution(

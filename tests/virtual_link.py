@@ -100,6 +100,7 @@ class VirtualLink:
         self._rules: list[_Rule] = []
         self._withheld: list[tuple[float, str, Signed]] = []
         self.bodies = Bodies(folder / "bodies")
+        federation.serve(self._fetch)
         patch.setattr(switchboard_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         waits = SimpleNamespace(wait_for=self._wait_for, Event=asyncio.Event)
         patch.setattr(switchboard_module, "asyncio", waits)
@@ -217,12 +218,12 @@ class VirtualLink:
                 case Epoch():
                     said = gateway.begin_epoch(message)
                 case Manifest():
-                    answer = gateway.contribute(message, lambda manifest: self._compute(site, manifest))
+                    answer = gateway.contribute(message, lambda manifest: self.compute(site, manifest))
                     body, digest = answer.body, answer.digest
                     self.bodies.take_chunk(message.run, site, digest, 0, len(body), body, digest)
                     said = answer.contribution
                 case Conclude():
-                    said = gateway.countersign(message, self._fetch)
+                    said = gateway.countersign(message)
                 case End():
                     gateway.forget(message.run)
                 case Revoked():
@@ -235,13 +236,6 @@ class VirtualLink:
             said = Failed(run=message.run, site=site, code=code, sentence=sentence)
         if said is not None:
             self._say(site, said if isinstance(said, Signed) else sign(gateway.identity, said))
-
-    def _compute(self, site: str, manifest: Manifest) -> Any:
-        """Adopt the state, as a node does, then compute."""
-        following = self.federation.gateways[site].run(manifest.run).following
-        if self.bodies.published(manifest.state).exists():  # some tests name a state that there is not
-            following.take(manifest, self._fetch)
-        return self.compute(site, manifest)
 
     def _fetch(self, digest: str, size: int) -> bytes:
         body = self.bodies.published(digest).read_bytes()

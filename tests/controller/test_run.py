@@ -48,7 +48,7 @@ def test_a_run_without_incident(scene: Make, start: Start) -> None:
     assert (result["participants"], result["survivors"]) == (names, [names] * 3)
     assert (result["n"], result["c"], result["theta"], result["attempts_used"]) == (5, 1, 4, 3)
     assert result["epochs"] == [{"n": 5, "c": 1, "theta": 4, "m": 4}]
-    assert (result["protocol"], result["answer"], result["audit"]) == ("plasmid-sa/1", None, None)
+    assert (result["protocol"], result["answer"], result["audit"]) == ("plasmid-sa/2", None, None)
     state = made.link.bodies.published(result["state"]).read_bytes()
     assert len(state) == result["state_bytes"]
     log = made.log()

@@ -94,7 +94,7 @@ def test_tcr_covid_runs_without_shared_files(federation: Deployment, data: dict[
     assert provenance["key_epochs"] == [{"n": 3, "c": 1, "theta": 3, "m": 3}]
     assert (sorted(provenance["countersigned"]), provenance["not_countersigned"]) == (list(DONORS), [])
     facts = PrivacyFacts.from_json(provenance["privacy"])
-    assert (facts.protocol, facts.rehearsal) == ("plasmid-sa/1", False)
+    assert (facts.protocol, facts.rehearsal) == ("plasmid-sa/2", False)
     shown = federation.cli("researcher", "runs", "show", data["run_id"], "--coordinator", federation.url)
     assert shown["data"]["state"] == "SUCCEEDED"
 

@@ -86,7 +86,7 @@ def test_provenance_says_what_was_done(answer: dict[str, Any], home: Home) -> No
     assert provenance["key_epochs"] == [{"n": 3, "c": 1, "theta": 3, "m": 3}]
     assert provenance["survivors"] == [SITES] * 2
     facts = PrivacyFacts.from_json(provenance["privacy"])
-    assert (facts.protocol, facts.unit, facts.rehearsal) == ("plasmid-sa/1", "none", True)
+    assert (facts.protocol, facts.unit, facts.rehearsal) == ("plasmid-sa/2", "none", True)
     assert provenance["rounds"] == len(provenance["manifests"]) == 2
     assert provenance["metrics"] == answer["data"]["metrics"]
     card = (folder / "README.md").read_text()

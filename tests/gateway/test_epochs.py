@@ -88,7 +88,7 @@ def test_every_statement_names_the_protocol(tmp_path: Path) -> None:
         *consents,
         *federation.shares(consents),
     ]
-    assert {one.payload["protocol"] for one in said} == {PROTOCOL} == {"plasmid-sa/1"}
+    assert {one.payload["protocol"] for one in said} == {PROTOCOL} == {"plasmid-sa/2"}
 
 
 # -- the roster ------------------------------------------------------------------------------------

@@ -215,6 +215,7 @@ def contribution(site: str) -> Contribution:
         manifest=D,
         body=D,
         body_bytes=9,
+        tag=bytes(8),
         ledger_counter=0,
         ledger_head=D,
         isolation="none",
@@ -344,6 +345,7 @@ def test_large_statements_fit(parties: dict[str, Party], live: LiveLink, run: st
         mlkem768=bytes(1184),
         key_commitments=bytes(slots),
         self_commitments=bytes(slots),
+        group_commitment=bytes(32),
     )
     assert say(alpha, wire(sign(alpha.identity, advert))).status_code == 204
     bundle = Bundle(

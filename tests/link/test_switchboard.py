@@ -52,6 +52,7 @@ def contribution(site: str, *, epoch: int = 1, slot: int = 3, body: str = D) -> 
         manifest=D,
         body=body,
         body_bytes=1,
+        tag=bytes(8),
         ledger_counter=0,
         ledger_head=D,
         isolation="none",

@@ -28,6 +28,7 @@ def made(site: str, **fields: Any) -> tuple[Channel, Advert]:
         mlkem768=channel.mlkem768,
         key_commitments=bytes(32),
         self_commitments=bytes(32),
+        group_commitment=bytes(32),
     )
     return channel, advert
 

@@ -133,7 +133,7 @@ def test_dp_sgd_trusts_nobody_and_shared_noise_names_its_adversary() -> None:
 
 def test_the_masks_figures() -> None:
     assert (
-        "Contributions are masked (plasmid-sa/1) for n = 5 sites, of which c = 1 may collude with the "
+        "Contributions are masked (plasmid-sa/2) for n = 5 sites, of which c = 1 may collude with the "
         "coordinator or one another: they learn sums over at least m = 4 sites, at least 3 of them honest, "
         "and nothing else of a contribution. Opening a sum takes theta = 4 sites, so 1 may drop out of a "
         "round."

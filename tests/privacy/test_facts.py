@@ -43,4 +43,4 @@ def test_facts_are_what_json_holds_and_their_epsilons_are_checked() -> None:
         with pytest.raises(ProtocolError, match="does not follow"):
             PrivacyFacts.from_json({**DP_SGD.as_json(), **changed})
     with pytest.raises(ProtocolError, match="not complete"):
-        PrivacyFacts.from_json({"protocol": "plasmid-sa/1"})
+        PrivacyFacts.from_json({"protocol": "plasmid-sa/2"})

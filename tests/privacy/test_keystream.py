@@ -142,7 +142,7 @@ def test_the_hand_made_hkdf_meets_rfc_5869() -> None:
 
 @pytest.mark.parametrize("length", [KEY_BYTES, 32, 100])
 def test_a_derived_key_is_hkdf_with_length_prefixed_info(length: int) -> None:
-    info = b"\0\0\0\x0cplasmid-sa/1" + b"\0\0\0\4pair" + b"\0\0\0\2\x01\x02"
+    info = b"\0\0\0\x0cplasmid-sa/2" + b"\0\0\0\4pair" + b"\0\0\0\2\x01\x02"
     assert derive(b"k" * 32, "pair", b"\x01\x02", length=length) == hkdf(b"k" * 32, info, length)
 
 

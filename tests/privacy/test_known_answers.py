@@ -1,4 +1,4 @@
-"""``plasmid_sa_1.json``: the implementation gives its answers, and they follow from the rules alone."""
+"""``plasmid_sa_2.json``: the implementation gives its answers, and they follow from the rules alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_recorded_bundle_opens_to_the_known_shares_and_seeds() -> None:
     bundle = Bundle.model_validate(DOCUMENT["recorded"]["bundle_a_to_b"])
     plain = b._channel.open(bundle, sender=a.advert, receiver=b.advert)
     shares = OUT["shares_of_b_then_k_by_holder_then_owner"]["b"]["a"]
-    assert plain.hex() == shares + OUT["seeds_a_to_b"]
+    assert plain.hex() == IN["sites"]["a"]["g"] + shares + OUT["seeds_a_to_b"]
 
 
 # -- from the rules alone, without plasmid's code --------------------------------------------------
@@ -44,7 +44,7 @@ def test_the_recorded_bundle_opens_to_the_known_shares_and_seeds() -> None:
 
 def hkdf(secret: bytes, *parts: bytes, length: int = 32) -> bytes:
     """RFC 5869 with the protocol's info: its name and each part after its length."""
-    info = b"".join(len(part).to_bytes(4, "big") + part for part in (b"plasmid-sa/1", *parts))
+    info = b"".join(len(part).to_bytes(4, "big") + part for part in (b"plasmid-sa/2", *parts))
     return hmac.digest(hmac.digest(bytes(32), secret, "sha256"), info + b"\1", "sha256")[:length]
 
 
@@ -166,3 +166,64 @@ def test_the_answers_and_the_sum() -> None:
         words = stream(bytes.fromhex(pad["key"]))
         masked = masked - words if pad["subtract"] else masked + words
     assert np.asarray(masked).tolist() == OUT["total"]
+
+
+# -- tags, from the rules alone --------------------------------------------------------------------
+
+P = 2**61 - 1
+
+
+def elements(key: bytes, count: int, start: int = 0) -> list[int]:
+    """The low 61 bits of each 8 bytes of AES-128-CTR; p, which none of these is, would be rejected."""
+    drawn = Cipher(AES(key), CTR(start.to_bytes(16, "big"))).encryptor().update(bytes(8 * count))
+    found = [int.from_bytes(drawn[8 * i : 8 * i + 8], "little") & P for i in range(count)]
+    assert P not in found
+    return found
+
+
+def tag(key: bytes, values: list[int], sites: list[str]) -> int:
+    """Columns of 4096 share their coefficients; each row has one of its own, and each site an offset."""
+    rows = -(-len(values) // 4096)
+    coefficients = elements(hkdf(key, b"total", H, length=16), 4096 + rows)
+    products = (coefficients[4096 + i // 4096] * coefficients[i % 4096] * x for i, x in enumerate(values))
+    offsets = (elements(hkdf(key, b"offset", H, site.encode(), length=16), 1)[0] for site in sites)
+    return (sum(products) + sum(offsets)) % P
+
+
+def signed(words: list[int], bits: int = 32) -> list[int]:
+    return [word - 2**bits if word >> (bits - 1) else word for word in words]
+
+
+def test_the_group_s_key() -> None:
+    given = b"".join(bytes.fromhex(IN["sites"][site]["g"]) for site in SITES)
+    assert OUT["group_key"] == hkdf(given, b"group", bytes.fromhex(OUT["rho"])).hex()
+    for site in SITES:
+        committed = hashlib.sha256(bytes.fromhex(IN["sites"][site]["g"])).digest()
+        assert started(IN)[site].advert.group_commitment == committed
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_tags_and_their_masks(site: str) -> None:
+    own = tag(bytes.fromhex(OUT["group_key"]), signed(OUT["words"][site]), [site])
+    assert own == OUT["tags"][site]
+    masked = own + elements(hkdf(secret(site, "b"), b"self", H, length=16), 1, 2**64)[0]
+    for other in SITES:
+        first, second = sorted((site, other))
+        if first == second:
+            continue
+        seed = hkdf(secret(first, "k"), b"pair-seed", second.encode())
+        element = elements(hkdf(seed, b"pair", H, length=16), 1, 2**64)[0]
+        masked = masked + element if site == first else masked - element
+    assert base64.b64decode(OUT["contributions"][site]["tag"]) == (masked % P).to_bytes(8, "big")
+
+
+def test_the_tag_of_the_sum_is_the_sum_of_the_tags() -> None:
+    assert OUT["total_tag"] == sum(OUT["tags"][site] for site in IN["survivors"]) % P
+    assert OUT["total_tag"] == tag(bytes.fromhex(OUT["group_key"]), signed(OUT["total"]), IN["survivors"])
+
+
+def test_a_vector_of_two_rows_of_64_bits() -> None:
+    words = [(2**63 - 1 + i) % 2**64 for i in range(4100)]
+    assert OUT["two_rows"]["tag"] == tag(
+        bytes.fromhex(IN["two_rows_key"]), signed(words, 64), IN["survivors"]
+    )

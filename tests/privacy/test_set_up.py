@@ -123,7 +123,7 @@ def test_no_share_is_dealt_under_a_plan_that_the_site_does_not_accept(c: int, le
 def test_a_bundle_holds_shares_and_only_for_later_sites_seeds() -> None:
     inbox = bundled(started(slots=5))
     sizes = {bundle.sender: len(bundle.sealed) - 16 for bundle in inbox["delta"]}
-    assert sizes == {"alpha": 5 * 96, "beta": 5 * 96, "gamma": 5 * 64}
+    assert sizes == {"alpha": 32 + 5 * 96, "beta": 32 + 5 * 96, "gamma": 32 + 5 * 64}
 
 
 BAD_BUNDLES: dict[str, dict[str, Any]] = {
@@ -134,7 +134,7 @@ BAD_BUNDLES: dict[str, dict[str, Any]] = {
     "another sender": {"sender": "gamma"},
     "a stranger": {"sender": "omega"},
     "its own": {"sender": "beta"},
-    "other bytes": {"sealed": bytes(2 * 96 + 16)},
+    "other bytes": {"sealed": bytes(32 + 2 * 96 + 16)},
     "another ciphertext": {"kem": bytes(1088)},
 }
 
@@ -166,7 +166,7 @@ def test_a_bundle_of_another_epoch_does_not_open() -> None:
         new["beta"].recovery([forged, *fresh[1:]])
 
 
-@pytest.mark.parametrize("size", [64, 2 * 64, 3 * 96])
+@pytest.mark.parametrize("size", [96, 32 + 2 * 64, 32 + 3 * 96])
 def test_a_bundle_of_another_length_is_refused(size: int) -> None:
     """Properly sealed by its sender: seeds or slots are missing, or there are more."""
     sites = started()

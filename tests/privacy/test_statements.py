@@ -19,6 +19,7 @@ from plasmid.privacy.statements import (
     Ready,
     Recovery,
     Shares,
+    Verified,
     digest_of,
     survivors_digest,
 )
@@ -26,15 +27,16 @@ from secure_sum import H, contribution, started
 
 D = "d" * 64
 HEAD = {"run": "run", "epoch": 1}
+VERIFIED = Verified(round=2, state=D, theta=3)
 STATEMENTS = {
     statement.type: statement
     for statement in (
         started(slots=2)["alpha"].advert,
-        Bundle(**HEAD, sender="a", receiver="b", rho=D, kem=bytes(1088), sealed=bytes(80)),
+        Bundle(**HEAD, sender="a", receiver="b", rho=D, kem=bytes(1088), sealed=bytes(112)),
         Recovery(**HEAD, site="a", rho=D, blob=D),
-        Ready(**HEAD, site="a", rho=D, blobs=D, n=3, c=1, theta=3, heads={"b": 7}),
+        Ready(**HEAD, site="a", rho=D, blobs=D, n=3, c=1, theta=3, verified=VERIFIED, heads={"b": 7}),
         contribution("a", memoryview(b"1234")),
-        Consent(**HEAD, slot=0, site="a", manifest=H, survivors=D),
+        Consent(**HEAD, slot=0, site="a", manifest=H, survivors=D, verified=True),
         Shares(**HEAD, slot=0, site="a", manifest=H, self_shares={"a": bytes(32)}, key_shares={}),
     )
 }
@@ -58,7 +60,7 @@ def test_a_field_more_less_or_of_another_protocol_is_refused(kind: str) -> None:
         with pytest.raises(ValidationError, match="missing"):
             kind_of.model_validate({key: value for key, value in payload.items() if key != name})
     with pytest.raises(ValidationError):
-        kind_of.model_validate({**payload, "protocol": "plasmid-sa/0"})
+        kind_of.model_validate({**payload, "protocol": "plasmid-sa/1"})
 
 
 def spelt(data: bytes) -> str:
@@ -71,7 +73,8 @@ LENGTHS = [
     ("advert", "key_commitments", (0, 31, 33, 257 * 32)),
     ("advert", "self_commitments", (0, 63, 257 * 32)),
     ("bundle", "kem", (1087, 1089)),
-    ("bundle", "sealed", (0, 79, 256 * 96 + 17)),
+    ("advert", "group_commitment", (31, 33)),
+    ("bundle", "sealed", (0, 111, 256 * 96 + 32 + 17)),
 ]
 
 
@@ -141,7 +144,7 @@ def test_a_digest_over_statements_is_of_their_json_in_the_order_of_sites() -> No
     by_hand = [adverts[place].model_dump(mode="json") for place in (1, 0, 2)]
     assert digest_of(adverts) == hashlib.sha256(canonical(by_hand)).hexdigest()
     assert digest_of(adverts[::-1]) == digest_of(adverts)
-    assert by_hand[0]["protocol"] == PROTOCOL == "plasmid-sa/1"
+    assert by_hand[0]["protocol"] == PROTOCOL == "plasmid-sa/2"
 
 
 def test_a_digest_of_survivors_is_of_sites_and_bodies_alone() -> None:

@@ -50,7 +50,9 @@ ALPHA = Identity("alpha", Ed25519PrivateKey.from_private_bytes(b"a" * 32))
 BETA = Identity("beta", Ed25519PrivateKey.from_private_bytes(b"b" * 32))
 D = "d" * 64
 DOCUMENT = {"computation": "ping", "length": 4, "nested": {"list": [1, 2.5, None, True, "é"]}}
-READY = Ready(run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3, heads={"beta": 7})
+READY = Ready(
+    run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3, verified=None, heads={"beta": 7}
+)
 RECOVERY = Recovery(run="run-1", epoch=1, site="alpha", rho=D, blob=D)
 SHARE = bytes(range(32))
 REQUEST = RunRequest(
@@ -88,7 +90,7 @@ MESSAGES = {
         Bundles(run="run-1", site="alpha", epoch=1, statements=[]),
         Blobs(run="run-1", site="alpha", epoch=1, statement=sign(ALPHA, RECOVERY), sealed=[bytes(48)]),
         Manifest(
-            protocol="plasmid-sa/1",
+            protocol="plasmid-sa/2",
             run="run-1",
             phase="train",
             epoch=1,
@@ -108,7 +110,7 @@ MESSAGES = {
             noise_variance=2.5,
             min_sites=3,
             theta=3,
-            total=Total(digest=D, size=112, sites=3),
+            total=Total(digest=D, size=112, survivors=["alpha", "beta"], tag=bytes(8)),
         ),
         Conclude(run="run-1", result=PROJECT, rounds_bytes=100),
         Countersigned(run="run-1", site="alpha", statement=PROJECT),
@@ -121,11 +123,12 @@ MESSAGES = {
             manifest=D,
             body=D,
             body_bytes=96,
+            tag=bytes(8),
             ledger_counter=3,
             ledger_head=D,
             isolation="bubblewrap",
         ),
-        Consent(run="run-1", epoch=1, slot=0, site="alpha", manifest=D, survivors=D),
+        Consent(run="run-1", epoch=1, slot=0, site="alpha", manifest=D, survivors=D, verified=True),
         Shares(
             run="run-1",
             epoch=1,
@@ -149,6 +152,7 @@ MESSAGES = {
             mlkem768=bytes(1184),
             key_commitments=2 * SHARE,
             self_commitments=2 * SHARE,
+            group_commitment=SHARE,
         ),
         Bundle(
             run="run-1",
@@ -250,6 +254,7 @@ DEFAULTS = {
 NULLABLE = {
     *(("admission", "terms"), ("admission", "pending")),
     *(("manifest", "rho"), ("manifest", "base"), ("manifest", "total"), ("run_request", "sites")),
+    *(("contribution", "tag"), ("ready", "verified"), ("epoch", "begins")),
 }
 
 
@@ -264,6 +269,7 @@ def test_few_fields_have_defaults() -> None:
         ("log_cosignature", "held"),
         ("relay", "slot"),
         ("ready", "heads"),
+        ("epoch", "begins"),
         ("run_request", "sites"),
     }
     # a manifest says which protocol it is of; a message without its type is none
@@ -451,9 +457,9 @@ def test_a_statement_signed_for_one_purpose_serves_no_other() -> None:
 def test_the_digest_of_a_manifest_and_a_signature_are_pinned() -> None:
     manifest = MESSAGES["manifest"]
     assert isinstance(manifest, Manifest)
-    text = json.dumps({**manifest.model_dump(), "bound": 1}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({**manifest.model_dump(mode="json"), "bound": 1}, sort_keys=True, separators=(",", ":"))
     assert manifest.digest() == hashlib.sha256(text.encode()).hexdigest()
-    assert manifest.digest() == "07df59d4439e6f79587b7806ccc64900f68f6accb1e094368e90ba487159c4e6"
+    assert manifest.digest() == "db3ec84b95f7949f83079e10a6161662df125335df3def312f2bd49c51cca728"
     assert sign(ALPHA, manifest).signature == (
         "fa98831458c7b0c4142aba30ea76203d4178cc1d1db1ea698bbc5ccfa8710d56"
         "92213d154c1d74430b950ab894eacb104c8f966354f6eacd76ec2dd9ca310508"

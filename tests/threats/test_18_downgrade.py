@@ -222,27 +222,27 @@ def test_the_old_protocol_is_no_message(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     federation.admit_all()
     adverts = federation.adverts()
-    old = forged(adverts[1], federation.identities["beta"], protocol="plasmid-sa/0")
+    old = forged(adverts[1], federation.identities["beta"], protocol="plasmid-sa/1")
     with refusal("protocol.malformed"):
         federation.gateways["alpha"].relay(federation.relay("advert", [adverts[0], old, adverts[2]]))
     federation.seal(federation.ready(federation.recoveries(federation.bundles(adverts))))
     manifest = sign(federation.coordinator, federation.manifest())
     assert federation.gateways["alpha"].open(manifest) == federation.manifest()
-    for protocol in ("plasmid-sa/0", "plasmid-sa/2", "", "NONE", None):
+    for protocol in ("plasmid-sa/0", "plasmid-sa/1", "plasmid-sa/3", "", "NONE", None):
         with refusal("protocol.malformed"):
             federation.gateways["alpha"].open(forged(manifest, federation.coordinator, protocol=protocol))
 
 
 def test_every_statement_names_the_one_protocol() -> None:
-    assert statements.PROTOCOL == "plasmid-sa/1"
+    assert statements.PROTOCOL == "plasmid-sa/2"
     named = {
         name: get_args(model.model_fields["protocol"].annotation)
         for name, model in vars(statements).items()
         if isinstance(model, type) and "protocol" in getattr(model, "model_fields", {})
     }
     assert set(named) == {"_OfEpoch", "Advert", "Bundle", "Recovery", "Ready", "Consent", "Shares"}
-    assert set(named.values()) == {("plasmid-sa/1",)}
-    assert get_args(Manifest.model_fields["protocol"].annotation) == ("plasmid-sa/1", "none")
+    assert set(named.values()) == {("plasmid-sa/2",)}
+    assert get_args(Manifest.model_fields["protocol"].annotation) == ("plasmid-sa/2", "none")
 
 
 def test_an_epoch_that_could_not_begin_leaves_no_way_around_the_masks(tmp_path: Path) -> None:

@@ -105,9 +105,13 @@ def _identity(coordinator: str, admitted: AdmittedRun, result: Result) -> Iterat
 
 
 def _rounds(admitted: AdmittedRun, result: Result) -> int:
-    """Return how many rounds there were; where a run may end early, ``Following`` checks what is stated."""
+    """Return how many rounds there were; where a recipe lets a run end early, ``Following`` checks that.
+
+    Without a privacy unit a run may end where sites would refuse a sum at a state near an earlier one.
+    """
     most = int(admitted.document.rounds)
-    return most if stop_of(admitted.document) is None else min(result.rounds, most)
+    near = result.near_state and admitted.document.privacy.unit == "none"
+    return min(result.rounds, most) if near or stop_of(admitted.document) is not None else most
 
 
 def _history(site: str, admitted: AdmittedRun, result: Result, rounds: list[Round]) -> Iterator[str]:

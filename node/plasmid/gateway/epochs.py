@@ -18,6 +18,7 @@ from typing import Any
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.following import Fetch
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Heads, Ledger
 from plasmid.gateway.marks import Marks
@@ -36,9 +37,16 @@ class Epochs:
     """See the module's rules; one object for all runs of a site."""
 
     def __init__(
-        self, home: SiteHome, identity: NamedSigner, projects: Projects, audit: AuditLog, ledger: Ledger
+        self,
+        home: SiteHome,
+        identity: NamedSigner,
+        projects: Projects,
+        audit: AuditLog,
+        ledger: Ledger,
+        fetch: Fetch,
     ) -> None:
         self._home, self._identity, self._audit, self._ledger = home, identity, audit, ledger
+        self._fetch = fetch
         self._projects = projects
         self._revoked = Revoked(home.revoked)
         self._marks = Marks(home.runs)
@@ -50,7 +58,8 @@ class Epochs:
         Raises
         ------
         ProtocolError
-            ``protocol.manifest``: roster, slots or plan are not acceptable; ``protocol.colluders``;
+            ``protocol.manifest``: roster, slots or plan are not acceptable, or no state to begin with is
+            named; ``protocol.step``, ``protocol.body``: the state does not follow; ``protocol.colluders``;
             ``protocol.epoch_used``; ``protocol.revoked``: a site of the roster is a member no more.
         ProjectRefused
             ``project.not_signed_here``, or as :func:`plasmid.gateway.projects.check_roster`.
@@ -82,6 +91,7 @@ class Epochs:
             self._check_organisations(roster)
         check_ranks(document, admitted.shape, roster)
         attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
+        admitted.following.begin(request.begins, self._fetch)
         self._marks.claim_epoch(request.run, request.epoch, digest=admitted.digest, planned=request.planned)
         self._audit.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
         epoch = None
@@ -128,7 +138,7 @@ class Epochs:
             case "recovery":
                 seen = self._heads.all()
                 heads = {site: seen[site] for site in admitted.roster if site in seen}
-                ready = epoch.ready(statements, heads=heads)
+                ready = epoch.ready(statements, verified=admitted.following.statement, heads=heads)
                 self._audit.write(
                     "ready", object=epoch.rho, run=message.run, n=ready.n, c=ready.c, theta=ready.theta
                 )
@@ -136,6 +146,7 @@ class Epochs:
             case "ready":
                 self._check_seen(statements)
                 epoch.seal(statements)
+                admitted.following.follow([said.verified for said in statements], c=admitted.c)
                 return None
             case "contribution":
                 return self._consent(admitted, epoch, message.slot, statements)
@@ -163,8 +174,12 @@ class Epochs:
             c=admitted.c,
             planned=admitted.planned,
         )
-        consent = epoch.consent(slot, contributions, m=max(plan.min_sites, policy.require.min_sites))
+        following, m = admitted.following, max(plan.min_sites, policy.require.min_sites)
+        epoch.check_survivors(slot, contributions, m=m)
         (round_,) = {said.round for said in contributions}
+        following.check_near(round_, survivors)
+        consent = epoch.consent(slot, contributions, m=m, verified=following.verified)
+        following.consented(round_, survivors)
         try:
             self._marks.consent(admitted.run, round_, consent.manifest, again=admitted.terms is not None)
         except BaseException:

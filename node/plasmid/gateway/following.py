@@ -1,24 +1,34 @@
-"""What a site makes of the public states of a run: each must follow from the one before and its total.
+"""Verify that each public state of a run equals advance(state before, opened sum), and that sum by its tag.
 
 Rules
 -----
 1. The first state is the computation's own, made again here, or that of the adapter which the document names.
-   From then on the site re-runs the pure ``advance`` on the total that the next manifest carries, then the
+   From then on the site re-runs the pure ``advance`` on the total that comes with the next state, then the
    server's step, and compares (:data:`RELATIVE`, :data:`ABSOLUTE`: what rounding may do between two
    machines, nothing more).
-2. A state that does not follow ends this site's part in the run; it is not admitted again.
-3. What cannot be re-run is not held against anybody, and counted as not re-run: a server's optimiser without
-   a rule here, a total that was not published, rounds that this site missed or a restart made it forget.
-   Whoever knows all totals also knows when a run that may end early is over, and which state it releases
+2. A masked total is the one that the sites summed: its tag fits, under the group's key and the manifest that
+   this site answered, and it is over the sites to whose sum this site consented. Nobody without that key
+   makes another total that passes, but with a chance of 2 / (2**61 - 1).
+3. A state or total that does not follow ends this site's part in the run; it is not admitted again.
+4. **No unverified step** where sums are masked. A site that missed rounds takes the state that at least theta
+   sites (of the epoch that made it), and more than c, sign to have verified; no other one. Where the server's
+   optimiser remembers the rounds that it missed, it goes on with verified totals, and its consents say that
+   it has not verified the state (:mod:`plasmid.privacy.attempt` wants more than c that have).
+5. Without masks there is no tag, and every vector has its own noise: what a site missed is counted as not
+   re-run.
+6. Without a privacy unit no sum is agreed to at a state near one that was summed over other sites
+   (:mod:`plasmid.privacy.near`).
+7. Whoever knows all totals also knows when a run that may end early is over, and which state it releases
    (:mod:`plasmid.recipes.stopping`).
-4. In memory only. Nothing here leaves; the countersignature says how many steps were re-run.
-*Claim*: nobody proves that the totals are honest.
+8. In memory only. The countersignature says how many steps were re-run.
+*Claim*: every site has the group's key. A coordinator that works with one of them can forge a total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +36,14 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.rotation import padded_length, unrotate
+from plasmid.privacy import tags
+from plasmid.privacy.near import Summed
+from plasmid.privacy.ring import TAIL, Encoding, Words, decode_sum
+from plasmid.privacy.rotation import unrotate
+from plasmid.privacy.statements import Verified
 from plasmid.protocol.attestation import Result
 from plasmid.protocol.body import Body, body_bytes, unpack
-from plasmid.protocol.messages import Manifest, Total
+from plasmid.protocol.messages import Start, Total
 from plasmid.protocol.server_step import ByPart, rule_of
 from plasmid.recipes.beside import advanced
 from plasmid.recipes.stopping import Choice, loss_in, stop_of
@@ -37,8 +51,6 @@ from plasmid.recipes.stopping import Choice, loss_in, stop_of
 RELATIVE = 1e-5
 ABSOLUTE = 1e-6
 """In units of the largest value of the state."""
-TOTAL_DTYPE = np.dtype("<f8")
-
 
 Fetch = Callable[[str, int], Body]
 """Returns the published body of a digest and a size."""
@@ -46,19 +58,40 @@ Fetch = Callable[[str, int], Body]
 
 @dataclass(frozen=True)
 class Published:
-    """A sum as the coordinator publishes it: its body, and over how many sites it is."""
+    """A verified sum: its numbers, float64 [length of a vector], and over how many sites it is."""
 
-    body: Body
+    values: NDArray[Any]
     sites: int
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A round to which this site contributed: the digests of manifest and state, and m - c."""
+    """A round to which this site contributed.
+
+    Attributes
+    ----------
+    manifest, state
+        Digests.
+    honest
+        m - c.
+    invited
+        The sites of the attempt.
+    encoding
+        Of its vectors.
+    key, theta
+        The group's key and the threshold of the epoch; empty and 0 where nothing is masked.
+    survivors
+        Those to whose sum this site has consented; None as long as it has not.
+    """
 
     manifest: str
     state: str
     honest: int
+    invited: tuple[str, ...]
+    encoding: Encoding
+    key: bytes = b""
+    theta: int = 0
+    survivors: tuple[str, ...] | None = None
 
 
 class Following:
@@ -74,6 +107,8 @@ class Following:
         How many steps were re-run.
     complete
         Whether this began with the run's first round: no restart has made it forget one.
+    verified
+        Whether the newest state was verified here, or signed by enough sites that have.
     """
 
     def __init__(self, document: Any, digest: str, shape: api.Shape) -> None:
@@ -90,7 +125,12 @@ class Following:
         self._best: tuple[str, NDArray[Any]] | None = None
         self._at: tuple[int, str, NDArray[Any]] | None = None
         self._missed = False
-        self.complete = False
+        self._own = False
+        self._awaited: Start | None = None
+        self._vouched: tuple[int, str] | None = None
+        self._summed = Summed()
+        self._masked = document.privacy.protect == "masked"
+        self.verified = self.complete = False
         self.answered: dict[int, Answered] = {}
         self.attempts = 0
         self.rerun = 0
@@ -106,27 +146,121 @@ class Following:
         assert self._at is not None, "there was a state"
         return self._at[2]
 
-    @property
-    def _total_length(self) -> int:
-        size = self._shape.schema.size
-        return padded_length(size) if self._document.privacy.rotation == "hadamard" else size
+    def begin(self, start: Start | None, fetch: Fetch) -> None:
+        """Take the state with which a key epoch begins, or wait for :meth:`follow` where rounds were missed.
 
-    def take(self, manifest: Manifest, fetch: Fetch) -> NDArray[Any]:
-        """Fetch the state that *manifest* names, with the total that it carries, and :meth:`adopt` it."""
-        before = None
-        if manifest.total is not None:
-            before = self.published(manifest.round, manifest.total, fetch)
-        body = fetch(manifest.state, manifest.state_bytes)
-        state = self.adopt(manifest.round, manifest.state, body, before)
+        Raises
+        ------
+        ProtocolError
+            ``protocol.manifest``: after the first round no state is named; as :meth:`take`.
+        """
+        self._awaited = None
+        if start is None:
+            if self._masked and self._at is not None and self.answered:
+                raise ProtocolError("protocol.manifest", "the epoch names no state to begin with.")
+        elif start.round == 1 or not self._masked or self._follows(start):
+            self.take(start, fetch)
+        else:
+            self._awaited = start
+
+    def _follows(self, start: Start) -> bool:
+        """Return whether *start* is the state at hand, or the total before it was for this site's answer."""
+        at = self._at
+        return at is not None and (at[0] == start.round or start.round - 1 in self.answered)
+
+    @property
+    def statement(self) -> Verified | None:
+        """The newest state, if this site has verified it by a re-run; None in round 1, which all verify."""
+        if self._at is None or not self._own or self._at[0] - 1 not in self.answered:
+            return None
+        return Verified(round=self._at[0], state=self._at[1], theta=self.answered[self._at[0] - 1].theta)
+
+    def follow(self, statements: Iterable[Verified | None], *, c: int) -> None:
+        """Take on the state that was waited for if enough sites, one each of *statements*, have verified it.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.unverified``.
+        """
+        start, self._awaited = self._awaited, None
+        if start is None:
+            return
+        said = Counter(
+            one.theta for one in statements if one and (one.round, one.state) == (start.round, start.state)
+        )
+        if not any(count >= max(theta, c + 1) for theta, count in said.items()):
+            raise _unverified(start.round, f"{said.total()} sites say that they have verified it")
+        self._vouched = (start.round, start.state)
+
+    def take(self, start: Start, fetch: Fetch) -> NDArray[Any]:
+        """Fetch the state *start*, with the total from which it follows, and :meth:`adopt` it."""
+        if self._at is not None and self._at[:2] == (start.round, start.state):
+            return self._at[2]
+        before = None if start.total is None else self.published(start.round, start.total, fetch)
+        body = fetch(start.state, start.state_bytes)
+        state = self.adopt(start.round, start.state, body, before)
         if self._choice is not None and self._choice.over:
-            raise _differs(manifest.round, f"the run was over after {len(self._choice.losses)} rounds")
+            raise _differs(start.round, f"the run was over after {len(self._choice.losses)} rounds")
         return state
 
-    def published(self, round_: int, total: Total, fetch: Fetch) -> Published:
-        """Fetch a *total* from which the state of *round_* shall follow. Raises as :meth:`adopt`."""
-        if total.size != body_bytes("total", self._total_length, TOTAL_DTYPE):
+    def published(self, round_: int, total: Total, fetch: Fetch) -> Published | None:
+        """Fetch a *total* from which the state of *round_* shall follow; None if this site can't verify it.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.step``: it is not the sum of the round before; ``protocol.body``.
+        """
+        answered = self.answered.get(round_ - 1)
+        if answered is None:
+            return None
+        encoding = answered.encoding
+        if total.size != body_bytes("total", encoding.length + TAIL, encoding.dtype):
             raise _differs(round_, f"a total of {total.size} bytes")
-        return Published(fetch(total.digest, total.size), total.sites)
+        body = fetch(total.digest, total.size)
+        words = unpack(body, "total", length=encoding.length + TAIL, dtype=encoding.dtype)
+        self._check_total(round_, answered, total, words)
+        try:
+            values = decode_sum(words, encoding, len(total.survivors))
+        except ProtocolError as error:
+            raise _differs(round_, "a total that so many sites cannot have") from error
+        if self._document.privacy.rotation == "hadamard":
+            values = unrotate(values, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
+        return Published(values, len(total.survivors))
+
+    @staticmethod
+    def _check_total(round_: int, answered: Answered, total: Total, words: Words) -> None:
+        survivors = tuple(total.survivors)
+        if answered.survivors not in (None, survivors) or survivors != tuple(
+            site for site in answered.invited if site in survivors
+        ):
+            raise _differs(round_, "a total over other sites than were agreed on")
+        if not answered.key:
+            return
+        if total.tag != tags.pack_tag(tags.tag(answered.key, answered.manifest, words, survivors)):
+            raise _differs(round_, "a total whose tag does not fit, so that it is not what the sites summed")
+
+    def check_near(self, round_: int, survivors: Iterable[str]) -> None:
+        """Refuse, without a privacy unit, a sum over *survivors* at a state that others have summed.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.near_state``.
+        """
+        if self._document.privacy.unit == "none" and self._summed.is_near(self.last, survivors):
+            raise ProtocolError(
+                "protocol.near_state",
+                f"the state of round {round_} is nearly one that was summed over other sites: the two sums "
+                "would tell the update of a site.",
+                "The run ends with its last state. A privacy unit allows more rounds.",
+            )
+
+    def consented(self, round_: int, survivors: Sequence[str]) -> None:
+        """Note that this site agrees to the sum of *round_* over *survivors*, in order."""
+        self._summed.add(self.last, survivors)
+        self.answered[round_] = replace(self.answered[round_], survivors=tuple(survivors))
 
     def adopt(self, round_: int, digest: str, body: Body, before: Published | None) -> NDArray[Any]:
         """Take the state of *round_*, whose *body* has *digest*; return it [n], read-only.
@@ -134,12 +268,13 @@ class Following:
         Parameters
         ----------
         before
-            The sum of the round before; None where it was not published.
+            The sum of the round before; None where this site cannot verify it.
 
         Raises
         ------
         ProtocolError
-            ``protocol.step``: it does not follow; ``protocol.body``.
+            ``protocol.step``: it does not follow; ``protocol.unverified``: this site cannot verify it, and
+            not enough others say that they have; ``protocol.body``.
         """
         size, dtype = self._shape.state.size, self._shape.dtype
         state = unpack(body, "state", length=size, dtype=dtype)
@@ -149,14 +284,20 @@ class Following:
             return state
         if self._at is None:
             self.complete = round_ == 1
+        rerun = before is not None and self._can_rerun(round_)
+        vouched = self._vouched == (round_, digest)
         if round_ == 1:
             self._check_first(state)
-        elif before is not None and self._can_rerun(round_):
+        elif before is not None and rerun:
             self._judge(round_ - 1, before)
             self._compare(round_, self._step(round_ - 1, before), state)
             self.rerun += 1
+        elif self._masked and not vouched and before is None:
+            raise _unverified(round_, "this site missed the round before")
         else:
             self._missed = True
+        self._own = round_ == 1 or rerun
+        self.verified = self._own or vouched
         self._at = (round_, digest, state)
         return state
 
@@ -175,8 +316,8 @@ class Following:
             known = not self._missed
         else:
             state = unpack(body, "state", length=self._shape.state.size, dtype=self._shape.dtype)
-            known = not self._missed and self._can_rerun(result.rounds + 1)
-            if known:
+            known = not self._missed and total is not None and self._can_rerun(result.rounds + 1)
+            if total is not None and known:
                 self._judge(result.rounds, total)
                 self.rerun += 1
         if self._choice is not None and known:
@@ -188,7 +329,8 @@ class Following:
         said = result.held_back
         if said is None or said.model_dump() != choice.as_json():
             raise _differs(result.rounds + 1, "other losses of held back rows, or another choice")
-        if not choice.over and result.rounds < self._document.rounds:
+        may_end = choice.over or result.near_state
+        if not may_end and result.rounds < self._document.rounds:
             raise _differs(result.rounds + 1, f"the run had no reason to end after {result.rounds} rounds")
         if said.release == "best" and (self._best is None or self._best[0] != result.state):
             raise _differs(result.rounds + 1, "another state than that of the lowest loss")
@@ -198,15 +340,8 @@ class Following:
         if self._choice is None or self._missed:
             return
         assert self._at is not None, "there was a state before"
-        if self._choice.add(loss_in(api.Sum(self._values(total), total.sites, round_), self._shape)):
+        if self._choice.add(loss_in(api.Sum(total.values, total.sites, round_), self._shape)):
             self._best = self._at[1:]
-
-    def _values(self, before: Published) -> NDArray[Any]:
-        """Return the numbers of a total, [length of a vector]."""
-        total = unpack(before.body, "total", length=self._total_length, dtype=TOTAL_DTYPE)
-        if self._document.privacy.rotation == "hadamard":
-            total = unrotate(total, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
-        return total
 
     def _check_first(self, state: NDArray[Any]) -> None:
         if not hasattr(self._computation, "begins"):
@@ -221,10 +356,8 @@ class Following:
 
     def _step(self, round_: int, before: Published) -> NDArray[Any]:
         assert self._at is not None, "there was a state before"
-        if before.sites < 1:
-            raise _differs(round_ + 1, "a sum over no site")
         state, document = self._at[2], self._document
-        summed = api.Sum(self._values(before), before.sites, round_)
+        summed = api.Sum(before.values, before.sites, round_)
         averaged = advanced(self._computation, document, self._shape, state, summed)
         return averaged if self._server is None else self._server.step(round_, state, averaged)
 
@@ -233,6 +366,14 @@ class Following:
         if not np.allclose(stated, own, rtol=RELATIVE, atol=ABSOLUTE * largest):
             off = float(np.abs(stated.astype(np.float64) - own).max())
             raise _differs(round_, f"off by up to {off:.3g}")
+
+
+def _unverified(round_: int, why: str) -> ProtocolError:
+    return ProtocolError(
+        "protocol.unverified",
+        f"the state of round {round_} cannot be verified here: {why}.",
+        "This site takes part again once enough sites that were there have verified a state.",
+    )
 
 
 def _differs(round_: int, how: str) -> ProtocolError:

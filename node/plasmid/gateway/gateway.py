@@ -1,14 +1,15 @@
 """The gateway: everything computed from rows that leaves a site passes through :meth:`Gateway.contribute`.
 
-    authenticate -> admit -> charge and mark the attempt -> compute -> output contract -> bounds
-      -> fixed point -> noise share -> mask -> sign -> log -> send
+    authenticate -> admit -> verify the state -> charge and mark the attempt -> compute -> output contract
+      -> bounds -> fixed point -> noise share -> tag and mask -> sign -> log -> send
 
 Rules
 -----
 1. Every message is checked against the identity that the owner pinned for its author.
 2. A run is admitted by the site's own policy, on a digest that the site computes itself.
 3. A manifest is compared, field by field, with what the admitted document implies; the site chooses
-   nothing and believes nothing.
+   nothing and believes nothing. The state that it names must follow from the sums that this site knows
+   (:mod:`plasmid.gateway.following`): nothing is computed at any other.
 4. **An attempt is answered once.** It is charged and marked before the computation starts; the same manifest
    again gets the stored bytes, another one for that slot, or an older slot, is refused.
 5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
@@ -96,9 +97,16 @@ class Gateway:
     """One site's gateway. Not thread-safe across one run; runs are independent."""
 
     def __init__(
-        self, home: SiteHome, keys: KeyStore, *, isolation: IsolationLevel = "none", clock: Clock = now
+        self,
+        home: SiteHome,
+        keys: KeyStore,
+        *,
+        fetch: Fetch,
+        isolation: IsolationLevel = "none",
+        clock: Clock = now,
     ) -> None:
         self.home = home
+        self._fetch = fetch
         self.isolation = isolation
         self.identity = keys.identity()
         self.audit = AuditLog(home.audit, self.identity, clock=clock)
@@ -110,7 +118,7 @@ class Gateway:
         self._untold: set[str] = set()
         self._clock = clock
         self._marks = Marks(home.runs)
-        self._epochs = Epochs(home, self.identity, self.projects, self.audit, self.ledger)
+        self._epochs = Epochs(home, self.identity, self.projects, self.audit, self.ledger, fetch)
         self._runs: dict[str, AdmittedRun] = {}
         self._broken: dict[str, ProtocolError] = {}
 
@@ -239,7 +247,8 @@ class Gateway:
         """See :meth:`plasmid.gateway.epochs.Epochs.begin`."""
         admitted = self.run(request.run)
         self._check_may_leave(admitted)
-        return self._epochs.begin(admitted, request)
+        with self._noting(request.run):
+            return self._epochs.begin(admitted, request)
 
     def relay(self, message: Relay) -> Bundles | Blobs | Signed | None:
         """See :meth:`plasmid.gateway.epochs.Epochs.relay`."""
@@ -260,7 +269,8 @@ class Gateway:
         ProtocolError
             ``protocol.manifest``: the manifest isn't what the admitted document implies;
             ``protocol.second_manifest``: the slot was used, or begun, under another one, or is older than the
-            last; ``protocol.consented``: the round is over; ``protocol.vector``: the computation broke the
+            last; ``protocol.consented``: the round is over; ``protocol.step``, ``protocol.unverified``: the
+            state does not follow, or this site cannot tell; ``protocol.vector``: the computation broke the
             output contract.
         ProjectRefused
             ``project.not_signed_here``: the owner has left the run's project since.
@@ -285,6 +295,8 @@ class Gateway:
             )
         charged = admitted.terms is not None
         self._marks.check_round(manifest.run, manifest.round, digest, again=charged)
+        with self._noting(manifest.run):
+            admitted.following.take(manifest.begins(), self._fetch)
         admitted.last = (attempt, digest, None)
         if charged and manifest.phase == "train":
             self.ledger.spend(manifest.run)
@@ -299,8 +311,7 @@ class Gateway:
             slot=manifest.slot,
         )
         noised = manifest.mechanism == "dp-sgd"
-        with self._noting(manifest.run):
-            made = computation(manifest)
+        made = computation(manifest)
         raw, evidence = (made.vector, made.evidence) if isinstance(made, Summed) else (made, None)
         vector, norm = bounded(raw, shape, noised=noised)
         policy = self._check_may_leave(admitted)  # it may have changed while this was computed
@@ -315,8 +326,8 @@ class Gateway:
             digest=admitted.digest,
         )
         vector = np.clip(vector, -shape.bound, shape.bound) if suppressed else vector  # rounded up beyond it
-        words = self._protect(admitted, manifest, vector, digest)
-        answer = self._answer(admitted, manifest, digest, pack("words", words))
+        words, tag = self._protect(admitted, manifest, vector, digest)
+        answer = self._answer(admitted, manifest, digest, pack("words", words), tag)
         self.audit.write(
             "released",
             object=answer.digest,
@@ -328,12 +339,18 @@ class Gateway:
         )
         admitted.last = (attempt, digest, answer)
         admitted.following.answered[manifest.round] = Answered(
-            digest, manifest.state, manifest.min_sites - admitted.c
+            manifest=digest,
+            state=manifest.state,
+            honest=manifest.min_sites - admitted.c,
+            invited=tuple(manifest.invited),
+            encoding=manifest.encoding(),
+            key=admitted.epoch.group_key if admitted.epoch else b"",
+            theta=manifest.theta,
         )
         admitted.following.attempts += manifest.phase == "train"
         return answer
 
-    def countersign(self, message: Conclude, fetch: Fetch) -> Countersigned:
+    def countersign(self, message: Conclude) -> Countersigned:
         """Countersign what a run came to, if it is what this site took part in; logged before it is signed.
 
         Raises
@@ -348,7 +365,7 @@ class Gateway:
         self._check_may_leave(admitted)
         coordinator = read_peers(self.home.peers).coordinator
         with self._noting(message.run):
-            statement = check_result(self.site, coordinator, admitted, message, fetch)
+            statement = check_result(self.site, coordinator, admitted, message, self._fetch)
         hardware = hardware_name(self.home.config().devices)
         word = word_of(self.site, admitted, statement, hardware=hardware)
         self.audit.write(
@@ -410,17 +427,25 @@ class Gateway:
             spent=spent,
         )
 
-    def _protect(self, admitted: AdmittedRun, manifest: Manifest, vector: NDArray[Any], digest: str) -> Words:
-        """Return *vector* as words: rotated if the document says so, noised by this site's share, masked."""
+    def _protect(
+        self, admitted: AdmittedRun, manifest: Manifest, vector: NDArray[Any], digest: str
+    ) -> tuple[Words, bytes | None]:
+        """Return *vector* as words: rotated if the document says so, noised by this site's share, masked.
+
+        Beside it the masked tag, None where nothing is masked.
+        """
         turned = manifest.phase == "train" and admitted.document.privacy.rotation == "hadamard"
         turned_by = bytes.fromhex(admitted.digest) if turned else None
         words = in_ring(vector, manifest.encoding(), turned_by=turned_by)
         if admitted.masked:
             assert admitted.epoch is not None, "what is masked has an epoch"
-            admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=manifest.invited)
-        return words
+            invited = manifest.invited
+            return words, admitted.epoch.mask(words, slot=manifest.slot, manifest=digest, invited=invited)
+        return words, None
 
-    def _answer(self, admitted: AdmittedRun, manifest: Manifest, digest: str, body: bytes) -> Answer:
+    def _answer(
+        self, admitted: AdmittedRun, manifest: Manifest, digest: str, body: bytes, tag: bytes | None
+    ) -> Answer:
         counter, head = self.ledger.charged()
         body_digest = sha256_hex(body)
         contribution = Contribution(
@@ -432,6 +457,7 @@ class Gateway:
             manifest=digest,
             body=body_digest,
             body_bytes=len(body),
+            tag=tag,
             ledger_counter=counter,
             ledger_head=head,
             isolation=self.isolation,

@@ -57,7 +57,7 @@ def check_manifest(site: str, admitted: AdmittedRun, manifest: Manifest) -> api.
     first, last = (document.rounds + 1,) * 2 if audit else (1, document.rounds)
     if not first <= manifest.round <= last:
         wrong.append("round")
-    if manifest.round == 1 and manifest.total is not None:
+    if (manifest.round == 1) != (manifest.total is None):
         wrong.append("total")
     invited = manifest.invited
     if (

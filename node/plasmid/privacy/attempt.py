@@ -1,12 +1,13 @@
-"""One attempt at a round, from a site's seat: steps 5 to 7 of ``plasmid-sa/1`` after the vector was masked.
+"""One attempt at a round, from a site's seat: steps 5 to 7 of ``plasmid-sa/2`` after the vector was masked.
 
 Rules
 -----
 1. **One contribution, one survivor list, one answer a slot.**
 2. The survivors are distinct invited sites, all over this site's manifest, its own contribution among
    them, at least m and theta of them.
-3. Shares leave once, against theta equal consents, this site's own among them: of b for survivors, of k for
-   invited sites that dropped out, **never both for one**.
+3. Shares leave once, against theta equal consents, this site's own among them, more than c of which say that
+   their author has verified the state: of b for survivors, of k for invited sites that dropped out, **never
+   both for one**.
 4. The shares are erased as they leave.
 """
 
@@ -33,8 +34,8 @@ class Attempt:
         Of this site and this attempt; *manifest* is the digest H.
     roster, invited
         In order; share index = roster position + 1.
-    theta
-        The epoch's threshold.
+    theta, c
+        The epoch's threshold, and how many sites may collude.
     held
         uint8 [n, 2, 32], this site's shares of each site's b and k of the slot: a view, erased in place.
     """
@@ -50,10 +51,12 @@ class Attempt:
         roster: tuple[str, ...],
         invited: tuple[str, ...],
         theta: int,
+        c: int,
         held: NDArray[np.uint8],
     ) -> None:
         self.run, self.epoch, self.slot, self.site, self.manifest = run, epoch, slot, site, manifest
         self._roster, self._invited, self._theta, self._held = roster, invited, theta, held
+        self._c = c
         self._contribution: Contribution | None = None
         self._consent: Consent | None = None
         self._survivors: frozenset[str] = frozenset()
@@ -68,8 +71,8 @@ class Attempt:
             raise _survivors("this site has another contribution for this slot")
         self._contribution = said
 
-    def consent(self, contributions: Sequence[Contribution], *, m: int) -> Consent:
-        """Return the consent to open this sum. Raises ProtocolError (``protocol.survivors``)."""
+    def check_survivors(self, contributions: Sequence[Contribution], *, m: int) -> None:
+        """Refuse what no sum may be over. Raises ProtocolError (``protocol.survivors``)."""
         mine, least = self._contribution, max(m, self._theta)
         sites = {said.site for said in contributions}
         problem = (
@@ -91,19 +94,23 @@ class Attempt:
         )
         if problem:
             raise _survivors(problem)
-        survivors = survivors_digest(contributions)
+        if self._consent is not None and self._consent.survivors != survivors_digest(contributions):
+            raise _survivors("this site agreed to another survivor list for this slot")
+
+    def consent(self, contributions: Sequence[Contribution], *, m: int, verified: bool) -> Consent:
+        """Return the consent to open this sum. Raises ProtocolError (``protocol.survivors``)."""
+        self.check_survivors(contributions, m=m)
         if self._consent is None:
-            self._survivors = frozenset(sites)
+            self._survivors = frozenset(said.site for said in contributions)
             self._consent = Consent(
                 run=self.run,
                 epoch=self.epoch,
                 slot=self.slot,
                 site=self.site,
                 manifest=self.manifest,
-                survivors=survivors,
+                survivors=survivors_digest(contributions),
+                verified=verified,
             )
-        elif self._consent.survivors != survivors:
-            raise _survivors("this site agreed to another survivor list for this slot")
         return self._consent
 
     def shares(self, consents: Sequence[Consent]) -> Shares:
@@ -113,8 +120,8 @@ class Attempt:
         ------
         ProtocolError
             ``protocol.consents``: this site has not agreed, one of *consents* is over something else or by
-            no survivor, or they are of fewer than theta sites, this one counted; ``protocol.slot_used``: the
-            slot was answered.
+            no survivor, they are of fewer than theta sites, this one counted, or no more than c of their
+            authors have verified the state; ``protocol.slot_used``: the slot was answered.
         """
         mine = self._consent
         if self._answered:
@@ -122,11 +129,17 @@ class Attempt:
         if mine is None:
             raise _consents("this site has not agreed to a survivor list")
         sites = {said.site for said in consents}
-        equal = all(said == mine.model_copy(update={"site": said.site}) for said in consents)
+        equal = all(
+            said == mine.model_copy(update={"site": said.site, "verified": said.verified})
+            for said in consents
+        )
         if not equal or not sites <= self._survivors:
             raise _consents("they are not all by survivors, over what this site agreed to")
         if len(sites | {self.site}) < self._theta:
             raise _consents(f"{len(sites)} are fewer than {self._theta}")
+        known = {said.site for said in [*consents, mine] if said.verified}
+        if len(known) <= self._c:
+            raise _consents(f"{len(known)} sites have verified the state, more than {self._c} must")
         answer = Shares(
             run=self.run,
             epoch=self.epoch,

@@ -79,7 +79,7 @@ def check_adverts(adverts: Sequence[Advert]) -> list[Advert]:
     secrets = [
         digests[start : start + _COMMITMENT_BYTES]
         for advert in adverts
-        for digests in (advert.self_commitments, advert.key_commitments)
+        for digests in (advert.self_commitments, advert.key_commitments, advert.group_commitment)
         for start in range(0, len(digests), _COMMITMENT_BYTES)
     ]
     alike = {

@@ -1,4 +1,4 @@
-"""Secure aggregation, protocol ``plasmid-sa/1``: a site's state machine for one key epoch.
+"""Secure aggregation, protocol ``plasmid-sa/2``: a site's state machine for one key epoch.
 
 After Bonawitz et al. 2017 (CCS, "Practical Secure Aggregation for Privacy-Preserving Machine Learning"),
 malicious setting. Each **slot** is one instance of it, with one set-up per **epoch** for all its slots. One
@@ -7,16 +7,19 @@ attempt at one round takes one slot.
 Rules
 -----
 1. n, c and theta are as :mod:`plasmid.privacy.roster` says; each site checks c before it deals a share.
-2. Advert: fresh X25519 and ML-KEM-768 keys and, per slot, the SHA-256 of two fresh secrets, k (pair masks)
-   and b (self-mask). rho is the digest of all adverts, this site's own among them.
-3. Bundle, from i to every other j: j's shares, theta of n, of every b and k of i and, if i < j, the seeds
-   r_ij = HKDF(k_i, j). The index of a share is the position in the roster + 1.
+2. Advert: fresh X25519 and ML-KEM-768 keys, the SHA-256 of a fresh contribution g to the group's key and,
+   per slot, of two fresh secrets, k (pair masks) and b (self-mask). rho is the digest of all adverts, this
+   site's own among them.
+3. Bundle, from i to every other j: g of i; j's shares, theta of n, of every b and k of i and, if i < j, the
+   seeds r_ij = HKDF(k_i, j). The index of a share is the position in the roster + 1. A g that is not what its
+   advert commits to makes the epoch void and is named; K = HKDF(all g in the order of the roster, rho).
 4. Recovery: per slot, the seeds that i was given, sealed under HKDF(k_i, "blob"), for the coordinator.
 5. Ready: (rho, blobs, n, c, theta). A site masks only when it holds n equal ones. **One advert, one set of
    bundles, one ready statement an epoch**; a step that fails makes the epoch void.
 6. **A slot masks one vector, once**: it is marked used before the first word changes, and slots only rise.
    The streams are of HKDF(b, "self" | H), added, and, for each other invited site, of HKDF(r, "pair" | H),
-   added for a later site and subtracted for an earlier one; H is the digest of the manifest.
+   added for a later site and subtracted for an earlier one; H is the digest of the manifest. The tag of what
+   is masked leaves under one field element of the same streams (:mod:`plasmid.privacy.tags`).
 7. Survivors, consents and shares: :mod:`plasmid.privacy.attempt`.
 8. A slot's secrets are erased once it is answered or a later one is used; a slot passed over is dead.
 
@@ -34,7 +37,7 @@ from numpy.typing import NDArray
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy import shamir
+from plasmid.privacy import shamir, tags
 from plasmid.privacy.attempt import KEY, SELF, Attempt
 from plasmid.privacy.channels import Channel, seal_blob
 from plasmid.privacy.keystream import Keystreams, Pad, commitment, pair_key, pair_seed, self_key
@@ -50,6 +53,7 @@ from plasmid.privacy.statements import (
     Ready,
     Recovery,
     Shares,
+    Verified,
     digest_of,
 )
 
@@ -73,6 +77,7 @@ class SiteEpoch:
         self._channel = Channel()
         drawn = bytearray(secrets.token_bytes(2 * slots * SECRET_BYTES))
         self._secrets = np.frombuffer(drawn, np.uint8).reshape(2, slots, SECRET_BYTES)
+        self._given = secrets.token_bytes(SECRET_BYTES)
         self.advert = Advert(
             run=run,
             epoch=epoch,
@@ -82,9 +87,10 @@ class SiteEpoch:
             mlkem768=self._channel.mlkem768,
             key_commitments=_commitments(self._secrets[KEY]),
             self_commitments=_commitments(self._secrets[SELF]),
+            group_commitment=commitment(self._given),
         )
         self._adverts: dict[str, Advert] = {}
-        self.rho, self.theta = "", 0
+        self.rho, self.theta, self.group_key = "", 0, b""
         self._recovery: Recovery | None = None
         self._ready: Ready | None = None
         self._next_step, self._next_slot = "bundles", 0
@@ -131,7 +137,7 @@ class SiteEpoch:
         for index, receiver in enumerate(ordered):
             if index == me:
                 continue
-            plain = dealt[index].tobytes()
+            plain = self._given + dealt[index].tobytes()
             if index > me:
                 seeds = b"".join(pair_seed(k.tobytes(), receiver.site) for k in self._secrets[KEY])
                 self._held[index, _SEED] = np.frombuffer(seeds, np.uint8).reshape(self.slots, SECRET_BYTES)
@@ -148,12 +154,14 @@ class SiteEpoch:
         Raises
         ------
         ProtocolError
-            ``protocol.bundles``: one is missing, superfluous, for another epoch, of a wrong length, or does
-            not open; ``protocol.ready``: not the next step.
+            ``protocol.bundles``: one is missing, superfluous, for another epoch, of a wrong length, does not
+            open, or holds another contribution to the group's key than its sender committed to;
+            ``protocol.ready``: not the next step.
         """
         self._begin("recovery")
         roster, me = self.roster, self.roster.index(self.site)
         by_sender = {bundle.sender: bundle for bundle in bundles}
+        given_by = {self.site: self._given}
         if len(bundles) != len(roster) - 1 or {*by_sender, self.site} != set(roster):
             raise ProtocolError("protocol.bundles", "the bundles are not those of the other sites.")
         for index, sender in enumerate(roster):
@@ -165,23 +173,37 @@ class SiteEpoch:
                 raise ProtocolError("protocol.bundles", f"the bundle of {sender} is not for this epoch.")
             opened = self._channel.open(bundle, sender=self._adverts[sender], receiver=self.advert)
             rows = self._held[index, : 3 if index < me else _SEED]
-            if len(opened) != rows.size:
+            if len(opened) != SECRET_BYTES + rows.size:
                 raise ProtocolError("protocol.bundles", f"the bundle of {sender} has a wrong length.")
-            rows[:] = np.frombuffer(opened, np.uint8).reshape(rows.shape)
+            given_by[sender] = opened[:SECRET_BYTES]
+            if commitment(given_by[sender]) != self._adverts[sender].group_commitment:
+                raise ProtocolError(
+                    "protocol.bundles",
+                    f"{sender} gave another part of the group's key than it had committed to.",
+                    f"Leave out {sender} if it goes on.",
+                )
+            rows[:] = np.frombuffer(opened, np.uint8, offset=SECRET_BYTES).reshape(rows.shape)
+        self.group_key = tags.group_key((given_by[site] for site in roster), self.rho)
         given = self._held[:me, _SEED]
         sealed = [
             seal_blob(k.tobytes(), given[:, slot].tobytes(), advert=self.advert, slot=slot)
             for slot, k in enumerate(self._secrets[KEY])
         ]
         self._secrets[:] = 0
-        del self._channel
+        del self._channel, self._given
         self._recovery = Recovery(
             run=self.run, epoch=self.epoch, site=self.site, rho=self.rho, blob=sha256_hex(b"".join(sealed))
         )
         self._next_step = "ready"
         return self._recovery, sealed
 
-    def ready(self, recoveries: Sequence[Recovery], *, heads: Mapping[str, int] | None = None) -> Ready:
+    def ready(
+        self,
+        recoveries: Sequence[Recovery],
+        *,
+        verified: Verified | None = None,
+        heads: Mapping[str, int] | None = None,
+    ) -> Ready:
         """Take everyone's recovery statements and return the statement to sign.
 
         Raises
@@ -206,6 +228,7 @@ class SiteEpoch:
             n=len(self.roster),
             c=self._c,
             theta=self.theta,
+            verified=verified,
             heads=dict(heads or {}),
         )
         self._next_step = "seal"
@@ -234,8 +257,10 @@ class SiteEpoch:
 
     # -- an attempt --------------------------------------------------------------------------------
 
-    def mask(self, words: Words, *, slot: int, manifest: str, invited: Sequence[str]) -> None:
-        """Mask *words* (encoded vector with its tail) in place; the slot is used from the start of it.
+    def mask(self, words: Words, *, slot: int, manifest: str, invited: Sequence[str]) -> bytes:
+        """Mask *words* (encoded vector with its tail) in place; return their tag, masked too.
+
+        The slot is used from the start of it.
 
         Parameters
         ----------
@@ -274,6 +299,7 @@ class SiteEpoch:
             roster=self.roster,
             invited=tuple(invited),
             theta=self.theta,
+            c=self._c,
             held=self._held[:, :_SEED, slot],
         )
         pads = []
@@ -285,7 +311,9 @@ class SiteEpoch:
                 pads.append(Pad(pair_key(seed, manifest), subtract=other < self.site))
         self._held[:, :, :slot] = 0
         self._held[:, _SEED, slot] = 0
+        own = tags.masked(tags.tag(self.group_key, manifest, words, [self.site]), pads)
         Keystreams(pads, words.dtype).add(words)
+        return tags.pack_tag(own)
 
     def contributed(self, said: Contribution) -> None:
         """Note the statement that leaves with the masked vector: consent wants it among the survivors.
@@ -298,13 +326,21 @@ class SiteEpoch:
         """
         self._current(said.slot).contributed(said)
 
-    def consent(self, slot: int, contributions: Sequence[Contribution], *, m: int) -> Consent:
+    def check_survivors(self, slot: int, contributions: Sequence[Contribution], *, m: int) -> None:
+        """Refuse what :meth:`consent` would refuse, and agree to nothing. Raises ProtocolError."""
+        self._current(slot).check_survivors(contributions, m=m)
+
+    def consent(
+        self, slot: int, contributions: Sequence[Contribution], *, m: int, verified: bool = True
+    ) -> Consent:
         """Return the consent to open the sum of *contributions*; for the same survivors the same.
 
         Parameters
         ----------
         m
             The smallest number of survivors; theta counts where it is larger.
+        verified
+            Whether this site has verified the state of the round.
 
         Raises
         ------
@@ -313,7 +349,7 @@ class SiteEpoch:
             survivor list was agreed to, a site is in it twice or not invited, this site's own contribution is
             missing or changed, one is for another manifest, or they are fewer than *m* or theta.
         """
-        return self._current(slot).consent(contributions, m=m)
+        return self._current(slot).consent(contributions, m=m, verified=verified)
 
     def shares(self, slot: int, consents: Sequence[Consent]) -> Shares:
         """Return the shares that open the sum, once, and erase them here.
@@ -323,7 +359,8 @@ class SiteEpoch:
         ProtocolError
             ``protocol.slot_used``: not the slot that was masked last, or it was answered;
             ``protocol.consents``: this site has not agreed, one of *consents* is over something else or by
-            no survivor, or they are of fewer than theta sites, this one counted.
+            no survivor, they are of fewer than theta sites, this one counted, or of no more than c sites that
+            have verified the state.
         """
         return self._current(slot).shares(consents)
 

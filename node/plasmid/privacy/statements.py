@@ -1,4 +1,4 @@
-"""What is said in ``plasmid-sa/1``: the signed statements of a key epoch and of one attempt at a round.
+"""What is said in ``plasmid-sa/2``: the signed statements of a key epoch and of one attempt at a round.
 
 Rules
 -----
@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from plasmid.core.canonical import digest_json
 
-PROTOCOL: Literal["plasmid-sa/1"] = "plasmid-sa/1"
+PROTOCOL: Literal["plasmid-sa/2"] = "plasmid-sa/2"
 MAX_ROSTER = 64
 MAX_SLOTS = 256
 """Slots of one epoch at most; a run that needs more starts further epochs."""
@@ -83,6 +83,9 @@ RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 EpochNumber = Annotated[int, Field(ge=1, lt=2**53)]
 Slot = Annotated[int, Field(ge=0, lt=MAX_SLOTS)]
 Share = Annotated[bytes, Base64Bytes(SECRET_BYTES)]
+Commitment = Annotated[bytes, Base64Bytes(32)]
+Tag = Annotated[bytes, Base64Bytes(8)]
+"""An element of the field of :mod:`plasmid.privacy.tags`, big-endian."""
 ShareOf = Annotated[dict[SiteName, Share], Field(max_length=MAX_ROSTER)]
 Commitments = Annotated[bytes, Base64Bytes(32, 32 * MAX_SLOTS, step=32)]
 
@@ -92,7 +95,7 @@ class _Statement(BaseModel):
 
 
 class _OfEpoch(_Statement):
-    protocol: Literal["plasmid-sa/1"] = PROTOCOL
+    protocol: Literal["plasmid-sa/2"] = PROTOCOL
     run: RunId
     epoch: EpochNumber
 
@@ -101,7 +104,8 @@ class Advert(_OfEpoch):
     """Step 1: a site's fresh public keys for one epoch, and the SHA-256 of each slot secret, slot after slot.
 
     ``key_commitments`` are of the secrets k, from which pair seeds come; ``self_commitments`` of the
-    secrets b of the self-masks. ``document`` is the digest of the recipe.
+    secrets b of the self-masks; ``group_commitment`` is of the site's contribution g to the group's key K.
+    ``document`` is the digest of the recipe.
     """
 
     type: Literal["advert"] = "advert"
@@ -111,13 +115,15 @@ class Advert(_OfEpoch):
     mlkem768: Annotated[bytes, Base64Bytes(1184)]
     key_commitments: Commitments
     self_commitments: Commitments
+    group_commitment: Commitment
 
 
 class Bundle(_OfEpoch):
-    """Step 2: the receiver's shares of every slot secret of the sender, and pair seeds if it comes later.
+    """Step 2: the sender's g, the receiver's shares of its slot secrets, and pair seeds if it comes later.
 
-    ``kem`` is an ML-KEM-768 ciphertext to the receiver; ``sealed`` is AES-256-GCM of: shares of b of all
-    slots, shares of k of all slots, and, where the sender precedes the receiver, the pair seeds of all slots.
+    ``kem`` is an ML-KEM-768 ciphertext to the receiver; ``sealed`` is AES-256-GCM of: the contribution g to
+    the group's key, shares of b of all slots, shares of k of all slots, and, where the sender precedes the
+    receiver, the pair seeds of all slots.
     """
 
     type: Literal["bundle"] = "bundle"
@@ -126,7 +132,7 @@ class Bundle(_OfEpoch):
     rho: Digest
     kem: Annotated[bytes, Base64Bytes(1088)]
     sealed: Annotated[
-        bytes, Base64Bytes(2 * SECRET_BYTES + TAG_BYTES, 3 * SECRET_BYTES * MAX_SLOTS + TAG_BYTES)
+        bytes, Base64Bytes(3 * SECRET_BYTES + TAG_BYTES, (3 * MAX_SLOTS + 1) * SECRET_BYTES + TAG_BYTES)
     ]
 
 
@@ -139,9 +145,27 @@ class Recovery(_OfEpoch):
     blob: Digest
 
 
+class Verified(_Statement):
+    """A state that a site has verified itself, in the epoch whose sums it follows from.
+
+    Attributes
+    ----------
+    round, state
+        The round that begins with the state, and the digest of its body.
+    theta
+        The threshold of the epoch that made it.
+    """
+
+    round: Annotated[int, Field(ge=1, lt=2**53)]
+    state: Digest
+    theta: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
+
+
 class Ready(_OfEpoch):
     """Step 3: a site holds all that it needs to mask. ``blobs`` is the digest over everyone's recovery.
 
+    ``verified`` is the state with which the epoch begins, where this site has verified it itself: for sites
+    that missed rounds, no part of what must be equal.
     ``heads`` are the newest ledger counters that this site saw of its peers: for them to read, no part of
     what must be equal.
     """
@@ -153,6 +177,7 @@ class Ready(_OfEpoch):
     n: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
     c: Annotated[int, Field(ge=0, le=MAX_ROSTER)]
     theta: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
+    verified: Verified | None
     heads: Annotated[dict[SiteName, Annotated[int, Field(ge=0, lt=2**53)]], Field(max_length=MAX_ROSTER)] = {}
 
 
@@ -160,6 +185,8 @@ class Contribution(_Statement):
     """Step 5: the site's protected vector for one attempt is the body *body*.
 
     Also said where nothing is masked; the protocol's name is in the manifest, whose digest is named.
+    ``tag`` is the masked tag of the vector before it was masked (:mod:`plasmid.privacy.tags`); None where
+    nothing is masked.
     ``ledger_counter`` and ``ledger_head`` are the newest charge in the site's privacy ledger;
     ``isolation`` is how the worker that computed it was locked in.
     """
@@ -173,6 +200,7 @@ class Contribution(_Statement):
     manifest: Digest
     body: Digest
     body_bytes: Annotated[int, Field(ge=1, lt=2**53)]
+    tag: Tag | None
     ledger_counter: Annotated[int, Field(ge=0, lt=2**53)]
     ledger_head: Digest
     isolation: IsolationLevel
@@ -181,7 +209,8 @@ class Contribution(_Statement):
 class Consent(_OfEpoch):
     """Step 6: a site agrees that the sum over exactly these survivors is opened.
 
-    ``survivors`` is :func:`survivors_digest`.
+    ``survivors`` is :func:`survivors_digest`. ``verified`` says that the site has itself re-run the step that
+    gave the round's state, or has been told by enough that have.
     """
 
     type: Literal["consent"] = "consent"
@@ -189,6 +218,7 @@ class Consent(_OfEpoch):
     site: SiteName
     manifest: Digest
     survivors: Digest
+    verified: bool
 
 
 class Shares(_OfEpoch):

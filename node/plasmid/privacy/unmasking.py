@@ -1,4 +1,4 @@
-"""Secure aggregation, protocol ``plasmid-sa/1``: the coordinator's pure half, which opens the sum over S.
+"""Secure aggregation, protocol ``plasmid-sa/2``: the coordinator's pure half, which opens the sum over S.
 
 Rules
 -----

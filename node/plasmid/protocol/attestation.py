@@ -112,6 +112,9 @@ class Result(_Part):
         The fixed-point step.
     held_back
         None where the recipe says nothing about an early end. Else ``rounds`` is how many there were.
+    near_state
+        Whether the run ended early because, without a privacy unit, sites refuse a sum at a state near an
+        earlier one (:mod:`plasmid.privacy.near`).
     state, total
         The last public state, and the last round's sum, from which it follows; with ``held_back`` the state
         that was chosen, and the last round's sum.
@@ -137,6 +140,7 @@ class Result(_Part):
     total: Total
     privacy: dict[str, Any]
     held_back: HeldBack | None = None
+    near_state: bool = False
 
 
 class Countersignature(_Part):

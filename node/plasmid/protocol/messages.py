@@ -42,6 +42,7 @@ from plasmid.privacy.statements import (
     RunId,
     Shares,
     SiteName,
+    Tag,
 )
 from plasmid.protocol.checkpoint import MAX_NOTE_BYTES, MAX_SIZE
 from plasmid.protocol.envelope import Envelope
@@ -153,8 +154,39 @@ class Planned(_Message):
     noise_rate: Annotated[float, Field(ge=0, le=1)]
 
 
+class Total(_Message):
+    """A sum as it was opened, published as the body ``total`` (its words, tail included).
+
+    Attributes
+    ----------
+    digest, size
+        Of the body.
+    survivors
+        Over which sites it is, in order.
+    tag
+        The sum of their tags (:mod:`plasmid.privacy.tags`); None where nothing is masked.
+    """
+
+    digest: Digest
+    size: Whole
+    survivors: Annotated[list[SiteName], Field(min_length=1, max_length=64)]
+    tag: Tag | None
+
+
+class Start(_Message):
+    """The public state with which a round begins, and the sum from which it follows (None in round 1)."""
+
+    round: Whole
+    state: Digest
+    state_bytes: Whole
+    total: Total | None
+
+
 class Epoch(_Message):
-    """Coordinator to site: the roster, slots and collusion bound of a key epoch of the run."""
+    """Coordinator to site: the roster, slots and collusion bound of a key epoch of the run.
+
+    ``begins`` is the state of its first round; it may be None before round 1.
+    """
 
     type: Literal["epoch"] = "epoch"
     run: RunId
@@ -163,6 +195,7 @@ class Epoch(_Message):
     slots: Whole
     c: Whole
     planned: Planned
+    begins: Start | None = None
 
 
 RelayKind = Literal["advert", "bundle", "recovery", "ready", "contribution", "consent"]
@@ -200,14 +233,6 @@ class Blobs(_Message):
     sealed: Annotated[list[Annotated[bytes, Base64Bytes(16, 16 + 64 * 32)]], Field(max_length=MAX_SLOTS)]
 
 
-class Total(_Message):
-    """A decoded sum, published as the body ``total`` (float64): digest, bytes, over how many sites it is."""
-
-    digest: Digest
-    size: Whole
-    sites: Whole
-
-
 class Manifest(_Message):
     """Coordinator to site: the description of one attempt at a round; its digest H enters every mask.
 
@@ -232,7 +257,7 @@ class Manifest(_Message):
     """
 
     type: Literal["manifest"] = "manifest"
-    protocol: Literal["plasmid-sa/1", "none"]
+    protocol: Literal["plasmid-sa/2", "none"]
     run: RunId
     phase: Literal["train", "audit"]
     epoch: Whole
@@ -264,9 +289,13 @@ class Manifest(_Message):
             noise_variance=self.noise_variance,
         )
 
+    def begins(self) -> Start:
+        """Return the state with which the round begins."""
+        return Start(round=self.round, state=self.state, state_bytes=self.state_bytes, total=self.total)
+
     def digest(self) -> str:
         """Return H, the SHA-256 of the canonical manifest."""
-        return digest_json(self.model_dump())
+        return digest_json(self.model_dump(mode="json"))
 
 
 class Heartbeat(_Message):

@@ -4,9 +4,8 @@ Rules
 -----
 1. A step is ``(round, state, averaged) -> next state``; *averaged* is the state plus the mean update. It
    gives what the upstream strategy of that name gives, and is tested equal to it.
-2. FedAvg; FedAvgM (Hsu, Qi, Brown 2019, arXiv 1909.06335); FedAdam and FedYogi (Reddi et al. 2021, arXiv
-   2003.00295, with the bias correction of Kingma and Ba in FedAdam). Of any other strategy there is no rule
-   here: a site cannot re-run its step, and says so.
+2. FedAvg; FedAvgM (Hsu, Qi, Brown 2019, arXiv 1909.06335); FedAdagrad, FedAdam and FedYogi (Reddi et al.
+   2021, arXiv 2003.00295, with the bias correction of Kingma and Ba in FedAdam): all that a recipe may name.
 3. Whoever missed a round cannot re-run the later steps of one that remembers the earlier ones
    (:attr:`ServerStep.remembers`).
 4. Each part of an adapter has an optimiser of its own, which steps in those rounds in which the part learns
@@ -139,6 +138,16 @@ class _Adaptive(ABC):
         return self._eta
 
 
+class FedAdagrad(_Adaptive):
+    """Adagrad on the mean update."""
+
+    def __init__(self, *, eta: float = 1e-1, **options: float) -> None:
+        super().__init__(eta=eta, **{"beta_1": 0.0, "beta_2": 0.0, **options})
+
+    def _second(self, v: Vector, delta: Vector) -> Vector:
+        return v + delta**2
+
+
 class FedAdam(_Adaptive):
     """Adam on the mean update."""
 
@@ -163,7 +172,7 @@ class FedYogi(_Adaptive):
         return v - (1.0 - self._beta_2) * (delta**2) * np.sign(v - delta**2)
 
 
-_RULES: dict[str, Any] = {"FedAvg": FedAvg, "FedAvgM": FedAvgM, "FedAdam": FedAdam, "FedYogi": FedYogi}
+_RULES: dict[str, Any] = {rule.__name__: rule for rule in (FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)}
 
 
 def server_step(strategy: str, options: Mapping[str, Any]) -> ServerStep | None:

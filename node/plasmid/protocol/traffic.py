@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from plasmid.computations.api import Shape
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import body_bytes
@@ -80,7 +78,7 @@ def body_sizes(document: Any, shape: Shape, plan: AttemptPlan) -> tuple[int, int
     encoding = plan.encoding
     up = body_bytes("words", encoding.length + TAIL, encoding.dtype)
     down = body_bytes("state", shape.state.size, shape.dtype)
-    return up, down + body_bytes("total", encoding.length, np.dtype(np.float64)) * (document.rounds > 1)
+    return up, down + body_bytes("total", encoding.length + TAIL, encoding.dtype) * (document.rounds > 1)
 
 
 def traffic(document: Any, shape: Shape, plan: AttemptPlan, *, sites: int, round_s: float = 0.0) -> Traffic:

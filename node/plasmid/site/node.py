@@ -64,9 +64,9 @@ class Node:
         self.launcher = launcher or LocalLauncher(
             choose(config.isolation), limits=config.limits, devices=config.devices
         )
-        self.gateway = Gateway(home, keys, isolation=self.launcher.level)
         self.keys = keys
         self.link = Credential(home.folder).connect(keys)
+        self.gateway = Gateway(home, keys, fetch=self.link.download, isolation=self.launcher.level)
         self.heard: datetime | None = None
         self._runs: dict[str, SiteRun] = {}
         self._early: dict[str, list[Any]] = {}

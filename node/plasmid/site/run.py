@@ -143,7 +143,7 @@ class SiteRun(threading.Thread):
             if said is not None:
                 self._say(said if isinstance(said, Signed) else sign(gateway.identity, said))
         elif isinstance(message, Conclude):
-            self._say(sign(gateway.identity, gateway.countersign(message, node.link.download)))
+            self._say(sign(gateway.identity, gateway.countersign(message)))
             self._make_own()
         elif isinstance(message, End):
             self.end(message.state)
@@ -193,11 +193,10 @@ class SiteRun(threading.Thread):
         gateway = self.node.gateway
         admitted = gateway.run(self.run_id)
         document, shape = admitted.document, admitted.shape
-        state = admitted.following.take(manifest, self.node.link.download)
         audit = manifest.phase == "audit"
         layout, opened = layout_of(document), admitted.opened
         vector = self._session.compute(
-            state,
+            admitted.following.last,
             cells=None if layout is None or opened is None else (layout, opened.rows),
             order={
                 "cells": None if layout is None else people_key(gateway.home.data_key()).hex(),

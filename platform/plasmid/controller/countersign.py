@@ -90,6 +90,7 @@ def conclude(
             hardware=hardware_name(),
             rounds=record["rounds"],
             held_back=record["held_back"] and HeldBack(**record["held_back"]),
+            near_state=record["near_state"],
             participants=record["participants"],
             epochs=[EpochFigures(**epoch) for epoch in account.epochs],
             strategy=job.document.federation.server.strategy,

@@ -9,6 +9,8 @@ Rules
    (:mod:`plasmid.recipes.stopping`): the best one takes the last one's place.
 4. The last total is published only where sites are to countersign what came of it: a question's total is for
    those who may receive its answer.
+5. A run also ends where no further sum would be agreed to
+   (:class:`~plasmid.controller.secure_sum.NearState`).
 """
 
 from __future__ import annotations
@@ -20,13 +22,12 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.controller.plan import Job
-from plasmid.controller.secure_sum import Phase, State
+from plasmid.controller.secure_sum import NearState, Opened, Phase, State
 from plasmid.federation.server import optimiser_of
 from plasmid.link.bodies import Bodies
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.rotation import unrotate
 from plasmid.protocol.body import pack
-from plasmid.protocol.messages import Total
 from plasmid.recipes.beside import advanced
 from plasmid.recipes.stopping import Choice, loss_in, stop_of
 
@@ -57,8 +58,8 @@ class Surroundings(Protocol):
 class Sums(Protocol):
     """What sums the sites' vectors: :class:`~plasmid.controller.secure_sum.SecureSum`, or a simulation's."""
 
-    def total(self, round_: int, state: State, *, phase: Phase = "train") -> tuple[NDArray[np.float64], int]:
-        """Return the decoded sum of one round, float64 [length], and over how many sites it is."""
+    def total(self, round_: int, state: State, *, phase: Phase = "train") -> Opened:
+        """Return the sum of one round. Raises NearState."""
 
 
 class Rounds:
@@ -68,6 +69,8 @@ class Rounds:
     ----------
     done
         How many rounds there were so far.
+    near_state
+        Whether the run ended early by :class:`~plasmid.controller.secure_sum.NearState`.
     choice
         Of the released state, by what the sites held back; None where the document says nothing about it.
     """
@@ -76,10 +79,10 @@ class Rounds:
         self._context, self._job, self._sums = context, job, sums
         self._computation = api.load(job.document.computation)
         self._state = State("", 0)
-        self._summed: tuple[NDArray[Any], int] | None = None
+        self._summed: Opened | None = None
         stop = stop_of(job.document)
         self.choice = Choice(stop) if stop else None
-        self.done = 0
+        self.done, self.near_state = 0, False
 
     @property
     def last(self) -> State:
@@ -95,7 +98,11 @@ class Rounds:
         self._publish(state)
         for round_ in range(1, job.document.rounds + 1):
             before, began = self._state, state
-            state = self._round(round_, began)
+            try:
+                state = self._round(round_, began)
+            except NearState:
+                self.near_state = True
+                break
             if optimiser:
                 state = optimiser.step(round_, began, state)
             best = began if self._is_best() else best
@@ -112,8 +119,8 @@ class Rounds:
         """Return whether the state with which the last round began is the best that was judged so far."""
         if self.choice is None or self._summed is None:
             return False
-        total, sites = self._summed
-        return self.choice.add(loss_in(api.Sum(total, sites, self.done + 1), self._job.shape))
+        summed = api.Sum(self._summed.values, len(self._summed.survivors), self.done + 1)
+        return self.choice.add(loss_in(summed, self._job.shape))
 
     def _released(self, best: NDArray[Any]) -> NDArray[Any]:
         """Publish *best* in place of the last state."""
@@ -130,11 +137,11 @@ class Rounds:
     def audit(self) -> Audit:
         """Return the canary audit of the last state, over all sites that are left."""
         document, privacy = self._job.document, self._job.document.privacy
-        total, sites = self._sums.total(document.rounds + 1, self._state, phase="audit")
+        opened = self._sums.total(document.rounds + 1, self._state, phase="audit")
         stated = privacy.audit.max_audited_epsilon
         return Audit.of_sum(
-            total,
-            sites=sites,
+            opened.values,
+            sites=len(opened.survivors),
             canaries=privacy.audit.canaries,
             epsilon=privacy.epsilon if stated is None else stated,
             delta=privacy.delta or 0.0,
@@ -143,9 +150,7 @@ class Rounds:
     def _publish(self, state: NDArray[Any], *, last: bool = False) -> None:
         bodies, total = self._context.bodies, None
         if self._summed is not None and (not last or api.makes_adapter(self._computation)):
-            summed, sites = self._summed
-            body = pack("total", np.asarray(summed, np.float64))
-            total = Total(digest=bodies.publish(body), size=len(body), sites=sites)
+            total = self._summed.publish(bodies)
         body = pack("state", state)
         self._state = State(bodies.publish(body), len(body), total)
 
@@ -159,7 +164,8 @@ class Rounds:
     def _round(self, round_: int, state: NDArray[Any]) -> NDArray[Any]:
         """Return what the computation makes of one secure sum."""
         job = self._job
-        total, sites = self._summed = self._sums.total(round_, self._state)
+        self._summed = self._sums.total(round_, self._state)
+        total, sites = self._summed.values, len(self._summed.survivors)
         if job.document.privacy.rotation == "hadamard":
             total = unrotate(total, seed=bytes.fromhex(job.digest), length=job.shape.schema.size)
         summed = api.Sum(total, sites, round_)

@@ -142,6 +142,7 @@ class RunActor:
         return {
             **job.plan(last["n"], last["c"], sums.planned),
             "rounds": rounds.done,
+            "near_state": rounds.near_state,
             "held_back": rounds.choice.as_json() if rounds.choice else None,
             "participants": sorted({site for survivors in account.survivors for site in survivors}),
             "state": self._context.bodies.publish(body),

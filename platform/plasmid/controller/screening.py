@@ -15,6 +15,7 @@ from pathlib import Path
 from plasmid.controller.context import RunContext
 from plasmid.controller.summing import check_body
 from plasmid.core.errors import ProtocolError
+from plasmid.privacy import tags
 from plasmid.privacy.statements import Consent, Contribution, survivors_digest
 from plasmid.protocol.messages import Manifest, Signed
 
@@ -40,6 +41,9 @@ def _problem(said: Contribution, path: Path, manifest: Manifest) -> str:
         return "another manifest"
     if not path.exists():
         return "a body that it did not send"
+    masked = manifest.rho is not None
+    if (said.tag is not None) != masked or (said.tag is not None and not tags.is_element(said.tag)):
+        return "no tag of its vector"
     try:
         check_body(path, manifest.encoding())
     except ProtocolError:

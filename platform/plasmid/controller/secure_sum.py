@@ -12,7 +12,10 @@ Rules
    part.
 5. A new key epoch begins when the slots of the last one are used, or too few of its sites are left. Sites
    that are back by then, after a restart, are asked again.
-6. The sum is decoded only if its tail is zero and its range possible; else the run ends.
+6. The sum is decoded only if its tail is zero and its range possible; else the run ends. Its words and the
+   sum of its tags are what sites verify.
+7. Without a privacy unit nobody is asked to agree to a sum at a state near one that was summed over other
+   sites, since no site would (:mod:`plasmid.privacy.near`): the run ends with that state.
 """
 
 from __future__ import annotations
@@ -30,17 +33,38 @@ from plasmid.controller.plan import Job, check_roster, colluders
 from plasmid.controller.screening import same_consents, sound_bodies
 from plasmid.controller.summing import sum_bodies
 from plasmid.core.errors import ProtocolError, RunFailed
+from plasmid.link.bodies import Bodies
 from plasmid.link.switchboard import Collected
+from plasmid.privacy import tags
 from plasmid.privacy.keystream import Pad
-from plasmid.privacy.ring import TAIL, decode_sum
-from plasmid.privacy.statements import EPOCH_SLOTS, PROTOCOL, Shares
+from plasmid.privacy.near import NEAR, Summed
+from plasmid.privacy.ring import TAIL, Words, decode_sum
+from plasmid.privacy.statements import EPOCH_SLOTS, PROTOCOL, Contribution, Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.attestation import Round
-from plasmid.protocol.body import body_bytes
-from plasmid.protocol.messages import Admission, Admit, Epoch, Manifest, Planned, Signed, Total, UnitTerms
+from plasmid.protocol.body import body_bytes, pack, unpack
+from plasmid.protocol.messages import (
+    Admission,
+    Admit,
+    Epoch,
+    Manifest,
+    Planned,
+    Signed,
+    Start,
+    Total,
+    UnitTerms,
+)
 from plasmid.protocol.plan import AttemptPlan, attempt_plan, audit_plan
 
 Phase = Literal["train", "audit"]
+
+
+NEAR_AT_SITES = 1.5
+"""How much further than a site the coordinator looks: both measure a distance within a few per cent."""
+
+
+class NearState(Exception):
+    """The round's state is near one that was summed over other sites; the run ends with it."""
 
 
 class _Void(Exception):
@@ -58,6 +82,27 @@ class State:
     digest: str
     size: int
     total: Total | None = None
+
+    def start(self, round_: int) -> Start:
+        """Return this as the state with which *round_* begins."""
+        return Start(round=round_, state=self.digest, state_bytes=self.size, total=self.total)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A sum over *survivors*, in order: its numbers, float64 [length], its words, and the sum of its tags."""
+
+    values: NDArray[np.float64]
+    words: Words
+    survivors: tuple[str, ...]
+    tag: bytes | None
+
+    def publish(self, bodies: Bodies) -> Total:
+        """Publish the words; return how sites find and verify them."""
+        body = pack("total", self.words)
+        return Total(
+            digest=bodies.publish(body), size=len(body), survivors=list(self.survivors), tag=self.tag
+        )
 
 
 @dataclass
@@ -109,16 +154,20 @@ class SecureSum:
         self._planned: Planned | None = None
         self._epoch: CoordinatorEpoch | None = None
         self._left = int(job.document.federation.spare_attempts)
+        self._summed = Summed(NEAR * NEAR_AT_SITES)
         self.account = Account()
 
     def begin(self) -> None:
         """Set up the first key epoch. Raises as :meth:`total`."""
-        self._begin_epoch(1)
+        self._begin_epoch(1, None)
 
-    def total(self, round_: int, state: State, *, phase: Phase = "train") -> tuple[NDArray[np.float64], int]:
-        """Return the decoded sum of one round, float64 [length], and over how many sites it is.
+    def total(self, round_: int, state: State, *, phase: Phase = "train") -> Opened:
+        """Return the sum of one round.
 
         Raises
+        ------
+        NearState
+            See the module's rule 7.
         ------
         RunFailed
             ``run.no_attempts``: the spare attempts are used up; ``run.sum_lost``: too few sites are left to
@@ -130,7 +179,7 @@ class SecureSum:
         """
         while True:
             if not self._slot < self._slots or len(self._alive()) < self._least():
-                self._begin_epoch(round_)
+                self._begin_epoch(round_, state)
             try:
                 return self._attempt(round_, state, phase)
             except _Void as void:
@@ -167,7 +216,7 @@ class SecureSum:
     def _least(self) -> int:
         return self._plan("train").min_sites if self._roster else 1
 
-    def _begin_epoch(self, round_: int) -> None:
+    def _begin_epoch(self, round_: int, state: State | None) -> None:
         """Take all who are there through a key epoch; without those who drop out of it, again."""
         to_come = self._job.document.rounds + 1 - round_ + 1 + self._left  # one more for an audit
         self._readmit()
@@ -189,6 +238,7 @@ class SecureSum:
                 slots=self._slots,
                 c=self._c,
                 planned=self._planned,
+                begins=None if state is None else state.start(round_),
             )
             try:
                 if self._job.masked:
@@ -238,7 +288,7 @@ class SecureSum:
             return audit_plan(job.document, sites=sites, c=self._c, planned=self._planned)
         return attempt_plan(job.document, job.shape, sites=sites, c=self._c, planned=self._planned)
 
-    def _attempt(self, round_: int, state: State, phase: Phase) -> tuple[NDArray[np.float64], int]:
+    def _attempt(self, round_: int, state: State, phase: Phase) -> Opened:
         context, plan = self._context, self._plan(phase)
         encoding = plan.encoding
         size = body_bytes("words", encoding.length + TAIL, encoding.dtype)
@@ -255,7 +305,12 @@ class SecureSum:
         bodies = sound_bodies(context, came.got, manifest)
         if len(bodies) < plan.min_sites:
             raise _Void(f"{len(bodies)} of {len(manifest.invited)} sites contributed, {plan.min_sites} must")
-        pads = self._pads(manifest, {site: came.got[site] for site in bodies}) if self._epoch else []
+        survivors, contributions = tuple(sorted(bodies)), {site: came.got[site] for site in bodies}
+        pads, tag = [], None
+        if self._epoch:
+            self._check_near(round_, state, survivors)
+            pads = self._pads(manifest, contributions)
+            tag = _tag_of(contributions, pads)
         total = sum_bodies(list(bodies.values()), encoding, pads)
         for body in bodies.values():
             body.unlink(missing_ok=True)
@@ -265,7 +320,23 @@ class SecureSum:
             self.account.survivors.append(sorted(bodies))
         if len(bodies) < len(self._terms):
             context.runs.say(context.run, f"round {round_}: a sum over {', '.join(sorted(bodies))}")
-        return decoded, len(bodies)
+        return Opened(decoded, total, survivors, tag)
+
+    def _check_near(self, round_: int, state: State, survivors: tuple[str, ...]) -> None:
+        """Raise :class:`NearState` where no site without a privacy unit would agree to a sum."""
+        job = self._job
+        if job.document.privacy.unit != "none":
+            return
+        body = self._context.bodies.published(state.digest).read_bytes()
+        values = unpack(body, "state", length=job.shape.state.size, dtype=job.shape.dtype)
+        if self._summed.is_near(values, survivors):
+            self._context.runs.say(
+                self._context.run,
+                f"round {round_} is not summed: its state is nearly one that was summed over other sites, "
+                "and the two sums would tell the update of a site. The run ends with its last state.",
+            )
+            raise NearState
+        self._summed.add(values, survivors)
 
     def _pads(self, manifest: Manifest, contributions: Mapping[str, Signed]) -> list[Pad]:
         """Have the survivors agree to open their sum; return what unmasks it."""
@@ -336,6 +407,12 @@ class SecureSum:
             theta=plan.theta,
             total=state.total,
         )
+
+
+def _tag_of(contributions: Mapping[str, Signed], pads: list[Pad]) -> bytes:
+    """Return the sum of the survivors' tags, which opens with the sum of their words."""
+    said = [Contribution.model_validate(signed.payload) for signed in contributions.values()]
+    return tags.opened((one.tag for one in said), pads)
 
 
 def _to(sites: Iterable[str], said: Mapping[str, Signed]) -> dict[str, list[Signed]]:

@@ -1,4 +1,4 @@
-"""One attempt of ``plasmid-sa/1`` with every party in this process: the real arithmetic, and no secrecy.
+"""One attempt of ``plasmid-sa/2`` with every party in this process: the real arithmetic, and no secrecy.
 
 Rules
 -----
@@ -48,8 +48,8 @@ def masked_total(
     manifest, roster = sha256_hex(f"{document}|{round_}".encode()), list(sites)
     said = []
     for name, site in sites.items():
-        site.mask(words[name], slot=0, manifest=manifest, invited=roster)
-        said.append(_contribution(site, words[name], manifest, round_))
+        tag = site.mask(words[name], slot=0, manifest=manifest, invited=roster)
+        said.append(_contribution(site, words[name], tag, manifest, round_))
         site.contributed(said[-1])
     consents = [site.consent(0, said, m=least) for site in sites.values()]
     shares = [site.shares(0, consents) for site in sites.values()]
@@ -72,7 +72,7 @@ def _set_up(sites: Mapping[str, SiteEpoch], c: int) -> CoordinatorEpoch:
     return CoordinatorEpoch(adverts, recoveries, c=c)
 
 
-def _contribution(site: SiteEpoch, words: Words, manifest: str, round_: int) -> Contribution:
+def _contribution(site: SiteEpoch, words: Words, tag: bytes, manifest: str, round_: int) -> Contribution:
     return Contribution(
         run=site.run,
         site=site.site,
@@ -82,6 +82,7 @@ def _contribution(site: SiteEpoch, words: Words, manifest: str, round_: int) -> 
         manifest=manifest,
         body=sha256_hex(np.ascontiguousarray(words).tobytes()),
         body_bytes=words.nbytes,
+        tag=tag,
         ledger_counter=0,
         ledger_head=_NO_LEDGER,
         isolation="none",

@@ -197,7 +197,7 @@ def differences(*, sites: int, a_round: int, masked: bool, unit: str) -> list[st
             "This is a simulation: one process holds every site's rows. There were no gateways, policies, "
             "ledgers or signatures, and no network; it promises nothing to anybody."
         ),
-        "Every round's sum was masked and opened by plasmid-sa/1, with all keys in one process."
+        "Every round's sum was masked and opened by plasmid-sa/2, with all keys in one process."
         if masked
         else "Sums were rounded as secure aggregation rounds them, but not masked (--masks does that).",
     ]

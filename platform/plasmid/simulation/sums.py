@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plasmid.controller.plan import Job, check_roster
-from plasmid.controller.secure_sum import Phase, State
+from plasmid.controller.secure_sum import Opened, Phase, State
 from plasmid.gateway.terms import sampling
 from plasmid.link.bodies import Bodies
 from plasmid.privacy.ring import TAIL, decode_sum
@@ -63,8 +62,8 @@ class SimulatedSum:
         source = np.random.default_rng([self._job.document.seed, round_])
         return sorted(every[place] for place in source.choice(len(every), self._a_round, replace=False))
 
-    def total(self, round_: int, state: State, *, phase: Phase = "train") -> tuple[NDArray[np.float64], int]:
-        """Return the decoded sum of one round, float64 [length], and over how many sites it is.
+    def total(self, round_: int, state: State, *, phase: Phase = "train") -> Opened:
+        """Return the sum of one round; it has no tag, which nobody would verify.
 
         Raises
         ------
@@ -96,4 +95,4 @@ class SimulatedSum:
             total = np.zeros(encoding.length + TAIL, encoding.dtype)
             for part in parts:
                 total += part
-        return decode_sum(total, encoding, len(sites)), len(sites)
+        return Opened(decode_sum(total, encoding, len(sites)), total, tuple(sites), None)

@@ -74,12 +74,14 @@ def replayed_manifest(scratch: Scratch) -> None:
 
 
 def slot_reuse(scratch: Scratch) -> None:
-    """Another manifest for a slot that is used; another round in it."""
+    """Another manifest for a slot that is used, and a slot for a state that nobody has made."""
     manifest = scratch.set_up()
     scratch.contribute(manifest)
-    for changes in ({"state": "6" * 64}, {"round": 2}):
-        other = scratch.manifest(**changes)
-        refuses("protocol.second_manifest", partial(scratch.target.contribute, other, never))
+    other = scratch.manifest(state="6" * 64)
+    refuses("protocol.second_manifest", partial(scratch.target.contribute, other, never))
+    made_up = scratch.publish(np.ones(6, np.float32))
+    begun = scratch.manifest(slot=1, state=made_up)
+    refuses("protocol.step", partial(scratch.target.contribute, begun, never))
 
 
 def downgrade(scratch: Scratch) -> None:

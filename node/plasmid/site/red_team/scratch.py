@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import now, stamp
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.admission import Answer
@@ -23,7 +25,7 @@ from plasmid.gateway.peers import Peer, Peers, write_peers
 from plasmid.gateway.policy import Requirements, read_policy
 from plasmid.gateway.projects import Projects
 from plasmid.privacy.statements import PROTOCOL
-from plasmid.protocol.body import body_bytes
+from plasmid.protocol.body import body_bytes, pack
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admit, Epoch, Manifest, Planned, Relay, RunRequest, Signed, run_id, sign
@@ -81,6 +83,8 @@ class Scratch:
         self.document: Any = PingDocument(length=6, rounds=2, federation=Limits(min_sites=count))
         self.nonce = secrets.token_hex(16)
         self._config = config
+        self._bodies: dict[str, bytes] = {}
+        self.state = self.publish(np.zeros(6, np.float32))
         self.gateways = {name: self._site(name) for name in self.roster}
         self.target = self.gateways[self.name]
         self.request = self.make_request()
@@ -144,7 +148,18 @@ class Scratch:
         """Return a new gateway over a folder, by default the target's: what a restart makes."""
         where = home or self.home()
         keys = Keys(self.identities[where.folder.name])
-        return Gateway(where, keys, isolation=self.isolation.level, **arguments)
+        level = self.isolation.level
+        return Gateway(where, keys, fetch=self._fetch, isolation=level, **arguments)
+
+    def publish(self, state: NDArray[np.float32]) -> str:
+        """Publish a *state*; return its digest."""
+        body = pack("state", state)
+        self._bodies[sha256_hex(body)] = body
+        return sha256_hex(body)
+
+    def _fetch(self, digest: str, size: int) -> bytes:
+        assert len(self._bodies[digest]) == size, "the scratch federation names what it published"
+        return self._bodies[digest]
 
     def allow(self, digests: list[str], home: SiteHome | None = None) -> None:
         """Write a policy with the real one's lines that names *digests*."""
@@ -256,7 +271,7 @@ class Scratch:
             "rho": site.epoch.rho,
             "document": digest_of(self.document),
             "base": None,
-            "state": "5" * 64,
+            "state": self.state,
             "state_bytes": body_bytes("state", site.shape.state.size, site.shape.dtype),
             "invited": self.roster,
             "ring_bits": encoding.bits,

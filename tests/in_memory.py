@@ -20,6 +20,7 @@ import numpy as np
 
 from plasmid.computations import api
 from plasmid.core.clock import now, stamp
+from plasmid.core.errors import LinkError
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.gateway import Computation, Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -187,7 +188,7 @@ class Federation:
         self.envelope = signed_by(self.project, self.identities)
         self.requested = stamp(now())
         self.bodies: dict[str, bytes] = {}
-        self._served: Any = lambda digest, _: self.bodies[digest]
+        self._served: Any = self._own
         self.new_run("run-1")
         self.gateways = {site: self._make(site) for site in self.sites}
         self._c = self.c
@@ -425,6 +426,11 @@ class Federation:
         body: bytes = self._served(digest, size)
         assert len(body) == size
         return body
+
+    def _own(self, digest: str, _: int) -> bytes:
+        if digest not in self.bodies:
+            raise LinkError("link.not_found", f"there is no body {digest[:12]}.")
+        return self.bodies[digest]
 
     def serve(self, fetch: Any) -> None:
         """Have the sites fetch bodies from elsewhere."""

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 
 from in_memory import Federation
+from plasmid.computations import api
 from plasmid.controller import run as run_module
 from plasmid.controller.database import Runs
 from plasmid.controller.plan import Job, prepare
 from plasmid.controller.run import RunActor
 from plasmid.controller.secure_sum import SecureSum, State
 from plasmid.link.engine import open_engine, sqlite_url
-from plasmid.protocol.body import pack
+from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest
+from plasmid.recipes.beside import advanced
 from plasmid.recipes.query import PingDocument
 from virtual_link import VirtualLink, admit_all, vectors
 
@@ -46,8 +48,16 @@ class Scene:
     state: State
 
     def total(self, round_: int = 1, **arguments: Any) -> np.ndarray:
-        """Sum a round."""
-        return self.sums.total(round_, self.state, **arguments)[0]
+        """Sum a round, whose state is that which the last sum gave."""
+        opened, bodies = self.sums.total(round_, self.state, **arguments), self.link.bodies
+        before = bodies.published(self.state.digest).read_bytes()
+        shape, document = self.job.shape, self.job.document
+        state = unpack(before, "state", length=shape.state.size, dtype=shape.dtype)
+        summed = api.Sum(opened.values, len(opened.survivors), round_)
+        after = advanced(api.load(document.computation), document, shape, state, summed)
+        body = pack("state", np.asarray(after))
+        self.state = State(bodies.publish(body), len(body), opened.publish(bodies))
+        return opened.values
 
     def expected(self, *sites: str) -> np.ndarray:
         """Return the sum of what *sites* contribute."""

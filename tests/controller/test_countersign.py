@@ -277,7 +277,7 @@ def test_a_site_countersigns_nothing_else(scene: Make, start: Start, tiny: dict[
 
     def attempt(message: Conclude) -> str:
         try:
-            gateway.countersign(message, made.link._fetch)
+            gateway.countersign(message)
         except PlasmidError as error:
             return error.code
         return "countersigned"

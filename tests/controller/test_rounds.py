@@ -14,6 +14,7 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
+from plasmid.privacy.ring import TAIL, decode_sum
 from plasmid.protocol.body import pack, unpack
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
@@ -68,8 +69,10 @@ def test_a_state_and_its_total_are_there_before_their_manifest_and_go_when_the_n
         seen.append((manifest.round, manifest.state, held, manifest.total))
         if manifest.total and site == "alpha":
             body = made.link.bodies.published(manifest.total.digest).read_bytes()
-            totals.append(unpack(body, "total", length=6, dtype=np.dtype(np.float64)))
-            assert (manifest.total.size, manifest.total.sites) == (len(body), 3)
+            encoding = manifest.encoding()
+            words = unpack(body, "total", length=6 + TAIL, dtype=encoding.dtype)
+            totals.append(decode_sum(words, encoding, 3))
+            assert (manifest.total.size, manifest.total.survivors) == (len(body), list(NAMES[:3]))
         return made.vectors[site]
 
     made.link.compute = look

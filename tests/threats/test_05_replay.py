@@ -94,7 +94,7 @@ def test_consents_of_an_earlier_slot_open_nothing(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     first = federation.answers(federation.manifest(1))
     old = federation.consents(list(first.values()))
-    federation.shares(old)
+    federation.open_sum(list(first.values()), federation.manifest(1))
     manifest = federation.manifest(2)
     second = federation.answers(manifest)
     federation.consents(list(second.values()), slot=1)
@@ -113,25 +113,24 @@ def test_consents_of_an_earlier_slot_open_nothing(tmp_path: Path) -> None:
 def test_a_manifest_again_gets_the_stored_bytes_and_an_earlier_one_nothing(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     gateway = federation.gateways["alpha"]
-    first, second = federation.manifest(1), federation.manifest(2)
+    first, second = federation.manifest(1), federation.manifest(1, slot=1)
     answer = gateway.contribute(first, lambda _: np.full(6, 0.5, np.float32))
     assert gateway.contribute(first, never) == answer
     gateway.contribute(second, lambda _: np.zeros(6, np.float32))
     with refusal("protocol.second_manifest"):
         gateway.contribute(first, never)
     with refusal("protocol.second_manifest"):
-        gateway.contribute(federation.manifest(1, slot=1), never)
-    with refusal("protocol.second_manifest"):
         gateway.contribute(federation.manifest(3, slot=1), never)
 
 
 def test_rounds_that_were_summed_do_not_come_again_in_any_order(tmp_path: Path) -> None:
     federation = begun(tmp_path)
-    a_round(federation, 2, slot=0)  # round 1 was passed over
+    for slot, round_ in enumerate((1, 2)):
+        a_round(federation, round_, slot=slot)
     for round_ in (1, 2):
         with refusal("protocol.consented"):
-            federation.gateways["alpha"].contribute(federation.manifest(round_, slot=1), never)
-    a_round(federation, 3, slot=1)
+            federation.gateways["alpha"].contribute(federation.manifest(round_, slot=2), never)
+    a_round(federation, 3, slot=2)
 
 
 @pytest.mark.parametrize("round_", [0, -1, 4, 5])
@@ -230,7 +229,7 @@ def test_a_request_that_is_sent_again_is_the_run_that_it_was(tmp_path: Path) -> 
         assert federation.gateways[site].answer(request).accepted
         again = request.model_copy(update={"run": f"{request.run}-again"})
         assert federation.gateways[site].answer(again).code == "protocol.run"
-    federation.key_epoch(epoch=2)
+    federation.key_epoch(epoch=2, begins=None)
     for slot, round_ in enumerate((1, 2, 3)):
         with refusal("protocol.consented"):
             federation.gateways["alpha"].contribute(federation.manifest(round_, slot=slot), never)

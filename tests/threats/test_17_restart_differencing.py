@@ -77,13 +77,23 @@ def test_a_restart_of_every_site_changes_nothing(tmp_path: Path) -> None:
     federation.admit_all()
     with refusal("protocol.epoch_used"):
         federation.gateways["alpha"].begin_epoch(federation.epoch(epoch=1))
-    federation.key_epoch(epoch=2, roster=list(THREE))
+    federation.key_epoch(epoch=2, roster=list(THREE), begins=None)
     refused_everywhere(federation, slot=0)
-    # the next round is another matter
+    # nobody has verified the state of the next round, so there is none
+    for site in THREE:
+        with refusal("protocol.unverified"):
+            federation.gateways[site].contribute(federation.manifest(2, slot=0), never)
+
+
+def test_a_restart_of_one_site_and_the_next_round(tmp_path: Path) -> None:
+    """Three have verified the state, and delta, who comes back, follows them; then all go on."""
+    federation = begun(tmp_path)
+    first_sum(federation)
+    federation.restart("delta")
+    assert federation.admit("delta").accepted
+    federation.key_epoch(epoch=2)
     manifest = federation.manifest(2, slot=0)
-    federation.open_sum(
-        list(federation.answers(manifest, dict.fromkeys(THREE, VECTORS["beta"])).values()), manifest
-    )
+    federation.open_sum(list(federation.answers(manifest, VECTORS).values()), manifest)
 
 
 def test_an_agreement_counts_even_if_no_share_was_asked_for(tmp_path: Path) -> None:
@@ -161,7 +171,7 @@ def test_under_a_unit_every_attempt_is_charged_and_no_more_than_were_reserved(tm
     for site in FOUR:
         federation.restart(site)
     federation.admit_all()
-    federation.key_epoch(epoch=2, slots=1)
+    federation.key_epoch(epoch=2, slots=1, begins=None)
     for site in FOUR:
         with refusal("policy.attempts"):
             federation.gateways[site].contribute(federation.manifest(slot=0), never)
@@ -205,20 +215,3 @@ def test_the_plan_s_noise_is_for_all_attempts_that_may_be_charged(tmp_path: Path
         variances.append(manifest.noise_variance * manifest.encoding().step ** 2)
     assert variances[1] / variances[0] == pytest.approx(3, rel=0.03)
     assert variances[2] / variances[0] == pytest.approx(6, rel=0.06)
-
-
-# -- a limit ---------------------------------------------------------------------------------------
-
-
-def test_a_limit_the_next_round_may_begin_from_the_last_state_over_other_survivors(tmp_path: Path) -> None:
-    """Without a unit nothing ties round 2's state to round 1's sum: docs/threat-model.md says so.
-
-    Sites that re-run `advance` on the published total would refuse here. Until then a coordinator that gives
-    two rounds one state gets the difference of two sums, exact where updates do not depend on the round.
-    """
-    federation = begun(tmp_path)
-    first_sum(federation)
-    manifest = federation.manifest(2, invited=list(THREE))
-    answers = federation.answers(manifest, {site: VECTORS[site] for site in THREE})
-    second = decode_sum(federation.open_sum(list(answers.values()), manifest), manifest.encoding(), 3)
-    assert (1.875 - second).tolist() == VECTORS["delta"].tolist()

@@ -132,7 +132,7 @@ def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
         ),
         ("require:\n  max_round: 3\n", 2, "unknown key (did you mean 'max_rounds'?)"),
         ("require:\n  max_rounds: 0\n", 2, "greater than or equal to 1"),
-        ("require:\n  isolation: docker\n", 2, "'bubblewrap', 'container', 'sandlock', 'landlock' or 'none'"),
+        ("require:\n  isolation: docker\n", 2, "'bubblewrap', 'landlock' or 'none'"),
         ("require:\n  hours: {opens: '25:00'}\n", 2, "opens"),
         ("require:\n  hours: {zone: Mars/Olympus}\n", 2, "no time zone 'Mars/Olympus' on this machine"),
         ("require:\n  error_detail: all\n", 2, "'code' or 'sentence'"),

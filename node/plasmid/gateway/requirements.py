@@ -110,7 +110,7 @@ class Requirements(BaseModel):
     max_bytes_out: int | None = Field(default=None, ge=1)
     min_cohort: int | None = Field(default=None, ge=1)
     disclosure: Disclosure = Disclosure()
-    isolation: Literal["bubblewrap", "container", "sandlock", "landlock", "none"] = "none"
+    isolation: Literal["bubblewrap", "landlock", "none"] = "none"
     hours: Hours | None = None
     error_detail: Literal["code", "sentence"] = "sentence"
 

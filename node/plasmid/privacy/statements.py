@@ -76,7 +76,7 @@ class Base64Bytes:
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-IsolationLevel = Literal["bubblewrap", "container", "sandlock", "landlock", "none"]
+IsolationLevel = Literal["bubblewrap", "landlock", "none"]
 """How the process that computes is locked in, strongest first; see :mod:`plasmid.training.isolation`."""
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]

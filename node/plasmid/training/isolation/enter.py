@@ -3,10 +3,9 @@
 Rules
 -----
 1. Standard library alone, run by its path (``python -I -S enter.py``): nothing of the site or of the recipe
-   is imported before the door is shut. At the level ``sandlock`` that one package is.
+   is imported before the door is shut.
 2. Orders come as one line of JSON over standard output, a socket to the guard; the same way go back ``{}``
-   with the filter's listener, or what failed. Only then does the worker start. Two arguments name descriptors
-   that take the place of standard input and output.
+   with the filter's listener, or what failed. Only then does the worker start.
 3. In this order: die with the parent, adopt orphans, drop capabilities, no new privileges, limits, Landlock,
    filter. What cannot be done is an error, never left out.
 4. As process 1 of a namespace it stays, and no other process may look into it or write to it: it waits for
@@ -77,13 +76,6 @@ def _landlock(rules: dict[str, Any]) -> None:
     os.close(ruleset)
 
 
-def _sandlock(rules: dict[str, Any]) -> None:
-    sys.path.append(rules["package"])
-    import sandlock
-
-    sandlock.confine(sandlock.Sandbox(fs_readable=rules["readable"], fs_writable=rules["writable"]))
-
-
 def _filter(number: int, code: bytes) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     given = struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions))
@@ -99,8 +91,6 @@ def _shut(orders: dict[str, Any]) -> int:
         _prctl(_SUBREAPER, 1)
     _drop_capabilities()
     _prctl(_NO_NEW_PRIVS, 1)
-    if "sandlock" in orders:
-        _sandlock(orders["sandlock"])
     for name, value in orders["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     if orders["landlock"] is not None:
@@ -131,9 +121,6 @@ def _stay(guard: socket.socket, worker: int) -> None:
 
 def main() -> None:
     """Do as the guard orders, then become the worker."""
-    for wanted, given in enumerate(map(int, sys.argv[1:])):
-        os.dup2(given, wanted)
-        os.close(given)
     with socket.socket(fileno=os.dup(1)) as guard, guard.makefile("rb") as lines:
         orders = json.loads(lines.readline())
         if orders["first"]:

@@ -93,7 +93,10 @@ class Landlock:
             "landlock": {"attributes": _attributes(abi()).hex(), "paths": list(_paths(spec, abi()))},
             "seccomp": SECCOMP[machine()],
             "filter": program(
-                machine(), names_others=True, memory_bytes=asked_at_once(spec.limits, spec.devices)
+                machine(),
+                names_others=True,
+                memory_bytes=asked_at_once(spec.limits, spec.devices),
+                driver=bool(spec.devices),
             ).hex(),
             "command": list(spec.command),
         }

@@ -250,12 +250,13 @@ def test_a_reader_that_cannot_be_started_is_told(home: SiteHome, monkeypatch: py
         opened(home)
 
 
-def test_passphrases_are_not_passed_on(
+def test_no_secret_of_the_environment_is_passed_on(
     home: SiteHome, started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLASMID_PASSPHRASE", CANARY)
     monkeypatch.setenv("PLASMID_PASSPHRASE_FILE", CANARY)
-    monkeypatch.setenv("PLASMID_PASSED", "on")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    monkeypatch.setenv("SSL_CERT_DIR", "/etc/ssl/passed-on")
     found: list[bytes] = []
 
     def look() -> None:
@@ -268,7 +269,7 @@ def test_passphrases_are_not_passed_on(
     thread = in_thread(look)
     opened(home, keep=False)
     thread.join()
-    assert b"PLASMID_PASSED=on" in found[0]
+    assert b"SSL_CERT_DIR=/etc/ssl/passed-on" in found[0]
     assert CANARY.encode() not in b"".join(found)
     assert home.data_key().hex().encode() not in b"".join(found)
 

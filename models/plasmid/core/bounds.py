@@ -5,6 +5,8 @@ A parsed value takes up to a hundred times its text: ``[],`` is three bytes, and
 
 from __future__ import annotations
 
+MAX_BODY_BYTES = 2 * 1024**3
+"""Of one vector, on its way between processes and sites."""
 MAX_JSON_VALUES = 300_000
 """More than any message of ours has, a bundle of 256 kB that is all commas included."""
 

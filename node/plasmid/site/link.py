@@ -24,10 +24,10 @@ import httpx
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import MAX_BODY_BYTES, check_json
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import KeysError, LinkError, PlasmidError, from_dict
-from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
+from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.messages import Signed, wire
 from plasmid.site.capped import CappedTransport
 from plasmid.site.network import Network

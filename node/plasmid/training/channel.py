@@ -19,11 +19,13 @@ import os
 import socket
 import struct
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import MAX_BODY_BYTES, check_json
 from plasmid.core.errors import ProtocolError
-from plasmid.protocol.body import MAX_BODY_BYTES, Body
+
+if TYPE_CHECKING:  # a reader has a channel before it may import numpy
+    from plasmid.protocol.body import Body
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")

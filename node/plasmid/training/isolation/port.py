@@ -207,10 +207,13 @@ def interpreter() -> tuple[Path, ...]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(_absolute("PYTHONPATH"))},
         timeout=60,
     )
-    own = [Path(entry) for entry in json.loads(answer.stdout) if entry]
-    libraries = [Path(entry) for entry in _absolute("LD_LIBRARY_PATH")]
-    system = [Path(entry) for entry in _SYSTEM]
-    return tuple(path for path in (*own, *libraries, *system) if path.exists() and path != Path("/"))
+    return libraries_of(json.loads(answer.stdout))
+
+
+def libraries_of(own: Sequence[str]) -> tuple[Path, ...]:
+    """Return an interpreter's *own* folders and files and the system's libraries, those that are there."""
+    named = [*own, *_absolute("LD_LIBRARY_PATH"), *_SYSTEM]
+    return tuple(path for path in map(Path, filter(None, named)) if path.exists() and path != Path("/"))
 
 
 def _absolute(variable: str) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from plasmid.data.settings import (
+    NAMED_IN,
     Connections,
     FhirConnection,
     FilesConnection,
@@ -43,9 +44,6 @@ _OF_A_CLIENT = (
     "/etc/services", "/etc/protocols", "/etc/passwd", "/etc/ssl", "/etc/pki", "/etc/ca-certificates",
     "/usr/share/ca-certificates", "/etc/odbc.ini", "/etc/odbcinst.ini", "/etc/krb5.conf", "~/.postgresql",
 )  # fmt: skip
-NAMED_IN = ("SSL_CERT_FILE", "SSL_CERT_DIR", "TNS_ADMIN", "ODBCINI", "ODBCSYSINI", "KRB5_CONFIG",
-            "KRB5CCNAME", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY")  # fmt: skip
-"""Variables of the environment by which an owner tells a client of a server where such files are."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,14 @@ class Reach:
     ----------
     files
         Files and folders that are there.
+    shared
+        Files that it writes, too: those in which SQLite says who reads a database with a write-ahead log.
     ports
         Of TCP; None where the source is no server.
     """
 
     files: tuple[Path, ...]
+    shared: tuple[Path, ...]
     ports: tuple[int, ...] | None
 
 
@@ -69,6 +70,7 @@ def reach_of(request: dict[str, Any]) -> Reach:
     view = ViewFile.model_validate(request["view"])
     connections = Connections.model_validate(request["connections"])
     folder, ports = Path(request["folder"]), None
+    shared: list[Path] = []
     found = [*map(Path, _OF_EVERYBODY), *_lists(view, folder)]
     match connections.connections.get(view.source or ""):
         case FilesConnection(path=path):
@@ -80,13 +82,24 @@ def reach_of(request: dict[str, Any]) -> Reach:
             found += _client(folder, secret)
         case SqlConnection(url=url) if url.startswith("sqlite"):
             file = folder / urlsplit(url).path.removeprefix("/")
-            found += [file.with_name(file.name + more) for more in ("", "-wal", "-shm", "-journal")]
+            found += [file, file.with_name(f"{file.name}-journal")]
+            shared += [file.with_name(file.name + more) for more in ("-wal", "-shm") if _has_a_log(file)]
         case SqlConnection(url=url, password_file=secret):
             ports = _ports(url)
             found += [*_client(folder, secret), *(Path(value) for _, value in parse_qsl(urlsplit(url).query))]
     if view.source is None and request["path"] is not None:
         found.append(Path(request["path"]))
-    return Reach(tuple(path for path in found if path.is_absolute() and path.exists()), ports)
+    there = tuple(path for path in found if path.is_absolute() and path.exists())
+    return Reach(there, tuple(shared), ports)
+
+
+def _has_a_log(database: Path) -> bool:
+    """Return whether a SQLite file is read through a write-ahead log, https://sqlite.org/fileformat2.html."""
+    try:
+        with database.open("rb") as file:
+            return file.read(20)[18:] == b"\2\2"
+    except OSError:  # told by whoever opens it
+        return False
 
 
 def _source(path: Path, site: Path) -> Iterator[Path]:

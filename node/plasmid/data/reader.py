@@ -57,11 +57,13 @@ def lock(request: dict[str, Any]) -> list[str]:
     reach, scratch = reach_of(request), Path(request["scratch"])
     try:
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in reach.shared:  # inside it could not make them
+            path.touch(exist_ok=True)
     except OSError as error:
         raise storage_error(error, scratch) from error
     os.environ["TMPDIR"] = str(scratch)
     try:
-        return itself.lock_in(read=reach.files, scratch=scratch, ports=reach.ports)
+        return itself.lock_in(read=reach.files, write=[scratch, *reach.shared], ports=reach.ports)
     except OSError as error:
         what = f"the reader could not lock itself in: {error}."
         raise SiteFailed(

@@ -25,7 +25,7 @@ from typing import Any
 
 from plasmid.core.errors import DataError, SiteFailed, from_dict
 from plasmid.core.files import storage_error
-from plasmid.data.reach import NAMED_IN
+from plasmid.data.settings import NAMED_IN
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import Slice
 from plasmid.training.channel import Channel, ChannelClosed

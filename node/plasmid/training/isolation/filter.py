@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 
 from plasmid.training.isolation.allowed import OF_A_DRIVER, OF_A_NETWORK, READER, WORKER
@@ -195,7 +195,7 @@ def unguarded(machine: str, *, process: int, network: bool) -> bytes:
     return _assembled(machine, refused, READER | OF_A_NETWORK if network else READER, _ERRNO | errno.ENOSYS)
 
 
-def _assembled(machine: str, blocks: Mapping[str, _Code], allowed: Collection[str], otherwise: int) -> bytes:
+def _assembled(machine: str, blocks: dict[str, _Code], allowed: Collection[str], otherwise: int) -> bytes:
     """Return a program: *blocks* judge calls by name, *allowed* ones go on, of others comes *otherwise*."""
     numbers = NUMBERS[machine]
     judged = {name: [(_RET, 0, 0, _ERRNO | errno.ENOSYS)] for name in _ABSENT} | blocks

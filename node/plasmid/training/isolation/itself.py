@@ -24,15 +24,15 @@ from plasmid.training.isolation.port import libraries_of
 from plasmid.training.isolation.syscalls import NUMBERS, SECCOMP, machine
 
 
-def lock_in(*, read: Iterable[Path], scratch: Path, ports: Sequence[int] | None) -> list[str]:
+def lock_in(*, read: Iterable[Path], write: Iterable[Path], ports: Sequence[int] | None) -> list[str]:
     """Lock this process in, for good; return what this host cannot deny it, a sentence each.
 
     Parameters
     ----------
     read
         Files and folders that it may read beside its own libraries.
-    scratch
-        The one folder that it may write to.
+    write
+        Files and folders that it may write, too.
     ports
         Where it may connect to by TCP, at any host; None for no socket at all.
 
@@ -53,7 +53,7 @@ def lock_in(*, read: Iterable[Path], scratch: Path, ports: Sequence[int] | None)
     if version >= LEAST_ABI:
         libraries = libraries_of([sys.prefix, sys.base_prefix, sys.executable, *sys.path])
         enter.landlock(
-            ruleset([*libraries, *of_the_host(), *read], [scratch, Path(os.devnull)], ports=ports or ())
+            ruleset([*libraries, *of_the_host(), *read], [*write, Path(os.devnull)], ports=ports or ())
         )
     else:
         lacks.append(f"the reader may open any file of its user: the kernel has Landlock ABI {version}.")

@@ -1,4 +1,4 @@
-"""The list of system calls: complete for both machines, without what names others, read as the kernel does."""
+"""The list of system calls: complete for both machines, without what names others."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fhir_server import FhirServer, serving
 from plasmid.core.settings import dump_settings
 from plasmid.data.reach import Reach, reach_of
 from plasmid.gateway import opening
@@ -18,6 +19,7 @@ from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.opening import open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
+from postgres_server import Postgres
 
 DOCUMENT = CountsDocument.model_validate(
     {
@@ -134,3 +136,32 @@ def test_what_the_kernel_cannot_deny_is_told(
     found.close()
     sentence = "the reader may open any file of its user: the kernel has Landlock ABI 0."
     assert found.notices == (sentence,) * told
+
+
+def test_a_database_is_read_from_inside(home: SiteHome, postgres: Postgres) -> None:
+    people = "SELECT 'p' || n AS who, 'male' AS sex FROM generate_series(1, 500) AS n"
+    url = postgres.database("reach", f"CREATE TABLE people AS {people}", "CREATE ROLE looks LOGIN")
+    postgres.run("GRANT SELECT ON people TO looks", database="reach")
+    connection = {"kind": "sql", "url": url.replace("postgres@", "looks@")}
+    home.connections.write_bytes(dump_settings({"connections": {"there": connection}}))
+    view = {"source": "there", "tables": {"rows": {"table": "people"}}}
+    (home.views / "by-sex.yaml").write_bytes(dump_settings(view))
+    found = open_view(home, slice_of(home, DOCUMENT), DOCUMENT)
+    found.close()
+    assert (found.rows, found.people, found.notices) == (500, 500, ())
+
+
+def test_a_server_of_fhir_is_read_from_inside(home: SiteHome) -> None:
+    people = [{"resourceType": "Patient", "id": f"p{n}", "gender": "male"} for n in range(25)]
+    with serving(FhirServer(people)) as url:
+        connection = {"kind": "fhir", "url": url, "token_file": "token"}
+        (home.folder / "token").write_text("secret\n")
+        (home.folder / "token").chmod(0o600)
+        home.connections.write_bytes(dump_settings({"connections": {"there": connection}}))
+        table = {"table": "person", "columns": {"who": "person"}}
+        (home.views / "by-sex.yaml").write_bytes(
+            dump_settings({"source": "there", "tables": {"rows": table}})
+        )
+        found = open_view(home, slice_of(home, DOCUMENT), DOCUMENT)
+        found.close()
+    assert (found.rows, found.people) == (25, 25)

@@ -55,15 +55,17 @@ def prctl(option: int, value: int) -> int:
     return _checked(_libc.prctl(option, *(ctypes.c_ulong(given) for given in (value, 0, 0, 0))))
 
 
-def drop_capabilities() -> None:
-    """Give up every capability, for this thread and what it becomes. Raises OSError."""
+def drop_capabilities(*, keep: int = 0) -> None:
+    """Give up every capability but those of the mask *keep* that are held. Raises OSError."""
     for capability in range(64):
         try:
             prctl(_CAPBSET_DROP, capability)
         except OSError:
             break  # none left to drop, or none that may be dropped: then there are none to gain either
-    header, none = struct.pack("=Ii", 0x20080522, 0), bytes(24)
-    _checked(_libc.capset(header, none))
+    header, held = struct.pack("=Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    _checked(_libc.capget(header, held))
+    kept = struct.unpack_from("=I", held.raw, 4)[0] & keep
+    _checked(_libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)))
 
 
 def landlock(rules: dict[str, Any]) -> None:

@@ -144,5 +144,5 @@ def test_workers_are_locked_in_as_well_as_the_host_can(monkeypatch: pytest.Monke
     level, problem = strongest()
     assert level == "none"
     assert problem.startswith(
-        "no sandbox can be had here (bubblewrap: no bubblewrap; container: no container;"
+        "no sandbox can be had here (bubblewrap: no bubblewrap; landlock: no landlock)."
     )

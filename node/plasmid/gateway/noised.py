@@ -29,13 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.computations import api
-from plasmid.computations._factors import DOWN, UP, parts
 from plasmid.core.errors import ProtocolError
 from plasmid.protocol.messages import UnitTerms
 from plasmid.recipes.weights import weights_of
 
 _ROOM = 1e-3
-_HEAD: dict[str, api.Part] = {"head.weight": "head", "head.bias": "head", "head.covariates": "covariates"}
+_PARTS: dict[str, api.Part] = {
+    "head.weight": "head",
+    "head.bias": "head",
+    "head.covariates": "covariates",
+    ".lora_A.weight": "A",
+    ".lora_B.weight": "B",
+}
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,10 @@ def _tensors(
         "head": training.head_lr / scale.head,
         "covariates": training.covariate_lr / scale.covariates,
     }
-    for name, values in parts(shape.schema, vector).items():
-        kind = _HEAD.get(name, "A" if name.endswith(DOWN) else "B" if name.endswith(UP) else None)
-        if kind is not None:
-            yield values, rates[kind] if kind in learn else 0.0
+    for name, values in shape.schema.unflatten(vector).items():
+        part = next((part for ending, part in _PARTS.items() if name.endswith(ending)), None)
+        if part is not None:
+            yield values, rates[part] if part in learn else 0.0
 
 
 def _refused(what: str) -> ProtocolError:

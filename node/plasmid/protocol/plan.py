@@ -21,8 +21,8 @@ from plasmid.computations.api import Shape
 from plasmid.core.errors import RecipeError
 from plasmid.privacy.accountant import dp_sgd_noise, plan_shared_noise
 from plasmid.privacy.ring import Encoding, check_no_overflow, plan_encoding
+from plasmid.privacy.roster import threshold
 from plasmid.privacy.rotation import padded_length
-from plasmid.privacy.secure_aggregation import threshold
 from plasmid.protocol.messages import Planned
 
 AUDIT_LENGTH = 2

@@ -26,7 +26,8 @@ from plasmid.core.errors import RunFailed
 from plasmid.data.table import Table, concatenate
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import check_plan, dp_sgd_epsilon
+from plasmid.privacy.accountant import check_plan
+from plasmid.privacy.accounting import dp_sgd_epsilon
 from plasmid.recipes.schema import Recipe
 from plasmid.training import dp
 from plasmid.training import engine as engine_module

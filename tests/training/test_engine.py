@@ -18,6 +18,7 @@ from plasmid.models.encoder import AdaptedModel
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import BaseModel
 from plasmid.privacy import noise as noise_module
+from plasmid.privacy.noise import Source
 from plasmid.recipes.schema import Recipe
 from plasmid.training import engine as engine_module
 from plasmid.training.canaries import Canaries
@@ -396,9 +397,9 @@ def test_rows_in_a_file_train_the_same_adapter_as_those_in_memory(
         rows = [concatenate([table, joined.subset(range(96, joined.rows))]), joined]
     found = []
     for one in rows:
-        source = np.random.default_rng(3)
-        monkeypatch.setattr(engine_module, "generator", lambda source=source: source)
-        monkeypatch.setattr(noise_module, "generator", lambda source=source: source)
+        source = Source(bytes(32))
+        monkeypatch.setattr(engine_module, "Source", lambda source=source: source)
+        monkeypatch.setattr(noise_module, "Source", lambda source=source: source)
         engine = Engine(recipe, tiny["esm"], one, device="cpu")
         found.append(engine.train(_started(engine), steps=3, seed=5, sampling=sampling))
     assert np.abs(found[0] - _started(engine)).max() > 1e-3

@@ -78,6 +78,7 @@ SENTENCES = {
     "protocol.slot_used": "The slot is used.",
     "protocol.evidence": "The site's worker said nothing about the people in the cells.",
     "protocol.vector": "The computation returned a vector that breaks the output contract.",
+    "protocol.noise": "The site's worker returned a vector that cannot be noised as the plan says.",
     "protocol.slots": "The key epoch asks for more slots than there may be.",
     "protocol.encoding": "The plan's numbers do not fit its ring.",
     "protocol.ring_overflow": "The plan's sum could wrap its ring.",

@@ -47,6 +47,7 @@ from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.marks import Marks
+from plasmid.gateway.noised import check_noised
 from plasmid.gateway.output import bounded, in_ring
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
@@ -303,6 +304,8 @@ class Gateway:
             made = computation(manifest)
         raw, evidence = (made.vector, made.evidence) if isinstance(made, Summed) else (made, None)
         vector, norm = bounded(raw, shape, noised=noised)
+        if noised:
+            self._check_noised(admitted, manifest, shape, raw)
         policy = self._check_may_leave(admitted)  # it may have changed while this was computed
         vector, suppressed = controlled(
             admitted.document,
@@ -393,6 +396,18 @@ class Gateway:
         )
         check_isolation(policy, self.isolation)
         return policy
+
+    def _check_noised(
+        self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, raw: NDArray[Any]
+    ) -> None:
+        terms, opened, document = admitted.terms, admitted.opened, admitted.document
+        assert terms is not None, "a mechanism has a unit"
+        units = terms.public_size or 0
+        if opened is not None:
+            units = opened.people if document.privacy.unit == "patient" else opened.rows
+        if document.privacy.audit is not None:
+            units += document.privacy.audit.canaries
+        check_noised(document, shape, terms, raw, site=self.site, round_=manifest.round, units=units)
 
     def _released(
         self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, vector: NDArray[Any], norm: float

@@ -40,7 +40,7 @@ from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Answers
-from plasmid.privacy.noise import generator
+from plasmid.privacy.noise import Source
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw
 from plasmid.training.order import order
@@ -337,7 +337,7 @@ class Engine:
                 "no column says which rows are one patient's.",
                 "Name it as data.patient in the recipe.",
             )
-        drawn = draw(units, sampling, generator())
+        drawn = draw(units, sampling, Source())
         rows, places = self._encoded(np.concatenate(drawn) if drawn else np.empty(0, np.int64))
         drawn = np.split(places, np.cumsum([len(unit) for unit in drawn])[:-1]) if drawn else []
         learning = self._model.learning()

@@ -80,7 +80,7 @@ def serve(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Serve until Ctrl-C: --local in this process, else on Ray Serve."""
-    with reply(format) as answer:
+    with reply(format, extra="worker") as answer:
         if new_token:
             _make_token(answer, tokens, new_token)
             return

@@ -4,7 +4,9 @@ Rules
 -----
 1. The gateway never has a row in its memory: it holds an open, unnamed file of them, which it hands on to the
    worker, and figures.
-2. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
+2. Under a privacy unit all that is wrong with a site's data is one answer, ``data.not_ready``: no row decides
+   whether the data are ready (:mod:`plasmid.data.findings`), and which problem it is stays at home.
+3. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
    what does not fit into memory is removed.
 """
 
@@ -16,7 +18,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from plasmid.core.errors import DataError, SiteFailed, from_dict
 from plasmid.core.files import storage_error
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import Slice
+from plasmid.recipes.documents import unit_of
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.isolation.tree import remove
 
@@ -142,6 +146,18 @@ def open_view(
         "the reader ended unexpectedly.",
         "See reader.log in the site's folder; is memory short?",
     )
+
+
+@contextmanager
+def told_alike(document: Any) -> Iterator[None]:
+    """Make one error, ``data.not_ready``, of each that is about data, where *document* has a privacy unit."""
+    try:
+        yield
+    except (DataError, SiteFailed) as error:
+        of_data = isinstance(error, DataError) or error.code == "site.failed"  # a row may end a reader
+        if unit_of(document) == "none" or not of_data:
+            raise
+        raise DataError("data.not_ready", f"{error.code}: {error.message}", error.hint) from error
 
 
 def _request(home: SiteHome, part: Slice, document: Any, *, keep: bool) -> dict[str, Any]:

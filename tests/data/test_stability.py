@@ -1,16 +1,16 @@
-"""Where a unit is protected, one unit's rows change that unit alone: through every transform, and a whole view.
+"""Where a unit is protected, one unit's rows change that unit alone: through each transform, and whole views.
 
 Adding one unit's rows, bad ones among them, anywhere in a table must leave all other units as they are.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plasmid.core.errors import DataError
 from plasmid.data.findings import Tally
 from plasmid.data.rows import Rows, held_out, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
@@ -25,6 +26,7 @@ from plasmid.data.snapshot import row_keys
 from plasmid.data.sources.files import open_file
 from plasmid.data.transforms.base import COUPLED, Place, load, names
 from plasmid.data.viewing import open_source, query_of, transforms_of
+from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.columns import Contract, IdentifierColumn, LabelColumn, NumberColumn, TextColumn
 from plasmid.recipes.protection import Unit
 from plasmid.recipes.schema import Holdout
@@ -121,9 +123,7 @@ def test_a_transform_that_says_1_changes_one_unit(
         return
     if unit == "record":
         rows = one  # anybody's
-    before, after = (
-        applied(name, how, place, joined(table, extra), size) for extra in ([], rows)
-    )
+    before, after = (applied(name, how, place, joined(table, extra), size) for extra in ([], rows))
     assert before - after == Counter(), "nobody's row went or changed"
     assert all(dict(row)["row"].startswith("new") for row in after - before)
 
@@ -153,7 +153,8 @@ def viewed(path: Path, rows: list[tuple[int | str, Row]], unit: Unit, holdout: H
         query = query_of(source, file, None, wanted, tally, today=date(2026, 1, 1))
         for batch in Rows(source, query, "the view", wanted, CONTRACT, transforms=chain, tally=tally):
             out = held_out(batch, row_keys(batch), holdout, "who").to_pylist()
-            found.update(tuple(row.values()) for row, gone in zip(batch.to_pylist(), out, strict=True) if not gone)
+            kept = zip(batch.to_pylist(), out, strict=True)
+            found.update(tuple(row.values()) for row, gone in kept if not gone)
     finally:
         source.close()
     return found
@@ -164,7 +165,12 @@ def viewed(path: Path, rows: list[tuple[int | str, Row]], unit: Unit, holdout: H
 @settings(max_examples=25)
 @given(table=TABLES, rows=added(NEW, 6), one=added(None, 1))
 def test_a_view_with_its_checks_and_its_hold_out_changes_one_unit(
-    folder: Path, unit: Unit, by: Any, table: list[Row], rows: list[tuple[int, Row]], one: list[tuple[int, Row]]
+    folder: Path,
+    unit: Unit,
+    by: Any,
+    table: list[Row],
+    rows: list[tuple[int, Row]],
+    one: list[tuple[int, Row]],
 ) -> None:
     """Unknown labels, no numbers, no dates, rows beyond max_rows: none of them is another unit's matter."""
     holdout = Holdout(by=by, share=0.3, seed=4)
@@ -181,34 +187,111 @@ def test_a_view_with_its_checks_and_its_hold_out_changes_one_unit(
 
 # -- a cohort ------------------------------------------------------------------------------------------
 
-PEOPLE = st.lists(
-    st.tuples(
-        st.sampled_from(["1980-01-01", "no date", "2999-01-01", None]),
-        st.sampled_from(["female", "male", "who knows"]),
-        st.lists(
-            st.tuples(
-                st.sampled_from(["2020-01-01", "2020-02-30", "2999-05-05", "2021-06-07"]),
-                st.sampled_from(["4548-4", "other"]),
-                st.sampled_from(["5.5", "much", None]),
-                st.sampled_from(["%", "mg/dL", "furlong", None]),
-            ),
-            max_size=4,
+PERSON = st.tuples(
+    st.sampled_from(["1980-01-01", "no date", "2999-01-01", ""]),
+    st.sampled_from(["female", "male", "who knows"]),
+    st.integers(1, 2),  # rows of the table of people
+    st.lists(
+        st.tuples(
+            st.sampled_from(["2020-01-01", "2020-02-30", "2999-05-05", "2021-06-07"]),
+            st.sampled_from(["5.5", "much", ""]),
+            st.sampled_from(["%", "furlong", ""]),
         ),
+        min_size=1,
+        max_size=3,
     ),
-    min_size=1,
-    max_size=4,
 )
-COHORT: dict[str, Any] = {
-    "concepts": {"hba1c": {"loinc": ["4548-4"]}},
-    "index": {"table": "measurement", "pick": "last", "within": None},
+COHORT = Cohort.model_validate(
+    {
+        "concepts": {"hba1c": {"codes": {"loinc": ["4548-4"]}, "descendants": False}},
+        "index": {"table": "measurement", "concepts": "hba1c", "pick": "last"},
+        "columns": {
+            "who": {"take": "person"},
+            "on": {"take": "sex"},
+            "note": {
+                "take": "code",
+                "table": "measurement",
+                "within": {"days_before": "ever"},
+                "pick": "last",
+            },
+            "size": {
+                "take": "value",
+                "table": "measurement",
+                "concepts": "hba1c",
+                "within": {"days_before": "ever", "days_after": "ever"},
+                "pick": "last",
+            },
+            "label": {
+                "take": "present",
+                "table": "measurement",
+                "concepts": "hba1c",
+                "within": {"days_before": "ever", "days_after": "ever"},
+                "values": ["yes", "no"],
+            },
+        },
+    }
+)
+HOSPITAL = {
+    "source": "here",
+    "tables": {
+        "person": {"table": "p", "columns": {"person": "id", "birth_date": "born", "sex": "sex"}},
+        "measurement": {
+            "table": "m",
+            "system": "loinc",
+            "columns": {"person": "id", "date": "taken", "code": "code", "value": "result", "unit": "unit"},
+            "units": {"%": "%"},
+        },
+    },
 }
+WITH_UNIT = Contract(
+    COLUMNS | {"size": NumberColumn(type="number", bounds=(0, 9), unit="%", missing="allowed")},
+    ("no", "yes"),
+    2,
+)
 
 
-def hospital(path: Path, people: dict[str, Any]) -> None:
-    with sqlite3.connect(path) as made:
-        made.execute("CREATE TABLE p (id TEXT, born TEXT, sex TEXT)")
-        made.execute("CREATE TABLE m (id TEXT, taken TEXT, code TEXT, result TEXT, unit TEXT)")
-        for who, (born, sex, events) in people.items():
-            made.execute("INSERT INTO p VALUES (?, ?, ?)", (who, born, sex))
-            made.executemany("INSERT INTO m VALUES (?, ?, ?, ?, ?)", [(who, *event) for event in events])
-    made.close()
+def of_cohort(folder: Path, people: dict[str, Any], *, leaves_out: bool = True) -> Counter[Any]:
+    """Return the rows of the cohort over tables of *people*, counted."""
+    files = {"p.csv": ["id,born,sex"], "m.csv": ["id,taken,code,result,unit"]}
+    for who, (born, sex, times, events) in people.items():
+        files["p.csv"] += [f"{who},{born},{sex}"] * times
+        files["m.csv"] += [f"{who},{day},4548-4,{result},{unit}" for day, result, unit in events]
+    (folder / "hospital").mkdir(exist_ok=True)
+    for name, lines in files.items():
+        (folder / "hospital" / name).write_text("\n".join(lines) + "\n")
+    known = Connections.model_validate({"connections": {"here": {"kind": "files", "path": "hospital"}}})
+    file = ViewFile.model_validate(HOSPITAL)
+    wanted, tally = wanted_columns(WITH_UNIT, labels=True), Tally(leaves_out=leaves_out)
+    source = open_source(file, known, folder, path=None, scratch=folder / "scratch", leaves_out=leaves_out)
+    document = SimpleNamespace(data=SimpleNamespace(cohort=COHORT))
+    found: Counter[Any] = Counter()
+    try:
+        query = query_of(source, file, document, wanted, tally, today=date(2026, 1, 1))
+        for batch in Rows(source, query, "the view", wanted, WITH_UNIT, tally=tally):
+            found.update(tuple(row.values()) for row in batch.to_pylist())
+    finally:
+        source.close()
+    return found
+
+
+@settings(max_examples=20)
+@given(others=st.lists(PERSON, max_size=4), new=PERSON, first=st.booleans())
+def test_a_cohort_changes_one_person(folder: Path, others: list[Any], new: Any, first: bool) -> None:
+    """No date, one to come, an unknown unit, a person twice: each refuses a cohort, but under a unit."""
+    known = {f"p{number}": one for number, one in enumerate(others)}
+    before = of_cohort(folder, known)
+    after = of_cohort(folder, {NEW: new} | known if first else known | {NEW: new})
+    assert before - after == Counter()
+    assert all(row[0] == NEW for row in after - before)
+
+
+def test_control_without_a_unit_a_person_twice_refuses_the_cohort(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        of_cohort(folder, {"p": ("", "female", 2, [("2020-01-01", "5.5", "%")])}, leaves_out=False)
+    assert caught.value.code == "data.person_twice"
+
+
+def test_an_event_to_come_is_left_out_and_told(folder: Path) -> None:
+    events = [("2020-01-01", "5.5", "%"), ("2999-05-05", "7.5", "%")]
+    found = of_cohort(folder, {"p": ("1980-01-01", "female", 1, events)})
+    assert list(found) == [("p", "female", "4548-4", 5.5, "yes")]

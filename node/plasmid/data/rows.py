@@ -138,9 +138,7 @@ class Rows:
             )
         told = [one.sentence for one in troubles if self._tally.leaves_out or one.code.startswith("notice.")]
         if self._left_out:
-            told.append(
-                f"{counted(self._left_out, 'row')} left out for a problem: there is a privacy unit"
-            )
+            told.append(f"{counted(self._left_out, 'row')} left out for a problem: there is a privacy unit")
         self.notices = (*self._tally.notices(self._wanted, self._locate), *told)
 
     def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:

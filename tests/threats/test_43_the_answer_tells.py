@@ -184,7 +184,7 @@ def test_plasmid_data_check_tells_the_owner_before_anybody_asks(tmp_path: Path) 
     site.csv(["cdr3", "sex", "weight", "label"], [*receptor_rows(), bad], name="receptors.csv")
     site.refused("data.residue_invalid", "check", site.recipe(RECEPTORS))
     recipe = site.recipe({**RECEPTORS, "privacy": UNIT})
-    answer = site.json("check", recipe)
+    answer = site.json("check", recipe)["data"]
     assert answer["verdict"] == "ready with notices"
     assert any("those rows are left out" in reason for reason in answer["reasons"])
     assert "1 row left out for a problem" in site.run("check", recipe).output

@@ -30,6 +30,7 @@ def test_known_codes_leave_as_themselves() -> None:
 OWN = {
     "data.absent",
     "data.no_public_size",
+    "data.not_ready",
     "data.population_overlap",
     "data.source_down",
     "data.source_timeout",

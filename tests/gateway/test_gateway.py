@@ -498,7 +498,12 @@ def test_asking_starts_nothing(tmp_path: Path) -> None:
     assert asked.terms == UnitTerms(public_size=1000, rate=1.0, noise_multiplier=None, attempts=3)
     with refusal("run.unknown"):
         gateway.run(federation.run)
-    assert [line["action"] for line in federation.log("alpha")] == ["ask", "view.opened", "accepted"]
+    assert [line["action"] for line in federation.log("alpha")] == [
+        "ask",
+        "view.opened",
+        "notice",
+        "accepted",
+    ]
     assert gateway.ledger.entries() == []
 
 

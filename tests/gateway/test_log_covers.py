@@ -98,8 +98,9 @@ def test_an_admission_says_by_which_policy_and_what_it_may_see(federation: Feder
     """``opened`` comes before the first row is read, so a table that cannot be read shows as opened, too."""
     entries = [entry for entry in federation.gateways["alpha"].audit.entries() if entry["run"]]
     at = [entry["action"] for entry in entries].index("view.opened")
-    opened, reserved, accepted = entries[at : at + 3]
+    opened, noted, reserved, accepted = entries[at : at + 4]
     assert [reserved["action"], accepted["action"]] == ["epsilon.reserved", "accepted"]
+    assert (noted["action"], noted["reason"]) == ("notice", "nothing to note")
     assert opened["rule"] == accepted["rule"] == "policy.allow"
     assert opened["object"] == accepted["facts"]["view"]
     assert (opened["facts"]["recipe"], accepted["object"]) == (federation.digest, federation.digest)

@@ -30,9 +30,11 @@ from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.opening import Opened, open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
+from plasmid.recipes.query import QueryDocument
 from snapshots import rows_in
 
 CANARY = "Ms-Confidential"
+AGE: dict[str, Any] = {"column": "age", "bounds": (0.0, 120.0), "max_rows": 1000}
 DOCUMENT = CountsDocument.model_validate(
     {
         "computation": "counts",
@@ -343,9 +345,8 @@ def test_a_view_that_changes_between_approval_and_opening_is_refused(
 
 
 def test_a_view_whose_every_row_is_wrong_leaves_as_a_constant_sentence(tmp_path: Path) -> None:
-    federation = private(
-        tmp_path, tables=dict.fromkeys(("alpha", "beta", "delta", "gamma"), f"age\n{CANARY}\n")
-    )
+    tables = dict.fromkeys(("alpha", "beta", "delta", "gamma"), f"age\n{CANARY}\n")
+    federation = private(tmp_path, tables=tables, document=QueryDocument(name="ages", **AGE))
     answer = federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "data.invalid")
     assert answer.sentence == "The site's data does not meet the recipe's contract."

@@ -82,6 +82,7 @@ def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
         "min_sites": 3,
         "min_organisations": 3,
         "unit": "none",
+        "row_counts": "secret",
         "isolation": "none",
         "error_detail": "sentence",
         "disclosure": {

@@ -248,6 +248,18 @@ def test_a_step_that_nobody_is_in_is_noise_alone(
     assert seen == [1, 1, 1, 1, 2, 3]
 
 
+@pytest.mark.parametrize("kind", ["bert", "esm"])
+def test_a_site_without_a_row_trains_on_noise_alone(kind: str, tiny: dict[str, BaseModel]) -> None:
+    """Under a privacy unit a site whose rows were all left out takes part like any other."""
+    recipe = tiny_recipe(tiny[kind])
+    for table in (tiny_table(0), Snapshot(snapshot_of(tiny_table(0), recipe))):
+        engine = Engine(recipe, tiny[kind], table, device="cpu")
+        state = _started(engine)
+        noised = UnitSampling("record", 1.0, 1.0, 16.0, 1.0)
+        assert np.isfinite(engine.train(state, steps=2, seed=0, sampling=noised) - state).all()
+        assert not engine.gradient_sum(state, sampling=NOBODY).any()
+
+
 def test_without_noise_and_clip_it_is_plain_training(tiny: dict[str, BaseModel]) -> None:
     engine = _engine(tiny["bert"], rows=16)
     state = _started(engine)

@@ -19,7 +19,7 @@ from plasmid.data.reading import Collector
 from plasmid.data.rows import Rows, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.viewing import open_source, query_of, transforms_of
-from plasmid.recipes.documents import parse_document, patient_of
+from plasmid.recipes.documents import parse_document, patient_of, unit_of
 from plasmid.training.channel import Channel
 
 PROGRESS_S = 1.0
@@ -43,13 +43,14 @@ def answer(channel: Channel, request: dict[str, Any], told: Sequence[str] = ()) 
     view = ViewFile.model_validate(request["view"])
     connections = Connections.model_validate(request["connections"])
     path = None if request["path"] is None else Path(request["path"])
-    wanted, tally = wanted_columns(contract, labels=True), Tally()
+    unit = unit_of(document)
+    wanted, tally = wanted_columns(contract, labels=True), Tally(leaves_out=unit != "none")
     key = bytes.fromhex(request["key"])
     patient = patient_of(document)
     asked = getattr(document, "rows", None)
     scratch = Path(request["scratch"])
-    transforms = transforms_of(view, wanted, folder, key=key, patient=patient)
-    source = open_source(view, connections, folder, path=path, scratch=scratch)
+    transforms = transforms_of(view, wanted, folder, key=key, patient=patient, unit=unit)
+    source = open_source(view, connections, folder, path=path, scratch=scratch, leaves_out=tally.leaves_out)
     try:
         query = query_of(source, view, document, wanted, tally, today=datetime.now(UTC).date())
         rows = Rows(source, query, _what(view, path), wanted, contract, transforms=transforms, tally=tally)
@@ -72,7 +73,7 @@ def answer(channel: Channel, request: dict[str, Any], told: Sequence[str] = ()) 
             for does, (name, counts) in zip(transforms.describe(), transforms.counts(), strict=True)
         ]
         descriptor, figures, people = collector.finish(rows.notices)
-        if not figures.rows:
+        if not figures.rows and not tally.leaves_out:
             raise DataError(
                 "data.empty",
                 f"the recipe holds out every row of {_what(view, path)}, or none that is asked for.",

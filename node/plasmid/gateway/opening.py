@@ -5,7 +5,9 @@ Rules
 1. The gateway never has a row in its memory: it holds an open, unnamed file of them, which it hands on to the
    worker, and figures.
 2. The reader locks itself in, and gets an environment without anything of the site's.
-3. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
+3. Under a privacy unit all that is wrong with a site's data is one answer, ``data.not_ready``: no row decides
+   whether the data are ready (:mod:`plasmid.data.findings`), and which problem it is stays at home.
+4. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
    what does not fit into memory is removed.
 """
 
@@ -18,7 +20,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from plasmid.core.files import storage_error
 from plasmid.data.settings import NAMED_IN
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import Slice
+from plasmid.recipes.documents import unit_of
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.isolation.tree import remove
 
@@ -153,6 +157,18 @@ def open_view(
         "the reader ended unexpectedly.",
         "See reader.log in the site's folder; is memory short?",
     )
+
+
+@contextmanager
+def told_alike(document: Any) -> Iterator[None]:
+    """Make one error, ``data.not_ready``, of each that is about data, where *document* has a privacy unit."""
+    try:
+        yield
+    except (DataError, SiteFailed) as error:
+        ended = error.code in ("site.failed", "site.sandbox")  # a row may end a reader
+        if unit_of(document) == "none" or not (isinstance(error, DataError) or ended):
+            raise
+        raise DataError("data.not_ready", f"{error.code}: {error.message}", error.hint) from error
 
 
 def _request(home: SiteHome, part: Slice, document: Any, *, keep: bool) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class Engine:
             quantization=recipe.model.quantization,
         )
         self._model.hold_cores(frames or {})
+        self._model.refuses = recipe.privacy.unit == "none"  # an error would tell that the row is there
         self.schema: AdapterSchema = self._model.schema
         self.precision = chosen_precision(recipe.training.precision, self._accelerator.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32

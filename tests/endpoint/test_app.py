@@ -185,6 +185,7 @@ def test_bodies_that_are_no_requests(client: AsgiClient) -> None:
     _error(client.get("/v2"), 404, "not_found")
 
 
+@pytest.mark.promise("inputs-not-kept")
 def test_no_input_is_said_again_or_logged(
     client: AsgiClient, service: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -307,6 +307,7 @@ def test_one_text_at_a_time_and_a_queue_with_an_end(
     assert service.waiting == 0
 
 
+@pytest.mark.promise("inputs-not-kept")
 def test_nothing_of_a_prompt_or_an_answer_is_logged(
     server: LocalServer,
     client: OpenAI,

@@ -103,6 +103,7 @@ def test_the_verb_prints_a_link_that_opens_the_page_once(home: SiteHome) -> None
     assert secret not in out + err, "it is printed once"
 
 
+@pytest.mark.promise("page-on-loopback")
 def test_it_listens_on_loopback_only(page: PageServer) -> None:
     assert page._socket.getsockname()[0] == "127.0.0.1"
 

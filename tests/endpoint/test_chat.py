@@ -319,7 +319,7 @@ def test_nothing_of_a_prompt_or_an_answer_is_logged(
     caplog.set_level(logging.DEBUG)
     messages: Any = [{"role": "user", "content": CANARY}]
     said = client.chat.completions.create(model="a", messages=messages, temperature=0, max_tokens=8)
-    broken = httpx.post(f"{server.url}/v1/chat/completions", content=f'{{"model": "a", "{CANARY}": 1}}')
+    broken = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "a", CANARY: 1})
     assert broken.status_code == 400
 
     def fails(*_: Any, **__: Any) -> None:

@@ -254,7 +254,7 @@ def test_a_bomb_of_values_is_refused_at_bounded_memory(made_bombs: dict[str, byt
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2**20
+    assert peak < 2 * 2**20  # as many as its text, which is at most so long
 
 
 def test_control_the_parser_alone_takes_a_hundred_megabytes(made_bombs: dict[str, bytes]) -> None:

@@ -37,6 +37,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/promises.py
 
 # make bench NAME=link for one benchmark; the last line on stdout is JSON.
 bench: $(STAMP)

@@ -95,6 +95,7 @@ def test_an_import_upward_breaks_the_contract(tmp_path: Path) -> None:
     assert "plasmid.models.upward -> plasmid.gateway (l.2)" in result.stdout
 
 
+@pytest.mark.promise("gateway-without-torch")
 def test_the_gateway_process_imports_nothing_heavy() -> None:
     modules = ["plasmid.site.node"]
     for name in TRUSTED:

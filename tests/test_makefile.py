@@ -84,7 +84,10 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout: Ch
         ("demo", ["plasmid run tcr-covid --set federation.rounds=24 --yes"]),
         ("test", ["python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"]),
         ("test-all", ["python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "]),
-        ("lint", ["ruff check", "ruff format --check", "mypy ", "lint-imports "]),
+        (
+            "lint",
+            ["ruff check", "ruff format --check", "mypy ", "lint-imports ", "python tests/promises.py"],
+        ),
         ("bench", ["python -m bench"]),
         ("fuzz", ["python -m fuzz"]),
         ("constraints", ["python tools/constraints.py"]),

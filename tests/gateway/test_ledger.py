@@ -93,6 +93,7 @@ def test_only_what_was_never_spent_is_given_back(path: Path) -> None:
     assert sums(ledger) == (3.0, 0.0)
 
 
+@pytest.mark.promise("budget-holds")
 def test_the_sum_over_runs_stays_within_the_budget(path: Path) -> None:
     ledger = Ledger(path)
     for run in ("a", "b"):

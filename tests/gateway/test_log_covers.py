@@ -72,6 +72,7 @@ def of(federation: Federation, action: str) -> dict[str, Any]:
     return [entry for entry in federation.gateways["alpha"].audit.entries() if entry["action"] == action][-1]
 
 
+@pytest.mark.promise("log-covers")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_event_is_logged(federation: Federation, kind: str) -> None:
     told = {entry["action"] for entry in federation.gateways["alpha"].audit.entries()}
@@ -131,6 +132,7 @@ def test_no_row_is_read_where_that_cannot_be_logged(tmp_path: Path, monkeypatch:
     assert read == []
 
 
+@pytest.mark.promise("log-covers")
 def test_what_is_refused_is_told_with_its_rule_and_reason_in_full(federation: Federation) -> None:
     refused = of(federation, "refused")
     assert (refused["rule"], refused["result"]) == ("policy.digest_not_allowed", "refused")

@@ -252,6 +252,7 @@ def test_a_reader_that_cannot_be_started_is_told(home: SiteHome, monkeypatch: py
         opened(home)
 
 
+@pytest.mark.promise("reader-without-keys")
 def test_no_secret_of_the_environment_is_passed_on(
     home: SiteHome, started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +312,7 @@ print(seen())
 """
 
 
+@pytest.mark.promise("gateway-without-rows")
 def test_the_gateway_process_holds_no_row_and_loads_nothing_that_reads_one(home: SiteHome) -> None:
     (home.folder / "data" / "people.csv").write_text(CSV.replace("p3", CANARY))
     code = _LOOK.format(path=sys.path, document=DOCUMENT.model_dump_json(), folder=str(home.folder))

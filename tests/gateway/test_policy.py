@@ -35,12 +35,14 @@ def policy(**require: Any) -> Policy:
     return Policy.model_validate({"allow": [DIGEST], "require": require})
 
 
+@pytest.mark.promise("policy-decides")
 def test_without_a_file_nothing_runs(tmp_path: Path) -> None:
     with pytest.raises(PolicyRefused, match=r"no policy at .*policy.yaml, so nothing runs") as caught:
         read_policy(tmp_path / "policy.yaml")
     assert caught.value.code == "policy.absent"
 
 
+@pytest.mark.promise("policy-decides")
 @pytest.mark.parametrize("text", ["", "{}", "allow: []", "# only a comment\n"])
 def test_an_empty_policy_allows_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yaml"
@@ -97,6 +99,7 @@ def test_without_a_word_a_policy_asks_for_masks_of_three() -> None:
     assert (Policy().allow, Policy().budgets, Policy().notify) == ([], {}, Notify())
 
 
+@pytest.mark.promise("policy-decides")
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
@@ -153,6 +156,7 @@ def test_a_policy_that_does_not_parse_allows_nothing(tmp_path: Path, text: str, 
     assert what in caught.value.message
 
 
+@pytest.mark.promise("policy-decides")
 def test_only_a_named_digest_runs() -> None:
     policy().check(MASKED, DIGEST)
     error = refused(policy(), MASKED, "b" * 64)
@@ -204,6 +208,7 @@ def unit_document(unit: str, epsilon: float = 1.0, delta: float = 1e-6) -> PingD
     return PingDocument.model_validate({"length": 4, "privacy": privacy})
 
 
+@pytest.mark.promise("unit-demanded")
 @pytest.mark.parametrize("asked", ["none", "record", "patient", "site"])
 @pytest.mark.parametrize("given", ["none", "record", "site"])
 def test_the_stronger_unit_wins(asked: str, given: str) -> None:

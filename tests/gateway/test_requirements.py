@@ -229,6 +229,7 @@ def test_a_document_without_data_has_no_cohort() -> None:
     assert list(Requirements(min_cohort=100).here(PING, shape_of(PING), None)) == []
 
 
+@pytest.mark.promise("policy-decides")
 def test_a_policy_changes_no_document() -> None:
     before = document_of(PING)
     list(Requirements(max_rounds=1, min_sites=5).findings(PING, NOON))

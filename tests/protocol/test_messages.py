@@ -183,6 +183,7 @@ def signed_anew(payload: dict[str, Any]) -> Signed:
     return sign(ALPHA, _Anything())  # type: ignore[arg-type]
 
 
+@pytest.mark.promise("fixed-messages")
 def test_every_type_of_message_is_in_the_table() -> None:
     def members(union: Any) -> set[Any]:
         return {member for arg in get_args(union) for member in members(arg)} or {union}
@@ -270,6 +271,7 @@ def test_few_fields_have_defaults() -> None:
     assert ("manifest", "protocol") not in DEFAULTS
 
 
+@pytest.mark.promise("fixed-messages")
 @every_message
 def test_a_field_that_is_unknown_missing_or_of_another_type_is_refused(kind: str) -> None:
     """The author itself signs it: the form is checked, not the signature alone."""

@@ -51,6 +51,7 @@ def test_levels_have_an_order() -> None:
     assert list(probe()) == list(LEVELS)
 
 
+@pytest.mark.promise("best-is-never-none")
 def test_best_is_the_strongest_that_works_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("best").level == REAL[0].level
     lacking(monkeypatch, *(isolation.level for isolation in REAL[:-1]))
@@ -92,6 +93,7 @@ def test_a_level_that_goes_while_the_site_runs_is_an_error(
     assert list((home / "scratch").iterdir()) == []
 
 
+@pytest.mark.promise("isolation-demanded")
 @pytest.mark.parametrize(
     ("level", "required", "accepted"),
     [

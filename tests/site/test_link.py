@@ -227,6 +227,7 @@ def test_nobody_there_is_said(live: LiveLink, alpha: tuple[Credential, Identity]
     lonely.close()
 
 
+@pytest.mark.promise("pinned-ca")
 def test_a_server_of_another_ca_is_refused_at_once(
     live: LiveLink, alpha: tuple[Credential, Identity], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def refused_everywhere(federation: Federation, **changes: object) -> None:
             federation.gateways[site].contribute(federation.manifest(**changes), never)
 
 
+@pytest.mark.promise("one-sum")
 def test_a_round_that_was_summed_is_not_summed_again(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     first_sum(federation)
@@ -69,6 +70,7 @@ def test_a_smaller_roster_changes_nothing(tmp_path: Path) -> None:
     refused_everywhere(federation, slot=0)
 
 
+@pytest.mark.promise("one-sum")
 def test_a_restart_of_every_site_changes_nothing(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     first_sum(federation)
@@ -145,6 +147,7 @@ def attempts_charged(federation: Federation, site: str) -> list[list[int]]:
     ]
 
 
+@pytest.mark.promise("charged-first")
 def test_under_a_unit_every_attempt_is_charged_and_no_more_than_were_reserved(tmp_path: Path) -> None:
     federation = private(tmp_path)
     federation.set_up()
@@ -210,12 +213,10 @@ def test_the_plan_s_noise_is_for_all_attempts_that_may_be_charged(tmp_path: Path
 # -- a limit ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.limit("without a unit two rounds from one state over other survivors give a site's vector away")
 def test_a_limit_the_next_round_may_begin_from_the_last_state_over_other_survivors(tmp_path: Path) -> None:
-    """Without a unit nothing ties round 2's state to round 1's sum: docs/threat-model.md says so.
-
-    Sites that re-run `advance` on the published total would refuse here. Until then a coordinator that gives
-    two rounds one state gets the difference of two sums, exact where updates do not depend on the round.
-    """
+    """The coordinator gives two rounds one state, with no total or a false one, and gets the difference
+    of two sums: exact where updates do not depend on the round."""
     federation = begun(tmp_path)
     first_sum(federation)
     manifest = federation.manifest(2, invited=list(THREE))

@@ -78,6 +78,7 @@ def test_peers_remember_what_a_site_has_charged(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.promise("budget-holds")
 @pytest.mark.parametrize("what", ["the ledger", "the folder"])
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_restored_ledger_is_caught_at_the_next_epoch(tmp_path: Path, what: str, *, restarted: bool) -> None:
@@ -180,6 +181,7 @@ def bad_vector(federation: Federation, patch: pytest.MonkeyPatch) -> None:
         federation.gateways["beta"].contribute(federation.manifest(), lambda _: np.full(3, np.nan))
 
 
+@pytest.mark.promise("budget-holds")
 @pytest.mark.parametrize(
     "crash", [crash_in_compute, crash_before_the_mask, crash_before_the_send, bad_vector]
 )
@@ -205,6 +207,7 @@ def test_a_crash_between_spend_and_send_leaves_it_spent(
         gateway.contribute(federation.manifest(slot=2), never)
 
 
+@pytest.mark.promise("charged-first")
 def test_nothing_is_computed_before_the_charge_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +263,7 @@ def _admit_many(federation: Federation, name: str, start: Any, admitted: Any) ->
             admitted.put(run)
 
 
+@pytest.mark.promise("budget-holds")
 def test_two_processes_of_a_site_reserve_no_more_than_the_budget(tmp_path: Path) -> None:
     """Two nodes over one folder: 8 of the 12 runs that they are asked for fit in epsilon 8."""
     federation = private(tmp_path, document=count_document(epsilon=1.0, delta=1e-7))

@@ -73,6 +73,8 @@ def truncate(path: Path) -> None:
 EDITS = [hide_the_size, hide_a_release, truncate]
 
 
+@pytest.mark.detected_later("an edit inside the log shows when the site next starts or admits a run")
+@pytest.mark.promise("log-shows")
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_log_starts_no_site(federation: Federation, edit: Callable[[Path], None]) -> None:
     path = path_of(federation)
@@ -86,6 +88,7 @@ def test_an_edited_log_starts_no_site(federation: Federation, edit: Callable[[Pa
         gateway.audit.verify()  # the node's first step
 
 
+@pytest.mark.promise("log-shows")
 @pytest.mark.parametrize("edit", [hide_a_release, truncate])
 def test_nothing_leaves_once_it_shrank(federation: Federation, edit: Callable[[Path], None]) -> None:
     gateway = federation.gateways["alpha"]
@@ -119,6 +122,7 @@ def test_an_edit_and_a_new_tree_need_the_site_s_key(federation: Federation) -> N
     assert caught.value.code == "storage.log_damaged"
 
 
+@pytest.mark.promise("logged-first")
 def test_a_full_disk_lets_nothing_out(federation: Federation) -> None:
     gateway, uploaded = federation.gateways["alpha"], []
 
@@ -173,6 +177,7 @@ def exported(sites: Cosigners, name: str) -> Any:
     return parse_export(export(sites.logs[name].files, named), f"{name}'s export", {})
 
 
+@pytest.mark.promise("log-shows")
 def test_the_owner_s_own_edit_is_sound_at_home_and_seen_by_every_peer(sites: Cosigners) -> None:
     sites.exchange("alpha")
     other_history(sites)
@@ -185,6 +190,7 @@ def test_the_owner_s_own_edit_is_sound_at_home_and_seen_by_every_peer(sites: Cos
         sites.logs["alpha"].write("released")
 
 
+@pytest.mark.detected_later("two histories for two peers show when their exports are compared")
 def test_two_roots_that_are_served_to_two_peers_are_seen_side_by_side(sites: Cosigners) -> None:
     """A split view: beta sees one history, gamma another. Neither can know; their exports together do."""
     offers = {offer.receiver: offer for offer in sites.parts["alpha"].offers()}
@@ -204,6 +210,7 @@ def test_two_roots_that_are_served_to_two_peers_are_seen_side_by_side(sites: Cos
         compare([beta, exported(sites, "alpha")])
 
 
+@pytest.mark.limit("a log that nobody has cosigned can be rewritten by its owner")
 def test_a_log_without_peers_can_be_rewritten_by_its_owner(sites: Cosigners) -> None:
     """The claim: where nobody has cosigned, the owner's key is enough. The export says so."""
     before = sites.logs["alpha"].entries()

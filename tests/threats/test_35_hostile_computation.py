@@ -55,6 +55,7 @@ class Draws:
 # -- through the gateway ---------------------------------------------------------------------------
 
 
+@pytest.mark.promise("unit-is-private", "bounded-contribution")
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("size", [1e30, 1.0])
 def test_a_finished_vector_is_bounded_noised_and_charged(
@@ -92,6 +93,7 @@ def test_a_finished_vector_is_bounded_noised_and_charged(
         assert [entry["event"] for entry in gateway.ledger.entries()] == ["reserve", "spend", "attempt"]
 
 
+@pytest.mark.promise("charged-first")
 def test_a_computation_is_charged_before_it_is_called_and_told_the_manifest_alone(tmp_path: Path) -> None:
     federation = private(tmp_path)
     federation.set_up()

@@ -202,6 +202,7 @@ def test_with_the_same_population_the_same_ledger_is_charged(patients: Federatio
     assert patients.admit("alpha").code == "policy.budget"
 
 
+@pytest.mark.limit("up to ten people in common are taken for chance")
 def test_control_other_patients_are_another_population(patients: Federation) -> None:
     """Ten in common may be chance."""
     strangers = [f"q{one}" for one in range(40)]

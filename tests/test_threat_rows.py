@@ -8,7 +8,7 @@ from pathlib import Path
 from threat_rows import Rows, row_of
 
 REPOSITORY = Path(__file__).parents[1]
-TESTED = {*range(1, 21), *range(22, 40)}
+TESTED = {*range(1, 21), *range(22, 40), 45}
 """Row 21 is of what does not exist yet; row 40 is a claim."""
 
 

@@ -18,9 +18,9 @@ from attacks import private, refusal
 from in_memory import Federation
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import PATTERN
-from plasmid.gateway.charges import ACTIONS
 from plasmid.gateway.entries import FIELDS
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.ledger import ACTIONS
 from plasmid.gateway.pause import pause, resume
 
 KINDS = {

@@ -50,7 +50,7 @@ ALPHA = Identity("alpha", Ed25519PrivateKey.from_private_bytes(b"a" * 32))
 BETA = Identity("beta", Ed25519PrivateKey.from_private_bytes(b"b" * 32))
 D = "d" * 64
 DOCUMENT = {"computation": "ping", "length": 4, "nested": {"list": [1, 2.5, None, True, "é"]}}
-READY = Ready(run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3, heads={"beta": 7})
+READY = Ready(run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3)
 RECOVERY = Recovery(run="run-1", epoch=1, site="alpha", rho=D, blob=D)
 SHARE = bytes(range(32))
 REQUEST = RunRequest(
@@ -125,7 +125,7 @@ MESSAGES = {
             ledger_head=D,
             isolation="bubblewrap",
         ),
-        Consent(run="run-1", epoch=1, slot=0, site="alpha", manifest=D, survivors=D),
+        Consent(run="run-1", epoch=1, round=1, slot=0, site="alpha", manifest=D, survivors=D),
         Shares(
             run="run-1",
             epoch=1,
@@ -264,7 +264,7 @@ def test_few_fields_have_defaults() -> None:
         ("log_cosignature", "line"),
         ("log_cosignature", "held"),
         ("relay", "slot"),
-        ("ready", "heads"),
+        ("bundle", "heard"),
         ("run_request", "sites"),
     }
     # a manifest says which protocol it is of; a message without its type is none
@@ -364,6 +364,7 @@ LARGE = [
         ("contribution", "body_bytes", 0),
         ("contribution", "ledger_counter", -1),
         ("consent", "slot", 256),
+        ("consent", "round", 0),
         ("shares", "self_shares", {"alpha": "AAAA"}),
         ("shares", "self_shares", {"Alpha": base64.b64encode(SHARE).decode()}),
         ("run_request", "nonce", ""),

@@ -36,7 +36,6 @@ from plasmid.gateway.admission import AdmittedRun, Answer, admit
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.cell_rules import controlled
-from plasmid.gateway.charges import logged
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
 from plasmid.gateway.countersigning import adapter_digest, check_result, word_of
 from plasmid.gateway.disclosure import public
@@ -103,7 +102,7 @@ class Gateway:
         self.isolation = isolation
         self.identity = keys.identity()
         self.audit = AuditLog(home.audit, self.identity, clock=clock)
-        self.ledger = Ledger(home.ledger, noted=logged(self.audit))
+        self.ledger = Ledger(home.ledger, self.audit)
         self.projects = Projects(home.projects, name=self.identity.name, key=self.identity.public)
         self._revoked = Revoked(home.revoked)
         self.approvals = Approvals(home, self.audit)
@@ -271,7 +270,8 @@ class Gateway:
         SiteFailed
             ``site.paused``.
         StorageError
-            The decision could not be logged, or the ledger not written.
+            The decision could not be logged, or the ledger not written; ``storage.log_damaged``: an entry of
+            the log is not as it was.
         """
         admitted = self.run(manifest.run)
         self._check_may_leave(admitted)
@@ -381,8 +381,9 @@ class Gateway:
     def _check_may_leave(self, admitted: AdmittedRun) -> Policy:
         """Refuse what the owner has paused, a project that he has left, and a requester who was revoked.
 
-        Returns the policy that holds now.
+        Nothing leaves either once an entry of the log has changed. Returns the policy that holds now.
         """
+        self.audit.check_unchanged()
         check_running(self.home)
         self.projects.check(admitted.project.digest())
         self._revoked.check(admitted.requested.requester.key)

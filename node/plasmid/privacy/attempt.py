@@ -91,12 +91,14 @@ class Attempt:
         )
         if problem:
             raise _survivors(problem)
+        assert mine is not None, "it is among the contributions"
         survivors = survivors_digest(contributions)
         if self._consent is None:
             self._survivors = frozenset(sites)
             self._consent = Consent(
                 run=self.run,
                 epoch=self.epoch,
+                round=mine.round,
                 slot=self.slot,
                 site=self.site,
                 manifest=self.manifest,

@@ -27,7 +27,7 @@ module sees statements that are known to be their author's.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,7 +181,7 @@ class SiteEpoch:
         self._next_step = "ready"
         return self._recovery, sealed
 
-    def ready(self, recoveries: Sequence[Recovery], *, heads: Mapping[str, int] | None = None) -> Ready:
+    def ready(self, recoveries: Sequence[Recovery]) -> Ready:
         """Take everyone's recovery statements and return the statement to sign.
 
         Raises
@@ -206,7 +206,6 @@ class SiteEpoch:
             n=len(self.roster),
             c=self._c,
             theta=self.theta,
-            heads=dict(heads or {}),
         )
         self._next_step = "seal"
         return self._ready

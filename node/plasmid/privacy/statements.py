@@ -32,6 +32,8 @@ EPOCH_SLOTS = 64
 
 SECRET_BYTES = 32
 TAG_BYTES = 16
+MAX_HEARD = 2048
+"""Characters of a signed statement that its author is reminded of, at most."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Bundle(_OfEpoch):
 
     ``kem`` is an ML-KEM-768 ciphertext to the receiver; ``sealed`` is AES-256-GCM of: shares of b of all
     slots, shares of k of all slots, and, where the sender precedes the receiver, the pair seeds of all slots.
+    ``heard`` reminds the receiver of its own words: its newest contribution, and its newest consent of this
+    run, that the sender saw, each as it was signed, in its wire form.
     """
 
     type: Literal["bundle"] = "bundle"
@@ -128,6 +132,7 @@ class Bundle(_OfEpoch):
     sealed: Annotated[
         bytes, Base64Bytes(2 * SECRET_BYTES + TAG_BYTES, 3 * SECRET_BYTES * MAX_SLOTS + TAG_BYTES)
     ]
+    heard: Annotated[list[Annotated[str, StringConstraints(max_length=MAX_HEARD)]], Field(max_length=2)] = []
 
 
 class Recovery(_OfEpoch):
@@ -140,11 +145,7 @@ class Recovery(_OfEpoch):
 
 
 class Ready(_OfEpoch):
-    """Step 3: a site holds all that it needs to mask. ``blobs`` is the digest over everyone's recovery.
-
-    ``heads`` are the newest ledger counters that this site saw of its peers: for them to read, no part of
-    what must be equal.
-    """
+    """Step 3: a site holds all that it needs to mask. ``blobs`` is the digest over everyone's recovery."""
 
     type: Literal["ready"] = "ready"
     site: SiteName
@@ -153,7 +154,6 @@ class Ready(_OfEpoch):
     n: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
     c: Annotated[int, Field(ge=0, le=MAX_ROSTER)]
     theta: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
-    heads: Annotated[dict[SiteName, Annotated[int, Field(ge=0, lt=2**53)]], Field(max_length=MAX_ROSTER)] = {}
 
 
 class Contribution(_Statement):
@@ -185,6 +185,7 @@ class Consent(_OfEpoch):
     """
 
     type: Literal["consent"] = "consent"
+    round: Annotated[int, Field(ge=1, lt=2**53)]
     slot: Slot
     site: SiteName
     manifest: Digest

@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-all lint bench fuzz clean
+.PHONY: setup demo test test-all lint bench fuzz constraints audit sbom clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/promises.py
 
 # make bench NAME=link for one benchmark; the last line on stdout is JSON.
 bench: $(STAMP)
@@ -46,7 +47,19 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(NAME),'$(NAME)')
 
+# The pins of constraints/, with hashes and licences, of what this environment was tested with. Needs an index.
+constraints: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/constraints.py
+
+# Fails on a known vulnerability of a pin; says so where no index with advisories answers.
+audit: $(STAMP)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/audit.py
+
+# build/sbom.json: what a node consists of, as CycloneDX.
+sbom: $(STAMP)
+	$(BIN)/python tools/sbom.py
+
 # Removes what the targets above made, .venv included.
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find models recipes node platform tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find models recipes node platform tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,10 +16,14 @@ class AsgiClient:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return the answer to a request."""
+        return self._runner.run(self._client.request(method, path, **options))
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         """Return the answer to a GET."""
-        return self._runner.run(self._client.get(path, **options))
+        return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """Return the answer to a POST."""
-        return self._runner.run(self._client.post(path, **options))
+        return self.request("POST", path, **options)

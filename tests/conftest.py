@@ -1,4 +1,4 @@
-"""What the tests share: two tiny imported models, and, at the end, the rows of threats that held."""
+"""What the tests share: two tiny imported models, and, at the end, how the rows of threats came out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import warm
 from plasmid.gateway import opening
 from plasmid.models.store import BaseModel
 from postgres_server import Postgres, running
-from threat_rows import Rows, row_of
+from threat_rows import MARKS, Rows, row_of
 
 # The same examples on every machine, however slow; no folder of earlier failures.
 settings.register_profile("plasmid", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -89,9 +89,11 @@ FIRST = ("e2e", "threats", "gateway", "cli")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the folders that take longest first; within each, files and tests stay in their order."""
+    """Run the folders that take longest first, files and tests in their order; note marks of threats."""
     place = {name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.parent.name, len(FIRST)))
+    for item in items:  # a property travels with the report to the process that tells it
+        item.user_properties += [(mark.name, True) for mark in item.iter_markers() if mark.name in MARKS]
 
 
 def pytest_collection_finish() -> None:
@@ -119,7 +121,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count a test once: by its call, or by the phase that failed or skipped it."""
     if report.when == "call" or report.outcome != "passed":
-        ROWS.note(report.nodeid, report.outcome)
+        ROWS.note(report.nodeid, report.outcome, [name for name, _ in report.user_properties])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

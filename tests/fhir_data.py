@@ -57,11 +57,14 @@ def bundle(*resources: Resource, kind: str = "collection", **more: Any) -> Resou
     return {"resourceType": "Bundle", "type": kind, "entry": [{"resource": one} for one in resources], **more}
 
 
-def opened(folder: Path, *resources: Resource, profiles: tuple[str, ...] = ()) -> FhirSource:
+def opened(
+    folder: Path, *resources: Resource, profiles: tuple[str, ...] = (), leaves_out: bool = False
+) -> FhirSource:
     """Open *folder*, after *resources* have been written to it if there are any."""
     if resources:
         (folder / "all.ndjson").write_text(lines(*resources))
-    return open_fhir(FhirConnection(kind="fhir", path=".", profiles=list(profiles)), folder, limit_s=60)
+    connection = FhirConnection(kind="fhir", path=".", profiles=list(profiles))
+    return open_fhir(connection, folder, limit_s=60, leaves_out=leaves_out)
 
 
 def rows(source: FhirSource, query: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,13 +65,16 @@ def served(
     folder: Path, *, limits: Limits = GENEROUS, database_url: str | None = None, blobs_url: str | None = None
 ) -> Iterator[LiveHub]:
     """Serve a fresh hub from a thread of this process, its database and files in *folder* or elsewhere."""
-    settings = HubSettings(
-        folder=folder,
-        database_url=database_url or f"sqlite:///{folder / 'hub.db'}",
-        blobs_url=blobs_url or str(folder / "blobs"),
-    )
-    with settings.open() as hub, socket.socket() as bound:
+    with ExitStack() as stack:
+        bound = stack.enter_context(socket.socket())
         bound.bind(("127.0.0.1", 0))
+        settings = HubSettings(
+            folder=folder,
+            database_url=database_url or f"sqlite:///{folder / 'hub.db'}",
+            blobs_url=blobs_url or str(folder / "blobs"),
+            url=f"http://127.0.0.1:{bound.getsockname()[1]}",
+        )
+        hub = stack.enter_context(settings.open())
         config = uvicorn.Config(
             build_app(hub, limits=limits),
             ws="none",
@@ -86,7 +89,7 @@ def served(
         try:
             while not server.started:
                 time.sleep(0.01)
-            yield LiveHub(f"http://127.0.0.1:{bound.getsockname()[1]}", hub)
+            yield LiveHub(settings.known_as(), hub)
         finally:
             server.should_exit = True
             thread.join(20)
@@ -119,7 +122,10 @@ def served_apart(folder: Path) -> Iterator[tuple[str, int]]:
 
 def _main(folder: Path, port: int) -> None:
     settings = HubSettings(
-        folder=folder, database_url=f"sqlite:///{folder / 'hub.db'}", blobs_url=str(folder / "blobs")
+        folder=folder,
+        database_url=f"sqlite:///{folder / 'hub.db'}",
+        blobs_url=str(folder / "blobs"),
+        url=f"http://127.0.0.1:{port}",
     )
     with settings.open() as hub:
         config = uvicorn.Config(

@@ -84,9 +84,15 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout: Ch
         ("demo", ["plasmid run tcr-covid --set federation.rounds=24 --yes"]),
         ("test", ["python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"]),
         ("test-all", ["python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "]),
-        ("lint", ["ruff check", "ruff format --check", "mypy ", "lint-imports "]),
+        (
+            "lint",
+            ["ruff check", "ruff format --check", "mypy ", "lint-imports ", "python tests/promises.py"],
+        ),
         ("bench", ["python -m bench"]),
         ("fuzz", ["python -m fuzz"]),
+        ("constraints", ["python tools/constraints.py"]),
+        ("audit", ["python tools/audit.py"]),
+        ("sbom", ["python tools/sbom.py"]),
     ],
 )
 def test_every_target_makes_its_environment_first(
@@ -127,15 +133,15 @@ def test_a_python_that_will_not_do_is_named(checkout: Checkout, trouble: str) ->
 
 def test_clean_removes_what_was_made(checkout: Checkout) -> None:
     checkout.make("setup")
-    for root in ("models", "recipes", "node", "platform", "tests"):
+    for root in ("models", "recipes", "node", "platform", "tests", "tools"):
         (checkout.folder / root / "package/__pycache__").mkdir(parents=True)
     assert checkout.make("clean").returncode == 0
     assert not (checkout.folder / ".venv").exists()
     assert not list(checkout.folder.rglob("__pycache__"))
 
 
-@pytest.mark.parametrize("broken", [None, "lint", "test"])
-def test_ci_runs_both_and_fails_when_either_does(checkout: Checkout, broken: str | None) -> None:
+@pytest.mark.parametrize("broken", [None, "lint", "test", "audit"])
+def test_ci_runs_all_and_fails_when_one_does(checkout: Checkout, broken: str | None) -> None:
     folder = checkout.folder / "bin"
     folder.mkdir()
     make = folder / "make"
@@ -143,5 +149,5 @@ def test_ci_runs_both_and_fails_when_either_does(checkout: Checkout, broken: str
     make.chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
     result = checkout.call("bash", ".ci/run", PATH=path, BROKEN=broken or "")
-    assert result.stdout == "make lint\nmake test\n"
+    assert result.stdout == "make lint\nmake test\nmake audit\n"
     assert result.returncode == (0 if broken is None else 1)

@@ -1,20 +1,27 @@
-"""Which rows of the threat table were tried in a session of tests, and which of them held.
+"""Which rows of the threat table were tried in a session of tests, and how each of them came out.
 
 Rules
 -----
 1. The row is in the file's name: ``test_NN_what.py``; several files may share one.
-2. A row holds if all of its tests passed: one that failed, was skipped or not collected speaks against it.
-3. Tests that were not selected (``slow`` ones, by default) are counted and told, and decide nothing.
+2. A test shows that an attack is refused, unless it is marked: ``limit("...")`` where the attack works on
+   what is shipped, ``detected_later("...")`` where it goes through and is noticed at the time that is said. A
+   control, where the test itself switches the defence off, is no limit.
+3. A row is held if all its tests passed and none is marked. A marked test makes it a row with a limit, or one
+   that is detected later; the limit first. It failed if a test failed, was skipped or was not collected.
+4. Tests that were not selected (``slow`` ones, by default) are counted and told, and decide nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
 FOLDER = "threats"
+MARKS = {"limit": "with a limit", "detected_later": "detected later"}
+"""Marker of a test, and what it makes of the row; the graver first."""
 _FILE = re.compile(r"test_(\d\d)_\w+\.py")
 
 
@@ -27,35 +34,44 @@ def row_of(path: str) -> int | None:
 
 @dataclass
 class Rows:
-    """What became of each row's tests: ``passed``, or why not."""
+    """What became of each row's tests: ``passed``, a word of :data:`MARKS`, or why it failed."""
 
     seen: dict[int, Counter[str]] = field(default_factory=dict)
     not_selected: int = 0
 
-    def note(self, path: str, outcome: str) -> None:
-        """Count one test, or one file that was not collected."""
+    def note(self, path: str, outcome: str, marks: Iterable[str] = ()) -> None:
+        """Count one test with its *marks*, or one file that was not collected."""
         row = row_of(path)
         if row is not None:
-            self.seen.setdefault(row, Counter())[outcome] += 1
+            marked = next((word for mark, word in MARKS.items() if mark in marks), outcome)
+            self.seen.setdefault(row, Counter())[marked if outcome == "passed" else outcome] += 1
 
-    @property
-    def held(self) -> list[int]:
-        """The rows all of whose tests passed."""
-        return sorted(row for row, outcomes in self.seen.items() if set(outcomes) == {"passed"})
+    def came_out(self, word: str) -> list[int]:
+        """Return the rows that are *word*: ``held``, ``failed`` or one of :data:`MARKS`."""
+        return sorted(row for row, outcomes in self.seen.items() if _of(set(outcomes)) == word)
 
     def lines(self) -> list[str]:
         """Return the report."""
         if not self.seen:
             return []
-        held = self.held
-        told = [f"threat rows held: {len(held)} / tried: {len(self.seen)}", f"held: {_numbers(held)}"]
-        for row, outcomes in sorted(self.seen.items()):
-            if row not in held:
-                counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-                told.append(f"row {row}: {counted}")
+        words = ("held", *MARKS.values(), "failed")
+        rows = {word: self.came_out(word) for word in words}
+        told = [
+            f"threat rows tried: {len(self.seen)}; " + ", ".join(f"{len(rows[one])} {one}" for one in words)
+        ]
+        told += [f"{word}: {_numbers(rows[word])}" for word in words if rows[word]]
+        for row in rows["failed"]:
+            counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.seen[row].items()))
+            told.append(f"row {row}: {counted}")
         if self.not_selected:
             told.append(f"{self.not_selected} tests were not selected (make test-all runs all)")
         return told
+
+
+def _of(outcomes: set[str]) -> str:
+    if outcomes - {"passed", *MARKS.values()}:
+        return "failed"
+    return next((word for word in MARKS.values() if word in outcomes), "held")
 
 
 def _numbers(rows: list[int]) -> str:
@@ -66,4 +82,4 @@ def _numbers(rows: list[int]) -> str:
             parts[-1].append(row)
         else:
             parts.append([row])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts) or "none"
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)

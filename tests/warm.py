@@ -34,7 +34,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 IMPORTED = {
-    "plasmid.data.reader": ("sqlglot.dialects.duckdb",),
+    "plasmid.data.reader": ("plasmid.data.answering", "sqlglot.dialects.duckdb"),
     "plasmid.cli.main": (
         "plasmid.cli.verbs.approvals", "plasmid.cli.verbs.audit", "plasmid.cli.verbs.privacy",
         "plasmid.cli.verbs.project", "plasmid.cli.verbs.site", "plasmid.client.api", "plasmid.client.launch",

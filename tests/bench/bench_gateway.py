@@ -111,6 +111,7 @@ def audit_figures() -> list[Result]:
         big.write("started")
         opened_s = _cpu_s(lambda: AuditLog(long, site).write("ask"))
         verified_s = _cpu_s(big.verify)
+        compared_s = _cpu_s(big.check_unchanged)
         named = Named(site=Known(name="alpha", organisation="A", key=site.public), peers=[])
         data = export(big.files, named)
         stranger_s = _cpu_s(lambda: parse_export(data, "the file", {"alpha": site.public}))
@@ -123,6 +124,9 @@ def audit_figures() -> list[Result]:
         ),
         _within("a log of 100,000 entries opened and written to, CPU", opened_s * 1e3, APPEND_LIMIT_MS, "ms"),
         _within("100,000 entries verified at home, CPU", verified_s, VERIFY_LIMIT_S, "s"),
+        _within(
+            "100,000 entries compared before a release, CPU", compared_s * 1e3, CONTRIBUTION_LIMIT_MS, "ms"
+        ),
         _within("100,000 entries of an export verified, CPU", stranger_s, VERIFY_LIMIT_S, "s"),
     ]
 

@@ -48,7 +48,13 @@ def test_help_names_every_verb_and_imports_none() -> None:
         assert f" {verb} " in done.stdout
     assert "Run a recipe: plan, federated training" in done.stdout
     imported = set(ast.literal_eval(done.stderr))
-    frame = {"plasmid.cli.main", "plasmid.cli.output", "plasmid.core.errors", "plasmid.core.files"}
+    frame = {
+        "plasmid.cli.main",
+        "plasmid.cli.output",
+        "plasmid.core.errors",
+        "plasmid.core.extras",
+        "plasmid.core.files",
+    }
     packages = {"plasmid.cli.verbs", "plasmid.client.verbs"}
     assert imported == frame | packages
 

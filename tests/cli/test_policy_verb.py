@@ -193,12 +193,12 @@ def test_what_waits_is_explained_by_its_digest_with_its_approvals(desk: Desk) ->
 
 def test_the_site_s_own_figures_count_too(desk: Desk) -> None:
     digest = desk.ask()
-    require = {"max_bytes_out": 100, "min_cohort": 5, "min_organisations": 5, "max_epsilon": 0.5}
+    require = {"max_bytes_out": 100, "min_cohort": 10**6, "min_organisations": 5, "max_epsilon": 0.5}
     desk.write(PEOPLE, require=require, budgets={"default": BUDGET | {"epsilon": 0.25}})
     answer = desk.fails("policy.epsilon", "explain", digest)
     refused = {one["rule"]: one for one in answer["data"]["rules"] if not one["accepted"]}
     assert set(refused) == {"max_epsilon", "max_bytes_out", "min_cohort", "min_organisations", "budgets"}
-    assert refused["min_cohort"]["given"] == "the view has 1 rows here"
+    assert refused["min_cohort"]["given"] == "the view's public_size is 1000"
     assert refused["max_bytes_out"]["given"] == "the run may send 384 bytes"
     assert refused["min_organisations"]["given"] == (
         "the project has 4 organisations that the owner has confirmed"

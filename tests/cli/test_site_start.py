@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 from sqlalchemy.orm import Session
 
@@ -207,6 +209,31 @@ def test_a_node_that_has_left_ends(site: Site) -> None:
     assert ended(process)["error"]["code"] == "link.revoked"
     assert site.live.registry.sites() == []
     assert site.actions()[-1] == "left"
+
+
+def listening(process: subprocess.Popen[str]) -> list[int]:
+    """Return the TCP ports on which *process* or a descendant listens."""
+    root = psutil.Process(process.pid)
+    every = [root, *root.children(recursive=True)]
+    found = [one for owner in every for one in owner.net_connections(kind="tcp")]
+    return [one.laddr.port for one in found if one.status == psutil.CONN_LISTEN]
+
+
+@pytest.mark.promise("no-port")
+def test_a_node_opens_no_port(site: Site) -> None:
+    """It has dialled out, and its coordinator sees it; nobody can dial it, nor a child of it."""
+    process = site.start("--passphrase-file", str(site.passphrase))
+    connected = psutil.Process(process.pid).net_connections(kind="tcp")
+    assert httpx.URL(site.live.url).port in {one.raddr.port for one in connected if one.raddr}
+    assert listening(process) == []
+    code = "import socket\nwith socket.create_server(('127.0.0.1', 0)): print('up', flush=True), input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "up\n"
+        assert len(listening(other)) == 1  # control
+        other.communicate("\n")
 
 
 def test_pause_reaches_a_running_node(site: Site) -> None:

@@ -20,9 +20,7 @@ from plasmid.recipes.query import mean_from_bounds, noised
 from plasmid.recipes.schema import Recipe
 from plasmid.training.isolation import choose, strongest
 from plasmid.training.isolation.bubblewrap import Bubblewrap
-from plasmid.training.isolation.container import Container
 from plasmid.training.isolation.landlock import Landlock
-from plasmid.training.isolation.sandlocked import Sandlock
 from tiny_task import tiny_recipe
 
 SITES = ("alpha", "beta", "gamma")
@@ -141,10 +139,10 @@ def test_patients_are_counted_not_their_records(tmp_path: Path, tiny: dict[str, 
 
 def test_workers_are_locked_in_as_well_as_the_host_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert strongest() == (choose("best").level, "")
-    for level in (Bubblewrap, Container, Sandlock, Landlock):
+    for level in (Bubblewrap, Landlock):
         monkeypatch.setattr(level, "unavailable", lambda self: f"no {self.level}")
     level, problem = strongest()
     assert level == "none"
     assert problem.startswith(
-        "no sandbox can be had here (bubblewrap: no bubblewrap; container: no container;"
+        "no sandbox can be had here (bubblewrap: no bubblewrap; landlock: no landlock)."
     )

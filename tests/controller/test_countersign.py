@@ -173,6 +173,7 @@ def test_a_site_that_missed_a_round_says_what_it_could_not_re_run(
 # -- a coordinator that lies -------------------------------------------------------------------------
 
 
+@pytest.mark.promise("countersign-follows")
 def test_a_state_that_does_not_follow_ends_the_run_at_every_site(
     scene: Make, start: Start, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +251,7 @@ def variants(result: Attestation, history: bytes) -> dict[str, tuple[Attestation
     }
 
 
+@pytest.mark.promise("countersign-follows")
 def test_a_site_countersigns_nothing_else(scene: Make, start: Start, tiny: dict[str, BaseModel]) -> None:
     made = finetuning(scene, tiny["esm"], 3)
     gateway = made.federation.gateways["alpha"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fhir_data import bundle, coded, condition, event, filled, lines, observation, opened, patient
+from fhir_data import bundle, coded, condition, event, filled, lines, observation, opened, patient, rows
 from plasmid.core.errors import DataError
 from plasmid.data.fhir import reading
 from plasmid.data.fhir.loading import TYPES
@@ -219,6 +219,33 @@ def test_resources_of_two_servers_or_without_a_patient_are_refused(tmp_path: Pat
     ]
     (tmp_path / "b.json").write_text(json.dumps(bundle(condition())))
     assert refused(tmp_path, code="data.fhir_empty") == ["no Patient among the resources, whose number is: 1"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_under_a_unit_what_is_wrong_with_a_resource_leaves_it_out(tmp_path: Path, first: bool) -> None:
+    """A damaged line, an invalid resource, one of another server: the others stay as they are."""
+    sound = lines(patient(), condition()).encode()
+    wrong = (
+        b'{"resourceType": "Patient", "id": NaN}\n' + lines(patient("p2", birthDate="CANARY-7731")).encode()
+    )
+    (tmp_path / ("a.ndjson" if first else "z.ndjson")).write_bytes(wrong)
+    (tmp_path / "m.ndjson").write_bytes(sound)
+    other = bundle(condition(), patient("p3"))
+    other["entry"][1]["fullUrl"] = "https://b.example/fhir/Patient/p3"
+    (tmp_path / ("b.json" if first else "y.json")).write_text(json.dumps(other))
+    source = opened(tmp_path, leaves_out=True)
+    told = " ".join(one.sentence for one in source.troubles())
+    people = {row["person"] for row in rows(source, "SELECT person FROM person")}
+    assert {"p1", "p3"} <= people <= {"p1", "p2", "p3"}
+    assert filled(source)["condition"] == 1
+    assert "no JSON: 1" in told
+    assert CANARY not in told
+    source.close()
+    (empty := tmp_path / "empty").mkdir()
+    nobody = opened(empty, condition(), leaves_out=True)
+    assert filled(nobody) == {}
+    assert "no Patient among the resources" in " ".join(one.sentence for one in nobody.troubles())
+    nobody.close()
 
 
 def test_a_path_that_shows_nothing_is_told(tmp_path: Path) -> None:

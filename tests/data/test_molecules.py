@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlglot
 
 from plasmid.core.errors import DataError
 from plasmid.data.sources import blocks, molecules
+from plasmid.data.sources.files import open_file
 from plasmid.data.sources.molecules import read_sd, sd_columns
 from sequence_files import sd_record, write_sd
 
@@ -130,6 +132,27 @@ def test_molecules_that_rdkit_refuses_are_counted_and_none_is_shown(
         "ethanol",
         "ethanol",
     ]
+
+
+@pytest.mark.parametrize("size", [10, 2**20])
+def test_whoever_asks_to_be_told_gets_all_other_molecules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Under a privacy unit one molecule refuses no table: before it, after it, and in any block."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+    ends = ETHANOL.replace("ethanol", "last")
+    path = write(tmp_path, sd_record(ETHANOL) + sd_record(PENTAVALENT) + sd_record(ends))
+    told: list[DataError] = []
+    batches = read_sd(path, columns=["name", "smiles"], left_out=told.append)
+    found = [row for batch in batches for row in batch.to_pylist()]
+    assert found == [{"name": "ethanol", "smiles": "CCO"}, {"name": "last", "smiles": "CCO"}]
+    assert [one.code for one in told] == ["data.molecule_invalid"]
+    source = open_file(path, leaves_out=True)
+    query: Any = sqlglot.parse_one('SELECT "name" FROM "rows" WHERE "smiles" <> \'\'', dialect="duckdb")
+    names = [name for batch in source.select(query) for name in batch.column("name").to_pylist()]
+    assert names == ["ethanol", "last"]
+    assert [one.code for one in source.troubles()] == ["data.molecule_invalid"]
+    source.close()
 
 
 def test_molecules_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from plasmid.core.errors import DataError
+from plasmid.data.transforms import deduplicate
 from plasmid.data.transforms.base import Place, load, load_all, names
 from plasmid.recipes.columns import IdentifierColumn, TextColumn
+from plasmid.recipes.protection import Unit
 
 COLUMNS = {
     "who": IdentifierColumn(type="identifier"),
@@ -35,6 +38,29 @@ def test_every_module_is_a_transform_that_says_what_it_does() -> None:
         assert step.name == name
         assert step.describe().endswith(".")
         assert all(count == 0 for count in step.counts().values())
+
+
+def test_a_transform_that_states_no_stability_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(deduplicate.Step, "stability")
+    with pytest.raises(DataError) as caught:
+        load_all([{"normalise": {"columns": {"note": ["trim"]}}}, {"deduplicate": {}}])
+    assert caught.value.code == "data.transform_unstable"
+    assert "transforms.1.deduplicate: it does not say how many units" in caught.value.message
+
+
+@pytest.mark.parametrize("unit", ["record", "patient"])
+@pytest.mark.parametrize("changed", [None, 0, 2])
+def test_under_a_unit_all_but_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: Unit, changed: int | None
+) -> None:
+    chain = load_all([{"normalise": {"columns": {"note": ["trim"]}}}])
+    monkeypatch.setattr(chain.steps[0], "stability", lambda _: changed)
+    for free in ("none", "site"):  # a site is one unit, whatever its rows do to one another
+        chain.prepare(replace(place(tmp_path), unit=free))
+    with pytest.raises(DataError) as caught:
+        chain.prepare(replace(place(tmp_path), unit=unit))
+    assert caught.value.code == "data.transform_unstable"
+    assert f"one added {unit} changes {'any number' if changed is None else changed}" in caught.value.message
 
 
 def test_problems_of_all_transforms_are_told_together() -> None:

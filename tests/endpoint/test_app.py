@@ -178,13 +178,23 @@ def test_a_long_input_is_cut_where_that_is_asked_for(client: AsgiClient) -> None
 
 
 def test_bodies_that_are_no_requests(client: AsgiClient) -> None:
-    _error(client.post("/v1/predict", content=b"{" + CANARY.encode()), 400, "invalid_request")
-    _error(client.post("/v1/predict", content=b"[" * 400_000), 400, "invalid_request")
-    _error(client.post("/v1/predict", content=b" " * (8 * 2**20 + 1)), 413, "request_too_large")
+    for body, status, code in (
+        (b"{" + CANARY.encode(), 400, "invalid_request"),
+        (b"[" * 400_000, 400, "invalid_request"),
+        (b"[" * 100_000, 400, "invalid_request"),
+        (b'{"model": "small", "input": "CAS", "input": "CAW"}', 400, "invalid_request"),
+        (b" " * (8 * 2**20 + 1), 413, "request_too_large"),
+    ):
+        _error(
+            client.post("/v1/predict", content=body, headers={"Content-Type": "application/json"}),
+            status,
+            code,
+        )
     _error(client.get("/v1/predict"), 405, "method_not_allowed")
     _error(client.get("/v2"), 404, "not_found")
 
 
+@pytest.mark.promise("inputs-not-kept")
 def test_no_input_is_said_again_or_logged(
     client: AsgiClient, service: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

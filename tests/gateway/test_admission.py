@@ -123,7 +123,9 @@ def test_the_policy_comes_before_the_data(tmp_path: Path) -> None:
     federation.allow("alpha", [])
     assert refused(federation).code == "policy.digest_not_allowed"
     federation.allow("alpha", [federation.digest])
-    assert refused(federation).code == "data.absent"
+    error = refused(federation)
+    assert error.code == "data.not_ready", "under a privacy unit that is all that others see"
+    assert error.message.startswith("data.absent: ")
 
 
 # -- a budget --------------------------------------------------------------------------------------

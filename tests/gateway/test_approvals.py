@@ -55,6 +55,7 @@ def standing(federation: Federation) -> tuple[int, int] | None:
 # -- waiting ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("approvals-bound")
 def test_a_run_waits_until_enough_people_have_signed(federation: Federation, approvals: Approvals) -> None:
     case = waiting_case(federation, approvals)
     assert standing(federation) == (0, 2)

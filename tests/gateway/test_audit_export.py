@@ -79,6 +79,7 @@ def test_an_export_says_what_is_proven_by_whom_and_what_is_not(sites: Cosigners)
     assert never == "never proven: that the site wrote down all that it did"
 
 
+@pytest.mark.promise("export-verifies")
 def test_a_fingerprint_is_enough(sites: Cosigners) -> None:
     given = {
         name: fingerprint(identity.public).replace("-", "") for name, identity in sites.identities.items()
@@ -156,6 +157,7 @@ def another_order(data: bytes) -> bytes:
 CHANGES = [an_edit, a_line_less, the_end_cut, a_torn_line, another_order]
 
 
+@pytest.mark.promise("export-verifies")
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_export_that_was_changed_is_refused(sites: Cosigners, change: Callable[[bytes], bytes]) -> None:
     data = exported(sites, "alpha")
@@ -259,6 +261,7 @@ def test_two_histories_that_were_shown_to_two_readers_are_seen(sites: Cosigners,
         assert caught.value.code == "protocol.log_split"
 
 
+@pytest.mark.promise("export-verifies")
 def test_a_peer_s_export_shows_that_another_history_was_cosigned(sites: Cosigners, tmp_path: Path) -> None:
     """Beta was shown one history of alpha, the reader another: beta's file has alpha's own signature."""
     of_beta = read(exported(sites, "beta"))

@@ -98,6 +98,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
+@pytest.mark.promise("asked-again")
 @pytest.mark.parametrize("code", CHANGES)
 def test_every_step_of_a_run_is_held_to_what_is_in_force(federation: Federation, code: str) -> None:
     """The key epoch, the vector, and the opening of the sum: asked for, refused, and done without it."""

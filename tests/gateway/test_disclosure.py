@@ -12,6 +12,7 @@ from plasmid.protocol.messages import Failed
 SECRET = "CANARY-4711"
 
 
+@pytest.mark.promise("constant-errors")
 @pytest.mark.parametrize("code", sorted(codes_of_the_source() | set(SENTENCES)))
 def test_every_code_leaves_as_a_constant(code: str) -> None:
     error = from_dict({"code": code, "message": f"the cell is {SECRET}", "hint": SECRET})
@@ -30,6 +31,7 @@ def test_known_codes_leave_as_themselves() -> None:
 OWN = {
     "data.absent",
     "data.no_public_size",
+    "data.not_ready",
     "data.population_overlap",
     "data.source_down",
     "data.source_timeout",
@@ -43,6 +45,7 @@ def test_what_is_wrong_with_the_data_stays_at_home(code: str) -> None:
     assert told == (code if code in OWN else "data.invalid")
 
 
+@pytest.mark.promise("constant-errors")
 @pytest.mark.parametrize(
     "error",
     [

@@ -11,11 +11,13 @@ import pytest
 
 from attacks import FOUR, forged, private, refusal
 from in_memory import SITES, Federation
-from plasmid.core.errors import PolicyRefused, ProtocolError, StorageError
-from plasmid.gateway.ledger import Heads
+from plasmid.core.errors import PolicyRefused, ProtocolError
+from plasmid.gateway.heads import Heads
 from plasmid.privacy.statements import PROTOCOL, Advert, Consent, Ready, Recovery, Shares, survivors_digest
-from plasmid.protocol.messages import Blobs, Bundles, Relay, Signed, open_signed
+from plasmid.protocol.messages import Blobs, Bundles, Relay, Signed, open_signed, wire
 from plasmid.recipes.query import PingDocument
+
+VECTOR = np.array([0.5, 0.25, 1.0])
 
 
 def begun(tmp_path: Path, **settings: Any) -> tuple[Federation, list[Signed]]:
@@ -68,7 +70,7 @@ def test_ready_says_what_must_be_equal_and_the_sites_agree(tmp_path: Path) -> No
     opened = [open_signed(said, federation.identities[said.signer].public) for said in statements]
     assert all(isinstance(said, Ready) for said in opened)
     assert len({(said.rho, said.blobs, said.n, said.c, said.theta) for said in opened}) == 1
-    assert (opened[0].n, opened[0].c, opened[0].theta, opened[0].heads) == (3, 1, 3, {})
+    assert (opened[0].n, opened[0].c, opened[0].theta) == (3, 1, 3)
     federation.seal(statements)
     assert all(gateway.run(federation.run).epoch.sealed for gateway in federation.gateways.values())  # type: ignore[union-attr]
 
@@ -267,7 +269,7 @@ def test_recovery_and_ready_statements_that_the_coordinator_invents_are_refused(
             federation.relay("recovery", [said[0], forged(said[1], federation.coordinator), said[2]])
         )
     statements = federation.ready(blobs)
-    invented = forged(statements[1], federation.coordinator, heads={})
+    invented = forged(statements[1], federation.coordinator)
     with refusal("protocol.signature"):
         gateway.relay(federation.relay("ready", [statements[0], invented, statements[2]]))
     with refusal("protocol.ready"):
@@ -405,31 +407,45 @@ def test_a_mark_that_cannot_be_written_ends_the_site_s_part_in_the_epoch(
     federation.shares(others)  # the three that are left are theta
 
 
-# -- heads of the ledgers --------------------------------------------------------------------------
+# -- what a site is reminded of --------------------------------------------------------------------
 
 
-def test_heads_are_noted_at_the_consent_and_told_at_the_next_epoch(tmp_path: Path) -> None:
+def test_contributions_are_kept_at_the_consent_and_told_at_the_next_epoch(tmp_path: Path) -> None:
     federation = private(tmp_path)
     federation.set_up()
     heads = Heads(federation.home("alpha").heads)
     said = contributed(federation, "alpha", "beta", "gamma")
     assert heads.all() == {}  # nothing yet, though the coordinator could have shown it
     federation.gateways["alpha"].relay(federation.relay("contribution", said))
-    assert heads.all() == {"beta": 3, "gamma": 3}  # reserved, spent, charged
-    adverts = federation.adverts(epoch=2, roster=["alpha", "beta", "delta"])
-    statements = federation.ready(federation.recoveries(federation.bundles(adverts)))
-    told = {one.signer: one.payload["heads"] for one in statements}
-    assert told == {"alpha": {"beta": 3}, "beta": {}, "delta": {}}  # of this roster alone
-    federation.seal(statements)
+    kept = {signed.signer: wire(signed).decode() for signed in said[1:]}
+    assert heads.all() == kept
+    inbox = federation.bundles(federation.adverts(epoch=2, roster=["alpha", "beta", "delta"]))
+    told = {(one.signer, to): one.payload["heard"] for to, sent in inbox.items() for one in sent}
+    assert told.pop(("alpha", "beta")) == [kept["beta"]]  # to its author alone
+    assert set(map(tuple, told.values())) == {()}
+    federation.seal(federation.ready(federation.recoveries(inbox)))
 
 
-def test_what_a_peer_says_of_another_site_is_no_matter(tmp_path: Path) -> None:
+def test_consents_are_kept_with_the_shares_and_told_in_the_same_run(tmp_path: Path) -> None:
     federation = private(tmp_path)
+    federation.set_up()
+    manifest = federation.manifest()
+    consents = federation.consents(list(federation.answers(manifest, dict.fromkeys(FOUR, VECTOR)).values()))
+    federation.shares(consents)
+    kept = {signed.signer: wire(signed).decode() for signed in consents}
+    inbox = federation.bundles(federation.adverts(epoch=2))
+    for to, sent in inbox.items():
+        assert [one.payload["heard"][1:] for one in sent] == [[kept[to]]] * 3
+    federation.new_run("run-2")
     federation.admit_all()
-    Heads(federation.home("beta").heads).note({"gamma": 10**6})
-    statements = federation.ready(federation.recoveries(federation.bundles(federation.adverts())))
-    for site in ("alpha", "delta"):
-        assert federation.gateways[site].relay(federation.relay("ready", statements)) is None
-    with pytest.raises(StorageError, match="beta has seen entry 1000000") as caught:
-        federation.gateways["gamma"].relay(federation.relay("ready", statements))
-    assert caught.value.code == "storage.ledger_rolled_back"
+    inbox = federation.bundles(federation.adverts())
+    assert {len(one.payload["heard"]) for sent in inbox.values() for one in sent} == {1}  # the charge alone
+
+
+def test_nobody_is_reminded_of_what_a_former_key_signed(tmp_path: Path) -> None:
+    federation = private(tmp_path)
+    federation.set_up()
+    federation.gateways["alpha"].relay(federation.relay("contribution", contributed(federation)))
+    heads = Heads(federation.home("alpha").heads)
+    assert heads.newest("beta", federation.identities["beta"].public)
+    assert heads.newest("beta", federation.identities["gamma"].public) == ""

@@ -153,6 +153,7 @@ def test_a_rotated_total_is_turned_back(base: BaseModel) -> None:
     assert following.rerun == 2
 
 
+@pytest.mark.promise("countersign-follows")
 @pytest.mark.parametrize("off", [1e-3, -1e-4, np.nan])
 def test_a_value_off_is_found(base: BaseModel, off: float) -> None:
     way = Way(base).go()

@@ -90,6 +90,7 @@ def test_the_decoded_mean_is_the_plain_mean_of_the_clipped_updates(
         assert logged[-1]["norm"] == pytest.approx(norms["alpha"], rel=1e-9)
 
 
+@pytest.mark.promise("bounded-contribution")
 def test_a_contribution_is_signed_and_names_its_manifest_and_body(federation: Federation) -> None:
     manifest = federation.manifest()
     for site, gateway in federation.gateways.items():
@@ -367,6 +368,7 @@ def test_no_manifest_before_the_epoch_is_sealed(tmp_path: Path) -> None:
 # -- the output contract ---------------------------------------------------------------------------
 
 
+@pytest.mark.promise("bounded-contribution")
 @pytest.mark.parametrize(
     "vector",
     [
@@ -501,7 +503,12 @@ def test_asking_starts_nothing(tmp_path: Path) -> None:
     assert asked.terms == UnitTerms(public_size=1000, rate=1.0, noise_multiplier=None, attempts=3)
     with refusal("run.unknown"):
         gateway.run(federation.run)
-    assert [line["action"] for line in federation.log("alpha")] == ["ask", "view.opened", "accepted"]
+    assert [line["action"] for line in federation.log("alpha")] == [
+        "ask",
+        "view.opened",
+        "notice",
+        "accepted",
+    ]
     assert gateway.ledger.entries() == []
 
 
@@ -564,6 +571,7 @@ def test_a_site_without_data_refuses_a_query(tmp_path: Path) -> None:
 # -- nothing without the log, nothing of the rows --------------------------------------------------
 
 
+@pytest.mark.promise("logged-first")
 def test_what_cannot_be_logged_does_not_leave(federation: Federation) -> None:
     gateway = federation.gateways["alpha"]
     with full_disk(gateway):
@@ -624,6 +632,7 @@ CANARIES = ("CANARYCELL", "31337.25", "CANARY-4711", "CANARYHEADER")
 BROKEN_ROWS = "age,CANARYHEADER\n40,x\nCANARYCELL,x\n31337.25,CANARY-4711\n,x\n"
 
 
+@pytest.mark.promise("constant-errors")
 def test_no_error_holds_a_value_of_a_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from plasmid.gateway.admission import admit
 
@@ -668,6 +677,7 @@ def test_no_vector_is_in_the_log(federation: Federation) -> None:
     assert "0.654321" not in text
 
 
+@pytest.mark.promise("slot-once")
 def test_nothing_in_the_folder_could_unmask_a_vector(tmp_path: Path) -> None:
     """Slot secrets live in memory alone."""
     federation = Federation(tmp_path, sites=FOUR)

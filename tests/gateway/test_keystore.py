@@ -69,6 +69,7 @@ def test_the_passphrase_is_asked_for_once_a_process_and_anew_by_a_new_object(tmp
     assert len(asked) == 2
 
 
+@pytest.mark.promise("keys-encrypted")
 def test_the_file_is_its_owners_and_holds_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     keys = made(path)
@@ -85,6 +86,7 @@ def test_two_files_of_one_passphrase_share_nothing(tmp_path: Path) -> None:
     assert all(one[part] != two[part] for part in ("salt", "nonce", "sealed", "public"))
 
 
+@pytest.mark.promise("keys-encrypted")
 @pytest.mark.parametrize("wrong", ["correct horse batterx", "Correct horse battery", "", "x" * 2000])
 def test_a_wrong_passphrase_opens_nothing_and_changes_nothing(tmp_path: Path, wrong: str) -> None:
     path = tmp_path / "keys.json"

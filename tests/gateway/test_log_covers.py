@@ -18,9 +18,9 @@ from attacks import private, refusal
 from in_memory import Federation
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import PATTERN
-from plasmid.gateway.charges import ACTIONS
 from plasmid.gateway.entries import FIELDS
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.ledger import ACTIONS
 from plasmid.gateway.pause import pause, resume
 
 KINDS = {
@@ -72,6 +72,7 @@ def of(federation: Federation, action: str) -> dict[str, Any]:
     return [entry for entry in federation.gateways["alpha"].audit.entries() if entry["action"] == action][-1]
 
 
+@pytest.mark.promise("log-covers")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_event_is_logged(federation: Federation, kind: str) -> None:
     told = {entry["action"] for entry in federation.gateways["alpha"].audit.entries()}
@@ -98,8 +99,9 @@ def test_an_admission_says_by_which_policy_and_what_it_may_see(federation: Feder
     """``opened`` comes before the first row is read, so a table that cannot be read shows as opened, too."""
     entries = [entry for entry in federation.gateways["alpha"].audit.entries() if entry["run"]]
     at = [entry["action"] for entry in entries].index("view.opened")
-    opened, reserved, accepted = entries[at : at + 3]
+    opened, noted, reserved, accepted = entries[at : at + 4]
     assert [reserved["action"], accepted["action"]] == ["epsilon.reserved", "accepted"]
+    assert (noted["action"], noted["reason"]) == ("notice", "nothing to note")
     assert opened["rule"] == accepted["rule"] == "policy.allow"
     assert opened["object"] == accepted["facts"]["view"]
     assert (opened["facts"]["recipe"], accepted["object"]) == (federation.digest, federation.digest)
@@ -130,6 +132,7 @@ def test_no_row_is_read_where_that_cannot_be_logged(tmp_path: Path, monkeypatch:
     assert read == []
 
 
+@pytest.mark.promise("log-covers")
 def test_what_is_refused_is_told_with_its_rule_and_reason_in_full(federation: Federation) -> None:
     refused = of(federation, "refused")
     assert (refused["rule"], refused["result"]) == ("policy.digest_not_allowed", "refused")

@@ -46,8 +46,29 @@ def test_a_mark_is_one_small_file_a_run(marks: Marks, tmp_path: Path) -> None:
         "planned": {"sites": 4, "c": 1, "noise_rate": 0.5},
         "consented_round": 2,
         "consented_manifest": H,
+        "heard": {},
     }
     assert again(marks).read("run-2") == Mark(digest=OTHER, epoch=7, planned=PLAN.model_dump())
+
+
+def test_a_consent_that_was_lost_is_taken_on_and_an_older_one_changes_nothing(marks: Marks) -> None:
+    assert marks.take_on("run-1", 3, H)
+    with pytest.raises(ProtocolError, match="round 3 is the last"):
+        again(marks).check_round("run-1", 3, OTHER, again=False)
+    assert not marks.take_on("run-1", 3, OTHER)
+    assert not marks.take_on("run-1", 2, OTHER)
+    known = again(marks).read("run-1")
+    assert known == Mark(D, 1, PLAN.model_dump(), consented_round=3, consented_manifest=H)
+
+
+def test_the_newest_consent_of_each_other_site_is_kept(marks: Marks) -> None:
+    marks.hear("run-1", {"beta": "1", "gamma": "1"})
+    marks.hear("run-1", {"beta": "2"})
+    marks.consent("run-1", 1, H, again=False)
+    marks.claim_epoch("run-1", 2, digest=D, planned=PLAN)
+    known = again(marks).read("run-1")
+    assert known is not None
+    assert known.heard == {"beta": "2", "gamma": "1"}
 
 
 # -- epochs ----------------------------------------------------------------------------------------

@@ -30,9 +30,11 @@ from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.opening import Opened, open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
+from plasmid.recipes.query import QueryDocument
 from snapshots import rows_in
 
 CANARY = "Ms-Confidential"
+AGE: dict[str, Any] = {"column": "age", "bounds": (0.0, 120.0), "max_rows": 1000}
 DOCUMENT = CountsDocument.model_validate(
     {
         "computation": "counts",
@@ -250,12 +252,14 @@ def test_a_reader_that_cannot_be_started_is_told(home: SiteHome, monkeypatch: py
         opened(home)
 
 
-def test_passphrases_are_not_passed_on(
+@pytest.mark.promise("reader-without-keys")
+def test_no_secret_of_the_environment_is_passed_on(
     home: SiteHome, started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLASMID_PASSPHRASE", CANARY)
     monkeypatch.setenv("PLASMID_PASSPHRASE_FILE", CANARY)
-    monkeypatch.setenv("PLASMID_PASSED", "on")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    monkeypatch.setenv("SSL_CERT_DIR", "/etc/ssl/passed-on")
     found: list[bytes] = []
 
     def look() -> None:
@@ -268,7 +272,7 @@ def test_passphrases_are_not_passed_on(
     thread = in_thread(look)
     opened(home, keep=False)
     thread.join()
-    assert b"PLASMID_PASSED=on" in found[0]
+    assert b"SSL_CERT_DIR=/etc/ssl/passed-on" in found[0]
     assert CANARY.encode() not in b"".join(found)
     assert home.data_key().hex().encode() not in b"".join(found)
 
@@ -308,6 +312,7 @@ print(seen())
 """
 
 
+@pytest.mark.promise("gateway-without-rows")
 def test_the_gateway_process_holds_no_row_and_loads_nothing_that_reads_one(home: SiteHome) -> None:
     (home.folder / "data" / "people.csv").write_text(CSV.replace("p3", CANARY))
     code = _LOOK.format(path=sys.path, document=DOCUMENT.model_dump_json(), folder=str(home.folder))
@@ -342,9 +347,8 @@ def test_a_view_that_changes_between_approval_and_opening_is_refused(
 
 
 def test_a_view_whose_every_row_is_wrong_leaves_as_a_constant_sentence(tmp_path: Path) -> None:
-    federation = private(
-        tmp_path, tables=dict.fromkeys(("alpha", "beta", "delta", "gamma"), f"age\n{CANARY}\n")
-    )
+    tables = dict.fromkeys(("alpha", "beta", "delta", "gamma"), f"age\n{CANARY}\n")
+    federation = private(tmp_path, tables=tables, document=QueryDocument(name="ages", **AGE))
     answer = federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "data.invalid")
     assert answer.sentence == "The site's data does not meet the recipe's contract."

@@ -22,6 +22,7 @@ from plasmid.recipes.schema import Recipe
 from tiny_task import tiny_recipe, tiny_table
 
 
+@pytest.mark.promise("log-covers")
 def test_a_release_is_recorded_with_all_that_the_owner_asks(
     tmp_path: Path, tiny: dict[str, BaseModel], at_home: None
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_file_that_is_there_pauses_whatever_is_in_it(federation: Federation, t
         check_running(federation.home("alpha"))
 
 
+@pytest.mark.promise("pause-stops")
 def test_a_question_and_a_run_are_refused_in_constant_words(federation: Federation) -> None:
     assert federation.gateways["alpha"].answer(federation.asking()).accepted, "the control"
     stop(federation)
@@ -71,6 +72,7 @@ def test_a_question_and_a_run_are_refused_in_constant_words(federation: Federati
     assert federation.gateways["alpha"].answer(federation.admitting()).accepted
 
 
+@pytest.mark.promise("pause-stops", "asked-again")
 def test_a_pause_while_the_vector_is_computed_keeps_it_at_home(federation: Federation) -> None:
     federation.set_up()
     gateway, manifest = federation.gateways["alpha"], federation.manifest()

@@ -67,6 +67,7 @@ def test_a_passphrase_is_asked_for_every_time(people: People) -> None:
         assert len(asked) == count
 
 
+@pytest.mark.promise("keys-encrypted")
 def test_neither_key_nor_passphrase_is_on_the_disk(people: People, tmp_path: Path) -> None:
     add(people)
     for path in (tmp_path / "people").iterdir():

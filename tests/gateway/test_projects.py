@@ -58,6 +58,7 @@ def test_what_a_site_has_signed_is_known_after_a_restart(federation: Federation)
     assert again.all() == {digest: federation.project}
 
 
+@pytest.mark.promise("project-decides")
 def test_without_the_file_nothing_is_admitted(federation: Federation) -> None:
     assert federation.admit("alpha").accepted  # control
     consent(federation).unlink()
@@ -166,6 +167,7 @@ def test_leaving_ends_what_is_under_way(federation: Federation) -> None:
         leave_project(digest, gateway.projects, gateway.audit)
 
 
+@pytest.mark.promise("asked-again")
 def test_leaving_while_a_round_is_computed_lets_nothing_out(federation: Federation) -> None:
     federation.set_up()
     gateway = federation.gateways["alpha"]
@@ -202,6 +204,7 @@ def at(federation: Federation, time: datetime, **changes: object) -> str:
     return gateway.answer(federation.admitting(**changes)).code
 
 
+@pytest.mark.promise("project-decides", "asked-again")
 def test_a_project_runs_within_its_days(tmp_path: Path) -> None:
     day = timedelta(days=1)
     today = now()
@@ -210,12 +213,18 @@ def test_a_project_runs_within_its_days(tmp_path: Path) -> None:
         federation, first_day=stamp(today - day)[:10], last_day=stamp(today + day)[:10], name="short"
     )
     federation.project, federation.envelope = project, signed_by(project, federation.identities)
-    projects(federation).keep(federation.envelope)
+    for site in FOUR:
+        projects(federation, site).keep(federation.envelope)
     federation.new_run("within")
     assert at(federation, today) == ""
     # a request of before its first day does not become one of it later
     assert at(federation, today, requested=stamp(today - 2 * day)) == "project.dates"
+    federation.set_up()
     assert at(federation, today + 2 * day) == "project.dates"
+    # a run that has begun goes on after the last day
+    gateway = federation.gateways["alpha"]
+    gateway._clock = gateway.audit._clock = lambda: today + 2 * day
+    assert gateway.contribute(federation.manifest(1), lambda _: ZEROS).body
 
 
 def test_a_request_is_not_from_the_future(federation: Federation) -> None:

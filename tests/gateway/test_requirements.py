@@ -11,7 +11,7 @@ from attacks import count_document
 from bundle_recipes import RECORD, bundle_recipe
 from in_memory import document_of
 from plasmid.computations import api
-from plasmid.core.clock import parse
+from plasmid.core.clock import now, parse
 from plasmid.data.table import Table
 from plasmid.gateway.opening import Opened
 from plasmid.gateway.requirements import Finding, Requirements, cohort, most_bytes
@@ -21,8 +21,12 @@ from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, attempts
-from plasmid.recipes.query import PingDocument
+from plasmid.recipes.catalogue import ls
+from plasmid.recipes.load import load_recipe
+from plasmid.recipes.query import PingDocument, QueryDocument
+from plasmid.recipes.schema import Recipe
 from plasmid.recipes.trees import TreesRecipe
+from plasmid.recipes.weights import weights_of
 from tiny_task import tiny_recipe
 
 NOON = parse("2026-11-25T12:00:00Z")
@@ -126,11 +130,44 @@ def test_a_cohort_is_counted_in_patients_where_there_are_any() -> None:
 
 @pytest.mark.parametrize(("least", "accepted"), [(2, True), (3, True), (4, False)])
 def test_a_small_cohort_is_refused(least: int, accepted: bool) -> None:
-    document = count_document()
+    document = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=1000)
     view = Opened(None, None, rows=3, people=3)
-    (found,) = Requirements(min_cohort=least).here(document, shape_of(document), view)
+    (found,) = Requirements(min_cohort=least).here(document, shape_of(document), view, 1)
     assert (found.code, found.accepted) == ("policy.cohort", accepted)
     assert found.sentence == f"min_cohort: the view has 3 rows here, the policy accepts {least} or more."
+
+
+@pytest.mark.parametrize(("size", "told"), [(3, "3"), (2, "2"), (None, "not declared")])
+@pytest.mark.parametrize("people", [1, 3, 100])
+def test_under_a_unit_the_public_size_is_the_cohort(people: int, size: int | None, told: str) -> None:
+    document, view = count_document(), Opened(None, None, rows=people, people=people)
+    (found,) = Requirements(min_cohort=3).here(document, shape_of(document), view, size)
+    assert (found.code, found.accepted) == ("policy.cohort", size == 3)
+    assert found.sentence == f"min_cohort: the view's public_size is {told}, the policy accepts 3 or more."
+
+
+def test_a_count_of_rows_leaves_only_where_the_policy_says_so(tiny: dict[str, BaseModel]) -> None:
+    plain = tiny_recipe(tiny["esm"]).model_dump(mode="json")
+
+    def judged(weights: dict[str, Any] | None, **require: Any) -> list[Finding]:
+        document = Recipe.model_validate(plain | {"federation": plain["federation"] | {"weights": weights}})
+        found = Requirements(**require).findings(document, now())
+        return [one for one in found if one.rule == "row_counts"]
+
+    records = {"by": "records", "cap": 1000}
+    (refused,) = judged(records)
+    assert (refused.code, refused.accepted) == ("policy.row_counts", False)
+    assert refused.sentence == (
+        "row_counts: the document counts sites by their rows, the policy accepts row_counts: secret."
+    )
+    assert [one.accepted for one in judged(records, row_counts="coarse")] == [True]
+    assert judged({"by": "public", "sites": {"north": 2.0}, "others": 1.0}) == judged(None) == []
+
+
+def test_no_shipped_recipe_counts_rows() -> None:
+    for name in ls():
+        weights = weights_of(load_recipe(name).parsed)
+        assert weights is None or weights.by == "public", name
 
 
 @pytest.mark.parametrize(("rows", "accepted"), [(12, True), (11, False)])
@@ -192,6 +229,7 @@ def test_a_document_without_data_has_no_cohort() -> None:
     assert list(Requirements(min_cohort=100).here(PING, shape_of(PING), None)) == []
 
 
+@pytest.mark.promise("policy-decides")
 def test_a_policy_changes_no_document() -> None:
     before = document_of(PING)
     list(Requirements(max_rounds=1, min_sites=5).findings(PING, NOON))

@@ -132,6 +132,7 @@ def put_out(federation: Federation, identity: Identity, role: str = "site") -> N
         gateway.revoke(statement(federation.coordinator, name=identity.name, role=role, key=identity.public))
 
 
+@pytest.mark.promise("revoked-out", "asked-again")
 def test_a_requester_who_is_revoked_is_refused_and_what_he_began_stops(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     federation.set_up()
@@ -150,6 +151,7 @@ def test_a_requester_who_is_revoked_is_refused_and_what_he_began_stops(tmp_path:
     assert (entry["name"], entry["role"], entry["actor"]) == ("ada", "person", "coordinator")
 
 
+@pytest.mark.promise("revoked-out")
 def test_a_roster_that_names_a_revoked_site_is_refused(tmp_path: Path) -> None:
     federation = Federation(tmp_path, sites=FOUR)
     federation.admit_all()
@@ -171,6 +173,7 @@ def test_a_statement_of_a_revoked_site_is_refused(tmp_path: Path) -> None:
         federation.gateways["alpha"].relay(federation.relay("advert", adverts))
 
 
+@pytest.mark.promise("revoked-out")
 def test_a_contribution_of_a_revoked_site_opens_no_sum(tmp_path: Path) -> None:
     federation = Federation(tmp_path, sites=FOUR)
     federation.set_up()

@@ -26,6 +26,7 @@ def asked(hub: Hub, user: str, scope: Action) -> Account:
     return account
 
 
+@pytest.mark.promise("hub-keeps-hashes")
 def test_a_token_is_shown_once_and_stored_as_its_hash(hub: Hub) -> None:
     token, secret = hub.accounts.create_token("Ann", "laptop", scope="write")
     assert secret.startswith("hf_")

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -112,9 +113,19 @@ def test_with_tls(settings: HubSettings, tmp_path: Path) -> None:
 def test_at_all_addresses_clients_use_a_name_of_the_certificate(tmp_path: Path) -> None:
     certificate = certified(tmp_path, "*.example.org", "hub.example.org").certificate
     assert reached("https://0.0.0.0:18443", certificate) == "https://hub.example.org:18443"
-    assert reached("https://[::]:443", certified(tmp_path, "*.example.org").certificate) is None
     assert reached("https://127.0.0.1:18443", certificate) == "https://127.0.0.1:18443"
+    assert reached("https://10.0.0.7:18443", certificate) == "https://hub.example.org:18443"
     assert reached("http://127.0.0.1:8080", None) == "http://127.0.0.1:8080"
+
+
+def test_a_hub_whose_address_does_not_follow_is_not_served(settings: HubSettings, tmp_path: Path) -> None:
+    tls = certified(tmp_path, "*.example.org")
+    assert reached("https://[::]:443", tls.certificate) is None
+    with refusal("hub.url"), serving(settings, host="0.0.0.0", port=0, tls=tls):
+        pass
+    known = replace(settings, url="https://hub.example.org")
+    with serving(known, host="0.0.0.0", port=0, tls=tls) as url:  # control
+        assert url == "https://hub.example.org"
 
 
 def test_what_is_no_certificate_is_told(settings: HubSettings, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_clients_are_told_by_a_code_what_is_missing(
         assert head.headers["x-repo-commit"] == web.get(f"/api/models/{repo}").json()["sha"]
 
 
+@pytest.mark.promise("private-as-absent")
 def test_a_private_repository_is_answered_as_one_that_is_not_there(live: LiveHub, web: httpx.Client) -> None:
     web.post("/api/repos/create", json={"name": "secret", "visibility": "private"})
     for who in ("eve", None):

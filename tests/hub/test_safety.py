@@ -30,6 +30,7 @@ def problem(path: str, data: bytes) -> str | None:
     return name_problem(path) or content_problem(path, Content.of(data))
 
 
+@pytest.mark.promise("hub-takes-no-code")
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -79,6 +80,7 @@ def numpy_file() -> bytes:
     return held.getvalue()
 
 
+@pytest.mark.promise("hub-takes-no-code")
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -99,6 +101,7 @@ def test_a_file_is_refused_by_its_first_bytes_under_any_name(data: bytes, what: 
     assert problem("model.safetensors", data) is not None
 
 
+@pytest.mark.promise("hub-takes-no-code")
 @pytest.mark.parametrize(
     ("name", "value", "key"),
     [

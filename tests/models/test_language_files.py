@@ -181,6 +181,9 @@ def test_a_prompt_is_cut_within_its_text_and_a_longer_answer_is_refused(bases: d
     assert caught.value.code == "data.answer_too_long"
     assert "first in row 2" in caught.value.message
     assert "far" not in caught.value.message + caught.value.hint
+    model.refuses = False
+    cut = model.encode(columns, input_column="sequence", max_length=50, label_column="label")
+    assert cut.lengths[1] == whole.lengths[1] - 3 + model.spec.most, "under a privacy unit it is cut"
 
 
 def test_a_base_that_is_for_something_else_is_refused(bases: dict[str, BaseModel], tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def _other_base(folder: Path, digest: str) -> Fetch:
     return at(folder)
 
 
+@pytest.mark.promise("adapter-fits-base")
 def test_another_base_is_refused_with_both_digests_before_a_tensor_is_read(
     model: MixedModel, tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_without_what_its_covariates_need_it_is_refused_before_a_tensor_is_read(
         AdapterPool(model, capacity_bytes=2**30).get("a", at(folder))
 
 
+@pytest.mark.promise("adapter-fits-base")
 def test_another_vocabulary_is_refused_with_both_values(
     model: MixedModel, tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:

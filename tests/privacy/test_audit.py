@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.audit import Audit, epsilon_bound, p_value, planned_guesses
+from plasmid.privacy.audit import Audit, planned_guesses
+from plasmid.privacy.audit_bound import epsilon_bound, p_value
 
 
 def published(m: int, r: int, v: int, epsilon: float, delta: float) -> float:

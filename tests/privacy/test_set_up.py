@@ -266,20 +266,13 @@ def test_statements_that_are_not_equal_seal_nothing(change: dict[str, Any] | Non
 def ready() -> tuple[dict[str, SiteEpoch], list[Ready]]:
     sites = started()
     recoveries = recovered(sites)
-    return sites, [site.ready(statements_of(recoveries), heads={"beta": 3}) for site in sites.values()]
+    return sites, [site.ready(statements_of(recoveries)) for site in sites.values()]
 
 
 def test_statements_equal_among_the_others_but_not_to_mine_seal_nothing() -> None:
     sites, statements = ready()
     with refusal("protocol.ready"):
         sites["alpha"].seal([statement.model_copy(update={"c": 2}) for statement in statements])
-
-
-def test_ledger_heads_are_told_and_need_not_be_equal() -> None:
-    sites, statements = ready()
-    assert statements[0].heads == {"beta": 3}
-    sites["alpha"].seal([statements[0], *(said.model_copy(update={"heads": {}}) for said in statements[1:])])
-    assert masked(sites["alpha"], np.zeros(8, np.uint32)).any()
 
 
 def test_two_epochs_have_nothing_in_common() -> None:

@@ -32,11 +32,11 @@ STATEMENTS = {
     statement.type: statement
     for statement in (
         started(slots=2)["alpha"].advert,
-        Bundle(**HEAD, sender="a", receiver="b", rho=D, kem=bytes(1088), sealed=bytes(112)),
+        Bundle(**HEAD, sender="a", receiver="b", rho=D, kem=bytes(1088), sealed=bytes(112), heard=["{}"]),
         Recovery(**HEAD, site="a", rho=D, blob=D),
-        Ready(**HEAD, site="a", rho=D, blobs=D, n=3, c=1, theta=3, verified=VERIFIED, heads={"b": 7}),
+        Ready(**HEAD, site="a", rho=D, blobs=D, n=3, c=1, theta=3, verified=VERIFIED),
         contribution("a", memoryview(b"1234")),
-        Consent(**HEAD, slot=0, site="a", manifest=H, survivors=D, verified=True),
+        Consent(**HEAD, round=1, slot=0, site="a", manifest=H, survivors=D, verified=True),
         Shares(**HEAD, slot=0, site="a", manifest=H, self_shares={"a": bytes(32)}, key_shares={}),
     )
 }
@@ -48,7 +48,9 @@ def test_a_statement_comes_back_from_json_and_has_one_form(kind: str) -> None:
     statement = STATEMENTS[kind]
     text = json.dumps(statement.model_dump(mode="json"))
     assert type(statement).model_validate_json(text) == statement
-    assert all(isinstance(value, bytes | str | int | dict) for value in statement.model_dump().values())
+    assert all(
+        isinstance(value, bytes | str | int | dict | list) for value in statement.model_dump().values()
+    )
 
 
 @every
@@ -56,7 +58,7 @@ def test_a_field_more_less_or_of_another_protocol_is_refused(kind: str) -> None:
     kind_of, payload = type(STATEMENTS[kind]), STATEMENTS[kind].model_dump(mode="json")
     with pytest.raises(ValidationError, match="extra_forbidden"):
         kind_of.model_validate({**payload, "more": 1})
-    for name in set(payload) - {"type", "protocol", "heads"}:
+    for name in set(payload) - {"type", "protocol", "heard"}:
         with pytest.raises(ValidationError, match="missing"):
             kind_of.model_validate({key: value for key, value in payload.items() if key != name})
     with pytest.raises(ValidationError):
@@ -120,12 +122,14 @@ def test_bytes_have_one_spelling(value: Any) -> None:
         ("advert", "document", "D" * 64),
         ("ready", "n", 65),
         ("ready", "theta", 0),
-        ("ready", "heads", {"b": -1}),
-        ("ready", "heads", {"b": 1.5}),
+        ("bundle", "heard", ["x" * 2049]),
+        ("bundle", "heard", ["x"] * 3),
+        ("bundle", "heard", [1]),
         ("contribution", "round", 0),
         ("contribution", "ledger_counter", -1),
         ("contribution", "body", "0" * 63),
         ("consent", "slot", 256),
+        ("consent", "round", 0),
         ("consent", "slot", -1),
     ],
 )

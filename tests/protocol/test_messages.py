@@ -50,9 +50,7 @@ ALPHA = Identity("alpha", Ed25519PrivateKey.from_private_bytes(b"a" * 32))
 BETA = Identity("beta", Ed25519PrivateKey.from_private_bytes(b"b" * 32))
 D = "d" * 64
 DOCUMENT = {"computation": "ping", "length": 4, "nested": {"list": [1, 2.5, None, True, "é"]}}
-READY = Ready(
-    run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3, verified=None, heads={"beta": 7}
-)
+READY = Ready(run="run-1", epoch=1, site="alpha", rho=D, blobs=D, n=3, c=1, theta=3, verified=None)
 RECOVERY = Recovery(run="run-1", epoch=1, site="alpha", rho=D, blob=D)
 SHARE = bytes(range(32))
 REQUEST = RunRequest(
@@ -128,7 +126,7 @@ MESSAGES = {
             ledger_head=D,
             isolation="bubblewrap",
         ),
-        Consent(run="run-1", epoch=1, slot=0, site="alpha", manifest=D, survivors=D, verified=True),
+        Consent(run="run-1", epoch=1, round=1, slot=0, site="alpha", manifest=D, survivors=D, verified=True),
         Shares(
             run="run-1",
             epoch=1,
@@ -187,6 +185,7 @@ def signed_anew(payload: dict[str, Any]) -> Signed:
     return sign(ALPHA, _Anything())  # type: ignore[arg-type]
 
 
+@pytest.mark.promise("fixed-messages")
 def test_every_type_of_message_is_in_the_table() -> None:
     def members(union: Any) -> set[Any]:
         return {member for arg in get_args(union) for member in members(arg)} or {union}
@@ -268,14 +267,15 @@ def test_few_fields_have_defaults() -> None:
         ("log_cosignature", "line"),
         ("log_cosignature", "held"),
         ("relay", "slot"),
-        ("ready", "heads"),
         ("epoch", "begins"),
+        ("bundle", "heard"),
         ("run_request", "sites"),
     }
     # a manifest says which protocol it is of; a message without its type is none
     assert ("manifest", "protocol") not in DEFAULTS
 
 
+@pytest.mark.promise("fixed-messages")
 @every_message
 def test_a_field_that_is_unknown_missing_or_of_another_type_is_refused(kind: str) -> None:
     """The author itself signs it: the form is checked, not the signature alone."""
@@ -368,6 +368,7 @@ LARGE = [
         ("contribution", "body_bytes", 0),
         ("contribution", "ledger_counter", -1),
         ("consent", "slot", 256),
+        ("consent", "round", 0),
         ("shares", "self_shares", {"alpha": "AAAA"}),
         ("shares", "self_shares", {"Alpha": base64.b64encode(SHARE).decode()}),
         ("run_request", "nonce", ""),

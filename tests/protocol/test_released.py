@@ -152,6 +152,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.promise("release-as-signed")
 @pytest.mark.parametrize("place", [0, 9, 1000, -2])
 @pytest.mark.parametrize(
     "name",
@@ -217,6 +218,7 @@ def release_anew(folder: Path, person: Identity) -> None:
     (folder / BUNDLE).write_bytes(pack_bundle([*(line for line, _ in lines[:-1]), envelope]))
 
 
+@pytest.mark.promise("release-as-signed")
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 def test_no_attestation_can_be_taken_out(folder: Path, place: int) -> None:
     rewrite(folder, lambda lines: lines[:place] + lines[place + 1 :])
@@ -235,6 +237,7 @@ def test_no_signature_can_be_taken_off(folder: Path, place: int) -> None:
         verify_release(folder)
 
 
+@pytest.mark.promise("release-as-signed")
 @pytest.mark.parametrize("place", [0, 1, 4])
 def test_nobody_signs_for_another(folder: Path, place: int) -> None:
     def replace(lines: list[Envelope]) -> list[Envelope]:
@@ -261,6 +264,7 @@ def test_who_is_not_of_the_project_releases_nothing(world: World, folder: Path) 
 # -- signed by whom it may be, and false all the same ------------------------------------------------
 
 
+@pytest.mark.promise("release-as-signed")
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
@@ -318,6 +322,7 @@ def test_a_coordinator_s_result_must_fit_its_history(
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.promise("release-as-signed")
 @pytest.mark.parametrize(
     "change",
     [
@@ -363,6 +368,7 @@ def test_a_site_that_was_charged_something_else_speaks_against_it(
 # -- pins ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("release-as-signed")
 def test_a_whole_release_by_other_keys_is_found_by_pins_alone(
     world: World, tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:

@@ -158,17 +158,16 @@ def test_too_few_organisations_and_revoked_keys_are_found(
 
 def test_a_damaged_a_cut_and_an_emptied_ledger_are_found(home: SiteHome) -> None:
     from plasmid.gateway.audit import AuditLog
-    from plasmid.gateway.charges import logged
     from plasmid.gateway.ledger import Ledger
 
     sound = home.ledger.read_bytes()
-    ledger = Ledger(home.ledger, noted=logged(AuditLog(home.audit)))
+    ledger = Ledger(home.ledger, AuditLog(home.audit))
     ledger.charge_attempt(RUN, (1, 0))
     assert states(folder.ledger, Subject(home)) == ["OK"]
     home.ledger.write_bytes(sound)
     assert "a crash came between the two" in told(folder.ledger, Subject(home), State.warn)
-    Ledger(home.ledger, noted=logged(AuditLog(home.audit))).charge_attempt(RUN, (1, 0))
-    Ledger(home.ledger, noted=logged(AuditLog(home.audit))).charge_attempt(RUN, (1, 1))
+    Ledger(home.ledger, AuditLog(home.audit)).charge_attempt(RUN, (1, 0))
+    Ledger(home.ledger, AuditLog(home.audit)).charge_attempt(RUN, (1, 1))
     home.ledger.write_bytes(sound)
     assert "was rolled back" in told(folder.ledger, Subject(home), State.fail)
     home.ledger.write_bytes(sound.replace(b'"epsilon":3', b'"epsilon":1'))

@@ -17,14 +17,12 @@ from plasmid.site import node as node_module
 from plasmid.site.node import Node
 from plasmid.training.isolation import LEVELS, at_least, choose, probe
 from plasmid.training.isolation.bubblewrap import Bubblewrap
-from plasmid.training.isolation.container import Container
 from plasmid.training.isolation.landlock import Landlock
 from plasmid.training.isolation.port import Spec, check_apart, interpreter
-from plasmid.training.isolation.sandlocked import Sandlock
 from plasmid.training.launcher import LocalLauncher
 from sandboxed import REAL
 
-EVERY = {"bubblewrap": Bubblewrap, "container": Container, "sandlock": Sandlock, "landlock": Landlock}
+EVERY = {"bubblewrap": Bubblewrap, "landlock": Landlock}
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, *levels: str) -> None:
@@ -46,13 +44,14 @@ def node_with(
 
 
 def test_levels_have_an_order() -> None:
-    assert LEVELS == ("bubblewrap", "container", "sandlock", "landlock", "none")
+    assert LEVELS == ("bubblewrap", "landlock", "none")
     assert at_least("bubblewrap", "landlock")
     assert at_least("landlock", "landlock")
     assert not at_least("none", "landlock")
     assert list(probe()) == list(LEVELS)
 
 
+@pytest.mark.promise("best-is-never-none")
 def test_best_is_the_strongest_that_works_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("best").level == REAL[0].level
     lacking(monkeypatch, *(isolation.level for isolation in REAL[:-1]))
@@ -65,7 +64,7 @@ def test_best_is_the_strongest_that_works_and_never_none(monkeypatch: pytest.Mon
     assert choose("none").level == "none"
 
 
-@pytest.mark.parametrize("wanted", ["best", "bubblewrap", "container", "sandlock", "landlock"])
+@pytest.mark.parametrize("wanted", ["best", "bubblewrap", "landlock"])
 def test_a_site_whose_level_cannot_be_had_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
@@ -94,6 +93,7 @@ def test_a_level_that_goes_while_the_site_runs_is_an_error(
     assert list((home / "scratch").iterdir()) == []
 
 
+@pytest.mark.promise("isolation-demanded")
 @pytest.mark.parametrize(
     ("level", "required", "accepted"),
     [

@@ -15,11 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from live_link import PASSPHRASE, LiveLink
+from plasmid.core.bounds import MAX_BODY_BYTES
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, UsageError
 from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
 from plasmid.link.authority import Authority
-from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
+from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import new_tls_key, signed_card
 from plasmid.protocol.identity import Identity, fingerprint
 from plasmid.protocol.messages import Heartbeat, StopRequest, sign
@@ -226,6 +227,7 @@ def test_nobody_there_is_said(live: LiveLink, alpha: tuple[Credential, Identity]
     lonely.close()
 
 
+@pytest.mark.promise("pinned-ca")
 def test_a_server_of_another_ca_is_refused_at_once(
     live: LiveLink, alpha: tuple[Credential, Identity], tmp_path: Path
 ) -> None:

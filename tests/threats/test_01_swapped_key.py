@@ -34,6 +34,7 @@ def of_another_channel(advert: Signed, channel: Channel, keys: tuple[str, ...]) 
     return made.model_dump(mode="json")
 
 
+@pytest.mark.promise("keys-confirmed")
 @pytest.mark.parametrize("keys", [("x25519",), ("mlkem768",), ("x25519", "mlkem768")])
 @pytest.mark.parametrize("signer", ["nobody", "coordinator", "gamma", "a new key"])
 def test_a_swapped_key_is_refused_and_nothing_masked_leaves(

@@ -55,6 +55,7 @@ def test_control_one_manifest_for_all_opens_to_the_sum(tmp_path: Path) -> None:
     assert federation.open_sum(list(answers.values()), manifest).tolist() == total.tolist()
 
 
+@pytest.mark.promise("split-views")
 @pytest.mark.parametrize("other", [("gamma",), ("beta", "gamma")])
 def test_two_manifests_of_a_round_make_noise_that_no_site_lets_open(
     tmp_path: Path, other: tuple[str, ...]
@@ -99,6 +100,7 @@ def test_those_who_were_shown_the_same_may_still_be_enough(tmp_path: Path) -> No
     assert decode_sum(total, manifest.encoding(), 3).tolist() == [0.75] * LENGTH
 
 
+@pytest.mark.promise("split-views")
 def test_another_recipe_for_one_site_is_no_common_run_and_no_common_epoch(tmp_path: Path) -> None:
     """gamma allows both recipes, and the requester has asked for both: each request is a run of its own."""
     federation = Federation(tmp_path, document=LONG, sites=FOUR)
@@ -127,6 +129,7 @@ def test_a_manifest_of_another_recipe_is_refused_before_anything_is_computed(tmp
             federation.gateways[site].contribute(federation.manifest(document=digest), never)
 
 
+@pytest.mark.promise("split-views")
 def test_two_rosters_are_no_common_epoch(tmp_path: Path) -> None:
     """alpha, beta and gamma are told of three sites, delta of four."""
     federation = Federation(tmp_path, document=LONG, sites=FOUR)

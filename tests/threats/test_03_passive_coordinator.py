@@ -37,6 +37,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, dict
     }
 
 
+@pytest.mark.promise("masked-is-random")
 def test_masked_vectors_are_noise_and_their_sum_is_the_sum(
     recorded: tuple[Federation, dict[str, np.ndarray]],
 ) -> None:
@@ -97,6 +98,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Adve
     return known, Advert.model_validate(adverts[FIVE.index("epsilon")].payload), theta
 
 
+@pytest.mark.promise("masked-is-random")
 @pytest.mark.parametrize("kind", [0, 1], ids=["self-mask", "pair masks"])
 def test_shares_below_the_threshold_are_noise(held: tuple[dict[str, Any], Advert, int], kind: int) -> None:
     known, advert, theta = held

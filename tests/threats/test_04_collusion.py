@@ -86,6 +86,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
 # -- masks -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("masked-is-random")
 @pytest.mark.parametrize("victim", HONEST)
 def test_with_c_colluders_a_vector_stays_noise_even_after_its_self_mask_is_open(
     attempt: Attempt, victim: str
@@ -132,6 +133,7 @@ def test_control_n_minus_1_colluders_read_the_one_left(attempt: Attempt, victim:
     assert np.array_equal(left, attempt.plain(victim))
 
 
+@pytest.mark.promise("colluders-assumed")
 @pytest.mark.parametrize(
     ("c", "accepted"), [(0, False), (1, True), (2, True), (3, True), (4, False), (5, False)]
 )
@@ -149,6 +151,7 @@ def test_a_plan_with_n_minus_1_colluders_is_refused_before_anything_leaves(
             assert not gateway.home.runs.exists()
 
 
+@pytest.mark.promise("masked-is-random")
 @pytest.mark.parametrize(
     ("n", "c", "honest"), [(3, 1, 2), (4, 1, 2), (4, 2, 2), (5, 3, 2), (6, 1, 3), (50, 16, 18)]
 )
@@ -193,6 +196,7 @@ def output_recipe(base: BaseModel) -> Recipe:
     return Recipe.model_validate(values)
 
 
+@pytest.mark.promise("unit-is-private")
 @pytest.mark.usefixtures("at_home")
 def test_the_noise_of_the_honest_sites_alone_meets_epsilon(
     tmp_path: Path, tiny: dict[str, BaseModel]

@@ -144,6 +144,7 @@ def test_a_round_that_the_run_does_not_have_is_refused(tmp_path: Path, round_: i
 # -- the statements of an epoch --------------------------------------------------------------------
 
 
+@pytest.mark.promise("keys-confirmed")
 def test_statements_of_an_earlier_epoch_do_not_serve_a_later_one(tmp_path: Path) -> None:
     federation = Federation(tmp_path, document=ROUNDS, sites=FOUR)
     federation.admit_all()

@@ -138,6 +138,7 @@ def _readable(path: Path) -> bool:
         return False
 
 
+@pytest.mark.promise("locked-in")
 @pytest.mark.parametrize("attempt", TRIED)
 def test_an_attempt_gets_through_without_a_sandbox_alone(site: Site, attempt: str) -> None:
     if site.level != "none":
@@ -147,6 +148,7 @@ def test_an_attempt_gets_through_without_a_sandbox_alone(site: Site, attempt: st
         assert site.said[attempt] is True, "the control is no control"
 
 
+@pytest.mark.promise("locked-in")
 def test_nothing_arrived_and_nobody_was_hurt(site: Site) -> None:
     real = site.level != "none"
     assert (site.heard == b"", site.victim_lives) == (real, real)

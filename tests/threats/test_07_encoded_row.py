@@ -80,6 +80,7 @@ def encoded(half: str, privacy: dict[str, Any], table: Table) -> tuple[Any, np.n
     return document, computed(document, table)
 
 
+@pytest.mark.limit("without a unit a vector of a recipe's own Python holds what its author wants")
 @pytest.mark.parametrize("half", ["vector", "per_record"])
 def test_control_without_a_unit_the_row_is_read_exactly(tmp_path: Path, half: str) -> None:
     """The claim: masks hide it among the sites, and here the other sites are known to send zeros."""
@@ -89,6 +90,7 @@ def test_control_without_a_unit_the_row_is_read_exactly(tmp_path: Path, half: st
     assert read_back(total) == pytest.approx(X, abs=1e-3)
 
 
+@pytest.mark.promise("unit-is-private")
 @pytest.mark.parametrize(
     ("half", "privacy", "sensitivity"),
     [("vector", OUTPUT, 2.0), ("per_record", OUTPUT, 2.0), ("per_record", RECORD, 1.0)],

@@ -63,6 +63,7 @@ def test_control_again_and_after_a_restart(federation: Federation) -> None:
         assert asked(federation).accepted
 
 
+@pytest.mark.promise("policy-decides")
 @pytest.mark.parametrize(
     "change",
     [
@@ -79,6 +80,7 @@ def test_one_value_is_another_recipe(federation: Federation, change: dict[str, A
     assert awaits(asked(federation, document=values, digest=digest))
 
 
+@pytest.mark.promise("policy-decides")
 def test_an_edited_document_under_the_approved_digest_is_refused(federation: Federation) -> None:
     values, _ = document_of(count_document().model_copy(update={"seed": 1}))
     assert asked(federation, document=values).code == "protocol.digest"
@@ -98,6 +100,7 @@ def other_size(federation: Federation) -> None:
     home.write_config(home.config().model_copy(update={"public_size": 900}))
 
 
+@pytest.mark.promise("approvals-bound")
 @pytest.mark.parametrize("change", [rename_population, other_file, other_size])
 def test_an_approval_of_one_view_opens_no_other(
     federation: Federation, change: Callable[[Federation], None]
@@ -128,6 +131,7 @@ def in_another_project(federation: Federation, **changes: Any) -> Admission:
     return asked(federation)
 
 
+@pytest.mark.promise("approvals-bound")
 @pytest.mark.parametrize(
     "change", [{"purpose": "marketing"}, {"last_day": "2099-12-30"}, {"name": "trial-2"}]
 )
@@ -135,6 +139,7 @@ def test_an_approval_in_one_project_opens_no_other(federation: Federation, chang
     assert awaits(in_another_project(federation, **change))
 
 
+@pytest.mark.promise("approvals-bound")
 def test_an_approval_for_one_audience_opens_no_other(federation: Federation) -> None:
     """Somebody else is to receive the result."""
     before = federation.project.audience
@@ -147,6 +152,7 @@ def test_an_approval_for_one_audience_opens_no_other(federation: Federation) -> 
     assert awaits(said)
 
 
+@pytest.mark.promise("approvals-bound")
 def test_a_revoked_approval_opens_nothing(federation: Federation) -> None:
     approvals = approvals_of(federation)
     said = approvals.all_signatures()[0]
@@ -249,6 +255,7 @@ def refused_as_another(federation: Federation, changed: Any) -> None:
     assert awaits(asked(federation, document=values, digest=digest))
 
 
+@pytest.mark.promise("policy-decides")
 @pytest.mark.parametrize(
     "code",
     [

@@ -142,6 +142,7 @@ def test_control_one_record_without_dp_is_read_off_its_gradient(attacker: Attack
         assert attacker.fit(attacker.plain[record], attacker.plain, 1) == {record}
 
 
+@pytest.mark.limit("without a unit a sum tells which records are in it")
 def test_control_a_sum_of_three_without_dp_tells_which_records_are_in_it(attacker: Attacker) -> None:
     """Masks hide whose record it is, not what it says."""
     source = np.random.default_rng(0)
@@ -151,6 +152,7 @@ def test_control_a_sum_of_three_without_dp_tells_which_records_are_in_it(attacke
         assert attacker.fit(total, attacker.plain, SITES) == set(records.tolist())
 
 
+@pytest.mark.promise("unit-is-private")
 def test_the_sum_of_three_with_clip_and_noise_tells_no_more_than_chance(
     attacker: Attacker, encoding: Encoding
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from plasmid.gateway.home import SiteConfig
@@ -79,6 +80,7 @@ def attack(document: Recipe, base: BaseModel, noise: dict[str, Any] | None) -> A
     return Attack(total, 2 * float(smaller.mean()) - 1)
 
 
+@pytest.mark.limit("without a unit the adapter tells who was in")
 def test_control_without_dp_the_adapter_tells_who_was_in(tiny: dict[str, BaseModel]) -> None:
     found = attack(recipe(tiny["bert"]), tiny["bert"], None)
     audit = Audit.of_sum(found.total, sites=SITES, canaries=COUNT, epsilon=0.5, delta=1e-5)
@@ -87,6 +89,7 @@ def test_control_without_dp_the_adapter_tells_who_was_in(tiny: dict[str, BaseMod
     assert found.advantage > 0.25
 
 
+@pytest.mark.promise("unit-is-private")
 def test_with_dp_sgd_the_bound_is_below_the_ledger_s_epsilon(
     tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_control_the_cast_alone_is_silent() -> None:
     assert cast.tolist() == [np.iinfo(np.int64).min] * 3
 
 
+@pytest.mark.promise("bounded-contribution")
 @pytest.mark.parametrize("kind", BAD)
 def test_the_run_goes_on_without_the_site_whose_vector_is_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -96,6 +97,7 @@ def in_the_clear(tmp_path: Path, document: Any, **settings: Any) -> tuple[Federa
     return federation, gateway
 
 
+@pytest.mark.promise("bounded-contribution")
 @pytest.mark.parametrize("size", [1.0000001, 1e30, 3.4e38])
 def test_size_is_clamped_and_never_refused(tmp_path: Path, size: float) -> None:
     document = PingDocument.model_validate({"length": 6, "privacy": {"protect": "none"}})
@@ -107,6 +109,7 @@ def test_size_is_clamped_and_never_refused(tmp_path: Path, size: float) -> None:
     assert words[:6].tolist() == [one, -one, one // 2, 0, 0, 0]
 
 
+@pytest.mark.promise("bounded-contribution")
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("size", [11.0, 1e30, 3e38])
 def test_an_update_of_any_size_is_scaled_to_its_norm_in_float64(

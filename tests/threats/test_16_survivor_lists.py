@@ -93,6 +93,7 @@ def test_fewer_answers_than_theta_open_nothing(tmp_path: Path) -> None:
         assert np.array_equal(scene.opened(FOUR, some), scene.expected(FOUR))
 
 
+@pytest.mark.promise("one-sum")
 def test_no_share_leaves_before_theta_have_agreed(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     consents = [scene.consent(site, FOUR) for site in THREE]
@@ -107,6 +108,7 @@ def test_no_share_leaves_before_theta_have_agreed(tmp_path: Path) -> None:
 # -- a late vector ---------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("one-sum", "masked-is-random")
 def test_a_late_vector_stays_noise_though_all_its_pair_masks_are_open(tmp_path: Path) -> None:
     scene = Scene(tmp_path, contribute=THREE)
     consents = [scene.consent(site, THREE) for site in THREE]
@@ -156,6 +158,7 @@ def test_a_site_signs_one_survivor_list_a_slot(tmp_path: Path, first: tuple[str,
     assert len([line for line in scene.federation.log("alpha") if line["action"] == "consent"]) == 2
 
 
+@pytest.mark.promise("one-sum")
 @pytest.mark.parametrize("split", [part for size in (1, 2) for part in combinations(THREE, size)])
 def test_two_lists_do_not_both_open_even_with_a_site_that_signs_both(
     tmp_path: Path, split: tuple[str, ...]
@@ -239,6 +242,7 @@ def full_disk(path: Path, data: bytes) -> None:
     raise StorageError("storage.full", f"no space left to write {path}.")
 
 
+@pytest.mark.promise("one-sum")
 def test_an_agreement_that_could_not_be_recorded_opens_nothing(tmp_path: Path) -> None:
     """alpha's disk is full as it would mark the round: it has agreed in memory alone."""
     scene = Scene(tmp_path)

@@ -53,6 +53,7 @@ def refused_everywhere(federation: Federation, **changes: object) -> None:
             federation.gateways[site].contribute(federation.manifest(**changes), never)
 
 
+@pytest.mark.promise("one-sum")
 def test_a_round_that_was_summed_is_not_summed_again(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     first_sum(federation)
@@ -69,6 +70,7 @@ def test_a_smaller_roster_changes_nothing(tmp_path: Path) -> None:
     refused_everywhere(federation, slot=0)
 
 
+@pytest.mark.promise("one-sum")
 def test_a_restart_of_every_site_changes_nothing(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     first_sum(federation)
@@ -155,6 +157,7 @@ def attempts_charged(federation: Federation, site: str) -> list[list[int]]:
     ]
 
 
+@pytest.mark.promise("charged-first")
 def test_under_a_unit_every_attempt_is_charged_and_no_more_than_were_reserved(tmp_path: Path) -> None:
     federation = private(tmp_path)
     federation.set_up()

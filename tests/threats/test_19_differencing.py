@@ -16,7 +16,7 @@ from bundle_recipes import bundle_recipe
 from plasmid.data.table import Table
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.query import QueryDocument
-from questions import OFF, Questions
+from questions import OFF, Questions, rows_in_hand
 
 VICTIM = 77.0
 MEAN = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=1000)
@@ -164,6 +164,10 @@ def test_without_evidence_nothing_in_cells_leaves(tmp_path: Path) -> None:
     questions = Questions(tmp_path)
     questions.ask(MEAN, ages())
     federation: Any = questions.federation
-    manifest = federation.manifest(slot=1)
-    with refusal("protocol.consented"):  # the round is over
+    federation.new_run("a worker that says nothing of people")
+    with rows_in_hand(dict.fromkeys(FOUR, ages().rows)):
+        federation.set_up()
+    manifest = federation.manifest()
+    with refusal("protocol.evidence"):
         federation.gateways["alpha"].contribute(manifest, lambda _: np.zeros(4))
+    assert federation.log("alpha")[-1]["action"] != "released"

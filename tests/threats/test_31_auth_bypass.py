@@ -91,6 +91,7 @@ def test_there_is_nothing_beside_the_routes(live: LiveLink) -> None:
 # -- certificates ----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("pinned-ca")
 def test_without_a_certificate_every_route_is_closed(live: LiveLink) -> None:
     with live.http() as client:
         for address in guarded(live.app):

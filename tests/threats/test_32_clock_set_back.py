@@ -75,6 +75,7 @@ def test_control_the_clock_alone_would_revive_it(federation: Federation, clock: 
     assert all(said.approval.holds_at(clock()) for said in approvals_of(federation).all_signatures())
 
 
+@pytest.mark.promise("approvals-bound")
 @pytest.mark.parametrize("back", [timedelta(), timedelta(days=-1), timedelta(days=5)])
 def test_setting_the_clock_back_revives_nothing(
     federation: Federation, clock: Hands, back: timedelta

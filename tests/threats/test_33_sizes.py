@@ -105,6 +105,7 @@ def contribution(federation: Federation, site: str) -> Any:
     return session.compute((order, pack("state", state)))
 
 
+@pytest.mark.promise("sizes-fixed", "fixed-messages")
 @pytest.mark.parametrize("unit", [False, True])
 def test_all_that_a_site_sends_has_one_length(tmp_path: Path, unit: bool) -> None:
     sent = {name: said(tmp_path / name, table, unit=unit) for name, table in TABLES.items()}
@@ -134,6 +135,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.promise("constant-errors")
 def test_a_failure_says_nothing_of_the_data_that_it_is_about(tmp_path: Path) -> None:
     contract = count_document().contract
     told, left = set(), set()

@@ -33,6 +33,7 @@ def federation(tmp_path: Path) -> Federation:
     return made
 
 
+@pytest.mark.limit("two copies of a gateway's memory mask two vectors with one pad")
 def test_control_two_vectors_under_one_pad_give_their_difference_away(federation: Federation) -> None:
     """What the rule is for: copy a site's memory, let both copies mask. This is the row's claim, too."""
     manifest = federation.manifest()
@@ -48,6 +49,7 @@ def test_control_two_vectors_under_one_pad_give_their_difference_away(federation
     assert np.abs(difference - OTHER.astype(np.float64) + ONE).max() <= manifest.encoding().step
 
 
+@pytest.mark.promise("slot-once")
 def test_a_manifest_again_gets_the_stored_bytes(federation: Federation) -> None:
     manifest = federation.manifest()
     gateway = federation.gateways["delta"]
@@ -58,6 +60,7 @@ def test_a_manifest_again_gets_the_stored_bytes(federation: Federation) -> None:
     assert len([line for line in federation.log("delta") if line["action"] == "released"]) == 1
 
 
+@pytest.mark.promise("slot-once")
 @pytest.mark.parametrize(
     "change",
     [{"state": "6" * 64}, {"invited": ["alpha", "beta", "delta"]}],
@@ -71,6 +74,7 @@ def test_a_second_manifest_for_a_slot_is_refused(federation: Federation, change:
     assert gateway.contribute(federation.manifest(), never) == answer
 
 
+@pytest.mark.promise("slot-once")
 def test_a_slot_that_was_passed_over_masks_nothing(federation: Federation) -> None:
     gateway = federation.gateways["delta"]
     gateway.contribute(federation.manifest(1, slot=2), lambda _: ONE)
@@ -137,6 +141,7 @@ def test_after_a_restart_a_site_counts_as_dropped_until_the_next_epoch(federatio
     assert total.tolist() == [1.0] * LENGTH
 
 
+@pytest.mark.promise("slot-once")
 @pytest.mark.parametrize("taken", ["before the epoch", "before the round", "after the round"])
 def test_a_restored_folder_never_masks_a_second_vector_for_a_slot(tmp_path: Path, taken: str) -> None:
     federation = Federation(tmp_path, document=PingDocument(length=LENGTH, rounds=3), sites=FOUR)

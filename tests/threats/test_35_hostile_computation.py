@@ -30,6 +30,7 @@ from plasmid.protocol.messages import Manifest
 from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.training import dp
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.worker import Session
@@ -54,6 +55,7 @@ class Draws:
 # -- through the gateway ---------------------------------------------------------------------------
 
 
+@pytest.mark.promise("unit-is-private", "bounded-contribution")
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("size", [1e30, 1.0])
 def test_a_finished_vector_is_bounded_noised_and_charged(
@@ -91,6 +93,7 @@ def test_a_finished_vector_is_bounded_noised_and_charged(
         assert [entry["event"] for entry in gateway.ledger.entries()] == ["reserve", "spend", "attempt"]
 
 
+@pytest.mark.promise("charged-first")
 def test_a_computation_is_charged_before_it_is_called_and_told_the_manifest_alone(tmp_path: Path) -> None:
     federation = private(tmp_path)
     federation.set_up()
@@ -247,6 +250,44 @@ def test_noise_of_dp_sgd_is_the_engine_s_and_its_size_the_gateway_s(
     parts = engine.schema.unflatten(steps)
     lora = np.concatenate([part.ravel() for name, part in parts.items() if not name.startswith("head")])
     assert float(lora.std()) == pytest.approx(rates["lora"] * scale, rel=0.2)
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_a_worker_that_skips_the_noise_gets_nothing_out(
+    tmp_path: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """Clip and noise of dp-sgd are the worker's; the gateway knows how long such a step must be."""
+    values = tiny_recipe(tiny["esm"], optimizer="sgd", steps=1).model_dump(mode="json")
+    values["privacy"] |= {
+        "unit": "record", "mechanism": "dp-sgd", "epsilon": 4.0, "delta": 1e-5, "record_clip": 0.5
+    }  # fmt: skip
+    recipe = Recipe.model_validate(values)
+    federation = Federation(
+        tmp_path,
+        document=recipe,
+        sites=FOUR,
+        tables=dict.fromkeys(FOUR, as_csv(tiny_table(12))),
+        public_size=100,
+        budgets={"default": BUDGET},
+    )
+    federation.set_up()
+    told = UnitSampling(**order(federation)["sampling"])
+    engine = Engine(recipe, tiny["esm"], tiny_table(12), device="cpu")
+    state = initial_state(engine.schema, 0)
+    monkeypatch.setattr(dp, "gaussian", lambda size, std, draw=dp.gaussian: draw(size, share * std))
+
+    def works(_: Manifest) -> np.ndarray:
+        return engine.train(state, steps=1, seed=0, sampling=told) - state
+
+    gateway, manifest = federation.gateways["alpha"], federation.manifest()
+    if share == 1.0:  # the control: an honest worker's step leaves
+        assert gateway.contribute(manifest, works).body
+        return
+    with refusal("protocol.noise"):
+        gateway.contribute(manifest, works)
+    assert not [line for line in federation.log("alpha") if line["action"] == "released"]
+    assert [entry["event"] for entry in gateway.ledger.entries()] == ["reserve", "spend", "attempt"]
 
 
 def test_a_bound_that_the_computation_changes_on_the_way_is_refused(

@@ -186,10 +186,11 @@ def test_the_same_patients_through_another_connector_under_another_population_ar
 ) -> None:
     through_a_database(patients, PATIENTS, population="others")
     for answer in (patients.gateways["alpha"].answer(patients.asking()), patients.admit("alpha")):
-        assert (answer.accepted, answer.code) == (False, "data.population_overlap")
-        assert answer.sentence == "The site's views name different populations for the same people."
+        assert (answer.accepted, answer.code) == (False, "data.not_ready"), "under a unit all is one answer"
+        assert answer.sentence == "The site's data are not ready for this recipe."
     (line, _) = [line for line in patients.log("alpha") if line["action"] == "refused"]
-    assert line["reason"].startswith("40 people of this view, which is said to show the population 'others'")
+    told = "data.population_overlap: 40 people of this view, which is said to show the population 'others'"
+    assert line["reason"].startswith(told)
     assert spent(patients) == {"default": EPSILON}
 
 
@@ -201,6 +202,7 @@ def test_with_the_same_population_the_same_ledger_is_charged(patients: Federatio
     assert patients.admit("alpha").code == "policy.budget"
 
 
+@pytest.mark.limit("up to ten people in common are taken for chance")
 def test_control_other_patients_are_another_population(patients: Federation) -> None:
     """Ten in common may be chance."""
     strangers = [f"q{one}" for one in range(40)]
@@ -209,4 +211,5 @@ def test_control_other_patients_are_another_population(patients: Federation) -> 
     assert spent(patients) == {"default": EPSILON, "others": EPSILON}
     patients.new_run("run-3")
     through_a_database(patients, [*PATIENTS[:11], *strangers], population="others")
-    assert patients.admit("alpha").code == "data.population_overlap"
+    assert patients.admit("alpha").code == "data.not_ready"
+    assert patients.log("alpha")[-1]["reason"].startswith("data.population_overlap: 11 people")

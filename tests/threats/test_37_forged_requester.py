@@ -82,6 +82,7 @@ def test_control_a_genuine_request_passes_everywhere(federation: Federation) -> 
 # -- forged requesters -----------------------------------------------------------------------------
 
 
+@pytest.mark.promise("project-decides")
 def test_the_coordinator_makes_no_request(federation: Federation) -> None:
     """It knows every name and every word of a request; it lacks a member's key."""
     for forger in (federation.coordinator, EVE, federation.identities["beta"]):
@@ -111,6 +112,7 @@ def test_another_message_of_the_requester_is_no_request(federation: Federation) 
     refused(federation, "protocol.malformed", sign(federation.requester, StopRequest(run="run-1")))
 
 
+@pytest.mark.promise("project-decides")
 def test_who_may_only_receive_launches_nothing(federation: Federation) -> None:
     adopt(
         federation,
@@ -130,6 +132,7 @@ def with_eve(federation: Federation) -> Project:
     )
 
 
+@pytest.mark.promise("project-decides")
 def test_a_project_that_its_members_did_not_sign_lets_nobody_launch(federation: Federation) -> None:
     """Not signed here; or signed here alone, or by all but one."""
     project = with_eve(federation)
@@ -176,6 +179,7 @@ def test_a_request_stays_in_its_project(federation: Federation) -> None:
 # -- outside the project ---------------------------------------------------------------------------
 
 
+@pytest.mark.promise("project-decides")
 def test_only_the_project_s_sites_are_reached(federation: Federation) -> None:
     """A fifth site that all know, and that even has a policy for it, is no member."""
     three = variant(federation)

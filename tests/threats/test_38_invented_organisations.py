@@ -25,6 +25,7 @@ def forget(federation: Federation, site: str, *peers: str) -> None:
     write_peers(path, Peers(coordinator=known.coordinator, sites=left))
 
 
+@pytest.mark.promise("colluders-assumed")
 @pytest.mark.parametrize(
     "invented", [("delta",), ("delta", "epsilon"), ("beta", "delta", "epsilon", "gamma")]
 )
@@ -37,6 +38,7 @@ def test_invented_sites_count_as_colluders(tmp_path: Path, invented: tuple[str, 
     assert not federation.home("alpha").runs.exists()
 
 
+@pytest.mark.promise("keys-confirmed")
 def test_a_plan_that_admits_to_them_does_not_let_them_in(tmp_path: Path) -> None:
     """c = 3: the two and the largest confirmed organisation. But their adverts are nobody's."""
     federation = Federation(tmp_path, document=DOCUMENT, sites=FIVE, strangers=("delta", "epsilon"))
@@ -61,6 +63,7 @@ def test_two_confirmed_organisations_and_any_number_of_invented_ones_are_two(tmp
         federation.gateways["alpha"].begin_epoch(federation.epoch(c=c))
 
 
+@pytest.mark.promise("colluders-assumed")
 def test_a_confirmed_site_counts_for_the_organisation_that_the_owner_wrote(tmp_path: Path) -> None:
     """The coordinator's list says three hospitals; alpha's owner knows that two of them are one."""
     federation = Federation(tmp_path, document=DOCUMENT, organisations={"beta": "X", "gamma": "X"})

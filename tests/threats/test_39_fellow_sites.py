@@ -36,6 +36,7 @@ def test_control_of_two_sites_each_reads_the_other(tmp_path: Path) -> None:
     assert decode_sum(mine + other - mine, encoding, 1).tolist() == [-0.5] * 6
 
 
+@pytest.mark.promise("colluders-assumed")
 @pytest.mark.parametrize("c", [0, 1, 2, 3])
 def test_two_sites_are_no_roster(tmp_path: Path, c: int) -> None:
     federation = Federation(tmp_path, document=DOCUMENT)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from plasmid.core.bounds import MAX_BODY_BYTES
 from plasmid.core.errors import ProtocolError
-from plasmid.protocol.body import MAX_BODY_BYTES
 from plasmid.training.channel import _LENGTHS, MAX_HEADER_BYTES, Channel, ChannelClosed
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plasmid.core.errors import RunFailed
 from plasmid.lora.samples import Block
-from plasmid.privacy.noise import gaussian, generator
+from plasmid.privacy.noise import Source, gaussian
 from plasmid.training import dp
 from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw, packs
 
@@ -37,14 +37,14 @@ def _looks_poisson(sizes: list[int], units: int, rate: float) -> bool:
 
 def test_samples_are_poisson() -> None:
     units = _units(*[1] * 400)
-    sizes = [len(draw(units, RECORD, generator())) for _ in range(2000)]
+    sizes = [len(draw(units, RECORD, Source())) for _ in range(2000)]
     assert _looks_poisson(sizes, 400, 0.1)
     assert not _looks_poisson([40] * 2000, 400, 0.1), "batches of a fixed size are found out"
     assert not _looks_poisson([round(1.1 * size) for size in sizes], 400, 0.1)
 
 
 def test_every_unit_is_drawn_alike_and_never_twice() -> None:
-    source = generator()
+    source = Source()
     counts = np.zeros(50)
     for _ in range(4000):
         drawn = np.concatenate([np.zeros(0, np.int64), *draw(_units(*[1] * 50), RECORD, source)])
@@ -59,7 +59,7 @@ def test_a_patient_counts_with_at_most_so_many_rows_chosen_anew() -> None:
     sampling = UnitSampling("patient", 1.0, 1.0, 2.0, 0.0, max_records=3)
     seen = set()
     for _ in range(200):
-        few, many = draw(_units(2, 10), sampling, generator())
+        few, many = draw(_units(2, 10), sampling, Source())
         assert few.tolist() == [0, 1]
         assert len(set(many)) == 3
         seen |= set(many.tolist())

@@ -18,6 +18,7 @@ from plasmid.models.encoder import AdaptedModel
 from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import BaseModel
 from plasmid.privacy import noise as noise_module
+from plasmid.privacy.noise import Source
 from plasmid.recipes.schema import Recipe
 from plasmid.training import engine as engine_module
 from plasmid.training.canaries import Canaries
@@ -247,6 +248,18 @@ def test_a_step_that_nobody_is_in_is_noise_alone(
     assert seen == [1, 1, 1, 1, 2, 3]
 
 
+@pytest.mark.parametrize("kind", ["bert", "esm"])
+def test_a_site_without_a_row_trains_on_noise_alone(kind: str, tiny: dict[str, BaseModel]) -> None:
+    """Under a privacy unit a site whose rows were all left out takes part like any other."""
+    recipe = tiny_recipe(tiny[kind])
+    for table in (tiny_table(0), Snapshot(snapshot_of(tiny_table(0), recipe))):
+        engine = Engine(recipe, tiny[kind], table, device="cpu")
+        state = _started(engine)
+        noised = UnitSampling("record", 1.0, 1.0, 16.0, 1.0)
+        assert np.isfinite(engine.train(state, steps=2, seed=0, sampling=noised) - state).all()
+        assert not engine.gradient_sum(state, sampling=NOBODY).any()
+
+
 def test_without_noise_and_clip_it_is_plain_training(tiny: dict[str, BaseModel]) -> None:
     engine = _engine(tiny["bert"], rows=16)
     state = _started(engine)
@@ -396,9 +409,9 @@ def test_rows_in_a_file_train_the_same_adapter_as_those_in_memory(
         rows = [concatenate([table, joined.subset(range(96, joined.rows))]), joined]
     found = []
     for one in rows:
-        source = np.random.default_rng(3)
-        monkeypatch.setattr(engine_module, "generator", lambda source=source: source)
-        monkeypatch.setattr(noise_module, "generator", lambda source=source: source)
+        source = Source(bytes(32))
+        monkeypatch.setattr(engine_module, "Source", lambda source=source: source)
+        monkeypatch.setattr(noise_module, "Source", lambda source=source: source)
         engine = Engine(recipe, tiny["esm"], one, device="cpu")
         found.append(engine.train(_started(engine), steps=3, seed=5, sampling=sampling))
     assert np.abs(found[0] - _started(engine)).max() > 1e-3

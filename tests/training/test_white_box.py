@@ -26,7 +26,8 @@ from plasmid.core.errors import RunFailed
 from plasmid.data.table import Table, concatenate
 from plasmid.models.adapter import initial_state
 from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import check_plan, dp_sgd_epsilon
+from plasmid.privacy.accountant import check_plan
+from plasmid.privacy.accounting import dp_sgd_epsilon
 from plasmid.recipes.schema import Recipe
 from plasmid.training import dp
 from plasmid.training import engine as engine_module
@@ -215,7 +216,8 @@ def a_share_of_the_noise_in_each_micro_batch(patch: pytest.MonkeyPatch) -> None:
 
     def noisy(self: ClippedSum, gathered: Any, units: int) -> None:
         add(self, gathered, units)
-        self.total += torch.from_numpy(gaussian(len(self.total), NOISE * CLIP / shares))
+        step = dp.grid_step(CLIP, len(self.total))
+        self.total += step * torch.from_numpy(gaussian(len(self.total), NOISE * CLIP / shares / step))
 
     patch.setattr(ClippedSum, "_clip_and_add", noisy)
     patch.setattr(dp, "gaussian", lambda size, std: np.zeros(size))
@@ -256,9 +258,9 @@ def noised_after_the_scale(patch: pytest.MonkeyPatch) -> None:
     original = ClippedSum.noised_mean
 
     def late(self: ClippedSum, sampling: UnitSampling) -> list[torch.Tensor]:
-        std = sampling.noise_multiplier * sampling.clip / sampling.expected
+        step, std = 2.0**-40, sampling.noise_multiplier * sampling.clip / sampling.expected
         clean = original(self, replace(sampling, noise_multiplier=0.0))
-        noise = [torch.from_numpy(dp.gaussian(part.numel(), std)).float() for part in clean]
+        noise = [step * torch.from_numpy(dp.gaussian(part.numel(), std / step)).float() for part in clean]
         return [part + more.view(part.shape) for part, more in zip(clean, noise, strict=True)]
 
     patch.setattr(ClippedSum, "noised_mean", late)

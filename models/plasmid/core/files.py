@@ -5,12 +5,14 @@ Rules
 1. All state lives under :func:`home`.
 2. A file or folder appears under its final name only when it is complete (write aside, fsync,
    rename); a failed write leaves nothing behind and raises ``storage.*``.
+3. What several processes change, they change under its lock (:func:`locked`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -102,3 +104,22 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         raise storage_error(error, path) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock that belongs to *path*, against other processes and other threads.
+
+    Raises
+    ------
+    StorageError
+        The lock, ``<path>.lock``, cannot be opened.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        file = lock.open("ab")
+    except OSError as error:
+        raise storage_error(error, lock) from error
+    with file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a lock per opened file: released when it is closed
+        yield

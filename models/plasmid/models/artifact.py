@@ -13,7 +13,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import ModelError
 from plasmid.core.files import folder_atomic
 from plasmid.models.adapter import (
@@ -125,9 +124,9 @@ def read_adapter(folder: Path) -> Adapter:
     """
     about = read_head(folder)
     try:
-        provenance = json.loads(_read(folder / "provenance.json", MAX_JSON_BYTES))
-        config = json.loads(_read(folder / "adapter_config.json", MAX_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
+        provenance = parse_json(_read(folder / "provenance.json", MAX_JSON_BYTES))
+        config = parse_json(_read(folder / "adapter_config.json", MAX_JSON_BYTES))
+    except ValueError as error:
         raise _invalid(folder, "a file is not JSON") from error
     if not isinstance(provenance, dict) or not isinstance(config, dict):
         raise _invalid(folder, "a JSON file is not an object")
@@ -154,7 +153,9 @@ def read_head(folder: Path) -> HeadFile:
             "Give the folder that 'plasmid run' named at its end.",
         )
     try:
-        about = HeadFile.model_validate_json(_read(folder / "head.json", MAX_JSON_BYTES))
+        text = _read(folder / "head.json", MAX_JSON_BYTES)
+        parse_json(text)
+        about = HeadFile.model_validate_json(text)
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
         raise _invalid(folder, f"head.json is wrong at {', '.join(places)}") from error
@@ -204,9 +205,7 @@ def _head_tensors(folder: Path, head: Head) -> dict[str, Vector]:
 
 def _read(path: Path, limit_bytes: int) -> bytes:
     _size_ok(path, limit_bytes)
-    text = path.read_bytes()
-    check_json(text)
-    return text
+    return path.read_bytes()
 
 
 def _size_ok(path: Path, limit_bytes: int) -> None:

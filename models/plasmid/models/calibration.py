@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter_files import HeadFile, json_file
 
@@ -66,7 +66,7 @@ def calibrated(folder: Path, about: HeadFile) -> HeadFile:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("too long")
         text = path.read_bytes()
-        check_json(text)
+        parse_json(text)
         found = Calibration.model_validate_json(text)
     except (ValidationError, ValueError, RecursionError):
         problem = ModelError(

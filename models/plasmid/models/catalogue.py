@@ -3,7 +3,8 @@
 Rules
 -----
 1. The catalogue is the folder: a new file is a new entry, and no list of names is kept anywhere.
-2. An entry pins the digest of the converted files; what was imported must have it.
+2. An entry pins the digest of the converted files; what was imported must have it. Of a wheel it pins each
+   file that is read, too: nothing of it is parsed before its bytes are known.
 3. A folder that was imported on this machine is an entry too, kept beside its files; it has no
    source, for a path on one disk means nothing to anybody else. So is what was fetched from a hub.
 4. A model in ``described/`` is known by its settings alone: nobody here has seen its weights, so that no
@@ -59,6 +60,8 @@ class WheelSource(_Strict):
     gguf
         The name of a GGUF file in that folder, which then has settings, weights and tokenizer; None: the
         folder is in the Hugging Face layout.
+    files
+        The SHA-256 of each file that is read, by its path relative to the module.
     alone
         True: what the package says that it needs is not needed here, and is better not installed.
     """
@@ -69,6 +72,7 @@ class WheelSource(_Strict):
     folder: str
     vocabulary: str | None = None
     gguf: str | None = None
+    files: Annotated[dict[str, Hex256], Field(min_length=1)]
     alone: bool = False
 
 

@@ -16,7 +16,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import ModelError
 from plasmid.models.adapter import ALL_LINEAR, PEFT_PREFIX, LoraModule, Vector, lora_modules
 from plasmid.models.adapter_files import hub_name
@@ -226,9 +225,8 @@ def _json(folder: Path) -> dict[str, Any]:
         raise _invalid(folder, f"{CONFIG} is longer than {MAX_CONFIG_BYTES} bytes")
     text = path.read_bytes()
     try:
-        check_json(text)
-        said = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        said = parse_json(text)
+    except ValueError as error:
         raise _invalid(folder, f"{CONFIG} is not JSON") from error
     if not isinstance(said, dict):
         raise _invalid(folder, f"{CONFIG} is not a JSON object")

@@ -91,7 +91,11 @@ class AdaptedModel(Learned):
     ----------
     samples
         The gradients of single rows: switch it on, run forward and backward, and take them.
+    refuses
+        Whether rows with something too long for the task are refused; else it is cut.
     """
+
+    refuses = True
 
     def __init__(
         self, base: BaseModel, lora: LoraSpec, head: Head, encoder: Any, *, checkpointing: bool = False

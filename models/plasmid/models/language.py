@@ -101,7 +101,8 @@ class LanguageModel(AdaptedModel):
         Raises
         ------
         DataError
-            ``data.answer_too_long``: an answer has more tokens than the label's column says.
+            ``data.answer_too_long``: an answer has more tokens than the label's column says, and the model
+            :attr:`refuses` such.
         """
         if not isinstance(self.spec, CausalHead):
             return super().encode(columns, input_column=input_column, max_length=max_length)
@@ -144,6 +145,8 @@ class LanguageModel(AdaptedModel):
         assert isinstance(self.spec, CausalHead), "only these have answers"
         found = [self._prompts.answer(str(cell)) for cell in cells]
         long = [row for row, tokens in enumerate(found) if len(tokens) > self.spec.most]
+        if not self.refuses:
+            return [tokens[: self.spec.most] for tokens in found]
         if long:
             raise DataError(
                 "data.answer_too_long",

@@ -12,7 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zipfile
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import ModelError
 from plasmid.models.tensors import TensorInfo, float_parts, is_float, read_header, valid_name
 
@@ -89,15 +88,14 @@ def read_json(path: Path) -> dict[str, Any]:
             text = file.read(MAX_JSON_BYTES + 1)
         if len(text) > MAX_JSON_BYTES:
             raise ValueError
-        check_json(text)
-        value = json.loads(text)
+        value = parse_json(text)
     except OSError as error:
         raise ModelError(
             "model.file_missing",
             f"cannot read {path}: {error.strerror}.",
             "Give a folder in the Hugging Face layout.",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(
             "model.refused", f"{path.name} is not JSON of sensible size.", "Repair the folder."
         ) from error

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import ModelError
 
 MAX_HEADER_BYTES = 8 * 2**20
@@ -91,13 +91,12 @@ def read_header(path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> dict
             if not 2 <= length <= min(max_header_bytes, size - 8):
                 raise _strange(path, f"header of {length} bytes in a file of {size}")
             text = file.read(length)
-            check_json(text, max_values=MAX_HEADER_VALUES)
-            header = json.loads(text, object_pairs_hook=_once)
+            header = parse_json(text, max_values=MAX_HEADER_VALUES)
     except OSError as error:
         raise ModelError(
             "model.file_missing", f"cannot read {path.name}: {error.strerror}.", "Import or fetch it again."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _strange(path, "its header is not JSON, or names a tensor twice") from error
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
         raise _strange(path, f"the header is not an object of at most {MAX_TENSORS} tensors")
@@ -119,13 +118,6 @@ def read_header(path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> dict
     if expected != size:
         raise _strange(path, f"its tensors end at byte {expected} of {size}")
     return dict(found)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name twice")
-    return found
 
 
 def _info(path: Path, name: str, entry: Any, base: int) -> TensorInfo:

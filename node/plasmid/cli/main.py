@@ -22,10 +22,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from plasmid.cli.output import Format, Reply, extra_missing, print_envelope
+from plasmid.cli.output import Format, Reply, print_envelope
 from plasmid.core.errors import UsageError
+from plasmid.core.extras import need, not_importable
 
 GROUP = "plasmid.verbs"
+NODE = "plasmid.cli."
+"""What the module of a node's verb begins with; every other verb is the platform's."""
 
 
 def installed(group: str) -> dict[str, EntryPoint]:
@@ -89,12 +92,14 @@ def load(point: EntryPoint) -> Any:
     UsageError
         ``usage.extra_missing``: it is the platform's, whose packages are not installed.
     """
+    if not point.module.startswith(NODE):
+        need("platform")
     try:
         verb = point.load()
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("plasmid"):
             raise
-        raise extra_missing(error) from error
+        raise not_importable(error) from error
     if not isinstance(verb, typer.Typer):
         function, verb = verb, typer.Typer(add_completion=False)
         verb.command()(function)

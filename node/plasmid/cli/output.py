@@ -21,7 +21,8 @@ from typing import Annotated, Any
 
 import typer
 
-from plasmid.core.errors import PlasmidError, UsageError
+from plasmid.core.errors import PlasmidError
+from plasmid.core.extras import need, not_importable
 from plasmid.core.files import home, storage_error
 
 SCHEMA = "plasmid.cli/1"
@@ -79,13 +80,21 @@ def _console(*, stderr: bool) -> Any:
 
 
 @contextmanager
-def reply(form: Format) -> Iterator[Reply]:
-    """Run a verb's body and print its answer or its error. Raises ``typer.Exit`` on failure."""
+def reply(form: Format, *, extra: str | None = None) -> Iterator[Reply]:
+    """Run a verb's body and print its answer or its error. Raises ``typer.Exit`` on failure.
+
+    Parameters
+    ----------
+    extra
+        What the body needs beside the base install; None: nothing.
+    """
     _log_to_stderr()
     answer = Reply(form)
     error: PlasmidError | None = None
     status = 0
     try:
+        if extra is not None:
+            need(extra)
         yield answer
     except PlasmidError as problem:
         error, status = problem, 1
@@ -97,21 +106,12 @@ def reply(form: Format) -> Iterator[Reply]:
     except ModuleNotFoundError as problem:
         if (problem.name or "plasmid").startswith("plasmid"):
             raise
-        error, status = extra_missing(problem), 1
+        error, status = not_importable(problem), 1
     except OSError as problem:
         error, status = storage_error(problem, home() if not problem.filename else problem.filename), 1
     print_envelope(answer, error)
     if status:
         raise typer.Exit(status)
-
-
-def extra_missing(problem: ModuleNotFoundError) -> UsageError:
-    """Return the error for a verb of the platform on an installation that is a node only."""
-    return UsageError(
-        "usage.extra_missing",
-        f"this command needs the package {problem.name}, which is not installed.",
-        "Install the platform's packages: pip install 'plasmid[platform]'.",
-    )
 
 
 def plain(text: str) -> str:

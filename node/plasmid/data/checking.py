@@ -21,7 +21,7 @@ from plasmid.data.rows import Rows, held_out, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.snapshot import row_keys
 from plasmid.data.viewing import open_source, query_of, transforms_of
-from plasmid.recipes.documents import patient_of
+from plasmid.recipes.documents import patient_of, unit_of
 
 PROGRESS_S = 2.0
 
@@ -70,11 +70,12 @@ def check_view(
     """
     contract, data = document.contract, getattr(document, "data", None)
     patient = patient_of(document)
-    wanted, tally = wanted_columns(contract, labels=True), Tally()
+    unit = unit_of(document)
+    wanted, tally = wanted_columns(contract, labels=True), Tally(leaves_out=unit != "none")
     roles = Roles(getattr(data, "input", None), getattr(data, "label", None), patient)
-    readiness = Readiness(contract, roles, key)
-    chain = transforms_of(view, wanted, folder, key=key, patient=patient)
-    source = open_source(view, connections, folder, path=path, scratch=scratch)
+    readiness = Readiness(contract, roles, key, leaves_out=tally.leaves_out)
+    chain = transforms_of(view, wanted, folder, key=key, patient=patient, unit=unit)
+    source = open_source(view, connections, folder, path=path, scratch=scratch, leaves_out=tally.leaves_out)
     told = time.monotonic()
     holdout = getattr(data, "holdout", None)
 

@@ -137,6 +137,8 @@ def compile_cohort(
     tables: Mapping[str, TableMap],
     dialect: str,
     today: date,
+    *,
+    leaves_out: bool = False,
 ) -> Compiled:
     """Return the query of a *cohort* that contradicts neither itself nor the contract's *columns*.
 
@@ -148,6 +150,8 @@ def compile_cohort(
         sqlglot's name, one of :data:`plasmid.data.dialects.DIALECTS`.
     today
         A later date in the data is an error.
+    leaves_out
+        An event of a later date is left out, as one without a date.
 
     Raises
     ------
@@ -157,7 +161,7 @@ def compile_cohort(
         ``data.unit_unconvertible``, ``data.date_format``, ``data.name_unusable``.
     """
     _known(dialect)
-    base = DeclaredTables(tables, cohort.concepts, dialect, today)
+    base = DeclaredTables(tables, cohort.concepts, dialect, today, leaves_out=leaves_out)
     criteria = Criteria(base, cohort.index)
     conditions = criteria.all_of(cohort.where)
     outputs = [

@@ -19,7 +19,18 @@ from sqlglot import exp
 from plasmid.core.errors import DataError
 from plasmid.data.base_table import STEPS, BaseTable
 from plasmid.data.concepts import CodedTable, matches, unresolved
-from plasmid.data.dialects import as_text, called, check_table, column, is_there, name, query, table_as, text
+from plasmid.data.dialects import (
+    as_text,
+    called,
+    check_table,
+    column,
+    integer,
+    is_there,
+    name,
+    query,
+    table_as,
+    text,
+)
 from plasmid.data.settings import ColumnMap, TableMap
 from plasmid.recipes.cohort import ConceptSet
 from plasmid.recipes.declared import ANCESTORS, TABLES
@@ -57,11 +68,17 @@ class DeclaredTables:
     """
 
     def __init__(
-        self, tables: Mapping[str, TableMap], concepts: Mapping[str, ConceptSet], dialect: str, today: date
+        self,
+        tables: Mapping[str, TableMap],
+        concepts: Mapping[str, ConceptSet],
+        dialect: str,
+        today: date,
+        *,
+        leaves_out: bool = False,
     ) -> None:
         self.tables, self.dialect = tables, dialect
         self.local_tables: set[str] = set()
-        self._concepts = concepts
+        self._concepts, self._leaves_out = concepts, leaves_out
         self.scaled: dict[str, str] = {}
         self._today = today.toordinal() - date(1970, 1, 1).toordinal()
         self._prefix = "plasmid_"
@@ -200,6 +217,8 @@ class DeclaredTables:
         day = column("b", f"{dated}_day")
         outputs = [column("b", "person"), called(day, "day"), called(column("b", f"{dated}_ymd"), "ymd")]
         outputs += [column("b", wanted) for wanted in extra]
+        if self._leaves_out:
+            conditions = [exp.LTE(this=day, expression=integer(self._today)), *conditions]
         return query(outputs, table_as(base, "b"), where=[is_there(day), *conditions])
 
     def _ancestors(self) -> tuple[str, TableMap] | None:

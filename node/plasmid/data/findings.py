@@ -4,7 +4,9 @@ Rules
 -----
 1. Problems are told together; the error's code is that of the first one listed. No problem, notice or cause
    ever holds a cell.
-2. A local name is repeated only where it is nearly the name of a column of the contract: a file without a
+2. **Under a privacy unit no row refuses a table**: an error would tell everybody who asks that the row is
+   there, and no epsilon covers that. Rows with a problem are left out, and told to the owner alone.
+3. A local name is repeated only where it is nearly the name of a column of the contract: a file without a
    header line must not have its first row shown.
 """
 
@@ -60,19 +62,36 @@ Locate = Callable[[int], str]
 
 @dataclass
 class Tally:
-    """Problems and notices: sentences, and counts with the first row by (column, code)."""
+    """Problems and notices: sentences, and counts with the first row by (column, code).
 
+    Attributes
+    ----------
+    leaves_out
+        Rows with a problem are left out; False refuses all for one.
+    """
+
+    leaves_out: bool = False
     sentences: list[tuple[str, str]] = field(default_factory=list)
     counts: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    noted: list[str] = field(default_factory=list)
 
     @property
     def refuses(self) -> bool:
         """Whether anything found so far is an error."""
-        return bool(self.sentences) or any(code.startswith("data.") for _, code in self.counts)
+        return bool(self.sentences) or (
+            not self.leaves_out and any(code.startswith("data.") for _, code in self.counts)
+        )
 
     def problem(self, code: str, sentence: str) -> None:
         """Add a problem that is no row's."""
         self.sentences.append((code, sentence))
+
+    def problem_of_rows(self, code: str, sentence: str) -> None:
+        """Add what was counted of rows elsewhere, by the source or a query."""
+        if self.leaves_out:
+            self.noted.append(sentence)
+        else:
+            self.problem(code, sentence)
 
     def add(self, column: str, code: str, mask: Mask, rows: np.ndarray) -> None:
         """Add the rows of *mask* (bool [n]), whose numbers in the source are *rows* (int64 [n])."""
@@ -86,10 +105,10 @@ class Tally:
     ) -> None:
         """Raise DataError with every problem; *troubles* are those that the source counted itself."""
         found = list(self.sentences)
-        found += [
-            (code, self._told(name, code, wanted, locate)) for name, code in self._ordered("data.", wanted)
-        ]
-        found += [(one.code, one.sentence) for one in troubles if one.code.startswith("data.")]
+        if not self.leaves_out:
+            ordered = self._ordered(("data.",), wanted)
+            found += [(code, self._told(name, code, wanted, locate)) for name, code in ordered]
+            found += [(one.code, one.sentence) for one in troubles if one.code.startswith("data.")]
         if not found:
             return
         codes = list(dict.fromkeys(code for code, _ in found))
@@ -107,13 +126,13 @@ class Tally:
 
     def notices(self, wanted: Mapping[str, AnyColumn], locate: Locate) -> tuple[str, ...]:
         """Return what the owner should know, a sentence each."""
-        ordered = self._ordered("notice.", wanted)
-        return tuple(self._told(name, code, wanted, locate) for name, code in ordered)
+        ordered = self._ordered(("notice.", "data.") if self.leaves_out else ("notice.",), wanted)
+        return (*self.noted, *(self._told(name, code, wanted, locate) for name, code in ordered))
 
-    def _ordered(self, prefix: str, wanted: Mapping[str, AnyColumn]) -> list[tuple[str, str]]:
-        """Return the keys with *prefix* by the row of the first one, then in the contract's order."""
+    def _ordered(self, families: tuple[str, ...], wanted: Mapping[str, AnyColumn]) -> list[tuple[str, str]]:
+        """Return the keys of *families* by the row of the first one, then in the contract's order."""
         places = {name: place for place, name in enumerate(wanted)}
-        keys = [key for key in self.counts if key[1].startswith(prefix)]
+        keys = [key for key in self.counts if key[1].startswith(families)]
         return sorted(keys, key=lambda key: (self.counts[key][1], places.get(key[0], 0)))
 
     def _told(self, name: str, code: str, wanted: Mapping[str, AnyColumn], locate: Locate) -> str:

@@ -2,12 +2,16 @@
 
 Rules
 -----
-1. It knows the site's folder, one document, and one view. It alone talks to databases and parses files; it
-   has no private key of the site, and what it says is figures, sentences without cells, and an unnamed file.
-2. Frames in: ``open`` (see :func:`answer`). Frames out: ``progress`` (rows), then ``opened`` (figures,
-   notices, steps; the descriptor of the snapshot; body: people) or ``error``.
-3. It ends with its answer, or when whoever asked is gone.
-4. It has no pandas. Where that is installed, pyarrow would import it, only to ask of each list whether it is
+1. It is told the site's folder, one document, one view and the key of the site's hashes (``data.key``), which
+   it uses and cannot read itself; of no other key it knows anything. It alone talks to databases and parses
+   files. What it says is figures, sentences without cells, and an unnamed file.
+2. It locks itself in (:mod:`plasmid.training.isolation.itself`) before it imports what parses: it may read
+   its source (:mod:`plasmid.data.reach`), write to a folder of its own, and connect to its server's port
+   alone. A file that takes a parser over gains no more than that.
+3. Frames in: ``open`` (see :func:`plasmid.data.answering.answer`). Frames out: ``progress`` (rows), then
+   ``opened`` (figures, notices, steps; the descriptor of the snapshot; body: people) or ``error``.
+4. It ends with its answer, or when whoever asked is gone.
+5. It has no pandas. Where that is installed, pyarrow would import it, only to ask of each list whether it is
    one of pandas' own: a quarter of a second for each view that is opened.
 """
 
@@ -17,25 +21,16 @@ import os
 import socket
 import sys
 import threading
-import time
-from datetime import UTC, datetime
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from plasmid.core import extras
-from plasmid.core.errors import DataError, PlasmidError, place
-from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector
-from plasmid.data.rows import Rows, wanted_columns
-from plasmid.data.settings import Connections, ViewFile
-from plasmid.data.viewing import open_source, query_of, transforms_of
-from plasmid.recipes.documents import parse_document, patient_of
+from plasmid.core.errors import PlasmidError, SiteFailed, place
+from plasmid.core.files import storage_error
+from plasmid.data.reach import reach_of
 from plasmid.training.channel import Channel, ChannelClosed
-
-PROGRESS_S = 1.0
+from plasmid.training.isolation import itself
 
 
 class NoPandas(MetaPathFinder):
@@ -47,74 +42,33 @@ class NoPandas(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
-def answer(channel: Channel, request: dict[str, Any]) -> None:
-    """Open the view of *request* and say what was found.
+def lock(request: dict[str, Any]) -> list[str]:
+    """Lock this process in for *request*; return what the host cannot deny it.
 
-    Parameters
-    ----------
-    request
-        ``folder`` (the site's), ``document``, ``view`` (a :class:`ViewFile`), ``connections``, ``path`` (of
-        the data folder's file, where the view names no connection), ``key`` (the site's data key, in
-        hexadecimal), ``keep`` (whether a snapshot is wanted), ``scratch`` (a folder of this process's own).
+    Raises
+    ------
+    RecipeError
+        ``recipe.invalid``: the view or the connections are none.
+    SiteFailed
+        ``site.sandbox``: the kernel refuses the lock.
+    StorageError
+        The folder for what does not fit into memory cannot be made.
     """
-    folder, document = Path(request["folder"]), parse_document(request["document"])
-    contract: Any = document.contract  # type: ignore[union-attr]
-    data = getattr(document, "data", None)
-    view = ViewFile.model_validate(request["view"])
-    connections = Connections.model_validate(request["connections"])
-    path = None if request["path"] is None else Path(request["path"])
-    wanted, tally = wanted_columns(contract, labels=True), Tally()
-    key = bytes.fromhex(request["key"])
-    patient = patient_of(document)
-    asked = getattr(document, "rows", None)
-    scratch = Path(request["scratch"])
-    transforms = transforms_of(view, wanted, folder, key=key, patient=patient)
-    source = open_source(view, connections, folder, path=path, scratch=scratch)
+    reach, scratch = reach_of(request), Path(request["scratch"])
     try:
-        query = query_of(source, view, document, wanted, tally, today=datetime.now(UTC).date())
-        rows = Rows(source, query, _what(view, path), wanted, contract, transforms=transforms, tally=tally)
-        collector = Collector(
-            wanted,
-            scratch if request["keep"] else None,
-            patient=patient,
-            holdout=None if asked == "both" else getattr(data, "holdout", None),
-            held=asked == "holdout",
-            key=key,
-        )
-        told = time.monotonic()
-        for batch in rows:
-            collector.add(batch)
-            if time.monotonic() - told > PROGRESS_S:
-                told = time.monotonic()
-                channel.send({"type": "progress", "rows": rows.read})
-        steps = [
-            {"name": name, "does": does, "counts": counts}
-            for does, (name, counts) in zip(transforms.describe(), transforms.counts(), strict=True)
-        ]
-        descriptor, figures, people = collector.finish(rows.notices)
-        if not figures.rows:
-            raise DataError(
-                "data.empty",
-                f"the recipe holds out every row of {_what(view, path)}, or none that is asked for.",
-                "A site needs at least one row to take part.",
-            )
-        said = {
-            "type": "opened",
-            "rows": figures.rows,
-            "people": figures.people,
-            "by_patient": patient is not None,
-            "digest": figures.digest,
-            "held_out": figures.held_out,
-            "notices": list(rows.notices),
-            "steps": steps,
-        }
-        channel.send(said, people.astype(np.uint64).tobytes(), descriptor=descriptor)
-    finally:
-        source.close()
-
-
-def _what(view: ViewFile, path: Path | None) -> str:
-    return str(path) if view.source is None else f"the view of {view.source}"
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in reach.shared:  # inside it could not make them
+            path.touch(exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, scratch) from error
+    os.environ["TMPDIR"] = str(scratch)
+    try:
+        return itself.lock_in(read=reach.files, write=[scratch, *reach.shared], ports=reach.ports)
+    except OSError as error:
+        what = f"the reader could not lock itself in: {error}."
+        raise SiteFailed(
+            "site.sandbox", what, "Run 'plasmid doctor'; a kernel of its own rules out some."
+        ) from error
 
 
 def main() -> None:
@@ -131,10 +85,13 @@ def main() -> None:
         except ChannelClosed:
             os._exit(1)
 
-    threading.Thread(target=gone, daemon=True).start()
     try:
+        told = lock(request)
+        threading.Thread(target=gone, daemon=True).start()
         with extras.told():
-            answer(channel, request)
+            from plasmid.data.answering import answer
+
+            answer(channel, request, told)
     except PlasmidError as error:
         channel.send({"type": "error", **error.as_dict()})
     except ChannelClosed:

@@ -76,9 +76,12 @@ class Readiness:
         The document's.
     key
         At most 64 bytes, for digests that stay in this object.
+    leaves_out
+        Rows with a problem, which the report counts like all others, are left out of runs: it is a notice.
     """
 
-    def __init__(self, contract: Contract, roles: Roles, key: bytes) -> None:
+    def __init__(self, contract: Contract, roles: Roles, key: bytes, *, leaves_out: bool = False) -> None:
+        self._leaves_out = leaves_out
         self._contract, self._roles, self._key = contract, roles, key
         self._columns = {name: ColumnReadiness(column) for name, column in contract.columns.items()}
         self._all = Count()
@@ -225,14 +228,17 @@ class Readiness:
             yield "there are no rows"
         elif self._all.shown == FEW:
             yield f"there are rows of {FEW} people"
-        if self._all.rows > self._contract.max_rows:
+        if self._all.rows > self._contract.max_rows and not self._leaves_out:
             yield f"there are more than the {self._contract.max_rows} rows that the contract takes"
         present = [label for label, count in self._labels.items() if count.rows]
         if len(self._labels) > 1 and self._all.rows and len(present) < 2:
             yield "rows of one label, or none, cannot be told apart"
-        yield from self._found("data.")
+        if not self._leaves_out:
+            yield from self._found("data.")
 
     def _notices(self, near: tuple[Count, Count] | None) -> Iterator[str]:
+        if self._leaves_out:
+            yield from (f"{found}: those rows are left out" for found in self._found("data."))
         yield from self._found("notice.")
         for label, count in self._labels.items():
             if count.shown in (0, FEW):

@@ -21,6 +21,7 @@ from plasmid.data.sources.files import open_file
 from plasmid.data.table import Table
 from plasmid.models.specs import Cell
 from plasmid.recipes.columns import AnyColumn, Contract
+from plasmid.recipes.documents import unit_of
 from plasmid.recipes.schema import Holdout
 
 
@@ -85,9 +86,10 @@ def site_rows(path: Path, document: Any, folder: Path) -> tuple[int, Figures]:
     """
     contract = document.contract
     wanted = wanted_columns(contract, labels=True)
-    source = open_file(path)
+    leaves_out = unit_of(document) != "none"
+    source = open_file(path, leaves_out=leaves_out)
     try:
-        tally = Tally()
+        tally = Tally(leaves_out=leaves_out)
         query = flat_query(source, TableMap(table="rows"), wanted, tally)
         rows = Rows(source, query, str(path), wanted, contract, tally=tally)
         data = document.data

@@ -5,7 +5,9 @@
 Rules
 -----
 1. Everything is a stream of batches; what is kept are counts.
-2. All problems are told together, when the last row has been read; until then nothing counts as read.
+2. All problems are told together, when the last row has been read; until then nothing counts as read. Under
+   a privacy unit rows with a problem are left out instead, and neither their number nor that of all rows
+   refuses anything.
 3. A column of the contract that is found nowhere is told with the local name that is nearly its own.
 4. Rows that a recipe holds out follow from its seed and the person (or the row's content) alone: the same
    person is held out at every site, through every connector.
@@ -25,7 +27,7 @@ from sqlglot import exp
 from plasmid.core.errors import DataError
 from plasmid.data.cells import Finding, Mask, check_column, fit_residue_labels
 from plasmid.data.compile import compile_rows
-from plasmid.data.findings import HINTS, Tally
+from plasmid.data.findings import HINTS, Tally, counted
 from plasmid.data.mapping import convert
 from plasmid.data.settings import ColumnMap, TableMap
 from plasmid.data.source import Source
@@ -78,6 +80,8 @@ class Rows:
         Sentences for the owner, once all is read.
     read
         Rows that came from the source so far.
+    kept
+        Rows that transforms, and where rows are left out the contract, have let through so far.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Rows:
         self.notices: tuple[str, ...] = ()
         self.read = 0
         self.kept = 0
+        self._left_out = 0
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield batches of the wanted columns: string or float64, checked.
@@ -112,7 +117,7 @@ class Rows:
         for batch in self._source.select(self._query.select):
             for part in _parts(batch):
                 checked = self._checked(part)
-                if self.kept > self._contract.max_rows:
+                if self.kept > self._contract.max_rows and not self._tally.leaves_out:
                     raise DataError(
                         "data.too_many_rows",
                         f"{self._what} has more than {self._contract.max_rows} rows, the most that the "
@@ -123,7 +128,7 @@ class Rows:
                     yield checked
         troubles = self._source.troubles()
         self._tally.raise_if_errors(self._what, self._wanted, self._locate, troubles)
-        if not self.kept:
+        if not self.kept and not self._tally.leaves_out:
             raise DataError(
                 "data.empty",
                 f"{self._what} has no rows."
@@ -131,7 +136,9 @@ class Rows:
                 else f"{self._what} has no rows that may be used.",
                 "A site needs at least one row to take part.",
             )
-        told = tuple(one.sentence for one in troubles if one.code.startswith("notice."))
+        told = [one.sentence for one in troubles if self._tally.leaves_out or one.code.startswith("notice.")]
+        if self._left_out:
+            told.append(f"{counted(self._left_out, 'row')} left out for a problem: there is a privacy unit")
         self.notices = (*self._tally.notices(self._wanted, self._locate), *told)
 
     def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -162,9 +169,10 @@ class Rows:
         if self._transforms is not None:
             changed = self._transforms.apply(changed)
         numbers = changed.column(_ROW).to_numpy()
-        self.kept += len(numbers)
+        bad = np.zeros(len(numbers), bool)
         for name, code, mask in unmapped:  # of rows that a transform took out nothing is to be told
             self._tally.add(name, code, mask & np.isin(numbers_before, numbers), numbers_before)
+            bad |= np.isin(numbers, numbers_before[mask])
         values, findings = {}, {}
         found = {
             name: check_column(changed.column(name), column, self._contract.labels)
@@ -180,9 +188,14 @@ class Rows:
                 if finding is Finding.missing_value and name in told:
                     mask = mask & ~np.isin(numbers, numbers_before[told[name]])
                 self._tally.add(name, finding.value, mask, numbers)
+                bad |= mask & finding.is_error
         valid = pa.RecordBatch.from_pydict(values)
         if self._watch is not None:
             self._watch(changed, valid, findings)
+        if self._tally.leaves_out and bad.any():
+            self._left_out += int(bad.sum())
+            valid = valid.filter(pa.array(~bad))
+        self.kept += valid.num_rows
         return valid
 
     def _locate(self, row: int) -> str:

@@ -22,6 +22,10 @@ Local = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r
 """Name of a table or column as its owner has it."""
 
 
+NAMED_IN = ("SSL_CERT_FILE", "SSL_CERT_DIR", "TNS_ADMIN", "ODBCINI", "ODBCSYSINI", "KRB5_CONFIG",
+            "KRB5CCNAME", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY")  # fmt: skip
+"""Variables of the environment by which an owner tells a client of a server where such files are."""
+
 ENDINGS = {
     ".csv": "csv",
     ".parquet": "parquet",

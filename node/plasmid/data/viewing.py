@@ -31,12 +31,24 @@ from plasmid.data.settings import (
 from plasmid.data.source import Source
 from plasmid.data.transforms.base import Chain, Place, load_all
 from plasmid.recipes.columns import AnyColumn
+from plasmid.recipes.protection import Unit
 
 
 def open_source(
-    view: ViewFile, connections: Connections, folder: Path, *, path: Path | None, scratch: Path
+    view: ViewFile,
+    connections: Connections,
+    folder: Path,
+    *,
+    path: Path | None,
+    scratch: Path,
+    leaves_out: bool = False,
 ) -> Source:
     """Return the source that *view* names, or the one of the data folder's file *path*.
+
+    Parameters
+    ----------
+    leaves_out
+        What is wrong with single records leaves these out; False refuses all for one.
 
     Raises
     ------
@@ -47,17 +59,20 @@ def open_source(
         from plasmid.data.sources.files import open_file
 
         assert path is not None, "the caller has looked for the file"
-        return open_file(path, table_name(path), scratch)
+        return open_file(path, table_name(path), scratch, leaves_out=leaves_out)
     if view.source not in connections.connections:
         raise DataError(
             "data.connection_unknown",
             f"the view names the connection {view.source!r}, which connections.yaml does not hold.",
             "Add it with 'plasmid data connect'.",
         )
-    return connect(connections.connections[view.source], folder, scratch=scratch, limit_s=view.limit_s)
+    connection = connections.connections[view.source]
+    return connect(connection, folder, scratch=scratch, limit_s=view.limit_s, leaves_out=leaves_out)
 
 
-def connect(connection: Connection, folder: Path, *, scratch: Path, limit_s: float) -> Source:
+def connect(
+    connection: Connection, folder: Path, *, scratch: Path, limit_s: float, leaves_out: bool = False
+) -> Source:
     """Return an open *connection*; relative paths are below the site's *folder*.
 
     Raises
@@ -66,15 +81,17 @@ def connect(connection: Connection, folder: Path, *, scratch: Path, limit_s: flo
         ``data.library_missing``: the connector's packages are not installed; what the connector raises.
     """
     with extras.told():
-        return _connected(connection, folder, scratch=scratch, limit_s=limit_s)
+        return _connected(connection, folder, scratch=scratch, limit_s=limit_s, leaves_out=leaves_out)
 
 
-def _connected(connection: Connection, folder: Path, *, scratch: Path, limit_s: float) -> Source:
+def _connected(
+    connection: Connection, folder: Path, *, scratch: Path, limit_s: float, leaves_out: bool
+) -> Source:
     match connection:
         case FilesConnection():
             from plasmid.data.sources.files import open_files
 
-            return open_files(folder / connection.path, scratch)
+            return open_files(folder / connection.path, scratch, leaves_out=leaves_out)
         case SqlConnection():
             from plasmid.data.sources.sql import open_sql
 
@@ -82,7 +99,7 @@ def _connected(connection: Connection, folder: Path, *, scratch: Path, limit_s: 
         case FhirConnection():
             from plasmid.data.sources.fhir import open_fhir
 
-            return open_fhir(connection, folder, limit_s=limit_s, scratch=scratch)
+            return open_fhir(connection, folder, limit_s=limit_s, scratch=scratch, leaves_out=leaves_out)
 
 
 def query_of(
@@ -107,13 +124,13 @@ def query_of(
         mapped = view.tables.get("rows")
         return flat_query(source, mapped or TableMap(table=_only_table(source)), wanted, tally)
     tables = tables_of(source, view)
-    compiled = compile_cohort(cohort, wanted, tables, source.dialect, today)
+    compiled = compile_cohort(cohort, wanted, tables, source.dialect, today, leaves_out=tally.leaves_out)
     for check in compiled.checks:
         counts = [
             int(batch.column(0)[0].as_py() or 0) for batch in source.select(check.query) if batch.num_rows
         ]
         if sum(counts):
-            tally.problem(check.code, _counted(check, sum(counts), tables))
+            tally.problem_of_rows(check.code, _counted(check, sum(counts), tables))
     return Query(compiled.select, compiled.conversions)
 
 
@@ -147,9 +164,15 @@ def _only_table(source: Source) -> str:
 
 
 def transforms_of(
-    view: ViewFile, wanted: Mapping[str, AnyColumn], folder: Path, *, key: bytes, patient: str | None
+    view: ViewFile,
+    wanted: Mapping[str, AnyColumn],
+    folder: Path,
+    *,
+    key: bytes,
+    patient: str | None,
+    unit: Unit = "none",
 ) -> Chain:
     """Return the view's transforms, ready, in order. Raises DataError with the problems of all of them."""
     chain = load_all(view.transforms)
-    chain.prepare(Place(columns=wanted, patient=patient, folder=folder, key=key))
+    chain.prepare(Place(columns=wanted, patient=patient, folder=folder, key=key, unit=unit))
     return chain

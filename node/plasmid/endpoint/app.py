@@ -13,7 +13,7 @@ Rules
 2. Inputs are neither stored nor logged, and each answer says so in ``X-Plasmid-Inputs``, with whether they
    have left the caller's machine for this one.
 3. Who uses an adapter that was retired is told so, in ``retired``.
-4. On loopback the ``Host`` header must be a loopback name: a page that points its own name here is refused.
+4. No web page speaks for its reader, at whatever address (:mod:`plasmid.endpoint.guard`): bodies are JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -34,6 +35,7 @@ from plasmid.endpoint.asked import Embed, Predict, read
 from plasmid.endpoint.chat import ChatService
 from plasmid.endpoint.chat_asked import Chat, Complete
 from plasmid.endpoint.chat_told import answered
+from plasmid.endpoint.guard import LOOPBACK_NAMES, Guard, Known, Refusal, named
 from plasmid.endpoint.measured import TEXT
 from plasmid.endpoint.problems import Problem, problem_of
 from plasmid.endpoint.service import Service, calibrated
@@ -41,7 +43,7 @@ from plasmid.models.adapter import Vector
 
 LOCAL = "not stored, not logged; computed on this machine"
 REMOTE = "not stored, not logged; inputs leave the caller for this server"
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_ON_LOOPBACK = named(LOOPBACK_NAMES)
 
 AnyService = Service | ChatService
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -50,7 +52,7 @@ Work = Callable[[Request, Caller], Awaitable[Any]]
 
 class _Routes:
     def __init__(self, service: AnyService, access: Access, *, local: bool) -> None:
-        self._service, self._access, self._local = service, access, local
+        self._service, self._access = service, access
         self._note = LOCAL if local else REMOTE
 
     def guarded(self, work: Work) -> Endpoint:
@@ -73,9 +75,6 @@ class _Routes:
         return endpoint
 
     async def _caller(self, request: Request) -> Caller:
-        host = request.headers.get("host", "")
-        if self._local and host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
-            raise Problem(421, "wrong_host", "This server answers under its loopback address only.")
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         caller = await self._access.who(token.strip() if kind.lower() == "bearer" and token else None)
         if caller is None:
@@ -161,13 +160,15 @@ class _Routes:
         return PlainTextResponse(self._service.metrics(), media_type=TEXT)
 
 
-def make_app(service: AnyService, access: Access, *, local: bool) -> Starlette:
+def make_app(service: AnyService, access: Access, *, local: bool, known: Known = _ON_LOOPBACK) -> Starlette:
     """Return the application.
 
     Parameters
     ----------
     local
         It listens on loopback: the caller's inputs stay on this machine.
+    known
+        Whether a ``Host`` header is one of this server's.
     """
     routes = _Routes(service, access, local=local)
 
@@ -183,7 +184,11 @@ def make_app(service: AnyService, access: Access, *, local: bool) -> Starlette:
     async def not_allowed(_request: Request, _error: Exception) -> Response:
         return Problem(405, "method_not_allowed", "This address takes another method.").response()
 
+    def refuse(refusal: Refusal) -> Response:
+        return Problem(refusal.status, refusal.code, refusal.sentence).response()
+
     return Starlette(
+        middleware=[Middleware(Guard, known=known, takes="application/json", refuse=refuse)],
         routes=[
             Route("/v1/embeddings", routes.guarded(routes.embeddings), methods=["POST"]),
             Route("/v1/predict", routes.guarded(routes.predict), methods=["POST"]),

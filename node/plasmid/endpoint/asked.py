@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. Strict: a key that is not known is refused, as OpenAI does.
+1. Strict: a key that is not known is refused, as OpenAI does, and so is one that is there twice.
 2. A body, its values, the inputs of one request and one input's length are capped.
 3. What is wrong is told by its place; a value of the request is never repeated.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.endpoint.problems import Problem
 
 MAX_BODY_BYTES = 8 * 2**20
@@ -94,13 +94,13 @@ async def read(request: Request, kind: type[T]) -> T:
     found: T | None = None
     places: dict[str, str] = {}
     try:
-        check_json(bytes(body))
+        parse_json(bytes(body))
         found = kind.model_validate_json(bytes(body))
     except ValidationError as error:
         for one in error.errors(include_url=False, include_context=False, include_input=False):
             places.setdefault(_place(one["loc"], kind), _told(one))
     except ValueError:
-        places = {"the body": "holds too many values"}
+        places = {"the body": "is not JSON, has a key twice, or holds too many values"}
     if found is None:  # outside the except block: a cause would quote the request
         told = "; ".join(f"{where}: {what}" for where, what in list(places.items())[:5])
         first = next(iter(places)).partition(".")[0]

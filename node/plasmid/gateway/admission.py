@@ -28,7 +28,7 @@ from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.lineage import Derived, Lineage
 from plasmid.gateway.marks import Marks
-from plasmid.gateway.opening import Opened, open_view
+from plasmid.gateway.opening import Opened, open_view, told_alike
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.projects import Projects, Requested, check_request
@@ -43,7 +43,7 @@ from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
 from plasmid.protocol.project import Project
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.digest import recipe_digest
-from plasmid.recipes.documents import parse_document
+from plasmid.recipes.documents import parse_document, unit_of
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,13 @@ def admit(
         base = ensure_model(model.base, revision=model.revision, digest=model.digest)
     opened = None
     if getattr(document, "contract", None) is not None:
-        opened = _open(home, audit, asked, document, digest, view, part)
+        with told_alike(document):
+            opened = _open(home, audit, asked, document, digest, view, part)
     try:
         if opened is not None and opened.by_patient:
-            Lineage(home.lineage / "runs").check_population(part.population, opened.keys)
-        shape = _checked(policy, document, base, opened)
+            with told_alike(document):
+                Lineage(home.lineage / "runs").check_population(part.population, opened.keys)
+        shape = _checked(policy, document, base, opened, part.public_size)
         if terms is not None:
             _reserve(ledger, asked, requested, document, part.population, terms, policy)
         if opened is not None and isinstance(asked, Admit):
@@ -226,7 +228,10 @@ def _open(
     for step in opened.steps:
         counts = [f"{what}: {count}" for what, count in step["counts"].items()]
         audit.write("view.step", **said, step=step["name"], counts=counts)
-    for notice in opened.notices:
+    notices = opened.notices
+    if unit_of(document) != "none":  # one entry, whatever was found: peers see how long the log is
+        notices = ("\n".join(notices) or "nothing to note",)
+    for notice in notices:
         audit.write("notice", run=asked.run, reason=notice, result="noted")
     return opened
 
@@ -258,12 +263,14 @@ def _remember(
     Lineage(home.lineage / "runs").record(derived, opened.keys)
 
 
-def _checked(policy: Policy, document: Any, base: BaseModel | None, opened: Opened | None) -> api.Shape:
+def _checked(
+    policy: Policy, document: Any, base: BaseModel | None, opened: Opened | None, size: int | None
+) -> api.Shape:
     """Return the shape of what would leave. Raises what refuses it."""
     computation = api.load(document.computation)
     shape = shape_of(computation, document, base)
     check_half(computation, document)
-    check_figures(policy, document, shape, opened)
+    check_figures(policy, document, shape, opened, size)
     return shape
 
 

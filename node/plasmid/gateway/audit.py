@@ -12,9 +12,12 @@ Rules
 4. The site's key signs a checkpoint after every entry but the inner steps of a run (:data:`INNER`), so after
    each release. A process without the key appends, and the next one that has it signs.
 5. Opening checks what follows the newest checkpoint; :meth:`AuditLog.verify`, which the node calls when it
-   starts and before it admits a run, hashes everything. A log that is not what was signed, or what this very
-   process wrote, refuses every entry. Damage is never repaired by forgetting: :meth:`AuditLog.restart` keeps
-   the damaged files and begins a new *generation*, which the peers see.
+   starts and before it admits a run, compares everything with what was signed;
+   :meth:`AuditLog.check_unchanged`, before anything leaves, with one hash that grows with the log. Times of
+   the file are not believed: they can be set back, and are as coarse as the kernel's clock. A log that is not
+   what was signed, or what this very process wrote, refuses every entry. Damage is never repaired by
+   forgetting: :meth:`AuditLog.restart` keeps the damaged files and begins a new *generation*, which the peers
+   see.
 6. The beginning of a line at the end is a crash's: it is cut off, and an entry ``recovered`` has its digest.
 7. Time never runs backwards in the log. A clock more than ``MAX_SKEW_S`` behind the newest entry refuses
    every entry, so nothing leaves.
@@ -66,6 +69,8 @@ class _Tail:
     inode: int = 0
     signed: int = -1
     generation: int = 1
+    hashed: Any = None
+    """SHA-256 of the bytes before ``offset``; None before they were verified."""
 
 
 class AuditLog:
@@ -118,17 +123,8 @@ class AuditLog:
         with self._locked():
             tail = self._current()
             self._check_clock(tail)
-            seq = self._append(
-                tail,
-                action,
-                facts,
-                actor=actor,
-                object=object,
-                run=run,
-                rule=rule,
-                reason=reason,
-                result=result,
-            )
+            about = {"object": object, "run": run, "rule": rule, "reason": reason}
+            seq = self._append(tail, action, facts, actor=actor, result=result, **about)
             if action not in INNER:
                 self._sign(tail)
             return seq
@@ -154,8 +150,9 @@ class AuditLog:
         try:
             with self._locked():
                 self._tail = None
-                same = self._current().generation == (seen or _Tail()).generation
-                self.files.check(self._own(), seen.tree if seen is not None and same else None)
+                tail = self._current()
+                same = tail.generation == (seen or _Tail()).generation
+                tail.hashed = self.files.check(self._own(), seen.tree if seen is not None and same else None)
                 newest = self.files.newest()
         except StorageError as error:
             self._tail = seen
@@ -163,6 +160,17 @@ class AuditLog:
             raise
         self._false = None
         return None if newest is None else newest.note
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on if a byte of the log is not what this process verified or wrote; reads all of it.
+
+        Where it differs, or was not verified yet, :meth:`verify` says what is wrong.
+        """
+        with self._locked():
+            tail = self._current()
+            same = tail.hashed and tail.offset and tail.hashed.digest() == self.files.hashed()
+        if not same:
+            self.verify()
 
     def entries(self) -> list[Entry]:
         """Return all entries, oldest first, as they are on disk; :meth:`verify` says if they are sound."""
@@ -205,8 +213,6 @@ class AuditLog:
                 actor=actor,
                 action="restarted",
                 object=facts.pop("log"),
-                run=None,
-                rule=None,
                 reason=reason,
                 result="noted",
                 facts=facts,
@@ -314,6 +320,8 @@ class AuditLog:
         ):
             tail.tree.append(leaf_hash(line))
             tail.time, tail.action = entry["time"], entry["action"]
+        if tail.hashed:
+            tail.hashed.update(data[: len(data) - len(torn)])
         tail.offset += len(data) - len(torn)
         if torn:
             with self.files.log.open("r+b") as file:
@@ -322,39 +330,18 @@ class AuditLog:
             facts = {"bytes": len(torn), "digest": sha256_hex(torn)}
             self._append(tail, "recovered", facts, result="noted")
 
-    def _append(
-        self,
-        tail: _Tail,
-        action: str,
-        facts: dict[str, Any],
-        *,
-        actor: str = "gateway",
-        object: str | None = None,  # noqa: A002 - the field's name
-        run: str | None = None,
-        rule: str | None = None,
-        reason: str | None = None,
-        result: str = "ok",
-    ) -> int:
+    def _append(self, tail: _Tail, action: str, facts: dict[str, Any], **about: Any) -> int:
         seq = tail.tree.size + 1
         time = max(stamp(self._clock()), tail.time)
-        line = entry_line(
-            seq=seq,
-            time=time,
-            actor=actor,
-            action=action,
-            object=object,
-            run=run,
-            rule=rule,
-            reason=reason,
-            result=result,
-            facts=facts,
-        )
+        line = entry_line(seq=seq, time=time, action=action, facts=facts, **about)
         new = not self.files.log.exists()
         self._durable(line + b"\n")
         if new:
             sync_folder(self.files.folder)
             tail.inode = self.files.log.stat().st_ino
         tail.tree.append(leaf_hash(line))
+        if tail.hashed:
+            tail.hashed.update(line + b"\n")
         tail.offset += len(line) + 1
         tail.time, tail.action = time, action
         return seq

@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,9 +25,8 @@ from typing import Any, TypeVar
 
 from plasmid.core.canonical import canonical_json, sha256_hex
 from plasmid.core.errors import ProtocolError, StorageError
-from plasmid.core.files import storage_error, write_atomic
+from plasmid.core.files import locked, storage_error, write_atomic
 from plasmid.gateway.entries import MAX_LINE_BYTES, BadEntryError, Entry, parse_entries, split
-from plasmid.gateway.ledger import locked
 from plasmid.privacy.merkle import Frontier, leaf_hash
 from plasmid.protocol.checkpoint import Note, parse_note
 
@@ -131,10 +131,16 @@ class AuditFiles:
         if newest.tree.root() != newest.note.checkpoint.root:
             raise self.damaged("its checkpoint does not fit the tree beside it")
 
-    def check(self, own: Key | None, seen: Frontier | None = None) -> None:
+    def hashed(self) -> bytes:
+        """Return the SHA-256 of the log."""
+        with self.log.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    def check(self, own: Key | None, seen: Frontier | None = None) -> Any:
         """Compare every root that this site signed and holds with the entries; see that all files are read.
 
-        *seen* is a tree that the caller has read or written before, signed or not.
+        *seen* is a tree that the caller has read or written before, signed or not. Returns the SHA-256, as it
+        grows, of the entries that were compared.
         """
         self.held()
         newest = self.newest()
@@ -147,14 +153,16 @@ class AuditFiles:
             said = note.checkpoint
             if wanted.setdefault(said.size, said.root) != said.root:
                 raise self.damaged(f"this site has signed two roots of {said.size} entries")
-        tree = Frontier()
-        for leaf in [None, *self.leaves()]:
-            if leaf is not None:
-                tree.append(leaf)
+        tree, made = Frontier(), hashlib.sha256()
+        for line in [None, *self.lines()]:
+            if line is not None:
+                tree.append(leaf_hash(line))
+                made.update(line + b"\n")
             if wanted.pop(tree.size, None) not in (None, tree.root()):
                 raise self.damaged(f"the first {tree.size} entries are not those that this site signed")
         if wanted:
             raise self.damaged(f"it has {tree.size} entries, and this site has signed {max(wanted)}")
+        return made
 
     def check_own(self, note: Note, own: Key) -> None:
         """Check that *note* is signed by this site. Raises StorageError (``storage.log_damaged``)."""

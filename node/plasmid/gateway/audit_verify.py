@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.clock import stamp
 from plasmid.core.errors import ProtocolError
 from plasmid.gateway.audit_export import PROOF, Extra, Header, Named
@@ -273,7 +273,7 @@ def _form(kind: type[_Form], text: bytes, name: str) -> _Form:
     try:
         if len(text) > MAX_HEADER_BYTES:
             raise ValueError
-        check_json(text)
+        parse_json(text)
         return kind.model_validate_json(text)
     except (ValidationError, ValueError, RecursionError) as error:
         raise _malformed(name) from error

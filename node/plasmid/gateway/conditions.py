@@ -95,15 +95,20 @@ def check_begin(
     return policy, view
 
 
-def check_figures(policy: Policy, document: Any, shape: Shape, view: Opened | None) -> None:
+def check_figures(policy: Policy, document: Any, shape: Shape, view: Opened | None, size: int | None) -> None:
     """Refuse what the policy does not accept of the vector's *shape* and this site's *view*.
+
+    Parameters
+    ----------
+    size
+        The view's public size, None where its owner has declared none.
 
     Raises
     ------
     PolicyRefused
         ``policy.bytes_out``, ``policy.cohort``.
     """
-    refuse(list(policy.require.here(document, shape, view)))
+    refuse(list(policy.require.here(document, shape, view, size)))
 
 
 def check_isolation(policy: Policy, level: IsolationLevel) -> None:

@@ -47,14 +47,14 @@ def entry_line(
     *,
     seq: int,
     time: str,
-    actor: str,
     action: str,
-    object: str | None,  # noqa: A002 - the field's name
-    run: str | None,
-    rule: str | None,
-    reason: str | None,
-    result: str,
     facts: Mapping[str, Any],
+    actor: str = "gateway",
+    object: str | None = None,  # noqa: A002 - the field's name
+    run: str | None = None,
+    rule: str | None = None,
+    reason: str | None = None,
+    result: str = "ok",
 ) -> bytes:
     """Return an entry as its line, without the newline.
 

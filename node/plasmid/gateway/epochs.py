@@ -6,8 +6,9 @@ Rules
 2. An epoch's number and plan are on disk before its advert leaves, a survivor list's mark before its consent.
 3. Survivors must belong to enough organisations that this owner has confirmed; unconfirmed ones count
    as none.
-4. A site that finds that a peer has seen a newer line of its ledger than it holds itself stops: its folder
-   was rolled back.
+4. Bundles remind their receivers of what these have signed themselves. A site whose ledger lacks such a
+   charge stops: it was rolled back. One whose marks lack such a consent takes it on. What a site did not sign
+   itself counts for nothing and is logged, with who told it.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from plasmid.core.errors import PolicyRefused, ProtocolError
+from plasmid.core.errors import PolicyRefused, ProtocolError, StorageError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.following import Fetch
+from plasmid.gateway.heads import Heads, said_by
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.ledger import Heads, Ledger
+from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.marks import Marks
 from plasmid.gateway.peers import counted, read_peers
 from plasmid.gateway.policy import Policy, read_policy
 from plasmid.gateway.projects import Projects, check_roster
 from plasmid.gateway.revoked import Revoked
 from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
-from plasmid.privacy.statements import Contribution
+from plasmid.privacy.statements import Bundle, Contribution
 from plasmid.protocol.identity import NamedSigner
-from plasmid.protocol.messages import Blobs, Bundles, Epoch, Relay, Signed, open_signed, sign
+from plasmid.protocol.messages import Blobs, Bundles, Epoch, Relay, Signed, open_signed, sign, wire
 from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
 
 
@@ -63,11 +65,14 @@ class Epochs:
             ``protocol.epoch_used``; ``protocol.revoked``: a site of the roster is a member no more.
         ProjectRefused
             ``project.not_signed_here``, or as :func:`plasmid.gateway.projects.check_roster`.
+        StorageError
+            ``storage.ledger_rolled_back``: a peer told so in an epoch before.
         """
         document, roster = admitted.document, tuple(request.roster)
         if self._identity.name not in roster or sorted(set(roster)) != list(roster):
             raise ProtocolError("protocol.manifest", f"the roster of {request.run} is not acceptable.")
         self._projects.check(admitted.project.digest())
+        self._check_head("a peer", self._heads.newest(self._identity.name, self._identity.public))
         peers = read_peers(self._home.peers)
         check_roster(admitted.requested, roster, peers)
         self._revoked.check(*(peer.key for peer in peers.sites if peer.name in roster))
@@ -124,9 +129,10 @@ class Epochs:
                     run=message.run,
                     site=self._identity.name,
                     epoch=epoch.epoch,
-                    statements=[sign(self._identity, bundle) for bundle in bundles],
+                    statements=[sign(self._identity, self._reminding(bundle)) for bundle in bundles],
                 )
             case "bundle":
+                self._be_reminded(statements)
                 recovery, sealed = epoch.recovery(statements)
                 return Blobs(
                     run=message.run,
@@ -136,22 +142,22 @@ class Epochs:
                     sealed=sealed,
                 )
             case "recovery":
-                seen = self._heads.all()
-                heads = {site: seen[site] for site in admitted.roster if site in seen}
-                ready = epoch.ready(statements, verified=admitted.following.statement, heads=heads)
+                ready = epoch.ready(statements, verified=admitted.following.statement)
                 self._audit.write(
                     "ready", object=epoch.rho, run=message.run, n=ready.n, c=ready.c, theta=ready.theta
                 )
                 return sign(self._identity, ready)
             case "ready":
-                self._check_seen(statements)
                 epoch.seal(statements)
                 admitted.following.follow([said.verified for said in statements], c=admitted.c)
                 return None
             case "contribution":
-                return self._consent(admitted, epoch, message.slot, statements)
+                consent = self._consent(admitted, epoch, message.slot, statements)
+                self._heads.note((self._key(site), said) for site, said in self._of_others(message).items())
+                return consent
             case "consent":
                 shares = epoch.shares(message.slot, statements)
+                self._marks.hear(message.run, self._of_others(message))
                 self._audit.write(
                     "shares",
                     run=message.run,
@@ -185,8 +191,6 @@ class Epochs:
         except BaseException:
             admitted.epoch = None  # it has agreed in memory alone, so no share may follow
             raise
-        others = [said for said in contributions if said.site != self._identity.name]
-        self._heads.note({said.site: said.ledger_counter for said in others})
         self._audit.write(
             "consent",
             object=consent.manifest,
@@ -223,9 +227,47 @@ class Epochs:
             statements.append(statement)
         return statements
 
-    def _check_seen(self, statements: Sequence[Any]) -> None:
-        me = self._identity.name
-        self._ledger.check_seen({said.site: said.heads[me] for said in statements if me in said.heads})
+    # -- what others remember of this site's own words ------------------------------------------------
+
+    def _reminding(self, bundle: Bundle) -> Bundle:
+        """Return *bundle* with what its receiver has said itself, as far as this site knows."""
+        mark, key = self._marks.read(bundle.run), self._key(bundle.receiver)
+        charge = self._heads.newest(bundle.receiver, key)
+        consent = mark.heard.get(bundle.receiver, "") if mark else ""
+        return bundle.model_copy(update={"heard": [said for said in (charge, consent) if said_by(key, said)]})
+
+    def _be_reminded(self, bundles: Sequence[Bundle]) -> None:
+        """Look up what this site has signed. Raises StorageError (``storage.ledger_rolled_back``)."""
+        me = self._identity
+        for bundle in bundles:
+            for text in bundle.heard:
+                said, run = said_by(me.public, text), bundle.run
+                if said is None or said.site != me.name:
+                    self._audit.write(
+                        "reminder.false", actor=f"site:{bundle.sender}", run=run, result="noted"
+                    )
+                elif isinstance(said, Contribution):
+                    self._check_head(bundle.sender, text)
+                elif said.run == run and self._marks.take_on(run, said.round, said.manifest):
+                    self._audit.write("consent.restored", object=said.manifest, run=run, round=said.round)
+
+    def _check_head(self, teller: str, text: str) -> None:
+        """Look up the charge in this site's own contribution *text*; without it no epoch begins any more."""
+        said = said_by(self._identity.public, text)
+        if isinstance(said, Contribution):
+            try:
+                self._ledger.check_seen(teller, said.ledger_counter, said.ledger_head)
+            except StorageError:
+                self._heads.note([(self._identity.public, text)])
+                raise
+
+    def _of_others(self, message: Relay) -> dict[str, str]:
+        """Return the wire form of what other sites say in *message*, by site."""
+        mine = self._identity.name
+        return {said.signer: wire(said).decode() for said in message.statements if said.signer != mine}
+
+    def _key(self, site: str) -> str:
+        return read_peers(self._home.peers).key(site)
 
     def _least(self, admitted: AdmittedRun, roster: Sequence[str]) -> int:
         return least_colluders(

@@ -217,7 +217,7 @@ def _weighs(section: Section, document: Any) -> Iterator[Fact]:
         "weights",
         f"a site counts by its number of rows, at most {weights.cap:,}, rounded down to 1, 2 or 5 times a "
         "power of ten. The sum over the sites is published in each round; where one site is in one round "
-        "only, the difference of two sums is its own",
+        "only, the difference of two sums is its own. It needs row_counts: coarse in the policy",
     )
 
 

@@ -37,7 +37,6 @@ from plasmid.gateway.admission import AdmittedRun, Answer, admit
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.cell_rules import controlled
-from plasmid.gateway.charges import logged
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
 from plasmid.gateway.countersigning import adapter_digest, check_result, word_of
 from plasmid.gateway.disclosure import public
@@ -48,6 +47,7 @@ from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.marks import Marks
+from plasmid.gateway.noised import check_noised
 from plasmid.gateway.output import bounded, in_ring
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.peers import read_peers
@@ -110,7 +110,7 @@ class Gateway:
         self.isolation = isolation
         self.identity = keys.identity()
         self.audit = AuditLog(home.audit, self.identity, clock=clock)
-        self.ledger = Ledger(home.ledger, noted=logged(self.audit))
+        self.ledger = Ledger(home.ledger, self.audit)
         self.projects = Projects(home.projects, name=self.identity.name, key=self.identity.public)
         self._revoked = Revoked(home.revoked)
         self.approvals = Approvals(home, self.audit)
@@ -280,7 +280,8 @@ class Gateway:
         SiteFailed
             ``site.paused``.
         StorageError
-            The decision could not be logged, or the ledger not written.
+            The decision could not be logged, or the ledger not written; ``storage.log_damaged``: an entry of
+            the log is not as it was.
         """
         admitted = self.run(manifest.run)
         self._check_may_leave(admitted)
@@ -314,6 +315,8 @@ class Gateway:
         made = computation(manifest)
         raw, evidence = (made.vector, made.evidence) if isinstance(made, Summed) else (made, None)
         vector, norm = bounded(raw, shape, noised=noised)
+        if noised:
+            self._check_noised(admitted, manifest, shape, raw)
         policy = self._check_may_leave(admitted)  # it may have changed while this was computed
         vector, suppressed = controlled(
             admitted.document,
@@ -395,8 +398,9 @@ class Gateway:
     def _check_may_leave(self, admitted: AdmittedRun) -> Policy:
         """Refuse what the owner has paused, a project that he has left, and a requester who was revoked.
 
-        Returns the policy that holds now.
+        Nothing leaves either once an entry of the log has changed. Returns the policy that holds now.
         """
+        self.audit.check_unchanged()
         check_running(self.home)
         self.projects.check(admitted.project.digest())
         self._revoked.check(admitted.requested.requester.key)
@@ -410,6 +414,18 @@ class Gateway:
         )
         check_isolation(policy, self.isolation)
         return policy
+
+    def _check_noised(
+        self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, raw: NDArray[Any]
+    ) -> None:
+        terms, opened, document = admitted.terms, admitted.opened, admitted.document
+        assert terms is not None, "a mechanism has a unit"
+        units = terms.public_size or 0
+        if opened is not None:
+            units = opened.people if document.privacy.unit == "patient" else opened.rows
+        if document.privacy.audit is not None:
+            units += document.privacy.audit.canaries
+        check_noised(document, shape, terms, raw, site=self.site, round_=manifest.round, units=units)
 
     def _released(
         self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, vector: NDArray[Any], norm: float

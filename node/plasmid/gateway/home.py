@@ -4,7 +4,7 @@ site.yaml      name, organisation, data, public size       policy.yaml   what ma
 keys.json      private keys, encrypted                     peers.yaml    confirmed identities
 tls.pem, ca.pem   the outer belt                           audit/        every decision, under a Merkle root
 data/          one table, or <recipe name>.csv per recipe  ledger.jsonl  privacy spent, per population
-runs/          last key epoch and signed round per run     heads.json    newest ledger lines of peers
+runs/          last key epoch and signed round per run     heads.json    newest contributions of peers
 projects/      the projects that this site has signed      people/       the owner's people, their own keys
 approvals/     what waits for approval, what was signed    paused.json   who paused it, and why (absent: not)
 revoked.json   who may not take part any more              status.json   what the running node last said

@@ -9,16 +9,14 @@ Rules
    charged, never too little.
 2. A damaged ledger refuses every use. Damage is never repaired by forgetting: :meth:`Ledger.carry_forward`
    keeps the damaged file and starts a ledger that counts every budget as wholly spent.
-3. A chain cannot show that its end was cut off: peers hold the counter of the newest charge that they saw
-   (:class:`Heads`), and :meth:`Ledger.check_seen` refuses an older ledger. Only a charge counts, since a
-   ledger that was rolled back gets new lines from every run that it then refuses.
+3. A chain cannot show that its end was cut off: peers hold the newest charge that they saw, counter and
+   digest in this site's own signed words (:mod:`plasmid.gateway.heads`), and :meth:`Ledger.check_seen`
+   refuses a ledger that does not contain it, however far it has grown since.
    *Claim*: peers who collude in a rollback are not detected.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,13 +26,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import StorageError
-from plasmid.core.files import storage_error, sync_folder, write_atomic
+from plasmid.core.files import locked, storage_error, sync_folder
+from plasmid.gateway.audit import AuditLog
 from plasmid.privacy import chain
 from plasmid.privacy.budgets import Accounts, Budget, Population, RunAccount
 
-__all__ = ["Budget", "Heads", "Ledger"]
+__all__ = ["Budget", "Ledger"]
 
 
 @dataclass
@@ -59,14 +57,15 @@ class Ledger:
     ----------
     path
         The file; it need not exist yet, its folder must.
-    noted
-        Called with every entry before it is written; if it raises, nothing is.
+    audit, actor
+        Where every entry is logged before it is written, and as whose: the log may say too much of a charge,
+        never too little. None: nowhere.
 
     Every method may raise StorageError: ``storage.ledger_damaged``, or the disk's own problems.
     """
 
-    def __init__(self, path: Path, *, noted: Callable[[Mapping[str, Any]], None] = lambda _: None) -> None:
-        self._path, self._noted = path, noted
+    def __init__(self, path: Path, audit: AuditLog | None = None, *, actor: str = "gateway") -> None:
+        self._path, self._audit, self._actor = path, audit, actor
         self._last = _Read()
 
     def reserve(
@@ -152,22 +151,22 @@ class Ledger:
                     return entry["counter"], entry["digest"]
             return 0, chain.GENESIS
 
-    def check_seen(self, seen: Mapping[str, int]) -> None:
-        """Refuse to go on if a peer saw a newer charge than ours; *seen* is its counter by peer.
+    def check_seen(self, teller: str, counter: int, digest: str) -> None:
+        """Refuse to go on if the charge (*counter*, *digest*), which this site signed, is not here.
 
-        Raises
-        ------
-        StorageError
-            ``storage.ledger_rolled_back``.
+        Raises StorageError (``storage.ledger_rolled_back``). A ledger that was carried forward later has
+        charged at least as much: its counter leapt beyond. *teller* holds the signed word.
         """
-        own, _ = self.charged()
-        newer = {site: counter for site, counter in seen.items() if counter > own}
-        if newer:
-            site = max(newer, key=newer.__getitem__)
+        with self._locked():
+            entries = self._read().entries
+        carried = max((entry["counter"] for entry in entries if entry["event"] == "carry"), default=0)
+        if counter > carried and all((one["counter"], one["digest"]) != (counter, digest) for one in entries):
+            own = entries[-1]["counter"] if entries else 0
             raise StorageError(
                 "storage.ledger_rolled_back",
-                f"the last charge in the privacy ledger {self._path} is entry {own}, but {site} has seen "
-                f"entry {newer[site]}: it was rolled back, by a restored disk perhaps. Nothing runs.",
+                f"the privacy ledger {self._path} ends with entry {own} and does not contain the charge of "
+                f"entry {counter} that this site signed and {teller} has kept: it was rolled back, by a "
+                "restored disk perhaps. Nothing runs.",
                 _RECOVER,
             )
 
@@ -247,7 +246,7 @@ class Ledger:
     def _append(self, read: _Read, event: dict[str, Any], *, least: int = 1) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = chain.follow(read.head, event, time=now, least=least)
-        self._noted(entry)
+        self._log(entry)
         new = not self._path.exists()
         self._last = _Read()  # until the entry is durable
         with self._path.open("ab") as file:
@@ -261,6 +260,14 @@ class Ledger:
         read.stat = _stat(self._path)
         self._last = read
 
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self._audit is None:
+            return
+        chained = ("counter", "previous", "time", "event", "digest", "run")
+        facts = {name: value for name, value in entry.items() if name not in chained}
+        facts |= {"object": entry["digest"], "run": entry.get("run"), "counter": entry["counter"]}
+        self._audit.write(ACTIONS[entry["event"]], actor=self._actor, **facts)
+
     def _retire(self) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = self._path.with_name(f"{self._path.name}.damaged-{stamp}")
@@ -270,55 +277,14 @@ class Ledger:
         return kept
 
 
-class Heads:
-    """The newest ledger counter that this site saw of each peer, in one small JSON file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def note(self, seen: Mapping[str, int]) -> None:
-        """Remember the counters that sites showed; one below the newest changes nothing. Then durable."""
-        with locked(self._path):
-            known = self._read()
-            newer = {site: counter for site, counter in seen.items() if counter > known.get(site, 0)}
-            if newer:
-                write_atomic(self._path, canonical_json(known | newer))
-
-    def all(self) -> dict[str, int]:
-        """Return the newest counter by site. Raises StorageError (``storage.heads_damaged``)."""
-        with locked(self._path):
-            return self._read()
-
-    def _read(self) -> dict[str, int]:
-        if not self._path.exists():
-            return {}
-        try:
-            known = json.loads(self._path.read_bytes())
-        except ValueError:
-            known = None
-        sound = isinstance(known, dict) and all(type(value) is int for value in known.values())
-        if not sound:
-            raise StorageError(
-                "storage.heads_damaged",
-                f"{self._path} does not hold the ledger heads of the peers any more.",
-                "Restore it from a copy. Without one, remove it: the peers' heads are learnt anew.",
-            )
-        return dict(known)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock that belongs to *path*, against other processes and other threads."""
-    lock = path.with_name(f"{path.name}.lock")
-    try:
-        file = lock.open("ab")
-    except OSError as error:
-        raise storage_error(error, lock) from error
-    with file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a lock per opened file: released when it is closed
-        yield
-
-
+ACTIONS = {
+    "reserve": "epsilon.reserved",
+    "spend": "epsilon.spent",
+    "attempt": "epsilon.attempt",
+    "release": "epsilon.returned",
+    "carry": "epsilon.carried",
+}
+"""The action in the log for each event of the ledger."""
 _CHARGES = ("spend", "attempt", "carry")
 
 _RECOVER = (

@@ -7,13 +7,16 @@ Rules
 3. A survivor list is signed for rising rounds only; the mark is on disk before the signature leaves.
    Without a privacy unit a round with a signed list is never attempted again, in any epoch: two sums over
    different survivors would give their difference away. Under a unit every attempt is charged instead.
+4. A folder that was restored has lost its newest marks. Each site keeps the newest consent of the others, as
+   they signed it, and reminds them at the next epoch; a site takes on what it has signed itself.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from plasmid.core.errors import ProtocolError
@@ -37,6 +40,8 @@ class Mark:
         What the first epoch fixed, as JSON values.
     consented_round, consented_manifest
         The last round whose survivor list was signed, and the digest of its manifest.
+    heard
+        The newest signed consent of each other site, in its wire form.
     """
 
     digest: str
@@ -44,6 +49,7 @@ class Mark:
     planned: dict[str, float] | None = None
     consented_round: int = 0
     consented_manifest: str = ""
+    heard: dict[str, str] = field(default_factory=dict)
 
 
 class Marks:
@@ -89,6 +95,21 @@ class Marks:
         known = self.read(run)
         assert known is not None, "an epoch was claimed before"
         self._write(run, replace(known, consented_round=round_, consented_manifest=manifest))
+
+    def hear(self, run: str, consents: Mapping[str, str]) -> None:
+        """Keep other sites' signed *consents* in *run*, by site; then durable."""
+        known = self.read(run)
+        assert known is not None, "an epoch was claimed before"
+        self._write(run, replace(known, heard={**known.heard, **consents}))
+
+    def take_on(self, run: str, round_: int, manifest: str) -> bool:
+        """Record a consent that this site has signed; return whether it had lost it."""
+        known = self.read(run)
+        assert known is not None, "an epoch was claimed before"
+        lost = round_ > known.consented_round
+        if lost:
+            self._write(run, replace(known, consented_round=round_, consented_manifest=manifest))
+        return lost
 
     def check_round(self, run: str, round_: int, manifest: str, *, again: bool) -> None:
         """Refuse an attempt at a round that is over.

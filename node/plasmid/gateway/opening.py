@@ -4,7 +4,10 @@ Rules
 -----
 1. The gateway never has a row in its memory: it holds an open, unnamed file of them, which it hands on to the
    worker, and figures.
-2. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
+2. The reader locks itself in, and gets an environment without anything of the site's.
+3. Under a privacy unit all that is wrong with a site's data is one answer, ``data.not_ready``: no row decides
+   whether the data are ready (:mod:`plasmid.data.findings`), and which problem it is stays at home.
+4. The reader may take as long as the view says; then it is ended. Whatever became of it, its folder for
    what does not fit into memory is removed.
 """
 
@@ -12,23 +15,28 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import DataError, SiteFailed, from_dict
 from plasmid.core.files import storage_error
+from plasmid.data.settings import NAMED_IN
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import Slice
+from plasmid.recipes.documents import unit_of
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.isolation.tree import remove
 
-_WITHHELD = ("PLASMID_PASSPHRASE",)
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH",
+              "OMP_NUM_THREADS", "MKL_NUM_THREADS", *NAMED_IN)  # fmt: skip
 MOST_PEOPLE_BYTES = 2**31
 
 
@@ -94,7 +102,8 @@ def open_view(
         ``data.absent``: the view names no source; what is wrong with the rows, or their source;
         ``data.source_timeout``: the view's limit is over.
     SiteFailed
-        ``site.failed``: the reader ended unexpectedly.
+        ``site.failed``: the reader ended unexpectedly; ``site.sandbox``: it could not lock itself in, or did
+        what no reader does.
     StorageError
         The site's folder cannot be written.
     """
@@ -137,11 +146,29 @@ def open_view(
             f"the view was not read within {part.file.limit_s:g} s.",
             "Narrow the view, help the database with an index, or raise limit_s in the view's file.",
         )
+    if process.returncode == -signal.SIGSYS:
+        raise SiteFailed(
+            "site.sandbox",
+            "the reader was ended: it made a system call that no reader makes.",
+            "Its source may attack whoever reads it. Do not open it again before you know why.",
+        )
     raise SiteFailed(
         "site.failed",
         "the reader ended unexpectedly.",
         "See reader.log in the site's folder; is memory short?",
     )
+
+
+@contextmanager
+def told_alike(document: Any) -> Iterator[None]:
+    """Make one error, ``data.not_ready``, of each that is about data, where *document* has a privacy unit."""
+    try:
+        yield
+    except (DataError, SiteFailed) as error:
+        ended = error.code in ("site.failed", "site.sandbox")  # a row may end a reader
+        if unit_of(document) == "none" or not (isinstance(error, DataError) or ended):
+            raise
+        raise DataError("data.not_ready", f"{error.code}: {error.message}", error.hint) from error
 
 
 def _request(home: SiteHome, part: Slice, document: Any, *, keep: bool) -> dict[str, Any]:
@@ -160,7 +187,7 @@ def _request(home: SiteHome, part: Slice, document: Any, *, keep: bool) -> dict[
 
 def _started(home: SiteHome) -> tuple[subprocess.Popen[bytes], Channel]:
     ours, theirs = socket.socketpair()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_WITHHELD)}
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
         with theirs, (home.folder / "reader.log").open("ab") as log:
             process = subprocess.Popen(

@@ -15,18 +15,16 @@ Rules
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plasmid.core.errors import PolicyRefused, StorageError
-from plasmid.core.files import storage_error, write_atomic
+from plasmid.core.files import locked, storage_error, write_atomic
 from plasmid.privacy.differencing import Keys, Sets, conflict, sets_of
 
 _FORM = "plasmid-overlap-1"
@@ -108,7 +106,11 @@ class Overlap:
 
     def claim(self, run: str, digest: str, cells: Mapping[str, Keys], least: int) -> None:
         """Check and keep in one step. Raises what both raise."""
-        with self._locked():
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self._folder) from error
+        with locked(self._folder / "overlap"):
             self.check(cells, least)
             self.keep(run, digest, cells)
 
@@ -121,18 +123,6 @@ class Overlap:
         for array in arrays:
             content.update(array.tobytes())
         return self._folder / f"{content.hexdigest()}{_SUFFIX}"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self._folder / "overlap.lock"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise storage_error(error, path) from error
-        with file:  # a lock per opened file: released when it is closed
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            yield
 
 
 def _to_bytes(sets: Sets, *, run: str, digest: str) -> bytes:

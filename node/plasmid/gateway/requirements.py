@@ -29,6 +29,7 @@ from plasmid.privacy.ring import TAIL
 from plasmid.privacy.rotation import padded_length
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.plan import AUDIT_LENGTH, attempts
+from plasmid.recipes.weights import weights_of
 
 UNITS = ("none", "record", "patient", "site")
 """From the weakest privacy unit to the strongest."""
@@ -86,7 +87,11 @@ class Requirements(BaseModel):
         The rules for what leaves without a privacy unit; see :class:`~plasmid.gateway.cell_rules.Disclosure`.
     min_cohort
         Fewest people in the view at this site: patients where the document names their column, else rows;
-        None for no limit. A refusal tells one bit about the true number.
+        None for no limit. A refusal tells one bit about the true number. Under a privacy unit that would be
+        outside epsilon: there the public size counts.
+    row_counts
+        ``coarse`` accepts recipes that count sites by their rows (``federation.weights``), which publish a
+        coarse sum of such numbers; ``secret`` refuses them.
     isolation
         The weakest isolation of the worker that is accepted.
     hours
@@ -109,8 +114,9 @@ class Requirements(BaseModel):
     max_rank: int | None = Field(default=None, ge=1)
     max_bytes_out: int | None = Field(default=None, ge=1)
     min_cohort: int | None = Field(default=None, ge=1)
+    row_counts: Literal["secret", "coarse"] = "secret"
     disclosure: Disclosure = Disclosure()
-    isolation: Literal["bubblewrap", "container", "sandlock", "landlock", "none"] = "none"
+    isolation: Literal["bubblewrap", "landlock", "none"] = "none"
     hours: Hours | None = None
     error_detail: Literal["code", "sentence"] = "sentence"
 
@@ -143,6 +149,11 @@ class Requirements(BaseModel):
         yield from _most("policy.rounds", "rounds", document.rounds, self.max_rounds)
         yield from _most("policy.steps", "steps", training and training.most_steps, self.max_steps)
         yield from _most("policy.rank", "rank", adapter and adapter.lora.rank, self.max_rank)
+        weights = weights_of(document)
+        if weights is not None and weights.by == "records":
+            said, coarse = "the document counts sites by their rows", self.row_counts == "coarse"
+            accepts = "any" if coarse else "row_counts: secret"
+            yield Finding("policy.row_counts", "row_counts", said, accepts, coarse)
         if self.hours is not None:
             open_now = self.hours.open_at(now)
             following = "" if open_now else f", and opens next at {stamp(self.hours.next_opening(now))}"
@@ -150,8 +161,10 @@ class Requirements(BaseModel):
                 "policy.hours", "hours", f"it is {stamp(now)}", f"{self.hours}{following}", open_now
             )
 
-    def here(self, document: Any, shape: Shape, view: Opened | None) -> Iterator[Finding]:
-        """Yield what the lines say that need the vector's *shape* and this site's *view*."""
+    def here(
+        self, document: Any, shape: Shape, view: Opened | None, size: int | None = None
+    ) -> Iterator[Finding]:
+        """Yield what the lines say that need the vector's *shape* and this site's *view* of public *size*."""
         if self.max_bytes_out is not None:
             most = most_bytes(document, shape)
             yield Finding(
@@ -163,10 +176,13 @@ class Requirements(BaseModel):
             )
         if self.min_cohort is not None and view is not None:
             number, what = cohort(view)
+            given = f"the view has {number:,} {what} here"
+            if document.privacy.unit != "none":
+                number, given = size or 0, f"the view's public_size is {size or 'not declared'}"
             yield Finding(
                 "policy.cohort",
                 "min_cohort",
-                f"the view has {number:,} {what} here",
+                given,
                 f"{self.min_cohort:,} or more",
                 number >= self.min_cohort,
             )

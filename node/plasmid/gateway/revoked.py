@@ -9,18 +9,14 @@ Rules
 
 from __future__ import annotations
 
-import fcntl
 import json
-import threading
 from functools import lru_cache
 from pathlib import Path
 
 from plasmid.core.errors import ProtocolError, StorageError
-from plasmid.core.files import storage_error, write_atomic
+from plasmid.core.files import locked, storage_error, write_atomic
 from plasmid.protocol.envelope import Envelope, parse_envelope
 from plasmid.protocol.revocation import Revocation, open_revocation
-
-_NOTING = threading.Lock()
 
 
 class Revoked:
@@ -40,7 +36,7 @@ class Revoked:
             It cannot be written, or what is there cannot be read.
         """
         statement = open_revocation(envelope, coordinator)
-        with _NOTING, self._locked():
+        with locked(self._path):
             known = self._envelopes()
             if statement.key in {said.key for said in map(_opened, known)}:
                 return None
@@ -82,26 +78,6 @@ class Revoked:
 
     def _envelopes(self) -> list[Envelope]:
         return _read(self._path) if self._path.exists() else []
-
-    def _locked(self) -> _Lock:
-        return _Lock(self._path.with_suffix(".lock"))
-
-
-class _Lock:
-    """Held by whoever adds to the file: the node, or a verb beside it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        try:
-            self._file = self._path.open("a")
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
-        except OSError as error:
-            raise storage_error(error, self._path) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _read(path: Path) -> list[Envelope]:

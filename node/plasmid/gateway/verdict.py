@@ -124,7 +124,7 @@ def _figures(home: SiteHome, policy: Policy, document: Any) -> tuple[list[Findin
         view = None if contract is None else open_view(home, part, document, keep=False)
     except PlasmidError as error:
         return [], f"{error.message} [{error.code}]"
-    return list(require.here(document, shape, view)), ""
+    return list(require.here(document, shape, view, part.public_size)), ""
 
 
 def _budget(home: SiteHome, policy: Policy, document: Any) -> list[Finding]:

@@ -8,59 +8,54 @@ Rules
 3. Noise, rate and number of steps are fixed before the run, which is what the composition needs; across
    runs epsilon and delta add (the ledger's part).
 4. The estimate is pessimistic: losses are rounded up to a grid of 1e-4 (dp-accounting's default).
-5. dp-accounting is imported by the functions, so that a site without a unit never loads it.
+5. Noise is drawn from tables at a known distance from what is accounted. A share of delta is kept for that
+   (:func:`charged`), and an epsilon that it does not cover is none.
+6. This module runs in the accountants' process; whoever needs a figure asks
+   :mod:`plasmid.privacy.accountant`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
 
-from plasmid.core.errors import UsageError
+import dp_accounting
+from dp_accounting import pld
+from dp_accounting.rdp import RdpAccountant
 
-ACCOUNTANT = "dp-accounting PLD"
+from plasmid.privacy.accountant import check_plan, refuse
+from plasmid.privacy.lattice import DISTANCE
+
+SAMPLERS = 2.0**-16
+"""The share of delta that is kept for the distance of the samplers."""
+
+MOST_VALUES = 2**30
+"""Values that one step of ``dp-sgd`` noises, at most."""
 
 _GRID = 1e-4
 _COARSE_GRID = 1e-3
 _PER_UNIT = 10_000
+_ORDERS = (1.01, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 _LEAST = _PER_UNIT // 10
 _MOST = 10_000 * _PER_UNIT
 
 
-def check_plan(
-    *,
-    rate: float = 1.0,
-    releases: int = 1,
-    epsilon: float = 1.0,
-    delta: float = 1e-6,
-    size: int | None = None,
-) -> list[str]:
-    """Return what is wrong with the figures of a plan, one sentence each; *size* is the number of units N."""
-    found = []
-    if not 0 < rate <= 1:
-        found.append(f"the sampling rate must lie in (0, 1], not {rate:g}")
-    if releases < 1:
-        found.append(f"the number of releases must be at least 1, not {releases}")
-    if not 0 < epsilon < math.inf:
-        found.append(f"epsilon must be a number above 0, not {epsilon:g}")
-    if size is not None and size < 1:
-        found.append(f"the number of units must be at least 1, not {size}")
-    if not 0 < delta < 1:
-        found.append(f"delta must lie in (0, 1), not {delta:g}")
-    elif size is not None and size >= 1 and delta >= 1 / size:
-        found.append(f"delta must be below 1/{size} = {1 / size:g} (one unit of {size}), not {delta:g}")
-    return found
+def most_epsilon(delta: float, values: int) -> float:
+    """Return the largest epsilon for which the samplers' share of *delta* covers *values* drawn values.
+
+    Let P, Q be what is accounted for two neighbours and P', Q' what is drawn, each within total variation t
+    of it. P'(S) <= P(S) + t <= e^epsilon Q(S) + rest + t <= e^epsilon Q'(S) + rest + (1 + e^epsilon) t, with
+    the rest of delta that epsilon was computed at. Distances of independent values add up.
+    """
+    share = SAMPLERS * delta / (values * DISTANCE)
+    return math.log(share - 1) if share > 2 else 0.0
 
 
-def refuse(problems: list[str]) -> None:
-    """Raise UsageError (``usage.privacy``) with all *problems*; return if there are none."""
-    if problems:
-        raise UsageError(
-            "usage.privacy",
-            "the privacy figures cannot be used: " + "; ".join(problems) + ".",
-            "Correct them; 'plasmid privacy calibrate --help' says what each one means.",
-        )
+def charged(epsilon: float, delta: float, values: int) -> float:
+    """Return *epsilon*, or infinity where it is more than :func:`most_epsilon`."""
+    return epsilon if epsilon <= most_epsilon(delta, values) else math.inf
 
 
 def dp_sgd_epsilon(*, rate: float, noise_multiplier: float, steps: int, delta: float) -> float:
@@ -89,14 +84,33 @@ def dp_sgd_epsilon(*, rate: float, noise_multiplier: float, steps: int, delta: f
 
 @lru_cache(maxsize=1024)
 def _epsilon(rate: float, noise_multiplier: float, steps: int, delta: float, grid: float) -> float:
-    import dp_accounting
-    from dp_accounting import pld
-
     adjacency = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     accountant = pld.PLDAccountant(adjacency, grid)
     release = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise_multiplier))
     accountant.compose(release, steps)
-    return float(accountant.get_epsilon(delta))
+    epsilon = float(accountant.get_epsilon(delta * (1 - SAMPLERS)))
+    return charged(epsilon, delta, steps * MOST_VALUES)
+
+
+def dp_sgd_bound(*, rate: float, noise_multiplier: float, steps: int, delta: float) -> float:
+    """Return a quick upper bound on epsilon, by Rényi orders.
+
+    Raises
+    ------
+    ValueError
+        A rate outside (0, 1], or a noise multiplier that is not a number above 0.
+    """
+    if not (0 < rate <= 1 and 0 < noise_multiplier < math.inf):
+        raise ValueError(f"rate {rate}, noise multiplier {noise_multiplier}")
+    accountant, log = RdpAccountant(_ORDERS), logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of every order that it leaves out; the others bound as well
+    try:
+        release = dp_accounting.GaussianDpEvent(noise_multiplier)
+        accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, release), steps)
+        return float(accountant.get_epsilon(delta))
+    finally:
+        log.setLevel(level)
 
 
 @cache
@@ -111,6 +125,7 @@ def dp_sgd_noise(*, rate: float, steps: int, epsilon: float, delta: float) -> fl
         ``usage.privacy``: a figure outside its range, or no multiplier up to 10,000 is enough.
     """
     refuse(check_plan(rate=rate, releases=steps, epsilon=epsilon, delta=delta))
+    epsilon = min(epsilon, most_epsilon(delta, steps * MOST_VALUES))
     guess = 0.5 + rate * math.sqrt(2 * steps * math.log(1 / delta)) / epsilon  # what theory says, roughly
     start = round(guess * _PER_UNIT)
     for grid in (_COARSE_GRID, _GRID):

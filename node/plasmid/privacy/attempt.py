@@ -100,11 +100,14 @@ class Attempt:
     def consent(self, contributions: Sequence[Contribution], *, m: int, verified: bool) -> Consent:
         """Return the consent to open this sum. Raises ProtocolError (``protocol.survivors``)."""
         self.check_survivors(contributions, m=m)
+        mine = self._contribution
+        assert mine is not None, "it is among the contributions"
         if self._consent is None:
             self._survivors = frozenset(said.site for said in contributions)
             self._consent = Consent(
                 run=self.run,
                 epoch=self.epoch,
+                round=mine.round,
                 slot=self.slot,
                 site=self.site,
                 manifest=self.manifest,

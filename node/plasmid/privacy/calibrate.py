@@ -17,9 +17,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from plasmid.privacy.accounting import check_plan, dp_sgd_epsilon, dp_sgd_noise, refuse
+from plasmid.privacy.accountant import (
+    check_plan,
+    dp_sgd_epsilon,
+    dp_sgd_noise,
+    plan_shared_noise,
+    refuse,
+    skellam_epsilon,
+)
 from plasmid.privacy.roster import threshold
-from plasmid.privacy.skellam import plan_shared_noise, skellam_epsilon
 
 DROWNED = 10.0
 """Noise-to-signal of one release above which nothing is learned in any plausible number of rounds."""

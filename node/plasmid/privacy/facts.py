@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy import accounting, skellam
-from plasmid.privacy.accounting import dp_sgd_epsilon
+from plasmid.privacy import accountant
+from plasmid.privacy.accountant import dp_sgd_epsilon, skellam_epsilon
 from plasmid.privacy.audit import Audit
-from plasmid.privacy.skellam import skellam_epsilon
 
 _SAME = 1e-9
 
@@ -96,7 +95,7 @@ class PrivacyFacts:
         """Which accountant the epsilons come from; None without a unit."""
         if self.unit == "none":
             return None
-        return accounting.ACCOUNTANT if self.mechanism == "dp-sgd" else skellam.ACCOUNTANT
+        return accountant.DP_SGD if self.mechanism == "dp-sgd" else accountant.SKELLAM
 
     @property
     def sensitivity(self) -> float:
@@ -134,7 +133,7 @@ class PrivacyFacts:
         return found
 
     def _epsilon(self, facts: SiteFacts) -> float:
-        figures: dict[str, Any] = {"delta": self.delta}
+        figures: dict[str, Any] = {"delta": _given(self.delta)}
         if self.mechanism == "dp-sgd":
             steps = self.attempts * self.steps
             return dp_sgd_epsilon(

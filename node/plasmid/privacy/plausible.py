@@ -10,12 +10,11 @@ Rules
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from plasmid.core.errors import ProtocolError
+from plasmid.privacy.accountant import dp_sgd_bound
 
 MAX_EPSILON = 1000.0
 """As recipes allow."""
@@ -23,7 +22,6 @@ MAX_SITES = 1000
 MAX_KINDS = 64
 """Sites whose figures differ: each is accounted by itself."""
 _FAR, _MORE = 4.0, 4.0
-_ORDERS = (1.01, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 def check_plausible(values: Mapping[str, Any]) -> None:
@@ -56,21 +54,7 @@ def _plausible(values: Mapping[str, Any]) -> bool:
     steps = int(values["attempts"]) * int(values["steps"])
     if len(kinds) > MAX_KINDS or not 0 < steps <= 10**8:
         return False
-    return all(_bound(rate, noise, steps, delta) <= _FAR * charged + _MORE for rate, noise in kinds)
-
-
-def _bound(rate: float, noise: float, steps: int, delta: float) -> float:
-    """Return an upper bound of epsilon at *delta*."""
-    if not (0 < rate <= 1 and 0 < noise < math.inf):
-        raise ValueError
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-    from dp_accounting.rdp import RdpAccountant
-
-    accountant, log = RdpAccountant(_ORDERS), logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns of every order that it leaves out; the others bound as well
-    try:
-        accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), steps)
-        return float(accountant.get_epsilon(delta))
-    finally:
-        log.setLevel(level)
+    return all(
+        dp_sgd_bound(rate=rate, noise_multiplier=noise, steps=steps, delta=delta) <= _FAR * charged + _MORE
+        for rate, noise in kinds
+    )

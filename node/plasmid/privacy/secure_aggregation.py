@@ -30,7 +30,7 @@ module sees statements that are known to be their author's.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,13 +197,7 @@ class SiteEpoch:
         self._next_step = "ready"
         return self._recovery, sealed
 
-    def ready(
-        self,
-        recoveries: Sequence[Recovery],
-        *,
-        verified: Verified | None = None,
-        heads: Mapping[str, int] | None = None,
-    ) -> Ready:
+    def ready(self, recoveries: Sequence[Recovery], *, verified: Verified | None = None) -> Ready:
         """Take everyone's recovery statements and return the statement to sign.
 
         Raises
@@ -229,7 +223,6 @@ class SiteEpoch:
             c=self._c,
             theta=self.theta,
             verified=verified,
-            heads=dict(heads or {}),
         )
         self._next_step = "seal"
         return self._ready

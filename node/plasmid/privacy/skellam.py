@@ -13,7 +13,7 @@ Rules
    each value of both neighbouring sums is rounded by at most half a step. Where sqrt(d) is more than 2% of
    s C, rounding would inflate the sensitivity noticeably, and the plan is refused.
 4. All releases of a plan compose by adding their divergences; dp-accounting turns the sum into (epsilon,
-   delta).
+   delta), with the samplers' distance charged as in :mod:`plasmid.privacy.accounting`.
 5. Under Poisson sampling at rate q each order is amplified by :func:`amplified`, whose docstring has the
    theorem, its condition and why Skellam noise meets it.
 """
@@ -26,13 +26,16 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+from dp_accounting.rdp import compute_epsilon
 from numpy.typing import NDArray
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.accounting import check_plan, refuse
+from plasmid.privacy.accountant import check_plan, refuse
+from plasmid.privacy.accounting import SAMPLERS, charged
 from plasmid.privacy.ring import Encoding, RingBits, plan_encoding
 
-ACCOUNTANT = "Skellam RDP (Agarwal, Kairouz, Liu 2021), converted by dp-accounting"
+MOST_SHARES = 2**10
+"""Shares that are counted in one sum, at most; each is drawn by itself."""
 
 MAX_ROUNDING = 0.02
 """Largest sqrt(d) as a part of s C."""
@@ -90,9 +93,9 @@ def skellam_epsilon(
     d2 = scaled + math.sqrt(length)
     variance = math.ldexp(std, scale_log2) ** 2
     per_release = amplified(lambda order: skellam_rdp(order, d2, math.sqrt(length) * d2, variance), rate)
-    from dp_accounting.rdp import compute_epsilon
-
-    return float(compute_epsilon(ORDERS.tolist(), (releases * per_release).tolist(), delta)[0])
+    orders, divergences = ORDERS.tolist(), (releases * per_release).tolist()
+    epsilon = float(compute_epsilon(orders, divergences, delta * (1 - SAMPLERS))[0])
+    return charged(epsilon, delta, releases * length * MOST_SHARES)
 
 
 def skellam_rdp(order: NDArray[np.int64], d2: float, d1: float, variance: float) -> NDArray[np.float64]:

@@ -32,6 +32,8 @@ EPOCH_SLOTS = 64
 
 SECRET_BYTES = 32
 TAG_BYTES = 16
+MAX_HEARD = 2048
+"""Characters of a signed statement that its author is reminded of, at most."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Base64Bytes:
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-IsolationLevel = Literal["bubblewrap", "container", "sandlock", "landlock", "none"]
+IsolationLevel = Literal["bubblewrap", "landlock", "none"]
 """How the process that computes is locked in, strongest first; see :mod:`plasmid.training.isolation`."""
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -124,6 +126,8 @@ class Bundle(_OfEpoch):
     ``kem`` is an ML-KEM-768 ciphertext to the receiver; ``sealed`` is AES-256-GCM of: the contribution g to
     the group's key, shares of b of all slots, shares of k of all slots, and, where the sender precedes the
     receiver, the pair seeds of all slots.
+    ``heard`` reminds the receiver of its own words: its newest contribution, and its newest consent of this
+    run, that the sender saw, each as it was signed, in its wire form.
     """
 
     type: Literal["bundle"] = "bundle"
@@ -134,6 +138,7 @@ class Bundle(_OfEpoch):
     sealed: Annotated[
         bytes, Base64Bytes(3 * SECRET_BYTES + TAG_BYTES, (3 * MAX_SLOTS + 1) * SECRET_BYTES + TAG_BYTES)
     ]
+    heard: Annotated[list[Annotated[str, StringConstraints(max_length=MAX_HEARD)]], Field(max_length=2)] = []
 
 
 class Recovery(_OfEpoch):
@@ -166,8 +171,6 @@ class Ready(_OfEpoch):
 
     ``verified`` is the state with which the epoch begins, where this site has verified it itself: for sites
     that missed rounds, no part of what must be equal.
-    ``heads`` are the newest ledger counters that this site saw of its peers: for them to read, no part of
-    what must be equal.
     """
 
     type: Literal["ready"] = "ready"
@@ -178,7 +181,6 @@ class Ready(_OfEpoch):
     c: Annotated[int, Field(ge=0, le=MAX_ROSTER)]
     theta: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
     verified: Verified | None
-    heads: Annotated[dict[SiteName, Annotated[int, Field(ge=0, lt=2**53)]], Field(max_length=MAX_ROSTER)] = {}
 
 
 class Contribution(_Statement):
@@ -214,6 +216,7 @@ class Consent(_OfEpoch):
     """
 
     type: Literal["consent"] = "consent"
+    round: Annotated[int, Field(ge=1, lt=2**53)]
     slot: Slot
     site: SiteName
     manifest: Digest

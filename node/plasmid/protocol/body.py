@@ -25,7 +25,6 @@ Body = bytes | bytearray | mmap
 
 MAX_HEADER_BYTES = 4096
 CHUNK_BYTES = 4 * 1024 * 1024
-MAX_BODY_BYTES = 2 * 1024**3
 _PREFIX_BYTES = 8
 _CODES = {"<u4": "U32", "<u8": "U64", "<f4": "F32", "<f8": "F64"}
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.statements import SiteName
@@ -96,7 +96,7 @@ def parse_enrol_request(data: bytes) -> EnrolRequest:
 
 def _parsed(kind: type[_Kind], data: bytes) -> _Kind:
     try:
-        check_json(data)
+        parse_json(data)
         return kind.model_validate_json(data)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("protocol.malformed", f"this is not a {kind.__name__} in its form.") from error

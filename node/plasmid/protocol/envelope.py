@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from plasmid.core.bounds import parse_json
 from plasmid.core.canonical import canonical_json, sha256_hex
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.statements import Base64Bytes
@@ -126,6 +127,7 @@ def parse_envelope(data: bytes | dict[str, Any]) -> Envelope:
     """Parse an envelope's JSON. Raises ProtocolError (``protocol.malformed``)."""
     try:
         if isinstance(data, bytes):
+            parse_json(data)
             return Envelope.model_validate_json(data)
         return Envelope.model_validate_json(canonical_json(data))
     except (ValidationError, ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.canonical import canonical_json, digest_json, sha256_hex
 from plasmid.core.clock import Stamp
 from plasmid.core.errors import ProtocolError
@@ -490,7 +490,7 @@ def open_signed(signed: Signed, public: str) -> Any:
 def parse_signed(data: bytes) -> Signed:
     """Parse the wire form of a signed message. Raises ProtocolError (``protocol.malformed``)."""
     try:
-        check_json(data)
+        parse_json(data)
         return Signed.model_validate_json(data)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("protocol.malformed", "a message is not a signed message.") from error

@@ -19,11 +19,10 @@ from typing import Any
 
 from plasmid.computations.api import Shape
 from plasmid.core.errors import RecipeError
-from plasmid.privacy.accounting import dp_sgd_noise
+from plasmid.privacy.accountant import dp_sgd_noise, plan_shared_noise
 from plasmid.privacy.ring import Encoding, check_no_overflow, plan_encoding
+from plasmid.privacy.roster import threshold
 from plasmid.privacy.rotation import padded_length
-from plasmid.privacy.secure_aggregation import threshold
-from plasmid.privacy.skellam import plan_shared_noise
 from plasmid.protocol.messages import Planned
 
 AUDIT_LENGTH = 2

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from plasmid.computations.api import Shape
-from plasmid.privacy.accounting import check_plan, refuse
+from plasmid.privacy.accountant import check_plan, refuse
 from plasmid.privacy.facts import PrivacyFacts, SiteFacts
 from plasmid.privacy.statements import PROTOCOL
 from plasmid.protocol.messages import Planned

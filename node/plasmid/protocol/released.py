@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import ModelError, ProtocolError
 from plasmid.core.settings import read_settings
 from plasmid.models.card import section
@@ -260,8 +260,7 @@ def _check_texts(folder: Path, made: Attested) -> None:
     wrong = []
     try:
         text = _read(folder / "provenance.json", MAX_TEXT_BYTES)
-        check_json(text)
-        found = json.loads(text)
+        found = parse_json(text)
         if found != json.loads(json.dumps(made.provenance(found["metrics"], found.get("evaluations", ())))):
             wrong.append("provenance.json")
     except (ValueError, KeyError, TypeError, RecursionError):

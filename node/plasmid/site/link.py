@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import ssl
 import time
 from pathlib import Path
@@ -24,10 +23,10 @@ import httpx
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import MAX_BODY_BYTES, parse_json
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import KeysError, LinkError, PlasmidError, from_dict
-from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
+from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.messages import Signed, wire
 from plasmid.site.capped import CappedTransport
 from plasmid.site.network import Network
@@ -285,9 +284,8 @@ def messages_in(content: bytes) -> tuple[str, list[tuple[int, Signed]]]:
 def json_in(content: bytes) -> Any:
     """Return the JSON value in *content*. Raises LinkError (``link.refused``)."""
     try:
-        check_json(content)
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise LinkError("link.refused", "an answer is not JSON of sensible size.") from error
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table
-from plasmid.privacy.noise import generator
+from plasmid.privacy.noise import Source
 from plasmid.recipes.bundle import Bundle
 from plasmid.training.apart_child import RECORD, STATE
 from plasmid.training.bundle import failure
@@ -104,7 +104,7 @@ class Apart:
             self._end.sendall(STATE)
             self._channel.send({}, np.ascontiguousarray(state, np.float64).tobytes())
         began, silent = time.monotonic(), 0
-        for turn, ticket in enumerate(generator().permutation(self._turns)):
+        for turn, ticket in enumerate(Source().order(self._turns)):
             stop()
             time.sleep(max(0.0, began + turn * self._turn_s - time.monotonic()))
             index = int(ticket)

@@ -19,11 +19,13 @@ import os
 import socket
 import struct
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import MAX_BODY_BYTES, parse_json
 from plasmid.core.errors import ProtocolError
-from plasmid.protocol.body import MAX_BODY_BYTES, Body
+
+if TYPE_CHECKING:  # a reader has a channel before it may import numpy
+    from plasmid.protocol.body import Body
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")
@@ -33,11 +35,10 @@ _CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 def parse_header(text: bytes) -> dict[str, Any]:
     """Return a frame's header. Raises ProtocolError (``protocol.frame``): it is no JSON object."""
     try:
-        check_json(text)
-        header = json.loads(text)
+        header = parse_json(text)
         if not isinstance(header, dict):
             raise ValueError
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProtocolError("protocol.frame", "a frame's header is not a JSON object.") from error
     return header
 

@@ -2,8 +2,8 @@
 
 Rules (DP-SGD, Abadi et al. 2016, https://arxiv.org/abs/1607.00133)
 -----
-1. Every unit is in every step independently with probability ``rate``; the coins are the operating system's,
-   never seeded. A step that nobody is in is a step of noise alone.
+1. Every unit is in every step independently with probability ``rate``; the coins are exact, from a key of the
+   operating system, never seeded. A step that nobody is in is a step of noise alone.
 2. A unit's gradient is the sum over its rows: one for a record, for a patient at most ``max_records``, chosen
    anew where there are more. It is scaled down to an L2 norm of ``clip`` over all trainable tensors together.
    One that isn't finite counts as zero; nothing is refused for what one unit holds.
@@ -11,12 +11,16 @@ Rules (DP-SGD, Abadi et al. 2016, https://arxiv.org/abs/1607.00133)
 4. Rows' gradients exist for one micro-batch at a time. How units fall into micro-batches changes nothing.
 5. Where groups of tensors have scales, clip, sum and noise are all in scaled coordinates: a fixed linear map
    before the mechanism and its inverse behind it, which cost no privacy.
-6. Sums are float64 and clip factors lie 1e-5 below what the norm allows, so that rounding does not lengthen a
-   unit's gradient beyond ``clip``.
+6. Sums are float64 and rounded to whole steps of a public grid, noise is whole steps: what leaves shows no
+   gaps of floating point. Clip factors lie 1e-5 below what the norm allows, of which the grid takes 4e-6 and
+   float32 the rest, so that rounding does not lengthen a unit's gradient beyond ``clip``.
+7. A row's gradient is computed beside those of its micro-batch, and float32 makes it depend on them in the
+   last bit: about 2**-23 of ``clip`` for each unit of a step. Nothing accounts for that.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,13 +33,16 @@ from torch import Tensor, nn
 from plasmid.core.errors import RunFailed
 from plasmid.lora.samples import Block
 from plasmid.models.adapter import PEFT_PREFIX
-from plasmid.privacy.noise import gaussian
+from plasmid.privacy.noise import Source, gaussian
 
 Indices = npt.NDArray[np.int64]
 Gathered = Mapping[nn.Parameter, Sequence[Block]]
 
 ROUNDING = 1e-5
 """By how much a clip factor lies below the exact one, as a share of it."""
+
+_GRID = 2.0**-18
+"""By how much, in L2, rounding to the grid may lengthen a unit's gradient, as a share of ``clip``."""
 
 PATIENCE = 2
 """Calls that could have moved a tensor, after which one without a gradient is a defect."""
@@ -73,9 +80,7 @@ class UnitSampling:
     scale: Mapping[str, float] = field(default_factory=dict)
 
 
-def draw(
-    units: Sequence[Indices] | Indices, sampling: UnitSampling, source: np.random.Generator
-) -> list[Indices]:
+def draw(units: Sequence[Indices] | Indices, sampling: UnitSampling, source: Source) -> list[Indices]:
     """Return the rows of each unit that is in a step, with coins from *source*.
 
     Parameters
@@ -83,12 +88,17 @@ def draw(
     units
         The row numbers of every unit: a list, or int64 [units, 1] where each is one row.
     """
-    drawn = np.flatnonzero(source.random(len(units)) < sampling.rate)
+    drawn = np.flatnonzero(source.coins(len(units), sampling.rate))
     return [_at_most(units[int(unit)], sampling.max_records, source) for unit in drawn]
 
 
-def _at_most(rows: Indices, most: int, source: np.random.Generator) -> Indices:
-    return rows if len(rows) <= most else source.choice(rows, most, replace=False)
+def _at_most(rows: Indices, most: int, source: Source) -> Indices:
+    return rows if len(rows) <= most else rows[source.order(len(rows))[:most]]
+
+
+def grid_step(clip: float, size: int) -> float:
+    """Return the step of the grid for *size* values: the largest power of two that _GRID allows."""
+    return 2.0 ** math.floor(math.log2(clip * _GRID / math.sqrt(size)))
 
 
 class ClippedSum:
@@ -183,8 +193,10 @@ class ClippedSum:
         """Return a step's gradient by parameter, float32: sum plus noise, by the expected number."""
         noised = self.total
         if sampling.noise_multiplier > 0:
-            noise = gaussian(len(self.total), sampling.noise_multiplier * sampling.clip)
-            noised = self.total + torch.from_numpy(noise).to(self._device)
+            step = grid_step(sampling.clip, len(self.total))
+            noise = gaussian(len(self.total), sampling.noise_multiplier * sampling.clip / step)
+            whole = torch.from_numpy(noise.astype(np.float64)).to(self._device)
+            noised = ((self.total / step).round() + whole) * step
         views = self._views.values()
         parts = torch.split(noised / sampling.expected, [view.numel() for view in views])
         return [

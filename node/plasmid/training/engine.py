@@ -40,7 +40,7 @@ from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import Cell
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Answers
-from plasmid.privacy.noise import generator
+from plasmid.privacy.noise import Source
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw
 from plasmid.training.order import order
@@ -120,6 +120,7 @@ class Engine:
             quantization=recipe.model.quantization,
         )
         self._model.hold_cores(frames or {})
+        self._model.refuses = recipe.privacy.unit == "none"  # an error would tell that the row is there
         self.schema: AdapterSchema = self._model.schema
         self.precision = chosen_precision(recipe.training.precision, self._accelerator.device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -337,7 +338,7 @@ class Engine:
                 "no column says which rows are one patient's.",
                 "Name it as data.patient in the recipe.",
             )
-        drawn = draw(units, sampling, generator())
+        drawn = draw(units, sampling, Source())
         rows, places = self._encoded(np.concatenate(drawn) if drawn else np.empty(0, np.int64))
         drawn = np.split(places, np.cumsum([len(unit) for unit in drawn])[:-1]) if drawn else []
         learning = self._model.learning()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError, ModelError, UsageError
 from plasmid.core.files import storage_error
 from plasmid.core.yaml12 import Yaml12Error, parse_yaml
@@ -248,9 +248,8 @@ def fetched_json(
         return {}
     data = hub.fetch(repo, commit, file, into).read_bytes()
     try:
-        check_json(data)
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_json(data)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -141,6 +141,8 @@ class Embedded:
         for site in self._tables:
             home = self._site(site)
             policy: dict[str, Any] = {"allow": [digest], "require": {"protect": privacy["protect"]}}
+            if ((document.get("federation") or {}).get("weights") or {}).get("by") == "records":
+                policy["require"]["row_counts"] = "coarse"
             if privacy["unit"] != "none":
                 own = self.has_own_policy(site)
                 population = "default" if own else f"{document['name'][:55]}-{privacy['unit']}"

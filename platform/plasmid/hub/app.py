@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Clients are not changed: ``HF_ENDPOINT`` is all that they are told. No answer ever sends them elsewhere.
+1. Clients are not changed: ``HF_ENDPOINT`` is all that they are told. No answer ever sends them elsewhere:
+   every link begins with the hub's own URL, which is known before anything is served.
 2. A slash inside one segment of an address (``%2F``, as in the branch ``feature/x``) stays in it while routes
    are matched; only then is it a slash again.
 3. Only known errors are told; anything else is 500, and logged as where it happened, without its text.
@@ -43,7 +44,13 @@ def build_app(hub: Hub, *, limits: Limits | None = None, name: str = "Plasmid hu
     ----------
     name
         What its pages call it.
+
+    Raises
+    ------
+    HubError
+        ``hub.url``: the hub's settings do not say under which URL it is reached.
     """
+    hub.settings.known_as()
     limits = limits or Limits()
     buckets = Buckets(limits)
     key = hub_key(hub.engine)

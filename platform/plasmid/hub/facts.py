@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.yaml12 import Yaml12Error, parse_yaml
 from plasmid.hub.changes import plain_text
 from plasmid.hub.names import MAX_REVISION
@@ -160,9 +160,8 @@ def _object(data: bytes | None) -> dict[str, Any]:
     if data is None or len(data) > MAX_SOURCE_BYTES:
         return {}
     try:
-        check_json(data, max_values=MAX_JSON_VALUES)
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_json(data, max_values=MAX_JSON_VALUES)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError, ModelError
 from plasmid.models.tensors import MAX_HEADER_BYTES, read_header
 
@@ -153,9 +153,8 @@ def _json_problem(path: str, name: str, content: Content) -> str | None:
         return f"{path} (more than {MAX_JSON_BYTES} bytes)"
     data = content.read(0, content.size)
     try:
-        check_json(data)
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_json(data)
+    except ValueError:
         return f"{path} (it is not JSON, or too much of it)"
     for key, why in _forbidden(value):
         return f"{path} (the key {key}: {why})"

@@ -16,13 +16,19 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
-from cryptography.x509 import DNSName, ExtensionNotFound, SubjectAlternativeName, load_pem_x509_certificate
+from cryptography.x509 import (
+    DNSName,
+    ExtensionNotFound,
+    IPAddress,
+    SubjectAlternativeName,
+    load_pem_x509_certificate,
+)
 from fastapi import FastAPI
 
 from plasmid.core.clock import now
@@ -55,12 +61,13 @@ def serving(
     tls: Tls | None,
     app: Callable[[Hub], FastAPI] = build_app,
 ) -> Iterator[str]:
-    """Serve the hub until the block ends; yield its URL. Port 0: a free one.
+    """Serve the hub until the block ends; yield the URL that clients use. Port 0: a free one.
 
     Raises
     ------
     HubError
-        ``hub.plain_http``, ``hub.tls``, ``hub.in_use``, ``hub.port_taken``, ``hub.migrations``.
+        ``hub.plain_http``, ``hub.tls``, ``hub.in_use``, ``hub.port_taken``, ``hub.migrations``; ``hub.url``:
+        it is not said, and does not follow from *host* and the certificate (:func:`reached`).
     """
     if tls is None and not _is_loopback(host):
         raise HubError(
@@ -68,7 +75,10 @@ def serving(
             f"without TLS, tokens and files would cross the network to {host} in the clear.",
             "Give --certificate and --key, or serve on 127.0.0.1 behind a proxy that has them.",
         )
-    with _alone(settings.folder), settings.open() as hub, _bound(host, port) as listening:
+    with _alone(settings.folder), _bound(host, port) as listening, ExitStack() as stack:
+        served = _url(host, listening.getsockname()[1], tls)
+        url = settings.url or reached(served, tls.certificate if tls else None)
+        hub = stack.enter_context(replace(settings, url=url).open())
         server = GuardedServer(_config(app(hub), tls))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="hub", daemon=True)
         thread.start()
@@ -76,25 +86,31 @@ def serving(
         try:
             while not server.started and thread.is_alive():
                 time.sleep(0.01)
-            yield _url(host, listening.getsockname()[1], tls)
+            yield hub.settings.known_as()
         finally:
             server.should_exit = True
             thread.join()
 
 
 def reached(served: str, certificate: Path | None) -> str | None:
-    """Return how clients reach what listens at *served*: at all addresses, by the certificate's first name.
+    """Return how clients reach what listens at *served*: as that, or by the certificate's first name.
 
-    None where the certificate has none but those with a ``*``.
+    None where the certificate is for neither that host nor a name without a ``*``.
     """
     at = urlsplit(served)
-    if certificate is None or not _is_every(at.hostname or ""):
+    host = at.hostname or ""
+    if certificate is None:
         return served
     try:
         said = load_pem_x509_certificate(certificate.read_bytes()).extensions
-        names = said.get_extension_for_class(SubjectAlternativeName).value.get_values_for_type(DNSName)
-    except (OSError, ValueError, ExtensionNotFound):
-        names = []
+        own = said.get_extension_for_class(SubjectAlternativeName).value
+    except ExtensionNotFound:
+        return None
+    except (OSError, ValueError):  # what is no certificate is told when TLS begins
+        return served
+    names = own.get_values_for_type(DNSName)
+    if host in (*names, *map(str, own.get_values_for_type(IPAddress))):
+        return served
     name = next((name for name in names if "*" not in name), None)
     return None if name is None else f"https://{name}:{at.port}"
 
@@ -175,13 +191,6 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_every(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
 

@@ -3,7 +3,8 @@
 Rules
 -----
 1. The folder is ``PLASMID_HOME/hub``; ``PLASMID_HUB_DATABASE_URL`` and ``PLASMID_HUB_BLOBS_URL`` put the
-   database and the blobs elsewhere, ``PLASMID_HUB_URL`` is the address that clients know the hub by.
+   database and the blobs elsewhere, ``PLASMID_HUB_URL`` is the address that clients know the hub by. All
+   links in answers begin with it: the ``Host`` header of a request is whatever its sender likes.
 2. :meth:`HubSettings.open` brings the tables up to date before anything reads them.
 """
 
@@ -49,7 +50,7 @@ class HubSettings:
     database_url, blobs_url
         SQLAlchemy's and fsspec's.
     url
-        ``https://hub.example.org`` without a slash at its end; None: what the request says.
+        ``https://hub.example.org`` without a slash at its end; None: it is not served.
     """
 
     folder: Path
@@ -72,6 +73,16 @@ class HubSettings:
             blobs_url=os.environ.get("PLASMID_HUB_BLOBS_URL") or str(folder / "blobs"),
             url=known_as.rstrip("/") if known_as else None,
         )
+
+    def known_as(self) -> str:
+        """Return :attr:`url`. Raises HubError (``hub.url``) where it is not known."""
+        if self.url is None:
+            raise HubError(
+                "hub.url",
+                "under which address clients reach this hub is not known.",
+                "Say it with --url https://HOST, or PLASMID_HUB_URL.",
+            )
+        return self.url
 
     def engine(self) -> Engine:
         """Return an engine of the database, whatever tables it has."""

@@ -47,7 +47,7 @@ def serve(
     with reply(format) as answer:
         from plasmid.hub.app import build_app
         from plasmid.hub.limits import Limits
-        from plasmid.hub.server import Tls, reached, serving
+        from plasmid.hub.server import Tls, serving
 
         if (certificate is None) != (key is None):
             raise UsageError("usage.tls", "--certificate and --key go together.", "Give both, or neither.")
@@ -55,16 +55,12 @@ def serve(
         settings = HubSettings.from_environment(home, url=url)
         limits = Limits(licence="require" if require_licence else "warn")
         app = partial(build_app, limits=limits, name=name)
-        with serving(settings, host=host, port=port, tls=tls, app=app) as served:
+        with serving(settings, host=host, port=port, tls=tls, app=app) as known_as:
             ended = end_event(until_stdin_closes=until_stdin_closes)
-            known_as = settings.url or reached(served, certificate)
-            answer.note(f"hub is up at {known_as or served} (Ctrl-C ends it)")
-            if known_as is not None:
-                answer.note(f"clients: export HF_ENDPOINT={known_as}")
-            else:
-                answer.note("clients need a name of the certificate in HF_ENDPOINT; --url has it told here")
+            answer.note(f"hub is up at {known_as} (Ctrl-C ends it)")
+            answer.note(f"clients: export HF_ENDPOINT={known_as}")
             ended.wait()
-        answer.data["url"] = known_as or served
+        answer.data["url"] = known_as
 
 
 def migrate(home: HomeOption = None, format: FormatOption = Format.text) -> None:  # noqa: A002 - the option's name

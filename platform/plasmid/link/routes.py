@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from plasmid.core.bounds import MAX_JSON_VALUES, count_json
+from plasmid.core.bounds import MAX_BODY_BYTES, MAX_JSON_VALUES, count_json
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
@@ -25,7 +25,7 @@ from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
 from plasmid.privacy.statements import Advert, Consent, Contribution, Ready, Shares
-from plasmid.protocol.body import CHUNK_BYTES, MAX_BODY_BYTES
+from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import CoordinatorCard, parse_enrol_request
 from plasmid.protocol.envelope import parse_envelope
 from plasmid.protocol.http_signatures import content_digest

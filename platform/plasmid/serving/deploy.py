@@ -5,23 +5,27 @@ Rules
 1. A replica is :func:`plasmid.endpoint.app.make_app` whole: Ray starts it, spreads requests over replicas
    and starts a dead one again. There is no second implementation.
 2. Each replica holds the base once, and adapters of its own; it batches what it is sent.
-3. Ray's own access log is off. Ray is started here, with a token, and ends here.
+3. A request's ``Host`` must name this server: its host, a name of its certificate, or the URL that it is said
+   to be known by (:func:`known_as`).
+4. Ray's own access log is off. Ray is started here, with a token, and ends here.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from plasmid.cli.output import Reply
 from plasmid.core.errors import LinkError
 from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
+from plasmid.endpoint.guard import LOOPBACK_NAMES, named
 from plasmid.endpoint.service import Settings
 from plasmid.serving.quiet import unheard
 
@@ -32,22 +36,25 @@ TLS = tuple[Path, Path]
 """Certificate chain, private key."""
 
 
-def build(settings: Settings, tokens: Path | None) -> Any:
+def build(settings: Settings, tokens: Path | None, names: Collection[str]) -> Any:
     """Return the ASGI application of one replica, its model loaded."""
     from plasmid.endpoint.access import HubAccess, TokenFile
     from plasmid.endpoint.app import make_app
     from plasmid.endpoint.opened import open_service
 
     access = TokenFile(tokens) if tokens is not None else HubAccess(settings.hub or "")
-    return make_app(open_service(settings), access, local=False)
+    known = named(names, addresses=True)
+    return make_app(open_service(settings), access, local=False, known=known)
 
 
-def deployment(settings: Settings, tokens: Path | None, *, replicas: int, threads: int) -> Any:
+def deployment(
+    settings: Settings, tokens: Path | None, *, names: Collection[str], replicas: int, threads: int
+) -> Any:
     """Return the application for ``serve.run``."""
     from ray import serve
 
     def builder() -> Any:
-        return build(settings, tokens)
+        return build(settings, tokens, names)
 
     gpus = 1 if settings.device.startswith("cuda") else 0
     options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus}
@@ -71,10 +78,16 @@ def running(
     host: str = "127.0.0.1",
     port: int = 0,
     tls: TLS | None = None,
+    url: str | None = None,
     replicas: int = 1,
     threads: int = 1,
 ) -> Iterator[str]:
     """Serve on Ray Serve and yield the URL; on exit everything it started ends.
+
+    Parameters
+    ----------
+    url
+        The one that callers use; None: see :func:`address`.
 
     Raises
     ------
@@ -112,7 +125,8 @@ def running(
             options |= {"ssl_certfile": str(tls[0]), "ssl_keyfile": str(tls[1])}
         quiet = {"enable_access_log": False, "log_level": "ERROR"}
         serve.start(http_options=options, logging_config=quiet)
-        made = deployment(settings, tokens, replicas=replicas, threads=threads)
+        names = known_as(host, tls, url)
+        made = deployment(settings, tokens, names=names, replicas=replicas, threads=threads)
         failed = False
         try:
             serve.run(made, name="plasmid", route_prefix="/")
@@ -124,7 +138,7 @@ def running(
                 "no replica of the endpoint came up.",
                 "Try the same options with --local: it tells what is wrong.",
             )
-        yield address(host, port, tls)
+        yield url or address(host, port, tls)
     finally:
         with unheard():
             serve.shutdown()
@@ -138,25 +152,37 @@ def address(host: str, port: int, tls: TLS | None) -> str:
     certificate is for, or, without one, the machine's own.
     """
     if host in EVERY_ADDRESS:
-        host = (certified(tls[0]) if tls is not None else None) or socket.gethostname()
+        own = [name for name in certified(tls[0]) if not name.startswith("*")] if tls is not None else []
+        host = next(iter(own), socket.gethostname())
     shown = f"[{host}]" if ":" in host else host
     return f"{'http' if tls is None else 'https'}://{shown}:{port}"
 
 
-def certified(chain: Path) -> str | None:
-    """Return the first name, else address, that the certificate of *chain* is for; None: it says none."""
+def known_as(host: str, tls: TLS | None, url: str | None) -> list[str]:
+    """Return the names under which callers may ask a server that listens on *host* and is known as *url*."""
+    names = [socket.gethostname() if host in EVERY_ADDRESS else f"[{host}]" if ":" in host else host]
+    names += [] if tls is None else certified(tls[0])
+    names += [] if url is None else [urlsplit(url).hostname or ""]
+    return [*names, *LOOPBACK_NAMES] if _is_loopback(host) else names
+
+
+def _is_loopback(host: str) -> bool:
+    return f"[{host}]" in LOOPBACK_NAMES or host in LOOPBACK_NAMES
+
+
+def certified(chain: Path) -> list[str]:
+    """Return the names, then the addresses, that the certificate of *chain* is for."""
     from cryptography import x509
 
     try:
         own = x509.load_pem_x509_certificates(chain.read_bytes())[0]
         names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, x509.ExtensionNotFound):
-        return None
-    found = [
-        *(name for name in names.get_values_for_type(x509.DNSName) if not name.startswith("*")),
+        return []
+    return [
+        *names.get_values_for_type(x509.DNSName),
         *(str(one) for one in names.get_values_for_type(x509.IPAddress)),
     ]
-    return next(iter(found), None)
 
 
 def _with_device(settings: Settings) -> Settings:

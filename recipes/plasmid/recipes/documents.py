@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from plasmid.core.errors import RecipeError
+from plasmid.recipes.protection import Unit
 from plasmid.recipes.query import Document, document_type
 
 
@@ -37,6 +38,12 @@ def patient_of(document: Any) -> str | None:
     """Return the column that says whose a row of a parsed *document* is; None where no column does."""
     named = getattr(document, "patient", None) or getattr(getattr(document, "data", None), "patient", None)
     return str(named) if named else None
+
+
+def unit_of(document: Any) -> Unit:
+    """Return the privacy unit of a parsed *document*, ``none`` where it says nothing of privacy."""
+    unit: Unit = getattr(getattr(document, "privacy", None), "unit", "none")
+    return unit
 
 
 def parse_document(document: Mapping[str, Any], *, limits: DocumentLimits = LIMITS) -> Document:

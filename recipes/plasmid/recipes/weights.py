@@ -9,7 +9,8 @@ Rules
 2. ``public``: the recipe names sites and numbers, and everybody knows them.
 3. ``records``: the number of rows that a site trains on, at most the cap, rounded down to 1, 2 or 5 times a
    power of ten. All see its sum in each round. Where a site is in one of two rounds and not in the other, the
-   difference is that site's own: so it is coarse, and tells between which two such numbers the rows are.
+   difference is that site's own: so it is coarse, and tells between which two such numbers the rows are. A
+   site lets it out only where its owner's policy says ``row_counts: coarse``.
 4. Under a privacy unit a count is somebody's: ``records`` is refused. So is ``public`` where the sites share
    the noise, which would drown light sites and fall on the weights; with dp-sgd each site's vector is noised
    before it is weighted, by a public number.

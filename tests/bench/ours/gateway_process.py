@@ -8,7 +8,8 @@ Rules
    One site's keys are sealed so; those of the others under a drawn passphrase, as embedded runs do.
 3. Time is CPU of that process, user and system, from a longer run less that of a shorter one: what a round
    costs in all, with its masks, messages, TLS, and the polls and heartbeats in between.
-4. Source is counted in a fresh process that has imported what ``plasmid site start`` imports.
+4. Source is counted in a fresh process that has imported what ``plasmid site start`` imports, and done what a
+   privacy unit asks of it: figures from the accountants, a share of noise.
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ from plasmid.recipes.query import PingDocument
 
 LENGTH = 1_000_000
 MIB = 1024**2
-HEAVY = frozenset({"torch", "transformers", "flwr", "ray"})
+HEAVY = frozenset({"torch", "transformers", "flwr", "ray", "scipy", "dp_accounting", "absl", "randomgen"})
 _CHOSEN_SITE = "site-a"
 _SITES = (_CHOSEN_SITE, "site-b", "site-c")
 
 _CLOSURE = """
 import json, sys
 import plasmid.cli.main, plasmid.cli.verbs.site, plasmid.site.node
+from plasmid.privacy import accountant, noise
+accountant.dp_sgd_noise(rate=0.5, steps=10, epsilon=8.0, delta=1e-5)
+accountant.plan_shared_noise(length=9, bound=1.0, sites=3, honest=2, sensitivity=1.0, releases=1, rate=1.0,
+                             epsilon=8.0, delta=1e-5)
+noise.skellam(9, 1e6)
 own = [m for n, m in sys.modules.items() if n.startswith("plasmid.") and getattr(m, "__file__", None)]
 files = sorted({module.__file__ for module in own})
 print(json.dumps({"files": files, "tops": sorted({name.partition(".")[0] for name in sys.modules})}))
@@ -96,7 +102,7 @@ def measure(short: int, long: int) -> Process:
 
 
 def source() -> Source:
-    """Return how much source of ours the process of a site has imported."""
+    """Return how much source of ours the process of a site has imported, and what of HEAVY."""
     said = subprocess.run([sys.executable, "-c", _CLOSURE], capture_output=True, text=True, check=True).stdout
     found = json.loads(said)
     lines = {Path(file): len(Path(file).read_text(encoding="utf-8").splitlines()) for file in found["files"]}

@@ -61,7 +61,7 @@ def connect(
     form: FormatOption = Format.text,
 ) -> None:
     """Try a connection, list its tables, and keep it under NAME. Of FHIR all is read, else no row."""
-    with reply(form) as answer:
+    with reply(form, extra="worker") as answer:
         site = site_at(home)
         site.config()
         known = _connections(site)
@@ -113,7 +113,7 @@ def map_(
     form: FormatOption = Format.text,
 ) -> None:
     """Propose how local tables, columns and codes become the recipe's, in views/RECIPE.yaml."""
-    with reply(form) as answer:
+    with reply(form, extra="worker") as answer:
         from plasmid.data.proposing import propose
 
         site, document = site_at(home), load_recipe(recipe).parsed
@@ -150,7 +150,7 @@ def check(
     form: FormatOption = Format.text,
 ) -> None:
     """Read the recipe's view, and say whether it is ready, and why not. Exit status 1: it is not."""
-    with reply(form) as answer:
+    with reply(form, extra="worker") as answer:
         from plasmid.data.checking import check_view
 
         site, document = site_at(home), load_recipe(recipe).parsed

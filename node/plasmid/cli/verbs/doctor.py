@@ -30,7 +30,7 @@ def doctor(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Check keys, rights, isolation, policy, ledger, log, clock, disk, versions and the way out."""
-    with reply(format) as answer:
+    with reply(format, extra="worker" if red_team else None) as answer:
         from plasmid.site.doctor import CHECKS
         from plasmid.site.doctor.report import Subject, examine
 

@@ -12,6 +12,7 @@ from plasmid.cli.keys import PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.cli.recipe_options import SetOption, parse_overrides
 from plasmid.core.errors import UsageError
+from plasmid.core.extras import need
 from plasmid.core.files import write_atomic
 
 _ROWS, _MEASURES = ("holdout", "all"), ("scores", "temperature", "gain")
@@ -62,7 +63,7 @@ def evaluate(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Compute the adapter's metric on a labelled file, or on the sites' own rows by a secure sum."""
-    with reply(format) as answer:
+    with reply(format, extra="worker") as answer:
         if (data is None) == (recipe is None) or rows not in _ROWS or measure not in _MEASURES:
             raise UsageError(
                 "usage.evaluate",
@@ -127,10 +128,8 @@ def _at_the_sites() -> Any:
 
     Raises
     ------
-    ModuleNotFoundError
-        The platform's packages are not installed; :func:`plasmid.cli.output.reply` says what to do.
+    UsageError
+        ``usage.extra_missing``: the platform's packages are not installed.
     """
-    found = entry_points(group="plasmid.engines", name="evaluation")
-    if not found:
-        raise ModuleNotFoundError("no evaluation over sites", name="plasmid.client")
-    return next(iter(found)).load()
+    need("platform")
+    return next(iter(entry_points(group="plasmid.engines", name="evaluation"))).load()

@@ -68,7 +68,7 @@ def merge(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Merge adapters of one base into one, their licences and privacy composed in its card."""
-    with reply(format) as answer, _folders(adapters, endpoint, token_file) as found:
+    with reply(format, extra="worker") as answer, _folders(adapters, endpoint, token_file) as found:
         from plasmid.models.merge_factors import Method
         from plasmid.training.merging import merge_adapters, read_parent
 
@@ -127,7 +127,7 @@ def export(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Write an adapter and its base as one model that transformers and sentence-transformers load."""
-    with reply(format) as answer, _folders([adapter], endpoint, token_file) as found:
+    with reply(format, extra="worker") as answer, _folders([adapter], endpoint, token_file) as found:
         from plasmid.models.export import export_merged
         from plasmid.models.licences import compose_licences
         from plasmid.models.store import ensure_model

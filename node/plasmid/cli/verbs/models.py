@@ -103,7 +103,7 @@ def import_model(
 
     --endpoint says where OWNER/NAME is fetched from.
     """
-    with reply(format) as answer:
+    with reply(format, extra="worker") as answer:
         if causal and masked:
             raise UsageError(
                 "usage.own_head", "--causal and --masked exclude each other.", "Say what it is trained for."

@@ -61,7 +61,7 @@ def predict(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Score rows: labels, or numbers. With --out any number of rows, and a killed one goes on."""
-    with reply(format) as answer:
+    with reply(format, extra="worker") as answer:
         from plasmid.prediction.adapters import adapter_folder
 
         _check(data, view, out, engine, workers, column, keep)

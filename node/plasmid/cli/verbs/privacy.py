@@ -15,7 +15,6 @@ from plasmid.core.errors import UsageError
 from plasmid.core.files import home as state_home
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.budget_rows import budget_rows, budgets_of
-from plasmid.gateway.charges import logged
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Budget, Ledger
 from plasmid.privacy.calibrate import Plan
@@ -183,7 +182,7 @@ def ledger(
     with reply(format) as answer:
         site = SiteHome(home or state_home() / "site")
         site.config()
-        book = Ledger(site.ledger, noted=logged(AuditLog(site.audit), actor="owner"))
+        book = Ledger(site.ledger, AuditLog(site.audit), actor="owner")
         budgets = budgets_of(site)
         if carry_forward:
             answer.data["kept"] = _carry_forward(book, budgets, population, yes=yes)

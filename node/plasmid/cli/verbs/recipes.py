@@ -13,7 +13,6 @@ from plasmid.cli.recipe_options import RecipeArgument, SeedOption, SetOption, pa
 from plasmid.cli.verbs.recipes_estimate import estimate
 from plasmid.core.errors import DataError, PlasmidError, UsageError
 from plasmid.core.files import home
-from plasmid.data.reading import read_table
 from plasmid.data.table import Table
 from plasmid.recipes import catalogue, templates
 from plasmid.recipes.copying import copy
@@ -75,7 +74,7 @@ def check(
     form: FormatOption = Format.text,
 ) -> None:
     """Check a recipe, its base model, its data or yours: all problems at once. Nothing is trained or sent."""
-    with reply(form) as answer, tempfile.TemporaryDirectory() as folder:
+    with reply(form, extra="worker") as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])
         answer.say(_plain(f"{resolved.parsed.name}: digest {resolved.digest}"))
@@ -106,6 +105,8 @@ def _read(
     answer: Reply, resolved: ResolvedRecipe, folder: Path, sites: Path | None, evaluation: Path | None
 ) -> tuple[dict[str, Table], list[PlasmidError]]:
     """Return the tables that meet the contract, by site or as ``test``, and what is wrong with the others."""
+    from plasmid.data.reading import read_table
+
     paths: dict[str, Path] = {}
     if resolved.parsed.data.split is not None or sites is not None:
         paths |= materialise_sites(resolved, folder, sites)

@@ -33,7 +33,7 @@ def estimate(
     form: FormatOption = Format.text,
 ) -> None:
     """Estimate a run: values, bytes, memory, time, epsilon. Some steps are computed here, nothing is sent."""
-    with reply(form) as answer, tempfile.TemporaryDirectory() as folder:
+    with reply(form, extra="worker") as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         tables: dict[str, Path] = {}
         if resolved.parsed.data.split is not None or sites is not None:

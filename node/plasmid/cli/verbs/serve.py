@@ -62,6 +62,9 @@ def serve(
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="Plain HTTP: a proxy in front of it does TLS")
     ] = False,
+    url: Annotated[
+        str | None, typer.Option(help="The address that callers use, if it is another one: a proxy's")
+    ] = None,
     memory: Annotated[int, typer.Option(help="MB for adapters in memory, per replica", min=1)] = 2048,
     target: Annotated[float, typer.Option(help="ms that 95 of 100 rows should stay under", min=1)] = 200.0,
     device: Annotated[
@@ -80,7 +83,7 @@ def serve(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Serve until Ctrl-C: --local in this process, else on Ray Serve."""
-    with reply(format) as answer:
+    with reply(format, extra="worker") as answer:
         if new_token:
             _make_token(answer, tokens, new_token)
             return
@@ -106,7 +109,7 @@ def serve(
             unsigned=unsigned,
         )
         if engine == "vllm":
-            given = {"--hub": hub, "--tokens": tokens, "--pin": pin, "--replicas": replicas > 1}
+            given = {"--hub": hub, "--tokens": tokens, "--pin": pin, "--replicas": replicas > 1, "--url": url}
             _refuse_with_vllm([name for name, value in given.items() if value])
             listening = {"host": host, "port": port, "behind_proxy": behind_proxy}
             tls = (tls_cert, tls_key) if tls_cert and tls_key else None
@@ -120,6 +123,10 @@ def serve(
             _serve_local(answer, settings, port=port, threads=threads, until_stdin_closes=until_stdin_closes)
             return
         _check_remote(settings, host=host, tokens=tokens, tls=bool(tls_cert and tls_key), proxy=behind_proxy)
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise UsageError(
+                "usage.url", f"{url!r} is no address.", "Write --url https://HOST or http://HOST:PORT."
+            )
         _server("ray")(
             answer,
             settings,
@@ -127,6 +134,7 @@ def serve(
             host=host,
             port=port,
             tls=(tls_cert, tls_key) if tls_cert and tls_key else None,
+            url=url,
             replicas=replicas,
             threads=threads,
             until_stdin_closes=until_stdin_closes,

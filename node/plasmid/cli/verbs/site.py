@@ -181,7 +181,7 @@ def start(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Run the site: gateway and, for each run, a worker. It only dials out."""
-    with reply(format) as answer:
+    with reply(format, extra="worker") as answer:
         from plasmid.site.node import Node
 
         ended = end_event(until_stdin_closes=until_stdin_closes)

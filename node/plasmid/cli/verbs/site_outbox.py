@@ -76,7 +76,7 @@ def page(
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
     """Serve the owner's page on this machine, and print a link that opens it once."""
-    with reply(format) as answer:
+    with reply(format, extra="page") as answer:
         from plasmid.site.page.server import PageServer
 
         asked = not until_stdin_closes and sys.stdin.isatty()

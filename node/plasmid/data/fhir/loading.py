@@ -5,7 +5,8 @@ Rules
 1. A resource is validated, numbered, and made into rows; its number is what :meth:`Store.place` finds again.
 2. A resource with a modifier extension or implicit rules makes no row, and is counted: FHIR forbids the use
    of what one doesn't understand of these.
-3. After a problem reading goes on, so that all are told.
+3. After a problem reading goes on, so that all are told. Under a privacy unit they are notices: what is
+   damaged or invalid is left out, and a resource of another server, or no Patient at all, refuses nothing.
 """
 
 from __future__ import annotations
@@ -64,13 +65,20 @@ class Loader:
     """Feeds a store; see the rules above."""
 
     def __init__(
-        self, store: Store, tally: Tally, accepted: Collection[str], base: str | None = None
+        self,
+        store: Store,
+        tally: Tally,
+        accepted: Collection[str],
+        base: str | None = None,
+        *,
+        leaves_out: bool = False,
     ) -> None:
         self._store = store
         self._tally = tally
         self._validate = Validator(accepted)
         self._flattener = Flattener()
         self._base = base
+        self._leaves_out = leaves_out
         self._read = 0
 
     def load(self, resources: Iterable[Found], deadline: Deadline, what: str) -> None:
@@ -92,7 +100,8 @@ class Loader:
             self._tally.add(
                 "data.fhir_empty", "no Patient among the resources, whose number is", count=self._read
             )
-        self._tally.raise_if_errors(what)
+        if not self._leaves_out:
+            self._tally.raise_if_errors(what)
         self._store.settle(self._base, self._tally)
 
     def _one(self, found: Found) -> None:
@@ -132,7 +141,8 @@ class Loader:
         if base is not None and base != self._base:
             if self._base is not None:
                 self._tally.add("data.fhir_identity", "resources of another server", found.place)
-            self._base = self._base or base
+            if not self._leaves_out:  # the first resource would decide about all others
+                self._base = self._base or base
         updated, version = _instant(meta.get("lastUpdated") or found.changed), meta.get("versionId") or ""
         self._store.add_version(
             number, identity, updated, int(version) if _whole(version) else 0, found.place

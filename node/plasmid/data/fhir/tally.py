@@ -82,9 +82,10 @@ class Tally:
             " ".join(HINTS[code] for code in codes),
         )
 
-    def notices(self) -> list[Trouble]:
-        """Return what the owner should know."""
-        return [Trouble(key[0], self._line(key)) for key in self._found if key[0].startswith("notice.")]
+    def troubles(self, *, errors: bool) -> list[Trouble]:
+        """Return what the owner should know; with *errors* the problems, too."""
+        kinds = ("notice.", "data.") if errors else ("notice.",)
+        return [Trouble(key[0], self._line(key)) for key in self._found if key[0].startswith(kinds)]
 
     def _line(self, key: tuple[str, str]) -> str:
         count, first = self._found[key]

@@ -30,7 +30,12 @@ from plasmid.data.source import BATCH_ROWS, LocalTable, Trouble
 
 
 def open_fhir(
-    connection: FhirConnection, folder: Path, *, limit_s: float, scratch: Path | None = None
+    connection: FhirConnection,
+    folder: Path,
+    *,
+    limit_s: float,
+    scratch: Path | None = None,
+    leaves_out: bool = False,
 ) -> FhirSource:
     """Read everything that *connection* shows.
 
@@ -42,6 +47,8 @@ def open_fhir(
         How long reading may take, in seconds, and each query after it.
     scratch
         As :class:`plasmid.data.fhir.store.Store`.
+    leaves_out
+        What is wrong with a resource leaves it out; False refuses all for one.
 
     Raises
     ------
@@ -54,13 +61,13 @@ def open_fhir(
     try:
         if connection.url is None:
             path = folder / str(connection.path)
-            loader = Loader(store, tally, connection.profiles)
+            loader = Loader(store, tally, connection.profiles, leaves_out=leaves_out)
             loader.load(read_files(path, tally), deadline, str(connection.path))
         else:
             base = base_of(connection.url)
             token = read_token(folder / connection.token_file) if connection.token_file else None
             with Server(base, token, deadline) as server:
-                loader = Loader(store, tally, connection.profiles, base.lower())
+                loader = Loader(store, tally, connection.profiles, base.lower(), leaves_out=leaves_out)
                 loader.load(server.read(TYPES, tally), deadline, base)
     except duckdb.Error as error:
         broken = type(error).__name__  # its text may quote a cell
@@ -71,7 +78,7 @@ def open_fhir(
         store.close()
         what = f"The rows could not be stored for the time of the query ({broken})."
         raise DataError("data.source_down", what, "Make room in the folder for temporary files.")
-    return FhirSource(store, tally, limit_s)
+    return FhirSource(store, tally, limit_s, leaves_out=leaves_out)
 
 
 class FhirSource:
@@ -79,7 +86,8 @@ class FhirSource:
 
     dialect = "duckdb"
 
-    def __init__(self, store: Store, tally: Tally, limit_s: float) -> None:
+    def __init__(self, store: Store, tally: Tally, limit_s: float, *, leaves_out: bool = False) -> None:
+        self._leaves_out = leaves_out
         self._store = store
         self._tally = tally
         self._limit_s = limit_s
@@ -117,7 +125,7 @@ class FhirSource:
 
     def troubles(self) -> list[Trouble]:
         """Return what was left out or is partial, counted."""
-        return self._tally.notices()
+        return self._tally.troubles(errors=self._leaves_out)
 
     def locate(self, table: str, row: int) -> str:
         """Return ``resource 17 (Observation.ndjson, line 17)``; resources are counted from 0."""

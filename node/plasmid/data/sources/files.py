@@ -105,22 +105,31 @@ def locked(folder: Path, allowed: Sequence[Path]) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def open_file(path: Path, name: str = "rows", spill: Path | None = None) -> FilesSource:
+def open_file(
+    path: Path, name: str = "rows", spill: Path | None = None, *, leaves_out: bool = False
+) -> FilesSource:
     """Return the source of one file, the table *name*; CSV where its ending says nothing else."""
-    return FilesSource({name: File(path, table_kind(path) or "csv")}, spill)
+    return FilesSource({name: File(path, table_kind(path) or "csv")}, spill, leaves_out=leaves_out)
 
 
-def open_files(path: Path, spill: Path | None = None) -> FilesSource:
+def open_files(path: Path, spill: Path | None = None, *, leaves_out: bool = False) -> FilesSource:
     """Return the source of the file or folder *path*; *spill* is where a private folder may be made."""
-    return FilesSource(files_in(path), spill)
+    return FilesSource(files_in(path), spill, leaves_out=leaves_out)
 
 
 class FilesSource:
-    """See the module; implements :class:`plasmid.data.source.Source`."""
+    """See the module; implements :class:`plasmid.data.source.Source`.
+
+    With *leaves_out*, a molecule that cannot be read leaves its record out, and no other.
+    """
 
     dialect = "duckdb"
 
-    def __init__(self, files: Mapping[str, File], spill: Path | None = None) -> None:
+    def __init__(
+        self, files: Mapping[str, File], spill: Path | None = None, *, leaves_out: bool = False
+    ) -> None:
+        self._left_out: list[DataError] = []
+        self._tell = self._left_out.append if leaves_out else None
         self.files = dict(files)
         self._spill = spill
         self._tables: dict[str, LocalTable] | None = None
@@ -191,8 +200,9 @@ class FilesSource:
             raise self._unread(names)
 
     def troubles(self) -> list[Trouble]:
-        """Return the ragged rows of CSV files."""
-        return [
+        """Return the ragged rows of CSV files, and molecules that were left out."""
+        lost = [Trouble(one.code, one.message.removesuffix("."), one.hint) for one in self._left_out]
+        return lost + [
             Trouble(
                 "data.ragged_row",
                 f"{f'table {name!r}: ' if len(self.files) > 1 else ''}{counted(count, 'row')} with another"
@@ -226,7 +236,9 @@ class FilesSource:
 
     def _straight(self, name: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         """Yield the local *columns* (by the names that they get) of one file, without DuckDB."""
-        for batch in self._watched(straight(self.files[name], list(dict.fromkeys(columns.values())))):
+        for batch in self._watched(
+            straight(self.files[name], list(dict.fromkeys(columns.values())), self._tell)
+        ):
             chosen = [batch.column(local) for local in columns.values()]
             yield pa.RecordBatch.from_arrays(chosen, names=list(columns))
 
@@ -285,7 +297,7 @@ class FilesSource:
             )
         else:
             wanted = [column for column in columns if column in asked]
-            rows = iter(self._watched(stream(file, wanted)))
+            rows = iter(self._watched(stream(file, wanted, self._tell)))
             first = next(rows, None)
             if self._problem is not None:
                 raise self._problem

@@ -10,14 +10,15 @@ Rules
 3. ``inchikey`` costs as much as all the rest, so it is there only for who asks for it by name.
 4. Every data item is a column of text, null where a record has none. An item whose name equals, letter case
    aside, that of a column above or of an earlier item is called ``field_`` and its name.
-5. Molecules that RDKit refuses are counted to the end of the file and refused together: no row is dropped.
+5. Molecules that RDKit refuses are counted to the end of the file and refused together: no row is dropped
+   in silence. Whoever asks to be told instead gets all other rows.
 6. RDKit's log, which quotes its input, is silent meanwhile.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,12 @@ def sd_columns(path: Path) -> dict[str, str]:
     return dict.fromkeys(_listed(_fields(path)), str(pa.string()))
 
 
-def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_sd(
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    left_out: Callable[[DataError], None] | None = None,
+) -> Iterator[pa.RecordBatch]:
     """Yield the records of the SD file *path*.
 
     Parameters
@@ -67,6 +73,9 @@ def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.
     columns
         Which, in this order: those of :func:`sd_columns`, and ``inchikey``. None is all but that. Without
         ``smiles`` and ``inchikey`` no molecule is looked at.
+    left_out
+        Is given ``data.molecule_invalid``, after the last record; the refused ones are left out. None raises
+        it.
 
     Raises
     ------
@@ -85,12 +94,16 @@ def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.
             f"{path} has no column {strange[0]!r}.",
             f"It has {', '.join(listed[:50])}{' ...' if len(listed) > 50 else ''}, and inchikey.",
         )
-    parse = _Molecules(path, smiles="smiles" in wanted, inchikey="inchikey" in wanted)
+    parse = _Molecules(
+        path, smiles="smiles" in wanted, inchikey="inchikey" in wanted, goes_on=left_out is not None
+    )
     schema = pa.schema([(name, pa.string()) for name in wanted])
     rows: list[dict[str, str | None]] = []
     size = 0
     for records in _records(path, values=bool(fields)):
-        for record, found in zip(records, parse(records), strict=False):  # nothing after one that is refused
+        for record, found in zip(records, parse(records), strict=False):  # may end before one that is refused
+            if found is None:
+                continue
             row = found | {fields[name]: text for name, text in record.fields.items()} if fields else found
             row["name"] = record.molfile.split("\n", 1)[0].strip()
             rows.append(row)
@@ -98,7 +111,10 @@ def read_sd(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.
             if len(rows) == BATCH_ROWS or size > MAX_BATCH_BYTES:
                 yield _batch(rows, schema)
                 rows, size = [], 0
-    parse.raise_if_refused()
+    if (refused := parse.refusal()) is not None:
+        if left_out is None:
+            raise refused
+        left_out(refused)
     if rows:
         yield _batch(rows, schema)
 
@@ -233,8 +249,9 @@ def _error(path: Path, number: int, line: int, what: str) -> DataError:
 class _Molecules:
     """Molfiles to identifiers, and the count of those that RDKit refuses."""
 
-    def __init__(self, path: Path, *, smiles: bool, inchikey: bool) -> None:
+    def __init__(self, path: Path, *, smiles: bool, inchikey: bool, goes_on: bool) -> None:
         self.refused = 0
+        self._goes_on = goes_on
         self._path, self._smiles, self._inchikey = path, smiles, inchikey
         self._first: _Record | None = None
         self._chem: Any = None
@@ -255,24 +272,25 @@ class _Molecules:
             ) from None
         self._chem, self._block_logs, self._supplier = Chem, BlockLogs, Chem.SDMolSupplier()
 
-    def __call__(self, records: Sequence[_Record]) -> list[dict[str, str | None]]:
+    def __call__(self, records: Sequence[_Record]) -> list[dict[str, str | None] | None]:
         """Return what is wanted of ``smiles`` and ``inchikey`` of each: null without atoms.
 
-        Once a molecule was refused, the list ends before it, and all later ones are empty.
+        A refused molecule is None, if it *goes on*; else the list ends before it, and all later ones are
+        empty.
         """
         if self._chem is None:
             return [{} for _ in records]
         with self._block_logs():
-            found = None if self.refused else self._together(records)
+            found = None if self.refused and not self._goes_on else self._together(records)
             return self._alone(records) if found is None else found
 
-    def _together(self, records: Sequence[_Record]) -> list[dict[str, str | None]] | None:
+    def _together(self, records: Sequence[_Record]) -> list[dict[str, str | None] | None] | None:
         """Return the same, or None where one by one is the only way to know which is refused."""
         # A damaged one could take its neighbour with it, and a name could end it: then the numbers differ.
         if any(record.molfile.startswith("$$$$") for record in records):
             return None
         self._supplier.SetData("$$$$\n".join([*(record.molfile for record in records), ""]))
-        found = []
+        found: list[dict[str, str | None] | None] = []
         try:
             for molecule in self._supplier:
                 if molecule is None:
@@ -282,8 +300,8 @@ class _Molecules:
             return None
         return found if len(found) == len(records) else None
 
-    def _alone(self, records: Sequence[_Record]) -> list[dict[str, str | None]]:
-        found = []
+    def _alone(self, records: Sequence[_Record]) -> list[dict[str, str | None] | None]:
+        found: list[dict[str, str | None] | None] = []
         for record in records:
             try:
                 molecule = self._chem.MolFromMolBlock(record.molfile)
@@ -293,7 +311,7 @@ class _Molecules:
             if known is None:
                 self.refused += 1
                 self._first = self._first or record
-            elif not self.refused:
+            if self._goes_on or not self.refused:
                 found.append(known)
         return found
 
@@ -306,12 +324,14 @@ class _Molecules:
             found["inchikey"] = (self._chem.MolToInchiKey(molecule) or None) if atoms else None
         return found
 
-    def raise_if_refused(self) -> None:
-        if self._first is not None:
-            raise DataError(
-                "data.molecule_invalid",
-                f"{self._path}: RDKit cannot read {self.refused} "
-                f"molecule{'s' if self.refused > 1 else ''}, first record {self._first.number}, "
-                f"line {self._first.line}.",
-                "Correct those records or leave them out; valences and aromatic bonds are usual causes.",
-            )
+    def refusal(self) -> DataError | None:
+        """Return what is to be said of the refused molecules, None if there are none."""
+        if self._first is None:
+            return None
+        return DataError(
+            "data.molecule_invalid",
+            f"{self._path}: RDKit cannot read {self.refused} "
+            f"molecule{'s' if self.refused > 1 else ''}, first record {self._first.number}, "
+            f"line {self._first.line}.",
+            "Correct those records or leave them out; valences and aromatic bonds are usual causes.",
+        )

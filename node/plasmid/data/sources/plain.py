@@ -29,6 +29,7 @@ from plasmid.recipes.rows import open_csv
 
 _KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z_][A-Za-z0-9_.-]*)=")
 _LOOK_BYTES = 256 * 1024
+LeftOut = Callable[[DataError], None]
 _MANY_ROWS = 4 * BATCH_ROWS
 _BUFFER_BYTES = 8 * 2**20
 
@@ -82,8 +83,8 @@ def only_strict(file: File, columns: Sequence[str], *, engine: bool) -> bool:
         return engine and any(b"\0" in part for part in iter(lambda: content.read(_LOOK_BYTES), b""))
 
 
-def straight(file: File, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the *columns* of *file*, in its order.
+def straight(file: File, columns: Sequence[str], left_out: LeftOut | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the *columns* of *file*, in its order; *left_out* is as for :func:`stream`.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def straight(file: File, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     elif file.kind == "csv":
         yield from read_csv(file.path, columns)
     else:
-        yield from stream(file, columns)
+        yield from stream(file, columns, left_out)
 
 
 def strict(path: Path, schema: pa.Schema, ragged: Callable[[int, int], None]) -> Iterator[pa.RecordBatch]:
@@ -133,14 +134,20 @@ def strict(path: Path, schema: pa.Schema, ragged: Callable[[int, int], None]) ->
         yield _batch(kept, schema)
 
 
-def stream(file: File, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a file that DuckDB does not read itself, with the *wanted* columns at least."""
+def stream(file: File, wanted: Sequence[str], left_out: LeftOut | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a file that DuckDB does not read itself, with the *wanted* columns at least.
+
+    Parameters
+    ----------
+    left_out
+        Is given the error of molecules that cannot be read, whose records are left out; None raises it.
+    """
     if file.kind == "arrow":
         yield from _arrow_batches(file.path)
     elif file.kind == "sd":
         from plasmid.data.sources.molecules import read_sd
 
-        yield from read_sd(file.path, columns=wanted or ["name"])
+        yield from read_sd(file.path, columns=wanted or ["name"], left_out=left_out)
     else:
         _, read = _sequences(file)
         yield from read(file.path, columns=wanted or ["id"])

@@ -10,6 +10,9 @@ Rules
 4. Counts and sentences hold names and numbers, never a cell. Counts are true ones: they are for the owner and
    his log.
 5. Problems of all transforms are told together; the error's code is that of the first.
+6. **A transform states its stability**: how many units of its output change, at most, where one unit of its
+   input is added or removed. One that states none is refused. Noise is for one unit: where a recipe protects
+   records or patients, all but 1 is refused. Stability of 1 each makes 1 for all of them together.
 """
 
 from __future__ import annotations
@@ -17,22 +20,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ValidationError
 
 import plasmid.data.transforms as package
 from plasmid.core.errors import DataError
-from plasmid.data.cells import to_text
 from plasmid.recipes.columns import AnyColumn
+from plasmid.recipes.protection import Unit
 
-MAX_LIST_BYTES = 256 * 2**20
-"""The longest file of identifiers or names that is read."""
+COUPLED: tuple[Unit, ...] = ("record", "patient")
+"""The units of which a site holds many: what one of them changes in another's rows is nobody's noise."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,16 @@ class Place:
         The site's folder; files that settings name are in it.
     key
         The site's secret for keyed digests, 32 bytes.
+    unit
+        What the document protects. Under one, a row that a step cannot do is left out and counted: an error
+        would tell that it is there.
     """
 
     columns: Mapping[str, AnyColumn]
     patient: str | None
     folder: Path
     key: bytes = field(repr=False)
+    unit: Unit = "none"
 
 
 class Transform(Protocol):
@@ -70,6 +76,12 @@ class Transform(Protocol):
 
     def describe(self) -> str:
         """Return one plain sentence about what it does, for those who approve the view."""
+
+    def stability(self, place: Place) -> int | None:
+        """Return how many units of *place* one added or removed unit changes, itself included; None: any.
+
+        Only asked where ``place.unit`` is ``record`` or ``patient``.
+        """
 
     def prepare(self, place: Place) -> None:
         """Get ready for batches of *place*. Raises DataError: the settings do not fit the place."""
@@ -99,9 +111,18 @@ class Chain:
         return [step.describe() for step in self.steps]
 
     def prepare(self, place: Place) -> None:
-        """Prepare every step. Raises DataError with the problems of all of them."""
+        """Prepare every step.
+
+        Raises
+        ------
+        DataError
+            The problems of all of them; ``data.transform_unstable``: under the place's unit, a step couples
+            units.
+        """
         problems: list[_Problem] = []
         for number, step in enumerate(self.steps):
+            if place.unit in COUPLED and (changed := step.stability(place)) != 1:
+                problems.append(_unstable(f"transforms.{number}.{step.name}", changed, place.unit))
             try:
                 step.prepare(place)
             except DataError as error:
@@ -133,7 +154,7 @@ def load(name: str, settings: Mapping[str, Any]) -> Transform:
     ------
     DataError
         ``data.transform_unknown``: there is none of that name; ``data.transform_settings``: a setting is
-        unknown, missing or of another kind.
+        unknown, missing or of another kind; ``data.transform_unstable``: it states no stability.
     """
     return load_all([{name: settings}]).steps[0]
 
@@ -146,6 +167,9 @@ def load_all(steps: Iterable[Mapping[str, Mapping[str, Any]]]) -> Chain:
         for name, settings in step.items():
             if name in names():
                 module = importlib.import_module(f"{package.__name__}.{name}")
+                if not hasattr(module.Step, "stability"):
+                    problems.append(_unstated(f"transforms.{number}.{name}"))
+                    continue
                 try:
                     loaded.append(cast(Transform, module.Step(module.Settings(**settings))))
                 except ValidationError as error:
@@ -168,119 +192,6 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def check_columns(columns: Iterable[str], place: Place) -> None:
-    """Refuse columns that batches cannot hold. Raises DataError (``data.transform_column``)."""
-    unknown = [name for name in columns if name not in place.columns]
-    if unknown:
-        told = ", ".join(f"{name!r}{suggestion(name, place.columns)}" for name in unknown)
-        raise DataError(
-            "data.transform_column",
-            f"the contract has no column {told}.",
-            "Name columns as the contract does, not as the local table does.",
-        )
-
-
-def person_column(named: str | None, place: Place, code: str, why: str) -> str:
-    """Return the column that says whose a row is: *named*, or the document's patient column.
-
-    Raises
-    ------
-    DataError
-        *code*: there is none; *why* says what would happen.
-    """
-    column = named or place.patient
-    if column is None:
-        raise DataError(
-            code,
-            f"the document has no patient column, so {why}.",
-            "Name the column in the transform's settings, or refuse documents without a patient column.",
-        )
-    if column not in place.columns:
-        raise DataError(
-            code,
-            f"the contract has no column {column!r}{suggestion(column, place.columns)}, so {why}.",
-            "Name the column that identifies people as the contract does.",
-        )
-    return column
-
-
-def persons(batch: pa.RecordBatch, column: str, code: str) -> pa.StringArray:
-    """Return the identifiers of *batch* as the contract compares them, null where there is none.
-
-    Raises
-    ------
-    DataError
-        *code*: the batch has no such column, or one that nothing was read into.
-    """
-    if column not in batch.schema.names or pa.types.is_null(batch.schema.field(column).type):
-        raise DataError(
-            code,
-            f"the rows have no column {column!r}, which says whose they are.",
-            "Map that column in the view, or take the transform out of it.",
-        )
-    text = to_text(batch.column(column))
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-
-
-def text_column(name: str, values: pa.Array, transform: str) -> pa.StringArray:
-    """Return *values* as text; a column without any value is one of missing text.
-
-    Raises
-    ------
-    DataError
-        ``data.transform_type``: they are of another type.
-    """
-    if not is_text(values.type) and not pa.types.is_null(values.type):
-        raise DataError(
-            "data.transform_type",
-            f"{transform} takes text, and column {name!r} holds {values.type}.",
-            "Name columns of text, or have the source give that column as text.",
-        )
-    return values.cast(pa.string())
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether values of *kind* are text, in whichever of Arrow's layouts."""
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return inner in {pa.string(), pa.large_string(), pa.string_view()}
-
-
-def replace_column(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
-    """Return *batch* with *values* in column *name*."""
-    return batch.set_column(batch.schema.get_field_index(name), name, values)
-
-
-def read_list(folder: Path, name: str) -> Iterator[tuple[int, str]]:
-    """Return the lines of the file *name* of the site's *folder*, blank ones left out, with their numbers.
-
-    Raises
-    ------
-    DataError
-        ``data.transform_file``: it is outside the folder, cannot be read, too long or not UTF-8.
-    """
-    path = (folder / name).resolve()
-    why = ""
-    content = ""
-    if not path.is_relative_to(folder.resolve()):
-        why = "it is outside the site's folder"
-    else:
-        try:
-            if path.stat().st_size > MAX_LIST_BYTES:
-                why = f"it is larger than {MAX_LIST_BYTES // 2**20} MiB"
-            else:
-                content = path.read_text("utf-8-sig")
-        except UnicodeDecodeError:
-            why = "it is not UTF-8"
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "its name is not a file's"
-    if why:
-        raise DataError(
-            "data.transform_file", f"cannot read {name}: {why}.", "Put the list there, or correct its name."
-        )
-    lines = enumerate(content.splitlines(), start=1)
-    return ((number, line.strip()) for number, line in lines if line.strip())
-
-
 def _settings_problems(where: str, model: type[BaseModel], error: ValidationError) -> list[_Problem]:
     problems = []
     for found in error.errors(include_url=False, include_context=False, include_input=False):
@@ -292,6 +203,21 @@ def _settings_problems(where: str, model: type[BaseModel], error: ValidationErro
         hint = "Correct those settings in the view's file."
         problems.append(_Problem("data.transform_settings", f"{place}: {what}", hint))
     return problems
+
+
+def _unstable(where: str, changed: int | None, unit: Unit) -> _Problem:
+    many = "any number" if changed is None else str(changed)
+    return _Problem(
+        "data.transform_unstable",
+        f"{where}: one added {unit} changes {many} of the {unit}s that it hands on, and noise is for one",
+        f"Take it out of the view: under unit: {unit}, what is done to a {unit}'s rows may follow from these "
+        "rows alone.",
+    )
+
+
+def _unstated(where: str) -> _Problem:
+    what = f"{where}: it does not say how many units of its output one unit of its input can change"
+    return _Problem("data.transform_unstable", what, "Give its Step the method stability; see base.py.")
 
 
 def _raise(problems: Sequence[_Problem]) -> None:

@@ -8,8 +8,8 @@ Rules
 2. Intervals between dates of one person are kept, and with them orders, ages at events and survival times.
    Those between people, seasons, weekdays and dates of an epidemic are not.
 3. A cell is a date, a timestamp, or text that begins with an ISO 8601 date and goes on, if at all, with a
-   time, which is kept. Other text is refused, not handed on: it may be a real date. Empty cells and the
-   contract's missing markers are left.
+   time, which is kept. Other text is refused, not handed on: it may be a real date. Under a privacy unit its
+   row is left out and counted instead. Empty cells and the contract's missing markers are left.
 4. Rows without an identifier share one number.
 
 Source: date shifting as of Hripcsak et al., "Preserving temporal relations in clinical data while maintaining
@@ -24,20 +24,15 @@ import hmac
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from plasmid.core.errors import DataError
 from plasmid.data.settings import Strict
-from plasmid.data.transforms.base import (
-    Place,
-    check_columns,
-    is_text,
-    person_column,
-    persons,
-    replace_column,
-)
+from plasmid.data.transforms._columns import check_columns, is_text, person_column, persons, replace_column
+from plasmid.data.transforms.base import Place
 from plasmid.recipes.columns import ColumnName
 
 _CODE = "data.date_shift_column"
@@ -81,6 +76,7 @@ class Step:
         self._place: Place | None = None
         self._column = ""
         self._moved = dict.fromkeys(settings.columns, 0)
+        self._left_out = 0
 
     def describe(self) -> str:
         """Return what it does."""
@@ -89,6 +85,10 @@ class Step:
             f"Dates in {columns} are moved by up to {self._settings.days} days, a secret number for each "
             "person; intervals within a person are kept."
         )
+
+    def stability(self, place: Place) -> int | None:  # noqa: ARG002 - one signature
+        """Return 1: by how much a row's dates move follows from whose it is, and from the key."""
+        return 1
 
     def prepare(self, place: Place) -> None:
         """Check the columns. Raises DataError (``data.date_shift_column``, ``data.transform_column``)."""
@@ -111,14 +111,23 @@ class Step:
         days = self._days(persons(batch, self._column, _CODE), self._place.key)
         for name in self._settings.columns:
             if name in batch.schema.names and not pa.types.is_null(batch.schema.field(name).type):
-                moved = _moved(name, batch.column(name), days, self._place.columns[name].missing_markers)
-                self._moved[name] += _differing(batch.column(name), moved)
+                before = batch.column(name)
+                moved, bad = _moved(name, before, days, self._place.columns[name].missing_markers)
+                count = int(bad.sum())
+                if count and self._place.unit == "none":
+                    raise _not_dates(name, count, "values that are no ISO 8601 dates")
+                self._moved[name] += _differing(before, moved)
                 batch = replace_column(batch, name, moved)
+                if count:
+                    self._left_out += count
+                    kept = pa.array(~bad)
+                    batch, days = batch.filter(kept), days.filter(kept)
         return batch
 
     def counts(self) -> dict[str, int]:
-        """Return how many dates of each column were moved."""
-        return {f"dates moved in {name}": count for name, count in self._moved.items()}
+        """Return how many dates of each column were moved, and what was left out for want of one."""
+        moved = {f"dates moved in {name}": count for name, count in self._moved.items()}
+        return moved | ({"rows left out, with no date": self._left_out} if self._left_out else {})
 
     def _days(self, whose: pa.StringArray, key: bytes) -> pa.Int32Array:
         encoded = pc.fill_null(whose, "").dictionary_encode()
@@ -126,14 +135,17 @@ class Step:
         return pa.array(np.array(shifts, np.int32)).take(encoded.indices)
 
 
-def _moved(name: str, dates: pa.Array, days: pa.Int32Array, markers: tuple[str, ...]) -> pa.Array:
-    kind = dates.type
+def _moved(
+    name: str, dates: pa.Array, days: pa.Int32Array, markers: tuple[str, ...]
+) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """Return the moved *dates*, and which of them are none."""
+    kind, none = dates.type, np.zeros(len(dates), bool)
     if pa.types.is_date(kind):
         numbers = pc.add(dates.cast(pa.date32()).cast(pa.int32()), days)
-        return numbers.cast(pa.date32()).cast(kind)
+        return numbers.cast(pa.date32()).cast(kind), none
     if pa.types.is_timestamp(kind):
         seconds = pc.multiply(days.cast(pa.int64()), 86_400).cast(pa.duration("s"))
-        return pc.add(dates, seconds.cast(pa.duration(kind.unit)))
+        return pc.add(dates, seconds.cast(pa.duration(kind.unit))), none
     if not is_text(kind):
         raise _not_dates(name, len(dates), f"values of type {kind}")
     text = pc.utf8_trim_whitespace(dates.cast(pa.string()))
@@ -143,14 +155,12 @@ def _moved(name: str, dates: pa.Array, days: pa.Int32Array, markers: tuple[str, 
     day = pc.strptime(real, format="%Y-%m-%d", unit="s", error_is_null=True).cast(pa.date32())
     # 2021-02-30 must not pass as the 2nd of March.
     sound = pc.fill_null(pc.equal(day.cast(pa.string()), real), False)
-    bad = pc.and_(pc.is_valid(text), pc.invert(pc.or_(sound, empty)))
-    if count := pc.sum(bad).as_py():
-        raise _not_dates(name, count, "values that are no ISO 8601 dates")
+    bad = np.asarray(pc.and_(pc.is_valid(text), pc.invert(pc.or_(sound, empty))))
     there = pc.add(pc.if_else(sound, day, pa.scalar(None, pa.date32())).cast(pa.int32()), days).cast(
         pa.date32()
     )
     moved = pc.binary_join_element_wise(there.cast(pa.string()), pc.utf8_slice_codeunits(text, 10), "")
-    return pc.if_else(sound, moved, text)
+    return pc.if_else(sound, moved, text), bad
 
 
 def _differing(before: pa.Array, after: pa.Array) -> int:

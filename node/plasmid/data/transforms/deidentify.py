@@ -25,8 +25,10 @@ import pyarrow.compute as pc
 from pydantic import Field, StringConstraints
 
 from plasmid.data.settings import Strict
+from plasmid.data.transforms._columns import check_columns, replace_column, text_column
 from plasmid.data.transforms._identifiers import ENTITIES, Entity, Finder, Span, finders
-from plasmid.data.transforms.base import Place, check_columns, read_list, replace_column, text_column
+from plasmid.data.transforms._lists import read_list
+from plasmid.data.transforms.base import Place
 from plasmid.recipes.columns import ColumnName
 
 Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
@@ -74,6 +76,10 @@ class Step:
             f"In the text of {columns}, what patterns find of {kinds} is replaced by its kind; "
             "names without a title and other hints stay."
         )
+
+    def stability(self, place: Place) -> int | None:  # noqa: ARG002 - one signature
+        """Return 1: what a text becomes follows from it alone."""
+        return 1
 
     def prepare(self, place: Place) -> None:
         """Compile the patterns. Raises DataError (``data.transform_column``, ``data.transform_file``)."""

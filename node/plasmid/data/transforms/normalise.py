@@ -31,7 +31,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from plasmid.data.settings import Strict
-from plasmid.data.transforms.base import Place, check_columns, replace_column, text_column
+from plasmid.data.transforms._columns import check_columns, replace_column, text_column
+from plasmid.data.transforms.base import Place
 from plasmid.recipes.columns import ColumnName
 
 Operation = Literal[
@@ -78,6 +79,10 @@ class Step:
         """Return what it does."""
         each = (f"{name!r} ({', '.join(operations)})" for name, operations in self._columns.items())
         return f"Text is written one way in {', '.join(each)}."
+
+    def stability(self, place: Place) -> int | None:  # noqa: ARG002 - one signature
+        """Return 1: what a cell becomes follows from it alone."""
+        return 1
 
     def prepare(self, place: Place) -> None:
         """Check the columns. Raises DataError (``data.transform_column``)."""

@@ -23,7 +23,9 @@ from pydantic import Field
 
 from plasmid.core.errors import DataError
 from plasmid.data.settings import Strict
-from plasmid.data.transforms.base import Place, person_column, persons, read_list
+from plasmid.data.transforms._columns import person_column, persons
+from plasmid.data.transforms._lists import read_list
+from plasmid.data.transforms.base import Place
 from plasmid.recipes.columns import ColumnName
 
 _CODE = "data.opt_out_column"
@@ -64,6 +66,10 @@ class Step:
         """Return what it does."""
         whose = f"by {self._settings.column!r}" if self._settings.column else "by the patient column"
         return f"Rows of people on the site's opt-out list are left out, {whose}."
+
+    def stability(self, place: Place) -> int | None:  # noqa: ARG002 - one signature
+        """Return 1: whether a row stays follows from whose it is, and from the list."""
+        return 1
 
     def prepare(self, place: Place) -> None:
         """Read the list.

@@ -11,9 +11,9 @@ from datetime import timedelta
 from plasmid.core.clock import parse, stamp
 from plasmid.gateway.audit import MAX_SKEW_S, AuditLog
 from plasmid.gateway.budget_rows import budget_rows
-from plasmid.gateway.charges import ACTIONS
+from plasmid.gateway.heads import Heads
 from plasmid.gateway.keystore import CHOSEN, DRAWN, stated_cost
-from plasmid.gateway.ledger import Heads, Ledger
+from plasmid.gateway.ledger import ACTIONS, Ledger
 from plasmid.gateway.pause import paused
 from plasmid.gateway.peers import read_peers
 from plasmid.gateway.people import People

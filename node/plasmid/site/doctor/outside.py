@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 import httpx
 from cryptography import x509
 
+from plasmid.core.extras import lacking
 from plasmid.protocol.enrolment import CoordinatorCard
 from plasmid.site.doctor.report import Finding, Subject, fail, ok, warn
 from plasmid.site.enrol import Credential, stranger
@@ -120,10 +121,18 @@ def versions(_subject: Subject) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     yield ok(f"Plasmid {version('plasmid')}, Python {platform.python_version()}, {platform.platform()}.")
+    whole = not lacking("worker")
+    if not whole:
+        yield warn(
+            "the packages of a worker are not installed: 'plasmid site start' runs nothing from here.",
+            "Where the site itself runs: pip install 'plasmid[worker]'.",
+        )
+    parts = ("", "worker", "page") if whole else ("",)
     found = 0
     for text in distribution("plasmid").requires or []:
         wanted = Requirement(text)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        asked = wanted.marker is None or any(wanted.marker.evaluate({"extra": part}) for part in parts)
+        if wanted.name == "plasmid" or not asked:
             continue
         try:
             have = version(wanted.name)

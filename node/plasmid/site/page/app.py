@@ -22,9 +22,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from plasmid.core.errors import PlasmidError, place
+from plasmid.endpoint.guard import Guard
 from plasmid.gateway.home import SiteHome
 from plasmid.site.page.asked import Action, Asked, Page, Shown, problem
-from plasmid.site.page.guard import Guard, read_form
+from plasmid.site.page.guard import FORM, Bounds, read_form, refused
 from plasmid.site.page.pages import ACTIONS, NAVIGATION, PAGES
 from plasmid.site.page.render import Renderer
 from plasmid.site.page.sessions import Session, Sessions
@@ -56,8 +57,9 @@ def make_app(
         *(Route(path, desk.private(desk.show(path, page)), methods=["GET"]) for path, page in PAGES.items()),
         *(Route(path, desk.private(desk.do(action)), methods=["POST"]) for path, action in ACTIONS.items()),
     ]
-    guard = Middleware(Guard, hosts=hosts, style=renderer.style_digest)
-    return Starlette(routes=[Mount(base, routes=routes)], middleware=[guard])
+    bounds = Middleware(Bounds, style=renderer.style_digest)
+    guard = Middleware(Guard, known=frozenset(hosts).__contains__, takes=FORM, refuse=refused)
+    return Starlette(routes=[Mount(base, routes=routes)], middleware=[bounds, guard])
 
 
 Private = Callable[[Request, Session, Asked], Awaitable[Response]]

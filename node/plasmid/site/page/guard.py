@@ -1,42 +1,37 @@
-"""What every request and every answer of the page goes through, before and after its own code.
+"""What every request and every answer of the page goes through, beside :mod:`plasmid.endpoint.guard`.
 
 Rules
 -----
-1. The ``Host`` header must name this loopback address and port: a name that an attacker points at 127.0.0.1
-   (DNS rebinding) is refused.
-2. What changes something (anything but GET and HEAD) must come from this very origin: the ``Origin`` header,
-   port included, where there is one, and ``Sec-Fetch-Site``. Cookies know no ports, origins do.
-3. A body is at most :data:`MAX_BODY_BYTES`, a form at most :data:`MAX_FIELDS` fields.
-4. Every answer forbids scripts, frames, sniffing, caching and everything from elsewhere; the one style sheet
+1. An address, its headers and a body are bounded (:data:`MAX_BODY_BYTES`), a form has at most
+   :data:`MAX_FIELDS` fields.
+2. Every answer forbids scripts, frames, sniffing, caching and everything from elsewhere; the one style sheet
    is in the page and named by its digest (CSP level 3, section 6.7.3.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plasmid.core.errors import UsageError
+from plasmid.endpoint.guard import Refusal
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_FIELDS = 64
+FORM = "application/x-www-form-urlencoded"
 MAX_URL_BYTES = 4096
 MAX_HEADER_BYTES = 16 * 1024
 
-Refusal = tuple[int, str]
-"""Status and sentence."""
 
-
-class Guard:
+class Bounds:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], style: str) -> None:
-        self._app, self._hosts = app, frozenset(hosts)
+    def __init__(self, app: ASGIApp, *, style: str) -> None:
+        self._app = app
         self._headers = {
             "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; "
             "base-uri 'none'; frame-ancestors 'none'",
@@ -62,32 +57,20 @@ class Guard:
                     headers[name] = value
             await send(message)
 
-        refusal = _too_long(scope) or self.refusal(scope["method"], Headers(scope=scope))
-        if refusal is not None:
-            status, sentence = refusal
-            await PlainTextResponse(sentence + "\n", status)(scope, receive, guarded)
-            return
-        await self._app(scope, receive, guarded)
+        refusal = _too_long(scope)
+        await (self._app if refusal is None else refused(refusal))(scope, receive, guarded)
 
-    def refusal(self, method: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Return why a request may not go on, None if it may."""
-        host = headers.get("host", "")
-        if host not in self._hosts:
-            return 421, "This page answers only under the address that 'plasmid site page' printed."
-        if method in ("GET", "HEAD"):
-            return None
-        if headers.get("origin") not in (None, f"http://{host}"):
-            return 403, "The form came from another page."
-        if headers.get("sec-fetch-site") not in (None, "same-origin"):
-            return 403, "The form came from another page."
-        return None
+
+def refused(refusal: Refusal) -> Response:
+    """Return the answer to a request that may not go on."""
+    return PlainTextResponse(refusal.sentence + "\n", refusal.status)
 
 
 def _too_long(scope: Scope) -> Refusal | None:
     if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
-        return 414, "The address is too long."
+        return Refusal(414, "too_long", "The address is too long.")
     if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-        return 431, "The headers are too long."
+        return Refusal(431, "too_long", "The headers are too long.")
     return None
 
 
@@ -99,14 +82,13 @@ async def read_form(request: Request) -> dict[str, str]:
     UsageError
         ``usage.form``: not a form, too long, or too many fields.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             break
     try:
-        if kind != "application/x-www-form-urlencoded" or len(body) > MAX_BODY_BYTES:
+        if len(body) > MAX_BODY_BYTES:
             raise ValueError
         fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
         return dict(fields)

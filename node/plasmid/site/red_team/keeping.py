@@ -64,7 +64,7 @@ def edited_ledger(scratch: Scratch) -> None:
 
 
 def ledger_rolled_back(scratch: Scratch) -> None:
-    """An older copy of the ledger is put back; a peer remembers a newer charge."""
+    """An older copy of the ledger is put back and grows again; a peer remembers a charge that it lacks."""
     request = scratch.make_request(counted(0.6))
     accepted(scratch.target.answer(scratch.admit(request)))
     path, ledger = scratch.home().ledger, scratch.target.ledger
@@ -72,10 +72,14 @@ def ledger_rolled_back(scratch: Scratch) -> None:
     shutil.copy(path, old)
     admitted = scratch.admit(request).run
     ledger.spend(admitted)
-    seen, _ = ledger.charged()
-    ledger.check_seen({"made-up-1": seen})
+    counter, digest = ledger.charged()
+    ledger.check_seen("made-up-1", counter, digest)
     old.replace(path)
-    refuses("storage.ledger_rolled_back", lambda: scratch.gateway().ledger.check_seen({"made-up-1": seen}))
+    restored = scratch.gateway().ledger
+    restored.spend(admitted)
+    restored.charge_attempt(admitted, (1, 0))
+    works(restored.charged()[0] > counter, "the ledger has not grown")
+    refuses("storage.ledger_rolled_back", lambda: restored.check_seen("made-up-1", counter, digest))
 
 
 def wrong_passphrase(scratch: Scratch) -> None:

@@ -79,7 +79,10 @@ class Bubblewrap:
             "landlock": None,
             "seccomp": SECCOMP[machine()],
             "filter": program(
-                machine(), names_others=False, memory_bytes=asked_at_once(spec.limits, spec.devices)
+                machine(),
+                names_others=False,
+                memory_bytes=asked_at_once(spec.limits, spec.devices),
+                driver=bool(spec.devices),
             ).hex(),
             "command": list(spec.command),
         }

@@ -16,15 +16,13 @@ from plasmid.core.errors import SiteFailed
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.training.isolation.bare import Bare
 from plasmid.training.isolation.bubblewrap import Bubblewrap
-from plasmid.training.isolation.container import Container
 from plasmid.training.isolation.landlock import Landlock
 from plasmid.training.isolation.port import Isolation
-from plasmid.training.isolation.sandlocked import Sandlock
 
 
 def every() -> Sequence[Isolation]:
     """Return every level, strongest first."""
-    return (Bubblewrap(), Container(), Sandlock(), Landlock(), Bare())
+    return (Bubblewrap(), Landlock(), Bare())
 
 
 def probe() -> dict[IsolationLevel, str | None]:

@@ -3,10 +3,9 @@
 Rules
 -----
 1. Standard library alone, run by its path (``python -I -S enter.py``): nothing of the site or of the recipe
-   is imported before the door is shut. At the level ``sandlock`` that one package is.
+   is imported before the door is shut.
 2. Orders come as one line of JSON over standard output, a socket to the guard; the same way go back ``{}``
-   with the filter's listener, or what failed. Only then does the worker start. Two arguments name descriptors
-   that take the place of standard input and output.
+   with the filter's listener, or what failed. Only then does the worker start.
 3. In this order: die with the parent, adopt orphans, drop capabilities, no new privileges, limits, Landlock,
    filter. What cannot be done is an error, never left out.
 4. As process 1 of a namespace it stays, and no other process may look into it or write to it: it waits for
@@ -32,9 +31,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _SUBREAPER, _NO_NEW_PRIVS = 1, 4, 24, 36, 38
+_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _SUBREAPER, NO_NEW_PRIVS = 1, 4, 24, 36, 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_PATH_BENEATH = 1
+_PATH_BENEATH, _NET_PORT, _CONNECT = 1, 2, 1 << 1
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,21 +50,26 @@ def _syscall(number: int, *arguments: Any) -> int:
     return _checked(_libc.syscall(ctypes.c_long(number), *arguments))
 
 
-def _prctl(option: int, value: int) -> int:
+def prctl(option: int, value: int) -> int:
+    """Call prctl(2). Raises OSError."""
     return _checked(_libc.prctl(option, *(ctypes.c_ulong(given) for given in (value, 0, 0, 0))))
 
 
-def _drop_capabilities() -> None:
+def drop_capabilities(*, keep: int = 0) -> None:
+    """Give up every capability but those of the mask *keep* that are held. Raises OSError."""
     for capability in range(64):
         try:
-            _prctl(_CAPBSET_DROP, capability)
+            prctl(_CAPBSET_DROP, capability)
         except OSError:
             break  # none left to drop, or none that may be dropped: then there are none to gain either
-    header, none = struct.pack("=Ii", 0x20080522, 0), bytes(24)
-    _checked(_libc.capset(header, none))
+    header, held = struct.pack("=Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    _checked(_libc.capget(header, held))
+    kept = struct.unpack_from("=I", held.raw, 4)[0] & keep
+    _checked(_libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)))
 
 
-def _landlock(rules: dict[str, Any]) -> None:
+def landlock(rules: dict[str, Any]) -> None:
+    """Keep to *rules* (``plasmid.training.isolation.landlock.ruleset``). Raises OSError."""
     attributes = bytes.fromhex(rules["attributes"])
     ruleset = _syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     for path, access in rules["paths"]:
@@ -73,39 +77,34 @@ def _landlock(rules: dict[str, Any]) -> None:
         beneath = struct.pack("=Qi", access, opened)
         _syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), beneath, ctypes.c_uint(0))
         os.close(opened)
+    for port in rules["ports"]:
+        there = struct.pack("=QQ", _CONNECT, port)
+        _syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_NET_PORT), there, ctypes.c_uint(0))
     _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
     os.close(ruleset)
 
 
-def _sandlock(rules: dict[str, Any]) -> None:
-    sys.path.append(rules["package"])
-    import sandlock
-
-    sandlock.confine(sandlock.Sandbox(fs_readable=rules["readable"], fs_writable=rules["writable"]))
-
-
-def _filter(number: int, code: bytes) -> int:
+def install(number: int, code: bytes, flags: int) -> int:
+    """Filter system calls by *code*; return what the kernel does, a listener if *flags* say so."""
     instructions = ctypes.create_string_buffer(code, len(code))
     given = struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions))
-    return _syscall(number, ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(_NEW_LISTENER), given)
+    return _syscall(number, ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), given)
 
 
 def _shut(orders: dict[str, Any]) -> int:
     """Shut every door that *orders* name; return the filter's listener."""
     if orders["parent"] is not None:
-        _prctl(_PDEATHSIG, signal.SIGKILL)
+        prctl(_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != orders["parent"]:
             sys.exit("the gateway has gone")
-        _prctl(_SUBREAPER, 1)
-    _drop_capabilities()
-    _prctl(_NO_NEW_PRIVS, 1)
-    if "sandlock" in orders:
-        _sandlock(orders["sandlock"])
+        prctl(_SUBREAPER, 1)
+    drop_capabilities()
+    prctl(NO_NEW_PRIVS, 1)
     for name, value in orders["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     if orders["landlock"] is not None:
-        _landlock(orders["landlock"])
-    return _filter(orders["seccomp"], bytes.fromhex(orders["filter"]))
+        landlock(orders["landlock"])
+    return install(orders["seccomp"], bytes.fromhex(orders["filter"]), _NEW_LISTENER)
 
 
 def _stay(guard: socket.socket, worker: int) -> None:
@@ -131,13 +130,10 @@ def _stay(guard: socket.socket, worker: int) -> None:
 
 def main() -> None:
     """Do as the guard orders, then become the worker."""
-    for wanted, given in enumerate(map(int, sys.argv[1:])):
-        os.dup2(given, wanted)
-        os.close(given)
     with socket.socket(fileno=os.dup(1)) as guard, guard.makefile("rb") as lines:
         orders = json.loads(lines.readline())
         if orders["first"]:
-            _prctl(_DUMPABLE, 0)  # of this process and, until it becomes the worker, of its child
+            prctl(_DUMPABLE, 0)  # of this process and, until it becomes the worker, of its child
         if orders["first"] and (worker := os.fork()) != 0:
             os.close(0)
             os.close(1)

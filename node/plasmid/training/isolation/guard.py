@@ -89,7 +89,7 @@ class Guard(threading.Thread):
         self._refusals, self._calls, self._logged = 0, 0, 0
         self._let_through: list[float] = []
         self._wrappers, self._root, self._first = 0, -1, -1
-        self._namespaced = self._detached = False
+        self._namespaced = False
         self._used = Usage()
         self._listener = self._errors = -1
         self._door: socket.socket | None = None
@@ -109,8 +109,6 @@ class Guard(threading.Thread):
         if self._first >= 0:
             with contextlib.suppress(OSError):  # it has ended
                 signal.pidfd_send_signal(self._first, signal.SIGKILL)
-                if self._detached:  # what was started clears up, and ends by itself
-                    return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -163,8 +161,6 @@ class Guard(threading.Thread):
             if self._namespaced:
                 first = parent_of(door) or -1
                 self._first = os.pidfd_open(first)  # when it ends, the kernel ends all of its namespace
-                self._root = first if prepared.detached else self._root
-                self._detached = prepared.detached
             self._door = ours.dup()  # process 1 of theirs ends when it closes, however this process ends
             self._wrappers = len(descendants(self._root)) - 1
 
@@ -247,7 +243,7 @@ class Guard(threading.Thread):
         name = name_of(machine(), number)
         self._calls += 1
         refusal = self._refusal(name, arguments)
-        if refusal:
+        if refusal not in (0, errno.ENOSYS):  # a library may try a call that is not there again and again
             self._refusals += 1
         if self.reason is not None:  # who is to be ended gets no answer, and so does not go on meanwhile
             return
@@ -259,7 +255,7 @@ class Guard(threading.Thread):
 
     def _refusal(self, name: str, arguments: list[int]) -> int:
         """Return the error that a call gets; 0 lets it go on."""
-        ruling = RULINGS.get(name, Ruling.END)
+        ruling = RULINGS.get(name, Ruling.ABSENT)
         if name == "clone" and arguments[0] & _NAMESPACES:
             ruling = Ruling.END
         if ruling is Ruling.END:
@@ -273,7 +269,7 @@ class Guard(threading.Thread):
         if ruling is Ruling.OWN and self._is_own(_signed(arguments[0])):
             return 0
         self._tell(f"{_described(name, arguments)} was refused")
-        return errno.EPERM
+        return errno.ENOSYS if ruling is Ruling.ABSENT else errno.EPERM
 
     def _count(self) -> int:
         now = time.monotonic()

@@ -18,8 +18,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.training.isolation.filter import program
@@ -34,7 +35,7 @@ from plasmid.training.isolation.port import (
 from plasmid.training.isolation.syscalls import NUMBERS, SECCOMP, machine
 from plasmid.training.isolation.trial import try_it
 
-LEAST_ABI = 3
+LEAST_ABI, NET_ABI = 3, 4
 _CREATE_RULESET, _VERSION = 444, 1
 
 _EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -86,19 +87,66 @@ class Landlock:
 
     def wrap(self, spec: Spec) -> Prepared:
         """See :class:`~plasmid.training.isolation.port.Isolation`."""
+        libraries = spec.readable()
+        drivers = [path for path in map(Path, _OF_A_DRIVER) if spec.devices and path.exists()]
         orders = {
             "parent": os.getpid(),
             "first": False,
             "limits": limits_of_a_process(spec.limits, spec.devices),
-            "landlock": {"attributes": _attributes(abi()).hex(), "paths": list(_paths(spec, abi()))},
+            "landlock": ruleset(
+                [*libraries, *of_the_host(), *drivers],
+                [spec.scratch, Path("/dev/null"), *spec.device_files()],
+                programs=libraries,
+                devices=spec.device_files(),
+            ),
             "seccomp": SECCOMP[machine()],
             "filter": program(
-                machine(), names_others=True, memory_bytes=asked_at_once(spec.limits, spec.devices)
+                machine(),
+                names_others=True,
+                memory_bytes=asked_at_once(spec.limits, spec.devices),
+                driver=bool(spec.devices),
             ).hex(),
             "command": list(spec.command),
         }
         environment = inside(spec.environment, spec.scratch)
         return Prepared(tuple(door()), environment, orders, scratch=spec.scratch)
+
+
+def ruleset(
+    read: Iterable[Path],
+    write: Iterable[Path],
+    *,
+    programs: Collection[Path] = (),
+    devices: Collection[Path] = (),
+    ports: Iterable[int] = (),
+) -> dict[str, Any]:
+    """Return what ``enter.py`` makes a ruleset of: nothing but this can be opened, or connected to by TCP.
+
+    Parameters
+    ----------
+    programs
+        Of *read*, where programs may be started from.
+    devices
+        Of *write*, which are devices.
+    ports
+        Where TCP connections may go, to any host: the kernel does not judge addresses. ABI 4 and later.
+    """
+    version = abi()
+    reading = [_rule(path, _READ | _LIST | (_EXECUTE if path in programs else 0)) for path in read]
+    writing = [
+        _rule(path, (_SCRATCH | (_DEVICE if path in devices else 0)) & _files(version)) for path in write
+    ]
+    return {
+        "attributes": _attributes(version).hex(),
+        "paths": reading + writing,
+        "ports": list(ports) if version >= NET_ABI else [],
+    }
+
+
+def of_the_host() -> list[Path]:
+    """Return what a process may read of itself and of the machine, as far as it is there."""
+    named = [f"/proc/self/{name}" for name in _OWN_PROCESS] + list(_OF_THE_HOST)
+    return [path for path in map(Path, named) if path.exists()]
 
 
 def _files(version: int) -> int:
@@ -109,33 +157,11 @@ def _files(version: int) -> int:
 def _attributes(version: int) -> bytes:
     """Return ``struct landlock_ruleset_attr``: files, TCP, and signals and abstract sockets outside."""
     fields = [_files(version)]
-    if version >= 4:
+    if version >= NET_ABI:
         fields.append(0b11)
     if version >= 6:
         fields.append(0b11)
     return struct.pack(f"={len(fields)}Q", *fields)
-
-
-def readable(spec: Spec) -> list[Path]:
-    """Return every file and folder that may be read."""
-    named = [f"/proc/self/{name}" for name in _OWN_PROCESS] + list(_OF_THE_HOST)
-    if spec.devices:
-        named += _OF_A_DRIVER
-    return spec.readable() + [path for path in map(Path, named) if path.exists()]
-
-
-def writable(spec: Spec) -> list[Path]:
-    """Return every file and folder that may be read and written."""
-    return [spec.scratch, Path("/dev/null"), *spec.device_files()]
-
-
-def _paths(spec: Spec, version: int) -> Iterator[tuple[str, int]]:
-    libraries = set(spec.readable())
-    for path in readable(spec):
-        yield _rule(path, _READ | _LIST | (_EXECUTE if path in libraries else 0))
-    for path in writable(spec):
-        device = _DEVICE if path in spec.device_files() else 0
-        yield _rule(path, (_SCRATCH | device) & _files(version))
 
 
 def _rule(path: Path, access: int) -> tuple[str, int]:

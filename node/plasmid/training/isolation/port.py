@@ -28,7 +28,7 @@ from plasmid.core.errors import SiteFailed
 from plasmid.privacy.statements import IsolationLevel
 
 LEVELS: tuple[IsolationLevel, ...] = get_args(IsolationLevel)
-"""``bubblewrap``, ``container``, ``sandlock``, ``landlock``, ``none``: strongest first."""
+"""``bubblewrap``, ``landlock``, ``none``: strongest first."""
 
 Device = Literal["nvidia"]
 OPEN_FILES = 1024
@@ -130,16 +130,12 @@ class Prepared:
         What ``enter.py`` is told before it becomes the worker; None where the level does without it.
     scratch
         The folder on this host whose size the guard watches; None where something else limits it.
-    detached
-        Whether its processes are not below the one that is started: the door, which tells the guard its
-        number, is then below process 1 of theirs.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     orders: Mapping[str, Any] | None = None
     scratch: Path | None = None
-    detached: bool = False
 
 
 class Isolation(Protocol):
@@ -211,10 +207,13 @@ def interpreter() -> tuple[Path, ...]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(_absolute("PYTHONPATH"))},
         timeout=60,
     )
-    own = [Path(entry) for entry in json.loads(answer.stdout) if entry]
-    libraries = [Path(entry) for entry in _absolute("LD_LIBRARY_PATH")]
-    system = [Path(entry) for entry in _SYSTEM]
-    return tuple(path for path in (*own, *libraries, *system) if path.exists() and path != Path("/"))
+    return libraries_of(json.loads(answer.stdout))
+
+
+def libraries_of(own: Sequence[str]) -> tuple[Path, ...]:
+    """Return an interpreter's *own* folders and files and the system's libraries, those that are there."""
+    named = [*own, *_absolute("LD_LIBRARY_PATH"), *_SYSTEM]
+    return tuple(path for path in map(Path, filter(None, named)) if path.exists() and path != Path("/"))
 
 
 def _absolute(variable: str) -> list[str]:

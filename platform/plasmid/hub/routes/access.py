@@ -26,7 +26,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/api/models/{owner}/{name}/auth-check")
     def may_read(request: Request, owner: str, name: str) -> dict[str, Any]:
         repo, account = desk.repo(request, owner, name)
-        desk.check_gate(request, repo, account)
+        desk.check_gate(repo, account)
         return {"id": str(repo.id)}
 
     @router.get("/api/models/{owner}/{name}/auth-check/write")

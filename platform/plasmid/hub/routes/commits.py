@@ -75,7 +75,7 @@ def routes(desk: Desk) -> APIRouter:
         )  # a branch that is not there, before all the bytes
         work = _Work(desk, repo, account, plain(revision))
         made, warnings = await read_in_thread(desk, request, work)
-        url = f"{desk.url(request)}/{repo.id}/commit/{made.id}"
+        url = f"{desk.url}/{repo.id}/commit/{made.id}"
         said = {"success": True, "commitOid": made.id, "commitUrl": url, "hookOutput": ""}
         warned = {"X-HF-Warning": answers.header_text(f"card {repo.id}; {repo.id}: {'; '.join(warnings)}.")}
         return JSONResponse(said, headers=warned if warnings else {})

@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -17,7 +16,7 @@ from urllib.parse import parse_qsl
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError
 from plasmid.hub.limits import Buckets, Limits, address_of
 from plasmid.hub.names import RepoId
@@ -44,9 +43,10 @@ class Desk:
     uploads: CapacityLimiter
     name: str
 
-    def url(self, request: Request) -> str:
-        """Return the address that the hub is known by, without a slash at its end."""
-        return self.hub.settings.url or f"{request.url.scheme}://{request.url.netloc}"
+    @property
+    def url(self) -> str:
+        """The address that the hub is known by, without a slash at its end; never what a request says."""
+        return self.hub.settings.known_as()
 
     def caller(self, request: Request) -> Account | None:
         """Return whose token a request shows, None if it shows none. Raises HubError (``hub.token``)."""
@@ -64,7 +64,7 @@ class Desk:
 
     def session(self, request: Request) -> Session | None:
         """Return who has logged in on the pages, None: nobody."""
-        return self.sessions.of(request, self.url(request))
+        return self.sessions.of(request, self.url)
 
     def viewer(self, request: Request) -> Account | None:
         """Return who looks at a page or a file: by a token, else by a session. Raises as :meth:`caller`."""
@@ -137,13 +137,13 @@ class Desk:
         assert account is not None
         return repo, account
 
-    def check_gate(self, request: Request, repo: Repo, account: Account | None) -> None:
+    def check_gate(self, repo: Repo, account: Account | None) -> None:
         """Raise HubError (``hub.gated``) unless the caller may read the files of *repo*."""
         writes = self.hub.accounts.may(account, repo, "write")
         access = self.hub.registry.gates.access(repo, account, writes=writes)
         if access in ("open", "accepted"):
             return
-        page = f"{self.url(request)}/{repo.id}"
+        page = f"{self.url}/{repo.id}"
         if access == "pending":
             raise HubError(
                 "hub.gated",
@@ -178,9 +178,8 @@ async def _json_body(request: Request) -> dict[str, Any]:
     try:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return _form(body.decode())
-        check_json(body)
-        value = json.loads(body or b"{}")
-    except (ValueError, RecursionError):
+        value = parse_json(body or b"{}")
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise HubError("hub.malformed", "the body is not a JSON object.")

@@ -52,7 +52,7 @@ def routes(desk: Desk) -> APIRouter:
     ) -> tuple[Repo, Commit, FileEntry]:
         account = desk.viewer(request)
         repo = desk.repo_for(account, owner, name, "read")
-        desk.check_gate(request, repo, account)
+        desk.check_gate(repo, account)
         commit = desk.revision(repo, revision)
         try:
             return repo, commit, desk.hub.registry.file(commit, plain(path))

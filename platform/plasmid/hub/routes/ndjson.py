@@ -11,14 +11,13 @@ Rules
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError
 from plasmid.hub.blobs import BlobWriter
 from plasmid.hub.records import Blob
@@ -121,9 +120,8 @@ class Lines:
 
 def _item(text: bytes, blob: Blob | None, number: int) -> Item:
     try:
-        check_json(text)
-        said = json.loads(text)
-    except (ValueError, RecursionError):
+        said = parse_json(text)
+    except ValueError:
         said = None
     match said:
         case {"key": str(key), "value": dict(value)}:

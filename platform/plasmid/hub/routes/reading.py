@@ -79,7 +79,7 @@ def routes(desk: Desk) -> APIRouter:
         if page.cursor is not None:
             kept = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
             query_text = urlencode([*kept, ("cursor", page.cursor)])
-            headers["Link"] = f'<{desk.url(request)}/api/models?{query_text}>; rel="next"'
+            headers["Link"] = f'<{desk.url}/api/models?{query_text}>; rel="next"'
         return JSONResponse([answers.only(one, expand or ()) for one in said], headers=headers)
 
     @router.get("/api/models/{owner}/{name}")
@@ -117,7 +117,7 @@ def routes(desk: Desk) -> APIRouter:
         headers = {"X-Repo-Commit": commit.id}
         if end < len(items):
             kept = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
-            here = f"{desk.url(request)}{request.scope['raw_path'].decode('ascii').partition('?')[0]}"
+            here = f"{desk.url}{request.scope['raw_path'].decode('ascii').partition('?')[0]}"
             headers["Link"] = f'<{here}?{urlencode([*kept, ("cursor", end)])}>; rel="next"'
         return JSONResponse(items[cursor:end], headers=headers)
 
@@ -147,7 +147,7 @@ def routes(desk: Desk) -> APIRouter:
         found = registry.history(commit, after=p * HISTORY_PAGE, limit=HISTORY_PAGE + 1)
         headers = {"X-Total-Count": str(registry.count_history(commit))}
         if len(found) > HISTORY_PAGE:
-            here = f"{desk.url(request)}/api/models/{repo.id}/commits/{commit.id}"
+            here = f"{desk.url}/api/models/{repo.id}/commits/{commit.id}"
             headers["Link"] = f'<{here}?p={p + 1}>; rel="next"'
         return JSONResponse([answers.commit(one) for one in found[:HISTORY_PAGE]], headers=headers)
 

@@ -10,7 +10,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from plasmid.core.bounds import check_json
+from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError
 from plasmid.hub import answers, pages
 from plasmid.hub.finding import Query
@@ -128,7 +127,7 @@ def routes(desk: Desk, renderer: pages.Renderer) -> APIRouter:
 
     def begun(request: Request, form: dict[str, str]) -> Response:
         """Begin a session, or show the form again."""
-        seen, url = visit(request), desk.url(request)
+        seen, url = visit(request), desk.url
         back, secret = local(form.get("next", "/")), form.get("token", "").strip()
         problem: HubError
         try:
@@ -155,7 +154,7 @@ def routes(desk: Desk, renderer: pages.Renderer) -> APIRouter:
         if refused.status_code != 200:
             return refused
         answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
-        desk.sessions.end(answer, desk.url(request))
+        desk.sessions.end(answer, desk.url)
         return answer
 
     return router
@@ -177,7 +176,7 @@ def _repository(seen: _Visit, owner: str, name: str, revision: str) -> str:
     desk, viewer = seen.desk, seen.viewer
     repo = desk.repo_for(viewer, owner, name, "read")
     commit = desk.revision(repo, revision)
-    values = _values(desk, desk.url(seen.request), repo, commit, viewer)
+    values = _values(desk, desk.url, repo, commit, viewer)
     writes = desk.hub.accounts.may(viewer, repo, "write")
     access = desk.hub.registry.gates.access(repo, viewer, writes=writes)
     return seen.page("repo.html", str(repo.id), access=access, **values)
@@ -233,8 +232,7 @@ def _values(desk: Desk, url: str, repo: Repo, commit: Commit, viewer: Account | 
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        check_json(text.encode())
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None

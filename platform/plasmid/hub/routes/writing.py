@@ -26,7 +26,7 @@ def routes(desk: Desk) -> APIRouter:
         account = desk.member(request)
         repo = RepoId.parse(f"{_owner(body, account)}/{text_of(body, 'name')}")
         _models_only(body)
-        url = f"{desk.url(request)}/{repo}"
+        url = f"{desk.url}/{repo}"
         try:
             found: Repo | None = registry.get(repo)
         except HubError:

@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_the_bodies() -> None:
     plan = made.plan(6, 1, made.planned(6, 1, 1.0))
     assert plan["trainable_parameters"] == 1000
     assert plan["bytes_up_per_round"] == len(pack("words", np.zeros(1000 + TAIL, np.uint32)))
-    down = [pack("state", np.zeros(1000, np.float32)), pack("total", np.zeros(1000, np.float64))]
+    down = [pack("state", np.zeros(1000, np.float32)), pack("total", np.zeros(1000 + TAIL, np.uint32))]
     assert plan["bytes_down_per_round"] == sum(map(len, down))
     assert (plan["rounds"], plan["protect"], plan["theta"], plan["min_sites"]) == (4, "masked", 4, 4)
     # 6 (2**28 + 1/2) < 2**31 < 6 (2**29 + 1/2)

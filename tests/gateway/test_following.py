@@ -102,7 +102,7 @@ class Way:
 
     def verified(self, round_: int) -> Verified:
         """Return the statement of a site that has verified the state of *round_*."""
-        return Verified(round=round_, state=self.start(round_).state, theta=3)
+        return Verified(round=round_, state=self.start(round_).state, needs=3)
 
     def answer(self, following: Following, round_: int, *, survivors: Sequence[str] | None = NAMES) -> None:
         """Have the site contribute to *round_*, and agree to its sum unless it was too late for that."""
@@ -114,7 +114,7 @@ class Way:
             invited=NAMES,
             encoding=Encoding(bits=64, scale_log2=SCALE, bound=2.0**10, length=size),
             key=KEY if self.document.privacy.protect == "masked" else b"",
-            theta=3,
+            needs=3,
         )
         if survivors is not None:
             following.consented(round_, survivors)
@@ -283,7 +283,7 @@ def test_colluding_sites_vouch_for_nothing_by_a_small_threshold(base: BaseModel)
     following = way.following()
     following.begin(way.start(3), way.fetch)
     with refusal("protocol.unverified"):
-        following.follow(2 * [way.verified(3).model_copy(update={"theta": 1})], c=2)
+        following.follow(2 * [way.verified(3).model_copy(update={"needs": 1})], c=2)
 
 
 def test_a_site_says_itself_what_it_has_verified(base: BaseModel) -> None:

@@ -27,7 +27,7 @@ from secure_sum import H, contribution, started
 
 D = "d" * 64
 HEAD = {"run": "run", "epoch": 1}
-VERIFIED = Verified(round=2, state=D, theta=3)
+VERIFIED = Verified(round=2, state=D, needs=3)
 STATEMENTS = {
     statement.type: statement
     for statement in (

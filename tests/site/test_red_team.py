@@ -155,7 +155,7 @@ def forgets_answers(patch: Patch) -> None:
         try:
             return mask(self, words, slot=slot, **named)
         except ProtocolError:
-            return None
+            return bytes(8)
 
     patch.setattr(Gateway, "contribute", again)
     patch.setattr(SiteEpoch, "mask", any_slot)
@@ -171,7 +171,7 @@ def any_vector(patch: Patch) -> None:
 
     for module in (gateway, rounds):
         patch.setattr(module, "bounded", lambda vector, shape, *, noised: (vector, 0.0))
-    patch.setattr(gateway.Gateway, "_protect", lambda *_: np.zeros(8, np.uint32))
+    patch.setattr(gateway.Gateway, "_protect", lambda *_: (np.zeros(8, np.uint32), bytes(8)))
 
 
 def talks(patch: Patch) -> None:
@@ -249,7 +249,7 @@ def any_round(patch: Patch) -> None:
 def short_for_zeros(patch: Patch) -> None:
     from plasmid.privacy.secure_aggregation import SiteEpoch
 
-    patch.setattr(Gateway, "_protect", lambda *said: np.zeros(8 if said[3].any() else 9, np.uint32))
+    patch.setattr(Gateway, "_protect", lambda *said: (np.zeros(8 if said[3].any() else 9, np.uint32), None))
     patch.setattr(SiteEpoch, "contributed", nothing)
 
 

@@ -11,7 +11,8 @@ Rules
    makes another total that passes, but with a chance of 2 / (2**61 - 1).
 3. A state or total that does not follow ends this site's part in the run; it is not admitted again.
 4. **No unverified step** where sums are masked. A site that missed rounds takes the state that at least theta
-   sites (of the epoch that made it), and more than c, sign to have verified; no other one. Where the server's
+   sites of the epoch that made it (all others, where theta is all), and more than c, sign to have verified;
+   no other one. Where the server's
    optimiser remembers the rounds that it missed, it goes on with verified totals, and its consents say that
    it has not verified the state (:mod:`plasmid.privacy.attempt` wants more than c that have).
 5. Without masks there is no tag, and every vector has its own noise: what a site missed is counted as not
@@ -78,8 +79,9 @@ class Answered:
         The sites of the attempt.
     encoding
         Of its vectors.
-    key, theta
-        The group's key and the threshold of the epoch; empty and 0 where nothing is masked.
+    key, needs
+        The group's key, and how many sites must have verified the next state for one that missed the round;
+        empty and 0 where nothing is masked.
     survivors
         Those to whose sum this site has consented; None as long as it has not.
     """
@@ -90,7 +92,7 @@ class Answered:
     invited: tuple[str, ...]
     encoding: Encoding
     key: bytes = b""
-    theta: int = 0
+    needs: int = 0
     survivors: tuple[str, ...] | None = None
 
 
@@ -173,7 +175,7 @@ class Following:
         """The newest state, if this site has verified it by a re-run; None in round 1, which all verify."""
         if self._at is None or not self._own or self._at[0] - 1 not in self.answered:
             return None
-        return Verified(round=self._at[0], state=self._at[1], theta=self.answered[self._at[0] - 1].theta)
+        return Verified(round=self._at[0], state=self._at[1], needs=self.answered[self._at[0] - 1].needs)
 
     def follow(self, statements: Iterable[Verified | None], *, c: int) -> None:
         """Take on the state that was waited for if enough sites, one each of *statements*, have verified it.
@@ -187,9 +189,9 @@ class Following:
         if start is None:
             return
         said = Counter(
-            one.theta for one in statements if one and (one.round, one.state) == (start.round, start.state)
+            one.needs for one in statements if one and (one.round, one.state) == (start.round, start.state)
         )
-        if not any(count >= max(theta, c + 1) for theta, count in said.items()):
+        if not any(count >= max(needs, c + 1) for needs, count in said.items()):
             raise _unverified(start.round, f"{said.total()} sites say that they have verified it")
         self._vouched = (start.round, start.state)
 

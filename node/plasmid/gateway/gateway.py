@@ -348,7 +348,7 @@ class Gateway:
             invited=tuple(manifest.invited),
             encoding=manifest.encoding(),
             key=admitted.epoch.group_key if admitted.epoch else b"",
-            theta=manifest.theta,
+            needs=min(manifest.theta, len(admitted.roster) - 1),
         )
         admitted.following.attempts += manifest.phase == "train"
         return answer

@@ -157,13 +157,14 @@ class Verified(_Statement):
     ----------
     round, state
         The round that begins with the state, and the digest of its body.
-    theta
-        The threshold of the epoch that made it.
+    needs
+        How many sites must say so for one that missed the round: the threshold of the epoch that made the
+        state, or all other sites of that epoch where the threshold is all.
     """
 
     round: Annotated[int, Field(ge=1, lt=2**53)]
     state: Digest
-    theta: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
+    needs: Annotated[int, Field(ge=1, le=MAX_ROSTER)]
 
 
 class Ready(_OfEpoch):

@@ -124,7 +124,7 @@ def masked(value: int, pads: Iterable[Pad]) -> int:
 
 
 def opened(tags: Iterable[bytes | None], pads: Iterable[Pad]) -> bytes:
-    """Return the sum of the survivors' masked *tags*, none of them None, opened by the *pads* of their words."""
+    """Return the sum of the survivors' masked *tags*, none of them None, opened by their words' *pads*."""
     return pack_tag(masked(sum(read_tag(one or b"") for one in tags), pads))
 
 

@@ -74,13 +74,12 @@ def replayed_manifest(scratch: Scratch) -> None:
 
 
 def slot_reuse(scratch: Scratch) -> None:
-    """Another manifest for a slot that is used, and a slot for a state that nobody has made."""
-    manifest = scratch.set_up()
-    scratch.contribute(manifest)
-    other = scratch.manifest(state="6" * 64)
-    refuses("protocol.second_manifest", partial(scratch.target.contribute, other, never))
+    """A slot that was passed over is asked for, and a vector at a state that nobody has made."""
+    passed_over = scratch.set_up()
+    scratch.contribute(scratch.manifest(slot=1))
+    refuses("protocol.second_manifest", partial(scratch.target.contribute, passed_over, never))
     made_up = scratch.publish(np.ones(6, np.float32))
-    begun = scratch.manifest(slot=1, state=made_up)
+    begun = scratch.manifest(slot=2, state=made_up)
     refuses("protocol.step", partial(scratch.target.contribute, begun, never))
 
 

@@ -15,6 +15,7 @@ from plasmid.core.clock import now, parse
 from plasmid.data.table import Table
 from plasmid.gateway.opening import Opened
 from plasmid.gateway.requirements import Finding, Requirements, cohort, most_bytes
+from plasmid.gateway.suppression import rules
 from plasmid.models.store import BaseModel
 from plasmid.privacy.cells import CellRules
 from plasmid.privacy.ring import TAIL
@@ -213,10 +214,10 @@ def test_a_level_of_a_tree_without_a_unit_is_bounded_alike() -> None:
 
 
 def test_the_rules_against_disclosure_are_in_force_unless_one_is_turned_off() -> None:
-    assert Requirements().disclosure.rules(None) == CellRules()
-    assert Requirements().disclosure.rules(50) == CellRules(min_cohort=50)
+    assert rules(Requirements().disclosure, None) == CellRules()
+    assert rules(Requirements().disclosure, 50) == CellRules(min_cohort=50)
     given = {"min_cell": None, "dominance": None, "rounding": None, "max_parameters_share": None}
-    off = Requirements.model_validate({"disclosure": given}).disclosure.rules(None)
+    off = rules(Requirements.model_validate({"disclosure": given}).disclosure, None)
     assert off == CellRules(
         min_cohort=None, min_cell=None, dominance=None, rounding=None, max_parameters_share=None
     )

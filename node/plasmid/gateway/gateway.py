@@ -14,7 +14,7 @@ Rules
    again gets the stored bytes, another one for that slot, or an older slot, is refused.
 5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
    non-finite value is refused, size is not (that would leak). Computations hold no clip, noise or ledger.
-   What has cells and no privacy unit is subject to the rules of :mod:`plasmid.gateway.cell_rules`.
+   What has cells and no privacy unit is subject to the rules of :mod:`plasmid.gateway.suppression`.
 6. What the log or the ledger cannot record does not leave, nor does anything while the owner's pause is in
    force.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.gateway.admission import AdmittedRun, Answer, admit
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.cell_rules import controlled
+from plasmid.gateway.cell_rules import layout_of
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
 from plasmid.gateway.countersigning import adapter_digest, check_result, word_of
 from plasmid.gateway.disclosure import public
@@ -57,7 +57,6 @@ from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
 from plasmid.gateway.released import released
 from plasmid.gateway.revoked import Revoked
-from plasmid.privacy.evidence import Evidence
 from plasmid.privacy.ring import Words
 from plasmid.privacy.statements import Contribution, IsolationLevel
 from plasmid.protocol.body import pack
@@ -79,6 +78,9 @@ from plasmid.protocol.messages import (
 )
 from plasmid.protocol.outcome import hardware_name
 from plasmid.protocol.revocation import Revocation
+
+if TYPE_CHECKING:
+    from plasmid.privacy.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -318,17 +320,22 @@ class Gateway:
         if noised:
             self._check_noised(admitted, manifest, shape, raw)
         policy = self._check_may_leave(admitted)  # it may have changed while this was computed
-        vector, suppressed = controlled(
-            admitted.document,
-            vector,
-            evidence,
-            disclosure=policy.require.disclosure,
-            min_cohort=policy.require.min_cohort,
-            folder=self.home.lineage / "statistics" / admitted.population,
-            run=manifest.run,
-            digest=admitted.digest,
-        )
-        vector = np.clip(vector, -shape.bound, shape.bound) if suppressed else vector  # rounded up beyond it
+        layout = layout_of(admitted.document)
+        suppressed: dict[str, Any] = {}
+        if layout is not None:
+            from plasmid.gateway.suppression import controlled  # which runs without cells do not need
+
+            vector, suppressed = controlled(
+                layout,
+                vector,
+                evidence,
+                disclosure=policy.require.disclosure,
+                min_cohort=policy.require.min_cohort,
+                folder=self.home.lineage / "statistics" / admitted.population,
+                run=manifest.run,
+                digest=admitted.digest,
+            )
+            vector = np.clip(vector, -shape.bound, shape.bound)  # what was rounded may lie beyond
         words, tag = self._protect(admitted, manifest, vector, digest)
         answer = self._answer(admitted, manifest, digest, pack("words", words), tag)
         self.audit.write(

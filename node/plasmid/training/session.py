@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from plasmid.computations.api import Layout
 from plasmid.core.errors import PlasmidError, from_dict
 from plasmid.models.store import BaseModel
-from plasmid.privacy.evidence import Evidence
 from plasmid.protocol.body import Body, body_bytes, pack, unpack
 from plasmid.training.channel import Channel, ChannelClosed
 from plasmid.training.isolation.guard import Notice
 from plasmid.training.launcher import Launcher
+
+if TYPE_CHECKING:
+    from plasmid.privacy.evidence import Evidence
 
 Progress = Callable[[int, int], None]
 _PERSONAL = np.dtype("<f4")
@@ -171,6 +173,8 @@ def evidence_bytes(layout: Layout, records: int) -> int:
 def _evidence(header: Mapping[str, Any], body: Body, layout: Layout) -> Evidence | None:
     """Return the evidence of a frame, None if it is none: without it nothing in cells leaves."""
     try:
+        from plasmid.privacy.evidence import Evidence  # which runs without cells do not need
+
         return Evidence.from_bytes(
             bytes(body), records=int(header["records"]), cells=layout.cells, numbers=layout.numbers
         )

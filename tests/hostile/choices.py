@@ -1,4 +1,4 @@
-"""What a coordinator at work on one run chooses from: all that is proper, most that was, some that never is."""
+"""What a coordinator of a run chooses from: all that is proper, most that was, some that never is."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ AGO = st.sampled_from((0, 0, 0, 0, 1, 1, 2, 3, 5, 8, 13))
 SITE = st.sampled_from(FOUR)
 SOME = st.sampled_from([part for size in (4, 3, 2, 1) for part in combinations(FOUR, size)])
 MOST = st.sampled_from([FOUR, FOUR, *combinations(FOUR, 3)])
+MANY = st.sampled_from([FOUR, FOUR, FOUR, FOUR, *combinations(FOUR, 3)])
 STATES = ("next", "last", "first", "old", "near", "far")
 TOTALS = ("none", "true", "zeros", "forged", "old", "other")
 SPOILT = st.sampled_from(("an older one", "one of another run", "one left out", "signed by delta"))

@@ -42,6 +42,7 @@ class Attempt:
 
     manifest: Manifest
     state: Vector
+    digest: str
     bodies: dict[str, Answer] = field(default_factory=dict)
 
 
@@ -112,7 +113,7 @@ class Coordinator:
         if isinstance(said, Answer):
             self.said["contribution"].append(said.contribution)
             for attempt in self.attempts:
-                if attempt.manifest.digest() == said.contribution.payload["manifest"]:
+                if attempt.digest == said.contribution.payload["manifest"]:
                     attempt.bodies[site] = said
         elif isinstance(said, Bundles):
             self.said["bundle"] += said.statements
@@ -200,7 +201,7 @@ class Coordinator:
             invited=[site for site in held.roster if site in invited],
             **said,
         )
-        self.attempts.append(Attempt(made, state))
+        self.attempts.append(Attempt(made, state, made.digest()))
         return self.attempts[-1]
 
     def total(self, values: Vector, *, sites: int, like: Opened | None = None) -> Total:
@@ -221,7 +222,7 @@ class Coordinator:
         found = {
             one.signer: one
             for one in self.said["consent"]
-            if (one.payload["manifest"], one.payload["survivors"]) == (attempt.manifest.digest(), agreed)
+            if (one.payload["manifest"], one.payload["survivors"]) == (attempt.digest, agreed)
         }
         if found and COLLUDER in survivors:
             found[COLLUDER] = protocol.signed_as(next(iter(found.values())), self.world.colluder)
@@ -236,7 +237,7 @@ class Coordinator:
     def _open(self, last: Shares) -> None:
         """Open the sum of which *last* is a share, if there are enough by now."""
         survivors = tuple(sorted(last.self_shares))
-        attempt = next((one for one in self.attempts if one.manifest.digest() == last.manifest), None)
+        attempt = next((one for one in self.attempts if one.digest == last.manifest), None)
         held, _ = self.epochs.get((last.run, last.epoch), (None, 0))
         if attempt is None or held is None or any(site not in attempt.bodies for site in survivors):
             return
@@ -252,7 +253,7 @@ class Coordinator:
         try:
             pads = held.pads(
                 about.slot,
-                about.digest(),
+                attempt.digest,
                 invited=about.invited,
                 survivors=survivors,
                 shares=[Shares.model_validate(said.payload) for said in shares],

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from attacks import FOUR
 from hostile import protocol
-from hostile.choices import AGO, MOST, SITE, SOME, SPOILT, STATES, TOTALS, Choices, back
+from hostile.choices import AGO, MANY, MOST, SITE, SOME, SPOILT, STATES, TOTALS, Choices, back
 from hostile.coordinator import SET_UP, Attempt, Coordinator, stage
 from hostile.invariants import INVARIANTS
 from hostile.protocol import KNOWN_HOLES
@@ -65,47 +65,54 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
 
     # -- moves -------------------------------------------------------------------------------------
 
-    @rule()
-    def turn_to_the_other_run(self) -> None:
-        (self.run,) = set(self.seen.runs) - {self.run}
-
-    @rule(site=SITE, forgets=st.booleans())
-    def lose_a_site(self, site: str, forgets: bool) -> None:
-        if forgets:
+    @rule(site=SITE, how=st.sampled_from(("restart", "forget", "all restart", "all restart")))
+    def lose(self, site: str, how: str) -> None:
+        if how == "forget":
             self.world.gateways[site].forget(self.run)
         else:
-            self.world.federation.restart(site)
+            for lost in FOUR if how == "all restart" else [site]:
+                self.world.federation.restart(lost)
         self.broken.add(self.run)
+        if how == "all restart":
+            self._ask_again()
 
-    def deliver(self, sites: Iterable[str], made: Attempt) -> None:
-        for site in sites:
-            self.seen.send(site, made.manifest)
-
-    @rule(further=st.sampled_from((1, 0)), again=st.booleans())
-    def start_all_again(self, further: int, again: bool) -> None:
-        for site in FOUR:
-            self.world.federation.restart(site)
-            self.seen.send(site, self.seen.runs[self.run])
-        self.begun += further
+    def _ask_again(self) -> None:
+        """Begin the last key epoch once more, and ask for the last attempt anew."""
+        self._admit()
         self.seen.key_epoch(self.run, self.begun, FOUR)
-        self.broken -= {self.run}
-        if again and self.attempts and self.begun in self.epochs:
+        if self.attempts and self.begun in self.epochs:
             last = self.attempts[-1]
             named = {name: getattr(last.manifest, name) for name in ("slot", "round", "total", "invited")}
-            self.seen.attempt(run=self.run, epoch=self.begun, state=last.state, **named)
-            self.deliver(FOUR, self.attempts[-1])
+            made = self.seen.attempt(run=self.run, epoch=self.begun, state=last.state, **named)
+            self._deliver(FOUR, made)
+
+    def _admit(self) -> None:
+        for site in FOUR:
+            self.seen.send(site, self.seen.runs[self.run])
+
+    def _deliver(self, sites: Iterable[str], made: Attempt) -> None:
+        for site in sites:
+            self.seen.send(site, made.manifest)
+        if not made.bodies:
+            self.broken.add(self.run)
 
     def _repair(self) -> None:
         """Do what an honest coordinator does when a key epoch is over before its time."""
         if self.run in self.broken:
-            for site in FOUR:
-                self.seen.send(site, self.seen.runs[self.run])
+            self._admit()
             self.begun += 1
             self.seen.key_epoch(self.run, self.begun, FOUR)
             self.broken -= {self.run}
 
-    @rule(roster=MOST, further=st.sampled_from((1, 1, 0, -1)), c=st.sampled_from((1, 1, 1, 2, 0)))
-    def key_epoch(self, roster: tuple[str, ...], further: int, c: int) -> None:
+    @rule(
+        roster=MOST,
+        further=st.sampled_from((1, 1, 0, -1)),
+        c=st.sampled_from((1, 1, 1, 2, 0)),
+        turns=st.sampled_from((False, False, True)),
+    )
+    def key_epoch(self, roster: tuple[str, ...], further: int, c: int, turns: bool) -> None:
+        if turns:
+            (self.run,) = set(self.seen.runs) - {self.run}
         self.begun += further > 0
         self.seen.key_epoch(self.run, max(1, self.begun + min(0, further)), roster, c)
 
@@ -127,11 +134,11 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         round_=st.sampled_from(("next", "next", "next", "same", "old", "beyond")),
         state=st.sampled_from(STATES),
         total=st.sampled_from(TOTALS),
-        invited=MOST,
-        sites=MOST,
-        slot=st.sampled_from(("next", "next", "next", "skipping one", "last", "first")),
+        invited=MANY,
+        sites=MANY,
+        slot=st.sampled_from(("next", "next", "next", "next", "skipping one", "last", "first")),
         ago=AGO,
-        careful=st.sampled_from((True, True, False)),
+        careful=st.sampled_from((True, True, True, False)),
     )
     def attempt(
         self,
@@ -159,7 +166,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
             total=self._total(total, chosen, ago),
             invited=invited,
         )
-        self.deliver(sites, made)
+        self._deliver(sites, made)
         if careful:
             self._open(made, sorted(made.bodies), FOUR)
 
@@ -177,25 +184,20 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
             total=None if last is None else last.total,
             invited=FOUR,
         )
-        self.deliver(survivors, made)
+        self._deliver(survivors, made)
         self._open(made, survivors, survivors)
 
     @precondition(lambda self: self.attempts)
     @rule(ago=AGO, sites=SOME)
     def deliver_late(self, ago: int, sites: Iterable[str]) -> None:
-        self.deliver(sites, back(self.attempts, ago))
+        self._deliver(sites, back(self.attempts, ago))
 
     @precondition(lambda self: self.attempts)
-    @rule(ago=AGO, survivors=MOST, sites=SOME)
-    def show_survivors(self, ago: int, survivors: tuple[str, ...], sites: Iterable[str]) -> None:
+    @rule(ago=AGO, survivors=MOST, sites=SOME, what=st.sampled_from(("survivors", "consents")))
+    def show(self, ago: int, survivors: tuple[str, ...], sites: Iterable[str], what: str) -> None:
+        step = self.seen.agree if what == "survivors" else self.seen.ask_shares
         for site in sites:
-            self.seen.agree(site, back(self.attempts, ago), survivors)
-
-    @precondition(lambda self: self.attempts)
-    @rule(ago=AGO, survivors=MOST, sites=SOME)
-    def show_consents(self, ago: int, survivors: tuple[str, ...], sites: Iterable[str]) -> None:
-        for site in sites:
-            self.seen.ask_shares(site, back(self.attempts, ago), survivors)
+            step(site, back(self.attempts, ago), survivors)
 
     @precondition(lambda self: self.attempts)
     @rule(ago=AGO, left_out=SOME, sites=MOST)
@@ -211,24 +213,21 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
             for site in asked:
                 step(site, made, chosen)
 
-    @rule(ago=st.integers(0, 200), site=SITE)
-    def replay(self, ago: int, site: str) -> None:
-        self.seen.send(site, back(self.seen.messages, ago), again=True)
-
-    @rule(ago=st.integers(0, 200), site=SITE, epoch=st.sampled_from((0, 1)), slot=st.integers(0, 3))
-    def replay_in_another_place(self, ago: int, site: str, epoch: int, slot: int) -> None:
+    @rule(ago=st.integers(0, 200), site=SITE, moved=st.booleans(), slot=st.integers(0, 3))
+    def replay(self, ago: int, site: str, moved: bool, slot: int) -> None:
         message = back(self.seen.messages, ago)
-        names = set(type(message).model_fields)
-        place = {"run": self.run, "epoch": max(self.epochs) + epoch, "slot": slot}
+        names = set(type(message).model_fields) if moved else set()
+        place = {"run": self.run, "epoch": max(self.epochs), "slot": slot}
         changes = {name: value for name, value in place.items() if name in names}
-        self.seen.send(site, message.model_copy(update=changes))
+        self.seen.send(site, message.model_copy(update=changes), again=not moved)
 
     @precondition(lambda self: self.attempts)
     @rule(kind=st.sampled_from(("contribution", "consent")), ago=AGO, which=AGO)
     def colluder_signs(self, kind: str, ago: int, which: int) -> None:
-        known, about = self.seen.said[kind], back(self.attempts, ago).manifest
+        known, chosen = self.seen.said[kind], back(self.attempts, ago)
         if known:
-            place = {"run": about.run, "epoch": about.epoch, "slot": about.slot, "manifest": about.digest()}
+            about = chosen.manifest
+            place = {"run": about.run, "epoch": about.epoch, "slot": about.slot, "manifest": chosen.digest}
             if kind == "contribution":
                 place["round"] = about.round
             self.seen.said[kind].append(protocol.signed_as(back(known, which), self.world.colluder, **place))

@@ -38,7 +38,7 @@ def play(made: type[CoordinatorMachine], *, schedules: int, steps: int, number: 
 def play_long(
     *, unit: bool, schedules: int, steps: int, seconds: float, number: int
 ) -> tuple[Any, list[str]]:
-    """Play until *schedules* or *seconds* are used up; return the counts, and what broke by which schedule."""
+    """Play until *schedules* or *seconds* are used up; return the counts, and the schedule that broke one."""
     made, begun = machine(unit=unit), time.monotonic()
     while made.counts["schedules"] < schedules and time.monotonic() - begun < seconds:
         try:

@@ -29,12 +29,12 @@ from plasmid.computations import api
 from plasmid.core import settings
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError, ProtocolError
-from plasmid.gateway import admission
+from plasmid.gateway import admission, epochs
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
 from plasmid.privacy.ring import Words
 from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.protocol.messages import Admit, Epoch, Manifest, Relay
+from plasmid.protocol.messages import Admit, Epoch, Manifest, Relay, Signed
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
@@ -106,8 +106,8 @@ class World:
     def playing(self, *, without: str = "") -> Iterator[None]:
         """Observe, with one defence off if it is named.
 
-        What no message of a coordinator changes is looked at once: the text of settings, each site's view,
-        what its owner lets leave.
+        What no message changes is looked at once: the text of settings, each site's view, what its owner lets
+        leave. A statement whose signature is right stays so.
         """
         self.checks_states = without != "state"
         with pytest.MonkeyPatch.context() as patch:
@@ -115,6 +115,7 @@ class World:
             patch.setattr(admission, "open_view", self._once(admission.open_view))
             patch.setattr(Gateway, "_check_may_leave", self._once(Gateway._check_may_leave))
             patch.setattr(SiteHome, "config", self._once(SiteHome.config))
+            patch.setattr(epochs, "open_signed", _remembering(epochs.open_signed))
             patch.setattr(SiteEpoch, "mask", self._noting(SiteEpoch.mask))
             for owner, method in weakened(without):
                 patch.setattr(owner, method, lambda *_, **__: None)
@@ -184,6 +185,17 @@ class World:
         if body is None or len(body) != size:
             raise ProtocolError("protocol.body", "there is no such body.")
         return body
+
+
+def _remembering(open_signed: Callable[[Signed, str], Any]) -> Callable[[Signed, str], Any]:
+    found: dict[tuple[int, str], tuple[Signed, Any]] = {}
+
+    def opened(signed: Signed, key: str) -> Any:
+        if (id(signed), key) not in found:
+            found[id(signed), key] = signed, open_signed(signed, key)
+        return found[id(signed), key][1]
+
+    return opened
 
 
 _parsed = lru_cache(maxsize=256)(settings.parse_yaml)

@@ -59,6 +59,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         """Count, and put back what was patched."""
         self._playing.close()
         self.counts["sums"] += len(self.seen.sums)
+        self.counts["schedules with a sum"] += bool(self.seen.sums)
         self.counts["messages"] += len(self.seen.messages)
         self.counts["states taken"] += len(self.world.taken)
         self.counts.update(self.world.refused - self._before)

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from hostile.coordinator_machine import CoordinatorMachine, machine
 
-_BATCH = 50
+_BATCH = 5
 """Schedules before the clock is looked at."""
 
 

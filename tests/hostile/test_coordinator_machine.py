@@ -18,7 +18,7 @@ OTHERS = frozenset({"slots_mask_once", "sums_are_charged", "sums_are_of_their_su
 @pytest.mark.parametrize("unit", [False, True], ids=["no unit", "unit"])
 def test_no_schedule_breaks_what_must_hold(unit: bool) -> None:
     made = machine(unit=unit)
-    play(made, schedules=20, steps=20)
+    play(made, schedules=15, steps=20)
     counts = made.counts
     # it got somewhere: past admission, past consent, and against each kind of refusal
     assert counts["steps"] > 300
@@ -36,22 +36,22 @@ def test_no_schedule_breaks_what_must_hold(unit: bool) -> None:
 def test_control_sites_that_take_any_state_give_a_vector_away() -> None:
     """Round 2 from round 1's state over other survivors: the difference of the two sums is of few sites."""
     with pytest.raises(AssertionError, match="shared_states: two sums from one state"):
-        play(machine(without="state", unchecked=OTHERS | {"unverified_states"}), schedules=60, steps=20)
+        play(machine(without="state", unchecked=OTHERS | {"unverified_states"}), schedules=150, steps=20)
 
 
 def test_control_sites_that_take_any_state_compute_from_an_unverified_one() -> None:
     with pytest.raises(AssertionError, match=r"unverified_states: .* which follows from no sum"):
-        play(machine(without="state", unchecked=OTHERS | {"shared_states"}), schedules=60, steps=20)
+        play(machine(without="state", unchecked=OTHERS | {"shared_states"}), schedules=150, steps=20)
 
 
 def test_control_sites_that_forget_epochs_mask_twice_in_one_slot() -> None:
     with pytest.raises(AssertionError, match=r"slots_mask_once: .* masked 2 vectors"):
-        play(machine(without="epochs"), schedules=60, steps=20)
+        play(machine(without="epochs"), schedules=150, steps=20)
 
 
 def test_control_sites_that_charge_nothing_are_in_sums_for_free() -> None:
     with pytest.raises(AssertionError, match=r"sums_are_charged: .* charged nothing"):
-        play(machine(unit=True, without="charge"), schedules=20, steps=20)
+        play(machine(unit=True, without="charge"), schedules=150, steps=20)
 
 
 def test_a_known_hole_is_one() -> None:
@@ -59,7 +59,7 @@ def test_a_known_hole_is_one() -> None:
     for hole in sorted(KNOWN_HOLES):
         unchecked = (OTHERS | KNOWN_HOLES) - {hole}
         with pytest.raises(AssertionError, match=f"{hole}: "):
-            play(machine(unchecked=unchecked), schedules=60, steps=20)
+            play(machine(unchecked=unchecked), schedules=150, steps=20)
 
 
 def test_a_long_run_tells_what_it_did() -> None:

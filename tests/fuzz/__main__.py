@@ -1,4 +1,4 @@
-"""Fuzz every parser that faces another party: ``python -m fuzz [--inputs N] [--seconds S] [NAME ...]``.
+"""Fuzz every parser that faces another party, play every machine: ``python -m fuzz [--inputs N] [NAME ...]``.
 
 Rules
 -----
@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from fuzz.machines import MACHINES
 from fuzz.registry import targets
 from fuzz.runner import Outcome, attack
 from fuzz.table import markdown
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if asked.child:
         return _child(asked)
-    chosen = _chosen([one.name for one in targets()], asked.name)
+    chosen = _chosen([*(one.name for one in targets()), *MACHINES], asked.name)
     with ThreadPoolExecutor(asked.jobs) as pool:
         outcomes = list(pool.map(lambda name: _apart(name, asked), chosen))
     failed = sum(map(Outcome.failed, outcomes))
@@ -69,10 +70,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _child(asked: argparse.Namespace) -> int:
-    """Fuzz the one parser of this name and print its outcome as JSON."""
+    """Fuzz the one parser, or play the one machine, of this name and print its outcome as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_MIB * 2**20,) * 2)
-    (target,) = (one for one in targets() if one.name == asked.name[0])
-    outcome = attack(target, inputs=asked.inputs, seconds=asked.seconds, seed=asked.seed)
+    name, limits = asked.name[0], {"inputs": asked.inputs, "seconds": asked.seconds, "seed": asked.seed}
+    if name in MACHINES:
+        outcome = MACHINES[name](**limits)
+    else:
+        (target,) = (one for one in targets() if one.name == name)
+        outcome = attack(target, **limits)
     print(json.dumps(asdict(outcome)))
     return 0
 

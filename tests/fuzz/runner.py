@@ -57,7 +57,7 @@ class Target:
 
 @dataclass
 class Outcome:
-    """What came of one parser; ``slowest_s`` is processor time."""
+    """What came of one parser; ``slowest_s`` is processor time. A machine also says what it ``did``."""
 
     name: str
     inputs: int = 0
@@ -69,6 +69,7 @@ class Outcome:
     growth_mib: float = 0.0
     peak_mib: float = 0.0
     seconds: float = 0.0
+    did: dict[str, int] = field(default_factory=dict)
 
     def failed(self) -> bool:
         """Return whether there is anything to correct."""
@@ -76,10 +77,11 @@ class Outcome:
 
     def line(self) -> str:
         """Return the outcome in one line."""
+        did = "".join(f"\n    {count:>9} {what}" for what, count in sorted(self.did.items()))
         return (
             f"{self.name:<34} {self.inputs:>9} inputs, {self.taken:>8} taken, {len(self.refused):>3} codes, "
             f"{len(self.crashes)} crashes, {len(self.hangs)} hangs, slowest {1000 * self.slowest_s:6.1f} ms, "
-            f"+{self.growth_mib:.0f} of {self.peak_mib:.0f} MiB, {self.seconds:.0f} s"
+            f"+{self.growth_mib:.0f} of {self.peak_mib:.0f} MiB, {self.seconds:.0f} s{did}"
         )
 
 

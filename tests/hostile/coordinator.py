@@ -1,0 +1,292 @@
+"""A coordinator with one site on its side: it keeps all that was ever said, and opens whatever can be opened.
+
+Rules
+-----
+1. It opens a sum as soon as it has the shares; the colluder's own are always among them, for any survivors.
+2. Its moves are single messages or whole phases; what a site refuses, it does without.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fuzz.registry import scratch
+from hostile import protocol
+from hostile.protocol import Vector
+from hostile.world import COLLUDER, World
+from plasmid.computations import api
+from plasmid.core.errors import PlasmidError
+from plasmid.gateway.admission import Answer
+from plasmid.privacy.keystream import Keystreams
+from plasmid.privacy.ring import TAIL, Words, decode_sum
+from plasmid.privacy.statements import Advert, Contribution, Recovery, Shares, survivors_digest
+from plasmid.privacy.unmasking import CoordinatorEpoch
+from plasmid.protocol.body import pack, unpack
+from plasmid.protocol.messages import Admit, Blobs, Bundles, Manifest, Relay, RelayKind, Signed, Total
+from plasmid.protocol.plan import attempt_plan, attempts
+
+RUNS = ("run-1", "run-2")
+SET_UP: tuple[RelayKind, ...] = ("advert", "bundle", "recovery", "ready")
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A manifest, the state that it names, and the masked bodies that came for it."""
+
+    manifest: Manifest
+    state: Vector
+    digest: str
+    bodies: dict[str, Answer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A sum that the coordinator knows: the attempt, over whom, the values [length], and as published."""
+
+    attempt: Attempt
+    survivors: tuple[str, ...]
+    values: Vector
+    total: Total
+
+
+class Coordinator:
+    """See the module's rules.
+
+    Attributes
+    ----------
+    runs
+        The message that admits each run.
+    messages
+        All that it sent; what is only played again is not in it twice.
+    said
+        What sites said, by type of statement, and what the colluder signed besides.
+    epochs
+        By run and number: the coordinator's half of a key epoch, and its c.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.runs: dict[str, Admit] = {}
+        self.messages: list[Any] = []
+        self.said: dict[str, list[Signed]] = defaultdict(list)
+        self.epochs: dict[tuple[str, int], tuple[CoordinatorEpoch, int]] = {}
+        self.attempts: list[Attempt] = []
+        self.sums: list[Opened] = []
+        self._blobs: dict[str, Blobs] = {}
+        self._dealt: dict[tuple[str, int], Vector] = {}
+        self._tried: set[tuple[str, tuple[str, ...], int]] = set()
+        self._template: Manifest | None = None
+
+    def begin(self) -> None:
+        """Have every site admit every run, and seal its first key epoch."""
+        federation = self.world.federation
+        for label in RUNS:
+            run = federation.new_run(label)
+            self.runs[run] = federation.admitting()
+            for site in self.world.sites:
+                self.send(site, self.runs[run])
+            self.key_epoch(run, 1, self.world.sites)
+        self._template = federation.manifest()
+
+    def copied(self) -> Coordinator:
+        """Return one that knows the same, and learns on its own."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(other, name, copy.copy(value) if name not in ("world", "_template") else value)
+        other.said = defaultdict(list, {kind: list(said) for kind, said in self.said.items()})
+        return other
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def send(self, site: str, message: Any, *, again: bool = False) -> Any:
+        """Return what *site* answers to *message*, once it is kept."""
+        if not again:
+            self.messages.append(message)
+        said = self.world.answer(site, message)
+        if isinstance(said, Answer):
+            self.said["contribution"].append(said.contribution)
+            for attempt in self.attempts:
+                if attempt.digest == said.contribution.payload["manifest"]:
+                    attempt.bodies[site] = said
+        elif isinstance(said, Bundles):
+            self.said["bundle"] += said.statements
+        elif isinstance(said, Blobs):
+            self.said["recovery"].append(said.statement)
+            self._blobs[said.statement.signature] = said
+        elif isinstance(said, Signed):
+            self.said[said.payload["type"]].append(said)
+            if said.payload["type"] == "shares":
+                self._open(Shares.model_validate(said.payload))
+        if isinstance(message, Relay) and message.kind == "ready" and site == COLLUDER:
+            self._ask_colluder(message)
+        return said
+
+    def _ask_colluder(self, message: Relay) -> None:
+        known = self.world.gateways[COLLUDER]._runs.get(message.run)
+        if known is not None and known.epoch is not None and known.epoch.sealed:
+            self._dealt.setdefault((message.run, message.epoch), protocol.dealt(known.epoch))
+
+    def relay(
+        self, site: str, kind: RelayKind, said: Sequence[Signed], *, run: str, epoch: int, slot: int = 0
+    ) -> None:
+        """Show *site* statements."""
+        self.send(site, Relay(run=run, epoch=epoch, slot=slot, kind=kind, statements=list(said)))
+
+    # -- key epochs --------------------------------------------------------------------------------
+
+    def epoch(self, site: str, run: str, number: int, roster: Sequence[str], c: int = 1) -> None:
+        """Have *site* begin a key epoch."""
+        federation, slots = self.world.federation, attempts(self.world.document)
+        asked = {"run": run, "epoch": number, "roster": sorted(roster), "slots": slots, "c": c}
+        self.send(site, federation.epoch(**asked))
+
+    def newest(self, kind: RelayKind, run: str, number: int, *, to: str = "") -> list[Signed]:
+        """Return what each site said last in this key epoch, to *to* where it is for one site."""
+        found = {
+            said.signer: said
+            for said in self.said[kind]
+            if (said.payload["run"], said.payload["epoch"]) == (run, number)
+            and (kind != "bundle" or said.payload["receiver"] == to)
+        }
+        return [found[site] for site in sorted(found)]
+
+    def key_epoch(self, run: str, number: int, roster: Sequence[str], c: int = 1) -> None:
+        """Go through a key epoch as far as the sites of *roster* go."""
+        for site in roster:
+            self.epoch(site, run, number, roster, c)
+        if len(self.newest("advert", run, number)) < len(roster):
+            return
+        for kind in SET_UP:
+            for site in roster:
+                self.relay(site, kind, self.newest(kind, run, number, to=site), run=run, epoch=number)
+        self.hold(run, number, c)
+
+    def hold(self, run: str, number: int, c: int = 1) -> None:
+        """Keep the coordinator's half of a key epoch, if the statements of its sites make one."""
+        adverts = [Advert.model_validate(said.payload) for said in self.newest("advert", run, number)]
+        recoveries = [said for said in self.newest("recovery", run, number) if said.signature in self._blobs]
+        given = {
+            said.signer: (Recovery.model_validate(said.payload), self._blobs[said.signature].sealed)
+            for said in recoveries
+        }
+        try:
+            self.epochs[run, number] = CoordinatorEpoch(adverts, given, c=c), c
+        except PlasmidError as error:
+            self.world.refused[f"opening: {error.code}"] += 1
+
+    # -- attempts ----------------------------------------------------------------------------------
+
+    def attempt(self, *, run: str, epoch: int, state: Vector, invited: Sequence[str], **said: Any) -> Attempt:
+        """Return an attempt of which nobody has heard yet; *said* is slot, round and total."""
+        held, c = self.epochs[run, epoch]
+        world = self.world
+        plan = attempt_plan(
+            world.document, world.shape, sites=len(held.roster), c=c, planned=world.federation.planned
+        )
+        assert self._template is not None, "it began"
+        made = protocol.manifest(
+            self._template,
+            plan,
+            run=run,
+            epoch=epoch,
+            rho=held.rho,
+            state=world.publish(pack("state", state.astype(world.shape.dtype))),
+            invited=[site for site in held.roster if site in invited],
+            **said,
+        )
+        self.attempts.append(Attempt(made, state, made.digest()))
+        return self.attempts[-1]
+
+    def total(self, values: Vector, *, sites: int, like: Opened | None = None) -> Total:
+        """Publish *values* [length] as a total of *sites* sites, with the proof of the sum *like*."""
+        body = protocol.total_body(values)
+        proven = None if like is None else like.total
+        return protocol.total(self.world.publish(body), body, sites=sites, like=proven)
+
+    def agree(self, site: str, attempt: Attempt, survivors: Sequence[str]) -> None:
+        """Show *site* a survivor list of *attempt*."""
+        said = [attempt.bodies[name].contribution for name in survivors if name in attempt.bodies]
+        self._relay_of(site, "contribution", said, attempt)
+
+    def ask_shares(self, site: str, attempt: Attempt, survivors: Sequence[str]) -> None:
+        """Show *site* all consents to a survivor list of *attempt*, with the colluder's."""
+        said = [attempt.bodies[name].contribution for name in survivors if name in attempt.bodies]
+        agreed = survivors_digest(Contribution.model_validate(one.payload) for one in said)
+        found = {
+            one.signer: one
+            for one in self.said["consent"]
+            if (one.payload["manifest"], one.payload["survivors"]) == (attempt.digest, agreed)
+        }
+        if found and COLLUDER in survivors:
+            found[COLLUDER] = protocol.signed_as(next(iter(found.values())), self.world.colluder)
+        self._relay_of(site, "consent", list(found.values()), attempt)
+
+    def _relay_of(self, site: str, kind: RelayKind, said: Sequence[Signed], attempt: Attempt) -> None:
+        about = attempt.manifest
+        self.relay(site, kind, said, run=about.run, epoch=about.epoch, slot=about.slot)
+
+    # -- sums --------------------------------------------------------------------------------------
+
+    def _open(self, last: Shares) -> None:
+        """Open the sum of which *last* is a share, if there are enough by now."""
+        survivors = tuple(sorted(last.self_shares))
+        attempt = next((one for one in self.attempts if one.digest == last.manifest), None)
+        held, _ = self.epochs.get((last.run, last.epoch), (None, 0))
+        if attempt is None or held is None or any(site not in attempt.bodies for site in survivors):
+            return
+        if any(one.attempt is attempt and one.survivors == survivors for one in self.sums):
+            return
+        about = attempt.manifest
+        shares = [said for said in self.said["shares"] if said.payload["manifest"] == last.manifest]
+        if (last.run, last.epoch) in self._dealt:
+            given = self._dealt[last.run, last.epoch]
+            shares.append(
+                protocol.shares_of(given, self.world.colluder, about, roster=held.roster, survivors=survivors)
+            )
+        try:
+            pads = held.pads(
+                about.slot,
+                attempt.digest,
+                invited=about.invited,
+                survivors=survivors,
+                shares=[Shares.model_validate(said.payload) for said in shares],
+            )
+            total = _summed([attempt.bodies[site] for site in survivors], about)
+            Keystreams(pads, total.dtype).add(total)
+            values = decode_sum(total, about.encoding(), len(survivors))
+        except PlasmidError as error:
+            self.world.refused[f"opening: {error.code}"] += 1
+            return
+        self.sums.append(Opened(attempt, survivors, values, self.total(values, sites=len(survivors))))
+
+    def follows(self, after: Opened) -> Vector:
+        """Return the state that follows from a sum."""
+        world, about = self.world, after.attempt
+        summed = api.Sum(after.values, len(after.survivors), about.manifest.round)
+        return np.asarray(world.computation.advance(world.document, world.shape, about.state, summed))
+
+
+def _summed(bodies: Sequence[Answer], about: Manifest) -> Words:
+    plan = about.encoding()
+    total = np.zeros(plan.length + TAIL, plan.dtype)
+    for answer in bodies:
+        total += unpack(answer.body, "words", length=total.size, dtype=total.dtype)
+    return total
+
+
+@cache
+def stage(*, unit: bool) -> Coordinator:
+    """Return a coordinator whose runs have begun, over a world that begins again there; one for a process."""
+    world = World(scratch() / f"hostile-{unit}", unit=unit)
+    made = Coordinator(world)
+    with world.playing():
+        made.begin()
+    world.keep()
+    return made

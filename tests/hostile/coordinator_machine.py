@@ -1,0 +1,249 @@
+"""A hostile coordinator as a state machine: hypothesis chooses its schedule, invariants hold after each step.
+
+Each rule is a move of :class:`hostile.coordinator.Coordinator`. Most choose among what an honest coordinator
+would send, what it sent before, and what it never would.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from attacks import FOUR
+from hostile import protocol
+from hostile.choices import AGO, MANY, MOST, SITE, SOME, SPOILT, STATES, TOTALS, Choices, back
+from hostile.coordinator import SET_UP, Attempt, Coordinator, stage
+from hostile.invariants import INVARIANTS
+from hostile.protocol import KNOWN_HOLES
+from plasmid.protocol.messages import RelayKind
+
+
+class CoordinatorMachine(Choices, RuleBasedStateMachine):
+    """See the module's docstring.
+
+    Attributes
+    ----------
+    unit
+        Whether the runs promise differential privacy.
+    without
+        The defence that is off, for a control.
+    unchecked
+        Invariants that are not looked at.
+    counts
+        Over all schedules: of steps, schedules, invariants checked, sums, refusals by code ...
+    """
+
+    unit: ClassVar[bool] = False
+    without: ClassVar[str] = ""
+    unchecked: ClassVar[frozenset[str]] = KNOWN_HOLES
+    counts: ClassVar[Counter[str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._playing = ExitStack()
+        self.seen: Coordinator = stage(unit=self.unit).copied()
+        self.world = self.seen.world
+        self.world.reset()
+        self._playing.enter_context(self.world.playing(without=self.without))
+        self.run, self.begun, self.broken = next(iter(self.seen.runs)), 1, set[str]()
+        self._before = Counter(self.world.refused)
+        self._checked = [one for one in INVARIANTS if one.__name__ not in self.unchecked]
+        self.counts["schedules"] += 1
+
+    def teardown(self) -> None:
+        """Count, and put back what was patched."""
+        self._playing.close()
+        self.counts["sums"] += len(self.seen.sums)
+        self.counts["schedules with a sum"] += bool(self.seen.sums)
+        self.counts["messages"] += len(self.seen.messages)
+        self.counts["states taken"] += len(self.world.taken)
+        self.counts.update(self.world.refused - self._before)
+
+    # -- moves -------------------------------------------------------------------------------------
+
+    @rule(site=SITE, how=st.sampled_from(("restart", "forget", "all restart", "all restart")))
+    def lose(self, site: str, how: str) -> None:
+        if how == "forget":
+            self.world.gateways[site].forget(self.run)
+        else:
+            for lost in FOUR if how == "all restart" else [site]:
+                self.world.federation.restart(lost)
+        self.broken.add(self.run)
+        if how == "all restart":
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Begin the last key epoch once more, and ask for the last attempt anew."""
+        self._admit()
+        self.seen.key_epoch(self.run, self.begun, FOUR)
+        if self.attempts and self.begun in self.epochs:
+            last = self.attempts[-1]
+            named = {name: getattr(last.manifest, name) for name in ("slot", "round", "total", "invited")}
+            made = self.seen.attempt(run=self.run, epoch=self.begun, state=last.state, **named)
+            self._deliver(FOUR, made)
+
+    def _admit(self) -> None:
+        for site in FOUR:
+            self.seen.send(site, self.seen.runs[self.run])
+
+    def _deliver(self, sites: Iterable[str], made: Attempt) -> None:
+        for site in sites:
+            self.seen.send(site, made.manifest)
+        if not made.bodies:
+            self.broken.add(self.run)
+
+    def _repair(self) -> None:
+        """Do what an honest coordinator does when a key epoch is over before its time."""
+        if self.run in self.broken:
+            self._admit()
+            self.begun += 1
+            self.seen.key_epoch(self.run, self.begun, FOUR)
+            self.broken -= {self.run}
+
+    @rule(
+        roster=MOST,
+        further=st.sampled_from((1, 1, 0, -1)),
+        c=st.sampled_from((1, 1, 1, 2, 0)),
+        turns=st.sampled_from((False, False, True)),
+    )
+    def key_epoch(self, roster: tuple[str, ...], further: int, c: int, turns: bool) -> None:
+        if turns:
+            (self.run,) = set(self.seen.runs) - {self.run}
+        self.begun += further > 0
+        self.seen.key_epoch(self.run, max(1, self.begun + min(0, further)), roster, c)
+
+    @rule(where=st.sampled_from(SET_UP), how=SPOILT, at=SOME)
+    def spoil_a_key_epoch(self, where: RelayKind, how: str, at: tuple[str, ...]) -> None:
+        self.begun += 1
+        for site in FOUR:
+            self.seen.epoch(site, self.run, self.begun, FOUR)
+        for kind in SET_UP:
+            for site in FOUR:
+                said = self.seen.newest(kind, self.run, self.begun, to=site)
+                if kind == where and site in at:
+                    said = self._spoil(said, kind, how)
+                self.seen.relay(site, kind, said, run=self.run, epoch=self.begun)
+        self.seen.hold(self.run, self.begun)
+        self.broken.add(self.run)
+
+    @rule(
+        round_=st.sampled_from(("next", "next", "next", "same", "old", "beyond")),
+        state=st.sampled_from(STATES),
+        total=st.sampled_from(TOTALS),
+        invited=MANY,
+        sites=MANY,
+        slot=st.sampled_from(("next", "next", "next", "next", "skipping one", "last", "first")),
+        ago=AGO,
+        careful=st.sampled_from((True, True, True, False)),
+    )
+    def attempt(
+        self,
+        round_: str,
+        state: str,
+        total: str,
+        invited: tuple[str, ...],
+        sites: tuple[str, ...],
+        slot: str,
+        ago: int,
+        careful: bool,
+    ) -> None:
+        if careful:
+            self._repair()
+        summed = max((one.attempt.manifest.round for one in self.sums), default=0)
+        rounds = {"next": summed + 1, "same": max(1, summed), "old": 1, "beyond": summed + 2}
+        epoch = back(self.epochs, 0 if careful else ago)
+        chosen, new = self._state(state, ago), self._slot(epoch)
+        made = self.seen.attempt(
+            run=self.run,
+            epoch=epoch,
+            slot={"next": new, "skipping one": new + 1, "last": max(0, new - 1), "first": 0}[slot],
+            round=rounds[round_],
+            state=chosen,
+            total=self._total(total, chosen, ago),
+            invited=invited,
+        )
+        self._deliver(sites, made)
+        if careful:
+            self._open(made, sorted(made.bodies), FOUR)
+
+    @rule(survivors=MOST)
+    def honest_round(self, survivors: tuple[str, ...]) -> None:
+        self._repair()
+        epoch = self.epochs[-1]
+        last = self.sums[-1] if self.sums and self.world.document.rounds > 1 else None
+        made = self.seen.attempt(
+            run=self.run,
+            epoch=epoch,
+            slot=self._slot(epoch),
+            round=1 if last is None else last.attempt.manifest.round + 1,
+            state=self._first() if last is None else self.seen.follows(last),
+            total=None if last is None else last.total,
+            invited=FOUR,
+        )
+        self._deliver(survivors, made)
+        self._open(made, survivors, survivors)
+
+    @precondition(lambda self: self.attempts)
+    @rule(ago=AGO, sites=SOME)
+    def deliver_late(self, ago: int, sites: Iterable[str]) -> None:
+        self._deliver(sites, back(self.attempts, ago))
+
+    @precondition(lambda self: self.attempts)
+    @rule(ago=AGO, survivors=MOST, sites=SOME, what=st.sampled_from(("survivors", "consents")))
+    def show(self, ago: int, survivors: tuple[str, ...], sites: Iterable[str], what: str) -> None:
+        step = self.seen.agree if what == "survivors" else self.seen.ask_shares
+        for site in sites:
+            step(site, back(self.attempts, ago), survivors)
+
+    @precondition(lambda self: self.attempts)
+    @rule(ago=AGO, left_out=SOME, sites=MOST)
+    def open_sum(self, ago: int, left_out: tuple[str, ...], sites: tuple[str, ...]) -> None:
+        made = back(self.attempts, ago)
+        there = sorted(made.bodies)
+        fewer = [site for site in there if site not in left_out[:1]]
+        self._open(made, fewer if len(left_out) < len(FOUR) else there, sites)
+
+    def _open(self, made: Attempt, survivors: Iterable[str], sites: Iterable[str]) -> None:
+        chosen, asked = list(survivors), list(sites)
+        for step in (self.seen.agree, self.seen.ask_shares):
+            for site in asked:
+                step(site, made, chosen)
+
+    @rule(ago=st.integers(0, 200), site=SITE, moved=st.booleans(), slot=st.integers(0, 3))
+    def replay(self, ago: int, site: str, moved: bool, slot: int) -> None:
+        message = back(self.seen.messages, ago)
+        names = set(type(message).model_fields) if moved else set()
+        place = {"run": self.run, "epoch": max(self.epochs), "slot": slot}
+        changes = {name: value for name, value in place.items() if name in names}
+        self.seen.send(site, message.model_copy(update=changes), again=not moved)
+
+    @precondition(lambda self: self.attempts)
+    @rule(kind=st.sampled_from(("contribution", "consent")), ago=AGO, which=AGO)
+    def colluder_signs(self, kind: str, ago: int, which: int) -> None:
+        known, chosen = self.seen.said[kind], back(self.attempts, ago)
+        if known:
+            about = chosen.manifest
+            place = {"run": about.run, "epoch": about.epoch, "slot": about.slot, "manifest": chosen.digest}
+            if kind == "contribution":
+                place["round"] = about.round
+            self.seen.said[kind].append(protocol.signed_as(back(known, which), self.world.colluder, **place))
+
+    # -- what must hold ----------------------------------------------------------------------------
+
+    @invariant()
+    def hold(self) -> None:
+        self.counts["steps"] += 1
+        for one in self._checked:
+            self.counts["invariants checked"] += 1
+            broken = next(one(self.seen), None)
+            assert broken is None, f"{one.__name__}: {broken}"
+
+
+def machine(**changes: Any) -> type[CoordinatorMachine]:
+    """Return a machine with counts of its own, and with *changes* of its attributes."""
+    return type("Machine", (CoordinatorMachine,), {"counts": Counter(), **changes})

@@ -1,0 +1,208 @@
+"""Real gateways of four sites, and an observer beside the honest ones.
+
+Rules
+-----
+1. A site computes as :mod:`plasmid.site.run` does: it takes the state first, from what is published.
+2. A refusal is counted by its code. Any other exception is a finding.
+3. :meth:`World.reset` begins again where it was kept: files as they were, fresh gateways over them.
+4. Observed are each vector that an honest site masks, sent or not, and each state that it computes from.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attacks import FOUR, count_document, private
+from hostile.protocol import Vector, checked, unchecked, weakened
+from in_memory import Federation
+from plasmid.computations import api
+from plasmid.core import settings
+from plasmid.core.canonical import sha256_hex
+from plasmid.core.errors import PlasmidError, ProtocolError
+from plasmid.gateway import admission, epochs
+from plasmid.gateway.gateway import Gateway
+from plasmid.gateway.home import SiteHome
+from plasmid.privacy.ring import Words
+from plasmid.privacy.secure_aggregation import SiteEpoch
+from plasmid.protocol.messages import Admit, Epoch, Manifest, Relay, Signed
+from plasmid.recipes.beside import shape_of
+from plasmid.recipes.protection import Limits
+from plasmid.recipes.query import PingDocument
+
+COLLUDER = "delta"
+HONEST = tuple(site for site in FOUR if site != COLLUDER)
+Place = tuple[str, int, int]
+"""Run, epoch, slot."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A state that an honest site computed from."""
+
+    site: str
+    manifest: Manifest
+    state: Vector
+
+
+class World:
+    """See the module's rules.
+
+    Parameters
+    ----------
+    unit
+        Whether its runs promise differential privacy for a record.
+    """
+
+    def __init__(self, root: Path, *, unit: bool) -> None:
+        self.unit, self._root = unit, root
+        self.federation = _federation(root, unit=unit)
+        self.document, self.sites = self.federation.document, self.federation.sites
+        self.colluder = self.federation.identities[COLLUDER]
+        self.computation: Any = api.load(self.document.computation)
+        self.shape: api.Shape = shape_of(self.computation, self.document, None)
+        self.refused: Counter[str] = Counter()
+        self.taken: list[Taken] = []
+        self.masked: dict[tuple[str, Place], set[str]] = defaultdict(set)
+        self.bodies: dict[str, bytes] = {}
+        self.checks_states = True
+        self._known: dict[tuple[str, Path], Any] = {}
+
+    @property
+    def gateways(self) -> dict[str, Gateway]:
+        """The gateways by site."""
+        return self.federation.gateways
+
+    def keep(self) -> None:
+        """Make what is now the place where :meth:`reset` begins again; no site has masked anything yet."""
+        self._files = {path: path.read_bytes() for path in self._root.rglob("*") if path.is_file()}
+        self._runs = {site: gateway._runs for site, gateway in self.gateways.items()}
+        admitted = [one for runs in self._runs.values() for one in runs.values()]
+        fixed = [part for one in admitted for part in (one.document, one.requested, one.shape, one.opened)]
+        self._fixed = {id(part): part for part in [self.computation, *fixed]}
+
+    def reset(self) -> None:
+        """Begin again."""
+        for path in self._root.rglob("*"):
+            if path.is_file() and path not in self._files:
+                path.unlink()
+        for path, data in self._files.items():
+            if path.read_bytes() != data:
+                path.write_bytes(data)  # the same file: a log that was replaced is refused
+        for site in self.sites:
+            self.federation.restart(site)._runs = copy.deepcopy(self._runs[site], dict(self._fixed))
+        self.taken, self.masked, self.bodies = [], defaultdict(set), {}
+
+    @contextmanager
+    def playing(self, *, without: str = "") -> Iterator[None]:
+        """Observe, with one defence off if it is named.
+
+        What no message changes is looked at once: the text of settings, each site's view, what its owner lets
+        leave. A statement whose signature is right stays so.
+        """
+        self.checks_states = without != "state"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(settings, "parse_yaml", _parsed)
+            patch.setattr(admission, "open_view", self._once(admission.open_view))
+            patch.setattr(Gateway, "_check_may_leave", self._once(Gateway._check_may_leave))
+            patch.setattr(SiteHome, "config", self._once(SiteHome.config))
+            patch.setattr(epochs, "open_signed", _remembering(epochs.open_signed))
+            patch.setattr(SiteEpoch, "mask", self._noting(SiteEpoch.mask))
+            for owner, method in weakened(without):
+                patch.setattr(owner, method, lambda *_, **__: None)
+            yield
+
+    def _once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *function* of a site's folder or gateway, which is called once for each site."""
+
+        def once(of: SiteHome | Gateway, *arguments: Any, **named: Any) -> Any:
+            home = of.home if isinstance(of, Gateway) else of
+            key = (function.__name__, home.folder)
+            if key not in self._known:
+                self._known[key] = function(of, *arguments, **dict.fromkeys(named, False))
+            return self._known[key]
+
+        return once
+
+    def _noting(self, mask: Callable[..., None]) -> Callable[..., None]:
+        def noted(epoch: SiteEpoch, words: Words, *, slot: int, **named: Any) -> None:
+            mask(epoch, words, slot=slot, **named)
+            if epoch.site in HONEST:
+                self.masked[epoch.site, (epoch.run, epoch.epoch, slot)].add(sha256_hex(words.tobytes()))
+
+        return noted
+
+    # -- what sites do -----------------------------------------------------------------------------
+
+    def answer(self, site: str, message: Any) -> Any:
+        """Return what *site* answers to *message*; None if that is nothing or a refusal."""
+        gateway = self.gateways[site]
+        try:
+            if isinstance(message, Admit):
+                admitted = gateway.answer(message)
+                self.refused[admitted.code] += not admitted.accepted
+                return None
+            if isinstance(message, Epoch):
+                return gateway.begin_epoch(message)
+            if isinstance(message, Relay):
+                return gateway.relay(message)
+            return gateway.contribute(message, lambda said: self._computed(gateway, said))
+        except PlasmidError as error:
+            self.refused[error.code] += 1
+            return None
+
+    def _computed(self, gateway: Gateway, said: Manifest) -> Vector:
+        take = checked if self.checks_states else unchecked
+        state = take(gateway.run(said.run), said, self.fetch)
+        if gateway.site in HONEST:
+            self.taken.append(Taken(gateway.site, said, state))
+        return self.vector(gateway.site)
+
+    def vector(self, site: str) -> Vector:
+        """Return what *site* computes, the same from any state: [length], within the bound and the clip."""
+        return np.full(self.shape.schema.size, 2.0 ** -self.sites.index(site) / 2, self.shape.dtype)
+
+    # -- bodies ------------------------------------------------------------------------------------
+
+    def publish(self, body: bytes) -> str:
+        """Keep a body, for any site to fetch; return its digest."""
+        digest = sha256_hex(body)
+        self.bodies[digest] = body
+        return digest
+
+    def fetch(self, digest: str, size: int) -> bytes:
+        """Return the body of *digest*, as the link does; a coordinator that has none refuses."""
+        body = self.bodies.get(digest)
+        if body is None or len(body) != size:
+            raise ProtocolError("protocol.body", "there is no such body.")
+        return body
+
+
+def _remembering(open_signed: Callable[[Signed, str], Any]) -> Callable[[Signed, str], Any]:
+    found: dict[tuple[int, str], tuple[Signed, Any]] = {}
+
+    def opened(signed: Signed, key: str) -> Any:
+        if (id(signed), key) not in found:
+            found[id(signed), key] = signed, open_signed(signed, key)
+        return found[id(signed), key][1]
+
+    return opened
+
+
+_parsed = lru_cache(maxsize=256)(settings.parse_yaml)
+
+
+def _federation(root: Path, *, unit: bool) -> Federation:
+    if unit:
+        return private(root, document=count_document(spare=3))
+    document = PingDocument(length=2, rounds=4, federation=Limits(spare_attempts=4))
+    return Federation(root, document=document, sites=FOUR)

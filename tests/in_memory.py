@@ -26,6 +26,7 @@ from plasmid.gateway.gateway import Computation, Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
 from plasmid.gateway.projects import Projects
+from plasmid.link.bodies import Bodies
 from plasmid.privacy import tags
 from plasmid.privacy.keystream import Keystreams
 from plasmid.privacy.ring import TAIL, decode_sum
@@ -188,6 +189,7 @@ class Federation:
         self.envelope = signed_by(self.project, self.identities)
         self.requested = stamp(now())
         self.bodies: dict[str, bytes] = {}
+        self.store = Bodies(self.root / "coordinator")
         self._served: Any = self._own
         self.new_run("run-1")
         self.gateways = {site: self._make(site) for site in self.sites}
@@ -217,7 +219,7 @@ class Federation:
         Projects(home.projects, name=site, key=self.identities[site].public).keep(self.envelope)
         if site in self.tables:
             (home.folder / "data" / "table.csv").write_text(self.tables[site], encoding="utf-8")
-        return Gateway(home, self.keys(site), fetch=self.fetch)
+        return Gateway(home, self.keys(site), source=self)
 
     def keys(self, site: str) -> MemoryKeys:
         """Return a site's keys, as a store of another kind would hold them."""
@@ -232,7 +234,7 @@ class Federation:
 
     def restart(self, site: str) -> Gateway:
         """Replace a site's gateway by a new one over the same folder."""
-        self.gateways[site] = Gateway(self.home(site), self.keys(site), fetch=self.fetch)
+        self.gateways[site] = Gateway(self.home(site), self.keys(site), source=self)
         return self.gateways[site]
 
     def log(self, site: str) -> list[dict[str, Any]]:
@@ -398,7 +400,7 @@ class Federation:
         """Take the sites of *answers* through consent and shares; return the unmasked sum."""
         shares = self.shares(self.consents(answers, slot=manifest.slot), slot=manifest.slot)
         total = self.total(answers, manifest)
-        pads = self.coordinator_epoch.pads(
+        pads, opening = self.coordinator_epoch.opening(
             manifest.slot,
             manifest.digest(),
             invited=manifest.invited,
@@ -409,9 +411,20 @@ class Federation:
         if manifest.phase == "train":
             said = [Contribution.model_validate(answer.contribution.payload) for answer in answers]
             tag = tags.opened((one.tag for one in said), pads)
+            self.keep(answers, manifest, opening)
             self.totals[manifest.round] = self.published(total, sorted(one.site for one in said), tag)
             self.advance(manifest, total, len(said))
         return total
+
+    def keep(self, answers: Sequence[Answer], manifest: Manifest, opening: bytes) -> None:
+        """Keep the bodies of an opened sum, for samples."""
+        paths = {}
+        for answer in answers:
+            site, body, digest = answer.contribution.signer, answer.body, answer.digest
+            self.store.expect(self.run, len(body))
+            self.store.take_chunk(self.run, site, digest, 0, len(body), body, digest)
+            paths[site] = self.store.received(self.run, site, digest)
+        self.store.keep(self.run, manifest.digest(), paths, opening)
 
     def rounds(self, count: int) -> None:
         """Go through *count* honest rounds of zeros, in as many slots."""
@@ -421,20 +434,24 @@ class Federation:
 
     # -- public states -----------------------------------------------------------------------------
 
-    def fetch(self, digest: str, size: int) -> bytes:
+    def download(self, digest: str, size: int) -> bytes:
         """Return a published body, as every site fetches it."""
         body: bytes = self._served(digest, size)
         assert len(body) == size
         return body
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        """Return what a site asks for of an opened sum; a test may put another function here."""
+        return self.store.read_sample(run, manifest, part, 0)[0]
 
     def _own(self, digest: str, _: int) -> bytes:
         if digest not in self.bodies:
             raise LinkError("link.not_found", f"there is no body {digest[:12]}.")
         return self.bodies[digest]
 
-    def serve(self, fetch: Any) -> None:
-        """Have the sites fetch bodies from elsewhere."""
-        self._served = fetch
+    def serve(self, source: Any) -> None:
+        """Have the sites get bodies and samples from elsewhere."""
+        self._served, self.sample = source.download, source.sample  # type: ignore[method-assign]
 
     def publish(self, body: bytes) -> str:
         """Publish *body*; return its digest."""

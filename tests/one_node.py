@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from in_memory import Federation
-from plasmid.core.errors import SiteFailed
+from plasmid.core.errors import LinkError, SiteFailed
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Signed, sign
 from plasmid.site.node import Node
@@ -42,6 +42,9 @@ class Outbox:
 
     def download(self, digest: str, size: int) -> bytes:
         return self.state
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        raise LinkError("link.no_body", "nothing is summed here.")
 
     def of(self, kind: str) -> list[Signed]:
         return [signed for signed in self.posted if signed.payload["type"] == kind]

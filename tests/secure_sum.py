@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from plasmid.privacy.ring import Encoding, RingBits, Words, plan_encoding
+from plasmid.privacy.samples import body_root
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import Advert, Bundle, Consent, Contribution, Ready, Recovery, Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch, Reader, sum_words
@@ -144,7 +144,7 @@ def reader(words: Words) -> Reader:
 
 def contribution(name: str, words: Words | memoryview, **fields: Any) -> Contribution:
     """Return the statement of *name* over *words*."""
-    body = hashlib.sha256(words.tobytes()).hexdigest()
+    body = body_root(words.tobytes())
     said: dict[str, Any] = {
         "run": "run",
         "epoch": 1,

@@ -100,7 +100,7 @@ class VirtualLink:
         self._rules: list[_Rule] = []
         self._withheld: list[tuple[float, str, Signed]] = []
         self.bodies = Bodies(folder / "bodies")
-        federation.serve(self._fetch)
+        federation.serve(self)
         patch.setattr(switchboard_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         waits = SimpleNamespace(wait_for=self._wait_for, Event=asyncio.Event)
         patch.setattr(switchboard_module, "asyncio", waits)
@@ -237,10 +237,18 @@ class VirtualLink:
         if said is not None:
             self._say(site, said if isinstance(said, Signed) else sign(gateway.identity, said))
 
-    def _fetch(self, digest: str, size: int) -> bytes:
+    def download(self, digest: str, size: int) -> bytes:
+        """Return a published body."""
         body = self.bodies.published(digest).read_bytes()
         assert len(body) == size
         return body
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        """Return what the link serves of an opened sum."""
+        assert self.board.takes_part(run, self.federation.sites[0])
+        sample, _ = self.bodies.read_sample(run, manifest, part, 0)
+        assert len(sample) == size
+        return sample
 
     def _say(self, site: str, signed: Signed) -> None:
         payload = signed.payload

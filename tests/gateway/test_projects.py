@@ -199,7 +199,7 @@ def test_a_request_that_passes_is_known_with_its_project_and_requester(federatio
 def at(federation: Federation, time: datetime, **changes: object) -> str:
     """Return what alpha answers, by its clock, to a request."""
     gateway = Gateway(
-        federation.home("alpha"), federation.keys("alpha"), fetch=federation.fetch, clock=lambda: time
+        federation.home("alpha"), federation.keys("alpha"), source=federation, clock=lambda: time
     )
     return gateway.answer(federation.admitting(**changes)).code
 

@@ -109,7 +109,7 @@ def test_a_policy_demands_a_level(
 ) -> None:
     federation = Federation(tmp_path, require={"isolation": required})
     home, keys = federation.home("alpha"), federation.keys("alpha")
-    federation.gateways["alpha"] = Gateway(home, keys, fetch=federation.fetch, isolation=level)
+    federation.gateways["alpha"] = Gateway(home, keys, source=federation, isolation=level)
     admission = federation.admit("alpha")
     assert (admission.accepted, admission.code) == (accepted, "" if accepted else "policy.isolation")
 
@@ -118,7 +118,7 @@ def test_a_policy_that_asks_for_more_meanwhile_is_heard_at_the_next_answer(tmp_p
     """Not only when the run is admitted: a vector is asked for, and does not leave."""
     federation = Federation(tmp_path)
     home, keys = federation.home("alpha"), federation.keys("alpha")
-    federation.gateways["alpha"] = Gateway(home, keys, fetch=federation.fetch, isolation="landlock")
+    federation.gateways["alpha"] = Gateway(home, keys, source=federation, isolation="landlock")
     federation.set_up()
     manifest = federation.manifest()
     federation.allow("alpha", [federation.digest], isolation="bubblewrap")

@@ -264,7 +264,7 @@ def test_a_damaged_ledger_computes_nothing(tmp_path: Path) -> None:
 
 
 def _admit_many(federation: Federation, name: str, start: Any, admitted: Any) -> None:
-    gateway = Gateway(federation.home("beta"), federation.keys("beta"), fetch=federation.fetch)
+    gateway = Gateway(federation.home("beta"), federation.keys("beta"), source=federation)
     start.wait()
     for number in range(6):
         run = federation.new_run(f"{name}-{number}")

@@ -22,7 +22,6 @@ from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
-from plasmid.gateway.countersigning import check_judged
 from plasmid.gateway.following import Following
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
@@ -161,7 +160,10 @@ def admit(
     run = asked.run if isinstance(asked, Admit) else None
     policy, view = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
     check_isolation(policy, isolation)
-    check_judged(audit, document)
+    if document.computation == "gain":
+        from plasmid.gateway.countersigning import check_judged  # which other documents do not need
+
+        check_judged(audit, document)
     known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None
     if known is not None and known.digest != digest:
         raise ProtocolError("protocol.epoch_used", f"{asked.run} was admitted here with another document.")

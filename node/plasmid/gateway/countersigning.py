@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from plasmid.computations import api
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.following import Fetch
+from plasmid.gateway.totals import Source
 from plasmid.protocol.attestation import (
     MAX_ROUNDS_BYTES,
     ROUNDS,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def check_result(
-    site: str, coordinator: str, admitted: AdmittedRun, message: Conclude, fetch: Fetch
+    site: str, coordinator: str, admitted: AdmittedRun, message: Conclude, source: Source
 ) -> Attestation:
     """Return the coordinator's result, if *site* can stand by it.
 
@@ -71,7 +71,7 @@ def check_result(
     history = statement.files.get(ROUNDS, "")
     if not history or not 0 < message.rounds_bytes <= MAX_ROUNDS_BYTES:
         raise ProtocolError("protocol.result", "the result names no history of the run.")
-    rounds = read_rounds(bytes(fetch(history, message.rounds_bytes)))
+    rounds = read_rounds(bytes(source.download(history, message.rounds_bytes)))
     problems += _history(site, admitted, result, rounds)
     problems += _declared(admitted, result)
     if not problems:
@@ -82,7 +82,7 @@ def check_result(
             f"the result of {admitted.run} is not what this site took part in: {'; '.join(problems)}.",
             "Nothing is countersigned. Ask the coordinator's operator.",
         )
-    _check_files(admitted, statement, result, fetch)
+    _check_files(admitted, statement, result, source)
     return statement
 
 
@@ -179,9 +179,9 @@ def _privacy(site: str, admitted: AdmittedRun, result: Result) -> Iterator[str]:
             yield "another noise than was planned"
 
 
-def _check_files(admitted: AdmittedRun, statement: Attestation, result: Result, fetch: Fetch) -> None:
+def _check_files(admitted: AdmittedRun, statement: Attestation, result: Result, source: Source) -> None:
     """Raise ProtocolError where the last state does not follow, or the files do not follow from it."""
-    state = admitted.following.conclude(result, fetch)
+    state = admitted.following.conclude(result, source)
     assert admitted.base is not None, "an adapter has a base model"
     own = digests_of(release_files(admitted.document, admitted.base, state))
     stated = {name: digest for name, digest in statement.files.items() if name != ROUNDS}
@@ -209,7 +209,7 @@ def check_judged(audit: AuditLog, document: Any) -> None:
     PolicyRefused
         ``policy.gain``.
     """
-    if document.computation != "gain" or document.privacy.unit != "none" or document.run is not None:
+    if document.privacy.unit != "none" or document.run is not None:
         return
     for entry in audit.entries():
         if entry["action"] == "countersigned" and entry["facts"].get("adapter") == document.given:

@@ -19,7 +19,6 @@ from typing import Any
 from plasmid.core.errors import PolicyRefused, ProtocolError, StorageError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.following import Fetch
 from plasmid.gateway.heads import Heads, said_by
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
@@ -28,6 +27,8 @@ from plasmid.gateway.peers import counted, read_peers
 from plasmid.gateway.policy import Policy, read_policy
 from plasmid.gateway.projects import Projects, check_roster
 from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.totals import Source
+from plasmid.privacy.samples import Shown
 from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
 from plasmid.privacy.statements import Bundle, Contribution
 from plasmid.protocol.identity import NamedSigner
@@ -45,10 +46,10 @@ class Epochs:
         projects: Projects,
         audit: AuditLog,
         ledger: Ledger,
-        fetch: Fetch,
+        source: Source,
     ) -> None:
         self._home, self._identity, self._audit, self._ledger = home, identity, audit, ledger
-        self._fetch = fetch
+        self._source = source
         self._projects = projects
         self._revoked = Revoked(home.revoked)
         self._marks = Marks(home.runs)
@@ -96,7 +97,7 @@ class Epochs:
             self._check_organisations(roster)
         check_ranks(document, admitted.shape, roster)
         attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
-        admitted.following.begin(request.begins, self._fetch)
+        admitted.following.begin(request.begins, self._source)
         self._marks.claim_epoch(request.run, request.epoch, digest=admitted.digest, planned=request.planned)
         self._audit.write("epoch", run=request.run, epoch=request.epoch, roster=list(roster), c=request.c)
         epoch = None
@@ -185,7 +186,10 @@ class Epochs:
         (round_,) = {said.round for said in contributions}
         following.check_near(round_, survivors)
         consent = epoch.consent(slot, contributions, m=m, verified=following.verified)
-        following.consented(round_, survivors)
+        roots = {said.site: bytes.fromhex(said.body) for said in contributions}
+        following.consented(
+            round_, {site: Shown(roots[site], epoch.committed(site, slot)) for site in survivors}
+        )
         try:
             self._marks.consent(admitted.run, round_, consent.manifest, again=admitted.terms is not None)
         except BaseException:

@@ -6,9 +6,7 @@ Rules
    From then on the site re-runs the pure ``advance`` on the total that comes with the next state, then the
    server's step, and compares (:data:`RELATIVE`, :data:`ABSOLUTE`: what rounding may do between two
    machines, nothing more).
-2. A masked total is the one that the sites summed: its tag fits, under the group's key and the manifest that
-   this site answered, and it is over the sites to whose sum this site consented. Nobody without that key
-   makes another total that passes, but with a chance of 2 / (2**61 - 1).
+2. A total is verified first: :mod:`plasmid.gateway.totals`.
 3. A state or total that does not follow ends this site's part in the run; it is not admitted again.
 4. **No unverified step** where sums are masked. A site that missed rounds takes the state that at least theta
    sites of the epoch that made it (all others, where theta is all), and more than c, sign to have verified;
@@ -22,14 +20,13 @@ Rules
 7. Whoever knows all totals also knows when a run that may end early is over, and which state it releases
    (:mod:`plasmid.recipes.stopping`).
 8. In memory only. The countersignature says how many steps were re-run.
-*Claim*: every site has the group's key. A coordinator that works with one of them can forge a total.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,10 +34,11 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy import tags
+from plasmid.gateway.totals import Answered, Published, Source, differs, verified
 from plasmid.privacy.near import Summed
-from plasmid.privacy.ring import TAIL, Encoding, Words, decode_sum
+from plasmid.privacy.ring import decode_sum
 from plasmid.privacy.rotation import unrotate
+from plasmid.privacy.samples import Shown
 from plasmid.privacy.statements import Verified
 from plasmid.protocol.attestation import Result
 from plasmid.protocol.body import Body, body_bytes, unpack
@@ -52,48 +50,6 @@ from plasmid.recipes.stopping import Choice, loss_in, stop_of
 RELATIVE = 1e-5
 ABSOLUTE = 1e-6
 """In units of the largest value of the state."""
-
-Fetch = Callable[[str, int], Body]
-"""Returns the published body of a digest and a size."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A verified sum: its numbers, float64 [length of a vector], and over how many sites it is."""
-
-    values: NDArray[Any]
-    sites: int
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A round to which this site contributed.
-
-    Attributes
-    ----------
-    manifest, state
-        Digests.
-    honest
-        m - c.
-    invited
-        The sites of the attempt.
-    encoding
-        Of its vectors.
-    key, needs
-        The group's key, and how many sites must have verified the next state for one that missed the round;
-        empty and 0 where nothing is masked.
-    survivors
-        Those to whose sum this site has consented; None as long as it has not.
-    """
-
-    manifest: str
-    state: str
-    honest: int
-    invited: tuple[str, ...]
-    encoding: Encoding
-    key: bytes = b""
-    needs: int = 0
-    survivors: tuple[str, ...] | None = None
 
 
 class Following:
@@ -148,7 +104,7 @@ class Following:
         assert self._at is not None, "there was a state"
         return self._at[2]
 
-    def begin(self, start: Start | None, fetch: Fetch) -> None:
+    def begin(self, start: Start | None, source: Source) -> None:
         """Take the state with which a key epoch begins, or wait for :meth:`follow` where rounds were missed.
 
         Raises
@@ -161,7 +117,7 @@ class Following:
             if self._masked and self._at is not None and self.answered:
                 raise ProtocolError("protocol.manifest", "the epoch names no state to begin with.")
         elif start.round == 1 or not self._masked or self._follows(start):
-            self.take(start, fetch)
+            self.take(start, source)
         else:
             self._awaited = start
 
@@ -195,18 +151,18 @@ class Following:
             raise _unverified(start.round, f"{said.total()} sites say that they have verified it")
         self._vouched = (start.round, start.state)
 
-    def take(self, start: Start, fetch: Fetch) -> NDArray[Any]:
+    def take(self, start: Start, source: Source) -> NDArray[Any]:
         """Fetch the state *start*, with the total from which it follows, and :meth:`adopt` it."""
         if self._at is not None and self._at[:2] == (start.round, start.state):
             return self._at[2]
-        before = None if start.total is None else self.published(start.round, start.total, fetch)
-        body = fetch(start.state, start.state_bytes)
+        before = None if start.total is None else self.published(start.round, start.total, source)
+        body = source.download(start.state, start.state_bytes)
         state = self.adopt(start.round, start.state, body, before)
         if self._choice is not None and self._choice.over:
-            raise _differs(start.round, f"the run was over after {len(self._choice.losses)} rounds")
+            raise differs(start.round, f"the run was over after {len(self._choice.losses)} rounds")
         return state
 
-    def published(self, round_: int, total: Total, fetch: Fetch) -> Published | None:
+    def published(self, round_: int, total: Total, source: Source) -> Published | None:
         """Fetch a *total* from which the state of *round_* shall follow; None if this site can't verify it.
 
         Raises
@@ -217,31 +173,14 @@ class Following:
         answered = self.answered.get(round_ - 1)
         if answered is None:
             return None
-        encoding = answered.encoding
-        if total.size != body_bytes("total", encoding.length + TAIL, encoding.dtype):
-            raise _differs(round_, f"a total of {total.size} bytes")
-        body = fetch(total.digest, total.size)
-        words = unpack(body, "total", length=encoding.length + TAIL, dtype=encoding.dtype)
-        self._check_total(round_, answered, total, words)
+        words = verified(round_, answered, total, source)
         try:
-            values = decode_sum(words, encoding, len(total.survivors))
+            values = decode_sum(words, answered.encoding, len(total.survivors))
         except ProtocolError as error:
-            raise _differs(round_, "a total that so many sites cannot have") from error
+            raise differs(round_, "a total that so many sites cannot have") from error
         if self._document.privacy.rotation == "hadamard":
             values = unrotate(values, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
         return Published(values, len(total.survivors))
-
-    @staticmethod
-    def _check_total(round_: int, answered: Answered, total: Total, words: Words) -> None:
-        survivors = tuple(total.survivors)
-        if answered.survivors not in (None, survivors) or survivors != tuple(
-            site for site in answered.invited if site in survivors
-        ):
-            raise _differs(round_, "a total over other sites than were agreed on")
-        if not answered.key:
-            return
-        if total.tag != tags.pack_tag(tags.tag(answered.key, answered.manifest, words, survivors)):
-            raise _differs(round_, "a total whose tag does not fit, so that it is not what the sites summed")
 
     def check_near(self, round_: int, survivors: Iterable[str]) -> None:
         """Refuse, without a privacy unit, a sum over *survivors* at a state that others have summed.
@@ -259,10 +198,10 @@ class Following:
                 "The run ends with its last state. A privacy unit allows more rounds.",
             )
 
-    def consented(self, round_: int, survivors: Sequence[str]) -> None:
-        """Note that this site agrees to the sum of *round_* over *survivors*, in order."""
+    def consented(self, round_: int, survivors: dict[str, Shown]) -> None:
+        """Note that this site agrees to the sum of *round_* over *survivors*, in order, as shown."""
         self._summed.add(self.last, survivors)
-        self.answered[round_] = replace(self.answered[round_], survivors=tuple(survivors))
+        self.answered[round_] = replace(self.answered[round_], survivors=survivors)
 
     def adopt(self, round_: int, digest: str, body: Body, before: Published | None) -> NDArray[Any]:
         """Take the state of *round_*, whose *body* has *digest*; return it [n], read-only.
@@ -282,7 +221,7 @@ class Following:
         state = unpack(body, "state", length=size, dtype=dtype)
         if self._at is not None and self._at[0] == round_:
             if self._at[1] != digest:
-                raise _differs(round_, "another state than in the attempt before")
+                raise differs(round_, "another state than in the attempt before")
             return state
         if self._at is None:
             self.complete = round_ == 1
@@ -303,7 +242,7 @@ class Following:
         self._at = (round_, digest, state)
         return state
 
-    def conclude(self, result: Result, fetch: Fetch) -> NDArray[Any]:
+    def conclude(self, result: Result, source: Source) -> NDArray[Any]:
         """Return the released state [n] of a run whose *result* is stated.
 
         Raises
@@ -311,8 +250,8 @@ class Following:
         ProtocolError
             ``protocol.step``: it does not follow, or is another than the losses choose; ``protocol.body``.
         """
-        total = self.published(result.rounds + 1, result.total, fetch)
-        body = fetch(result.state, self.state_bytes)
+        total = self.published(result.rounds + 1, result.total, source)
+        body = source.download(result.state, self.state_bytes)
         if self._stop is None or self._stop.release == "last":
             state = self.adopt(result.rounds + 1, result.state, body, total)
             known = not self._missed
@@ -330,12 +269,12 @@ class Following:
         """Refuse another end, or another state, than the losses of all rounds choose."""
         said = result.held_back
         if said is None or said.model_dump() != choice.as_json():
-            raise _differs(result.rounds + 1, "other losses of held back rows, or another choice")
+            raise differs(result.rounds + 1, "other losses of held back rows, or another choice")
         may_end = choice.over or result.near_state
         if not may_end and result.rounds < self._document.rounds:
-            raise _differs(result.rounds + 1, f"the run had no reason to end after {result.rounds} rounds")
+            raise differs(result.rounds + 1, f"the run had no reason to end after {result.rounds} rounds")
         if said.release == "best" and (self._best is None or self._best[0] != result.state):
-            raise _differs(result.rounds + 1, "another state than that of the lowest loss")
+            raise differs(result.rounds + 1, "another state than that of the lowest loss")
 
     def _judge(self, round_: int, total: Published) -> None:
         """Note the loss of the state with which *round_* began, which is the one at hand."""
@@ -349,7 +288,7 @@ class Following:
         if not hasattr(self._computation, "begins"):
             self._compare(1, self._computation.initial(self._document, self._shape), state)
         elif not self._computation.begins(self._document, self._shape, state):
-            raise _differs(1, "another adapter than the document names")
+            raise differs(1, "another adapter than the document names")
 
     def _can_rerun(self, round_: int) -> bool:
         if self._at is None or self._at[0] != round_ - 1 or (self._has_server and self._server is None):
@@ -367,7 +306,7 @@ class Following:
         largest = float(np.abs(own).max(initial=0.0))
         if not np.allclose(stated, own, rtol=RELATIVE, atol=ABSOLUTE * largest):
             off = float(np.abs(stated.astype(np.float64) - own).max())
-            raise _differs(round_, f"off by up to {off:.3g}")
+            raise differs(round_, f"off by up to {off:.3g}")
 
 
 def _unverified(round_: int, why: str) -> ProtocolError:
@@ -375,12 +314,4 @@ def _unverified(round_: int, why: str) -> ProtocolError:
         "protocol.unverified",
         f"the state of round {round_} cannot be verified here: {why}.",
         "This site takes part again once enough sites that were there have verified a state.",
-    )
-
-
-def _differs(round_: int, how: str) -> ProtocolError:
-    return ProtocolError(
-        "protocol.step",
-        f"the state of round {round_} does not follow from the published totals: {how}.",
-        "The coordinator does not do what the recipe says, or runs another release. Ask its operator.",
     )

@@ -38,10 +38,8 @@ from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.cell_rules import layout_of
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
-from plasmid.gateway.countersigning import adapter_digest, check_result, word_of
 from plasmid.gateway.disclosure import public
 from plasmid.gateway.epochs import Epochs
-from plasmid.gateway.following import Answered, Fetch
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
@@ -57,7 +55,9 @@ from plasmid.gateway.projects import Projects
 from plasmid.gateway.quorum import AwaitingApproval
 from plasmid.gateway.released import released
 from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.totals import Answered, Source
 from plasmid.privacy.ring import Words
+from plasmid.privacy.samples import body_root
 from plasmid.privacy.statements import Contribution, IsolationLevel
 from plasmid.protocol.body import pack
 from plasmid.protocol.envelope import Envelope
@@ -103,12 +103,12 @@ class Gateway:
         home: SiteHome,
         keys: KeyStore,
         *,
-        fetch: Fetch,
+        source: Source,
         isolation: IsolationLevel = "none",
         clock: Clock = now,
     ) -> None:
         self.home = home
-        self._fetch = fetch
+        self._source = source
         self.isolation = isolation
         self.identity = keys.identity()
         self.audit = AuditLog(home.audit, self.identity, clock=clock)
@@ -120,7 +120,7 @@ class Gateway:
         self._untold: set[str] = set()
         self._clock = clock
         self._marks = Marks(home.runs)
-        self._epochs = Epochs(home, self.identity, self.projects, self.audit, self.ledger, fetch)
+        self._epochs = Epochs(home, self.identity, self.projects, self.audit, self.ledger, source)
         self._runs: dict[str, AdmittedRun] = {}
         self._broken: dict[str, ProtocolError] = {}
 
@@ -299,7 +299,7 @@ class Gateway:
         charged = admitted.terms is not None
         self._marks.check_round(manifest.run, manifest.round, digest, again=charged)
         with self._noting(manifest.run):
-            admitted.following.take(manifest.begins(), self._fetch)
+            admitted.following.take(manifest.begins(), self._source)
         admitted.last = (attempt, digest, None)
         if charged and manifest.phase == "train":
             self.ledger.spend(manifest.run)
@@ -349,6 +349,7 @@ class Gateway:
         )
         admitted.last = (attempt, digest, answer)
         admitted.following.answered[manifest.round] = Answered(
+            run=manifest.run,
             manifest=digest,
             state=manifest.state,
             honest=manifest.min_sites - admitted.c,
@@ -371,11 +372,17 @@ class Gateway:
         PlasmidError
             What lets nothing leave, as for :meth:`contribute`.
         """
+        from plasmid.gateway.countersigning import (
+            adapter_digest,
+            check_result,
+            word_of,
+        )  # what a query needs not
+
         admitted = self.run(message.run)
         self._check_may_leave(admitted)
         coordinator = read_peers(self.home.peers).coordinator
         with self._noting(message.run):
-            statement = check_result(self.site, coordinator, admitted, message, self._fetch)
+            statement = check_result(self.site, coordinator, admitted, message, self._source)
         hardware = hardware_name(self.home.config().devices)
         word = word_of(self.site, admitted, statement, hardware=hardware)
         self.audit.write(
@@ -470,7 +477,7 @@ class Gateway:
         self, admitted: AdmittedRun, manifest: Manifest, digest: str, body: bytes, tag: bytes | None
     ) -> Answer:
         counter, head = self.ledger.charged()
-        body_digest = sha256_hex(body)
+        body_digest = body_root(body)
         contribution = Contribution(
             run=manifest.run,
             site=self.site,

@@ -344,6 +344,10 @@ class SiteEpoch:
         """
         return self._current(slot).consent(contributions, m=m, verified=verified)
 
+    def committed(self, site: str, slot: int) -> bytes:
+        """Return the commitment of *site* to its b of *slot*."""
+        return self._adverts[site].self_commitments[slot * SECRET_BYTES : (slot + 1) * SECRET_BYTES]
+
     def shares(self, slot: int, consents: Sequence[Consent]) -> Shares:
         """Return the shares that open the sum, once, and erase them here.
 

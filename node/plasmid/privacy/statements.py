@@ -185,7 +185,7 @@ class Ready(_OfEpoch):
 
 
 class Contribution(_Statement):
-    """Step 5: the site's protected vector for one attempt is the body *body*.
+    """Step 5: the site's protected vector for one attempt is the body of the digest *body*, a Merkle root.
 
     Also said where nothing is masked; the protocol's name is in the manifest, whose digest is named.
     ``tag`` is the masked tag of the vector before it was masked (:mod:`plasmid.privacy.tags`); None where
@@ -243,5 +243,5 @@ def digest_of(statements: Iterable[Advert] | Iterable[Recovery]) -> str:
 
 
 def survivors_digest(contributions: Iterable[Contribution]) -> str:
-    """Return the SHA-256 of the canonical JSON of the sorted list of ``[site, body digest]``."""
+    """Return the SHA-256 of the canonical JSON of the sorted list of ``[site, root of its body]``."""
     return digest_json(sorted([said.site, said.body] for said in contributions))

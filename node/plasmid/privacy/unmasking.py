@@ -94,7 +94,19 @@ class CoordinatorEpoch:
         survivors: Sequence[str],
         shares: Sequence[Shares],
     ) -> list[Pad]:
-        """Return the key streams that, added to the sum of the survivors' vectors, leave the plain sum.
+        """Return the key streams that, added to the sum of the survivors' vectors, leave the plain sum."""
+        return self.opening(slot, manifest, invited=invited, survivors=survivors, shares=shares)[0]
+
+    def opening(
+        self,
+        slot: int,
+        manifest: str,
+        *,
+        invited: Sequence[str],
+        survivors: Sequence[str],
+        shares: Sequence[Shares],
+    ) -> tuple[list[Pad], bytes]:
+        """Return the :meth:`pads`, and what sites are told of them (:mod:`plasmid.privacy.samples`).
 
         Raises
         ------
@@ -122,7 +134,8 @@ class CoordinatorEpoch:
             seeds = self._seeds(slot, site, opened[site])
             # The earlier site of a pair added the stream, the later one subtracted it.
             pads += [Pad(pair_key(seeds(other), manifest), subtract=other < site) for other in alive]
-        return pads
+        told = [*(opened[site] for site in alive), *(pad.key for pad in pads[len(alive) :])]
+        return pads, b"".join(told)
 
     def _answers(
         self, slot: int, manifest: str, alive: list[str], gone: list[str], shares: Sequence[Shares]

@@ -8,8 +8,8 @@ Rules
    proxy is there; ``end_to_end`` says what the last answer's connection was.
 3. A transport error is tried again with growing pauses until ``patience_s``; every request is
    idempotent. An answer with an error code is final and raises that error.
-4. An answer is read up to a cap. Bodies move in chunks of at most 4 MiB, each with its SHA-256; a whole body
-   is checked against the digest that names it.
+4. An answer is read up to a cap. Bodies move in chunks of at most 4 MiB, each with its SHA-256, or the digest
+   of a body that is one chunk; a whole body is checked against the digest that names it.
 """
 
 from __future__ import annotations
@@ -227,21 +227,29 @@ class LinkClient:
         """Return the published body *digest* of *size* bytes. Raises LinkError (``link.body_differs``)."""
         if size > MAX_BODY_BYTES:
             raise LinkError("link.body_differs", f"a body of {size} bytes is larger than {MAX_BODY_BYTES}.")
-        parts, have, found = [], 0, ""
-        while have < size:
-            response = self.request("GET", f"/v1/bodies/{digest}", params={"offset": have})
-            chunk, found = response.content, sha256_hex(response.content)
-            damaged = response.headers.get(_CHUNK_HEADER) != found
-            if not chunk or have + len(chunk) > size or damaged:
-                raise LinkError("link.body_differs", f"a chunk of the body {digest} is damaged.")
-            parts.append(chunk)
-            have += len(chunk)
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body, found = self._get(f"/v1/bodies/{digest}", size)
         if digest != (found if size <= CHUNK_BYTES else sha256_hex(body)):
             raise LinkError(
                 "link.body_differs", f"the body {digest} does not have that digest.", "Try again."
             )
         return body
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        """Return *size* bytes about an opened sum. Raises LinkError (``link.body_differs``)."""
+        return self._get(f"/v1/site/sums/{run}/{manifest}/{part}", size)[0]
+
+    def _get(self, path: str, size: int) -> tuple[bytes, str]:
+        """Return *size* bytes that are served in chunks, and the SHA-256 of the last chunk."""
+        parts, have, found = [], 0, ""
+        while have < size:
+            response = self.request("GET", path, params={"offset": have})
+            chunk, found = response.content, sha256_hex(response.content)
+            damaged = response.headers.get(_CHUNK_HEADER) != found
+            if not chunk or have + len(chunk) > size or damaged:
+                raise LinkError("link.body_differs", f"a chunk of {path} is damaged.")
+            parts.append(chunk)
+            have += len(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts), found
 
 
 def _is_somebody_else(error: BaseException | None) -> bool:

@@ -66,7 +66,7 @@ class Node:
         )
         self.keys = keys
         self.link = Credential(home.folder).connect(keys)
-        self.gateway = Gateway(home, keys, fetch=self.link.download, isolation=self.launcher.level)
+        self.gateway = Gateway(home, keys, source=self.link, isolation=self.launcher.level)
         self.heard: datetime | None = None
         self._runs: dict[str, SiteRun] = {}
         self._early: dict[str, list[Any]] = {}

@@ -13,7 +13,7 @@ Rules
 5. A new key epoch begins when the slots of the last one are used, or too few of its sites are left. Sites
    that are back by then, after a restart, are asked again.
 6. The sum is decoded only if its tail is zero and its range possible; else the run ends. Its words and the
-   sum of its tags are what sites verify.
+   sum of its tags are what sites verify, and samples of its bodies, which are kept until the next one opens.
 7. Without a privacy unit nobody is asked to agree to a sum at a state near one that was summed over other
    sites, since no site would (:mod:`plasmid.privacy.near`): the run ends with that state.
 """
@@ -306,15 +306,17 @@ class SecureSum:
         if len(bodies) < plan.min_sites:
             raise _Void(f"{len(bodies)} of {len(manifest.invited)} sites contributed, {plan.min_sites} must")
         survivors, contributions = tuple(sorted(bodies)), {site: came.got[site] for site in bodies}
-        pads, tag = [], None
+        pads, opening, tag = [], b"", None
         if self._epoch:
             self._check_near(round_, state, survivors)
-            pads = self._pads(manifest, contributions)
+            pads, opening = self._open(manifest, contributions)
             tag = _tag_of(contributions, pads)
         total = sum_bodies(list(bodies.values()), encoding, pads)
+        decoded = decode_sum(total, encoding, len(bodies))
+        if self._epoch and phase == "train":
+            context.bodies.keep(context.run, manifest.digest(), bodies, opening)
         for body in bodies.values():
             body.unlink(missing_ok=True)
-        decoded = decode_sum(total, encoding, len(bodies))
         self.account.rounds.append(Round(manifest=manifest, sites=sorted(bodies)))
         if phase == "train":
             self.account.survivors.append(sorted(bodies))
@@ -338,8 +340,8 @@ class SecureSum:
             raise NearState
         self._summed.add(values, survivors)
 
-    def _pads(self, manifest: Manifest, contributions: Mapping[str, Signed]) -> list[Pad]:
-        """Have the survivors agree to open their sum; return what unmasks it."""
+    def _open(self, manifest: Manifest, contributions: Mapping[str, Signed]) -> tuple[list[Pad], bytes]:
+        """Have the survivors agree to open their sum; return its pads, and what they are told of them."""
         context, epoch = self._context, self._epoch
         assert epoch is not None, "only masked sums are opened"
         place = {"epoch": manifest.epoch, "slot": manifest.slot}
@@ -355,7 +357,7 @@ class SecureSum:
         for enough in (epoch.theta, None):
             came = context.collect("shares", list(consents), timeout_s=SETUP_TIMEOUT_S, enough=enough)
             try:
-                return epoch.pads(
+                return epoch.opening(
                     manifest.slot,
                     manifest.digest(),
                     invited=manifest.invited,

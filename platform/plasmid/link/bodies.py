@@ -1,11 +1,12 @@
-"""Bodies on the coordinator's disk, named by their SHA-256.
+"""Bodies on the coordinator's disk, named by their digests: the root of a contribution, else SHA-256.
 
 Rules
 -----
-1. *Received* bodies come from sites, belong to a run, and are read by its run actor only: no route
-   serves them. *Published* bodies (states, results) are served to members.
+1. *Received* bodies come from sites, belong to a run, and are read by its run actor: no route serves them
+   whole. *Published* bodies (states, results) are served to members.
 2. An upload grows beside the received bodies and takes its place only when it is whole and has its
-   digest. A site has one body of a run here: the next one replaces it.
+   digest, with the hashes of its leaves beside it. A site has one body of a run here: the next one replaces
+   it, but not one of the last opened sum (:mod:`plasmid.link.kept`), which is served in samples.
 3. A run announces how large its bodies may be before a byte is taken.
 4. What a person *gives* for a run (an adapter to be judged) is one body a person: the next one replaces
    it. No route serves it.
@@ -16,11 +17,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.core.files import storage_error, write_atomic
+from plasmid.link import kept
+from plasmid.link.kept import LEAVES
+from plasmid.privacy.merkle import root_of
+from plasmid.privacy.samples import leaf_hashes
 from plasmid.protocol.body import CHUNK_BYTES
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -50,12 +56,27 @@ class Bodies:
             ``protocol.chunk``: a damaged chunk, or a whole body without its digest (it is dropped);
             ``protocol.body_size``: the run expects bodies of another size.
         """
+        return self._take_chunk(run, site, digest, offset, total, chunk, sha256, tree=True)
+
+    def _take_chunk(
+        self,
+        run: str,
+        site: str,
+        digest: str,
+        offset: int,
+        total: int,
+        chunk: bytes,
+        sha256: str,
+        *,
+        tree: bool,
+    ) -> int:
         if total != self._sizes.get(run) or len(chunk) > CHUNK_BYTES or offset + len(chunk) > total:
             raise ProtocolError("protocol.body_size", f"no body of {total} bytes is expected for {run}.")
         final = self.received(run, site, digest)
         if final.exists():
             return total
-        found = sha256_hex(chunk)
+        hashes = leaf_hashes(chunk) if tree and len(chunk) == total else []
+        found = root_of(hashes).hex() if hashes else sha256_hex(chunk)
         if found != sha256:
             raise ProtocolError("protocol.chunk", "a chunk was damaged on its way.", "Send it again.")
         spool = final.with_suffix(".part")
@@ -71,12 +92,17 @@ class Bodies:
                 file.write(chunk)
             if have + len(chunk) < total:
                 return have + len(chunk)
-            whole = found if offset == 0 else sha256_hex(spool.read_bytes())
-            if whole != digest:
+            if offset:
+                body = spool.read_bytes()
+                hashes = leaf_hashes(body) if tree else []
+                found = root_of(hashes).hex() if tree else sha256_hex(body)
+            if found != digest:
                 spool.unlink()
                 raise ProtocolError(
                     "protocol.chunk", "an uploaded body does not have its digest.", "Send it again."
                 )
+            if tree:
+                final.with_suffix(LEAVES).write_bytes(b"".join(hashes))
             spool.replace(final)
         except OSError as error:
             raise storage_error(error, spool) from error
@@ -88,7 +114,7 @@ class Bodies:
         if self._sizes.setdefault(place, total) != total:
             self.drop_run(place)
             self.expect(place, total)
-        return self.take_chunk(place, person, digest, offset, total, chunk, sha256)
+        return self._take_chunk(place, person, digest, offset, total, chunk, sha256, tree=False)
 
     def given(self, digest: str) -> bytes | None:
         """Return what somebody gave under *digest*; None where nobody did."""
@@ -103,6 +129,24 @@ class Bodies:
         if not (_RUN.fullmatch(run) and _SITE.fullmatch(site) and _DIGEST.fullmatch(digest)):
             raise ProtocolError("protocol.malformed", "a body's run, site or digest does not have its form.")
         return self._folder / "received" / run / f"{site}.{digest}.body"
+
+    def keep(self, run: str, manifest: str, bodies: Mapping[str, Path], opening: bytes) -> None:
+        """Put *bodies*, by site, in the place of those of the sum of *run* that was opened before."""
+        for older in self.kept(run, "0" * 64).parent.iterdir():
+            if older.is_dir() and older.name != manifest:
+                shutil.rmtree(older, ignore_errors=True)
+        kept.keep(self.kept(run, manifest), bodies, opening)
+
+    def kept(self, run: str, manifest: str) -> Path:
+        """Return the folder of the opened sum under a *manifest*."""
+        if not (_RUN.fullmatch(run) and _DIGEST.fullmatch(manifest)):
+            raise ProtocolError("protocol.malformed", "a sum's run or digest does not have its form.")
+        return self._folder / "received" / run / manifest
+
+    def read_sample(self, run: str, manifest: str, part: str, offset: int) -> tuple[bytes, str]:
+        """Return a chunk of what :func:`plasmid.link.kept.read` returns, and its SHA-256."""
+        chunk = kept.read(self.kept(run, manifest), part)[offset : offset + CHUNK_BYTES]
+        return chunk, sha256_hex(chunk)
 
     def publish(self, body: bytes) -> str:
         """Store *body* for members to read and return its digest."""

@@ -288,6 +288,13 @@ def _site_routes(switchboard: Switchboard, bodies: Bodies) -> APIRouter:
         have = bodies.take_chunk(run, caller.name, digest, offset, total, chunk, x_chunk_sha256)
         return {"have": have}
 
+    @router.get("/sums/{run}/{manifest}/{part}")
+    def sample(caller: caller_type, run: str, manifest: str, part: str, offset: Offset = 0) -> Response:
+        if not switchboard.takes_part(run, caller.name):
+            raise LinkError("link.no_body", f"{run} is over, unknown or not for {caller.name}.")
+        chunk, checksum = bodies.read_sample(run, manifest, part, offset)  # not async: it hashes
+        return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-SHA256": checksum})
+
     return router
 
 

@@ -120,6 +120,11 @@ class Switchboard:
         """Accept messages for *run* from *sites* from now on."""
         self._runs.setdefault(run, _Run(frozenset(sites)))
 
+    def takes_part(self, run: str, site: str) -> bool:
+        """Return whether *run* goes on, and *site* is of it."""
+        known = self._runs.get(run)
+        return known is not None and site in known.sites and site not in self._expelled
+
     def move_on(self, run: str, epoch: int, slot: int) -> None:
         """Take *run* to another epoch and slot (0 during set-up); what was said before is dropped."""
         known = self._runs.get(run)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import now, stamp
-from plasmid.core.errors import PolicyRefused
+from plasmid.core.errors import LinkError, PolicyRefused
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -149,7 +149,7 @@ class Scratch:
         where = home or self.home()
         keys = Keys(self.identities[where.folder.name])
         level = self.isolation.level
-        return Gateway(where, keys, fetch=self._fetch, isolation=level, **arguments)
+        return Gateway(where, keys, source=self, isolation=level, **arguments)
 
     def publish(self, state: NDArray[np.float32]) -> str:
         """Publish a *state*; return its digest."""
@@ -157,9 +157,14 @@ class Scratch:
         self._bodies[sha256_hex(body)] = body
         return sha256_hex(body)
 
-    def _fetch(self, digest: str, size: int) -> bytes:
+    def download(self, digest: str, size: int) -> bytes:
+        """Return what was published; what names anything else is not this federation's."""
         assert len(self._bodies[digest]) == size, "the scratch federation names what it published"
         return self._bodies[digest]
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        """Refuse: nothing is summed here."""
+        raise LinkError("link.no_body", f"{run} has no sum.")
 
     def allow(self, digests: list[str], home: SiteHome | None = None) -> None:
         """Write a policy with the real one's lines that names *digests*."""

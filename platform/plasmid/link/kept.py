@@ -1,0 +1,62 @@
+"""The bodies of an opened sum in a folder, and the samples of them that sites ask for.
+
+Rules
+-----
+1. The folder is all there is: the run actor fills it and the link server reads it, restarted or not. What
+   opened the sum comes last, so that a folder with it is whole.
+2. A sample is read from its place in each body. Memory does not grow with the sites but by a leaf of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from plasmid.core.errors import LinkError
+from plasmid.core.files import write_atomic
+from plasmid.privacy.merkle import HASH_BYTES, inclusion_proof
+from plasmid.privacy.samples import leaf_bytes, leaf_count
+
+LEAVES = ".leaves"
+"""Beside a body: the hashes of its leaves, one after the other."""
+_OPENING = "opening"
+
+
+def keep(folder: Path, bodies: Mapping[str, Path], opening: bytes) -> None:
+    """Move *bodies*, by site, and the hashes of their leaves into *folder*."""
+    folder.mkdir(exist_ok=True)
+    for site, body in bodies.items():
+        for path in (body.with_suffix(LEAVES), body):
+            path.replace(folder / f"{site}{path.suffix}")
+    write_atomic(folder / _OPENING, opening)
+
+
+def read(folder: Path, part: str) -> bytes:
+    """Return the opening, or the sample at leaf *part*: of each body in the order of sites its leaf and path.
+
+    Raises
+    ------
+    LinkError
+        ``link.no_body``: the sum is not the last that was opened, or has no such part.
+    """
+    try:
+        opening = (folder / _OPENING).read_bytes()
+        if part == _OPENING:
+            return opening
+        index = int(part) if part.isascii() and part.isdecimal() and len(part) < 5 else -1
+        return b"".join(
+            _leaf(body, index) for body in sorted(folder.glob("*.body"), key=lambda path: path.stem)
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise LinkError("link.no_body", f"there is no part {part[:20]!r} of such a sum.") from error
+
+
+def _leaf(body: Path, index: int) -> bytes:
+    size = body.stat().st_size
+    hashes = body.with_suffix(LEAVES).read_bytes()
+    leaves = [hashes[start : start + HASH_BYTES] for start in range(0, len(hashes), HASH_BYTES)]
+    if not 0 <= index < leaf_count(size):
+        raise ValueError(index)
+    with body.open("rb") as file:
+        file.seek(index * leaf_bytes(size))
+        return file.read(leaf_bytes(size)) + b"".join(inclusion_proof(leaves, index))

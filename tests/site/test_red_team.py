@@ -26,7 +26,7 @@ from plasmid.privacy.budgets import Accounts
 from plasmid.protocol import messages
 from plasmid.protocol.project import Project
 from plasmid.site import red_team
-from plasmid.site.page.guard import Guard
+from plasmid.endpoint.guard import Guard
 from plasmid.site.page.sessions import Session, Sessions
 from plasmid.site.red_team.attack import (
     Attack,

@@ -478,7 +478,8 @@ class Federation:
     def state(self, round_: int) -> np.ndarray:
         """Return the state with which a round begins; there is one after the first once a sum is opened."""
         if round_ == 1 and round_ not in self.states:
-            shape = next(iter(self.gateways.values())).run(self.run).shape
+            knows = next(one for one in self.gateways.values() if self.run in one._runs)
+            shape = knows.run(self.run).shape
             computation = api.load(self.document.computation)
             self.states[1] = api.first_state(computation, self.document, shape, None)
         return self.states[round_]

@@ -54,8 +54,8 @@ def test_the_last_line_of_stdout_is_the_json_object(capsys: pytest.CaptureFixtur
 
 
 def test_every_benchmark_is_discovered_by_its_file() -> None:
-    names = ["agreement", "connectors", "demo", "dp_step", "gateway", "hub", "hub_load", "link"]
-    assert runner.names() == [*names, "predict", "secure_aggregation", "serving", "simulation"]
+    names = ["agreement", "connectors", "demo", "dp_step", "gateway", "hub", "hub_load", "link", "predict"]
+    assert runner.names() == [*names, "secure_aggregation", "serving", "simulation", "verified_totals"]
     for name in runner.names():
         module = importlib.import_module(f"bench.bench_{name}")
         assert callable(module.main)

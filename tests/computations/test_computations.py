@@ -88,7 +88,7 @@ def test_a_ping_reads_nothing_and_adds_the_mean() -> None:
     shape = ping.shape(document, None)
     assert (shape.schema.size, shape.bound, shape.norm, shape.bits) == (4, 1.0, None, 32)
     state = ping.initial(document, shape)
-    assert ping.vector(document, state).tolist() == [0.0] * 4
+    assert ping.vector(document, state).tolist() == [1.0] * 4
     assert ping.advance(document, shape, state, api.Sum(np.full(4, 6.0), 3, 1)).tolist() == [2.0] * 4
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]
 Start = Callable[[Scene], dict[str, Any]]
 SITES = 3
-EPSILON = 200.0  # so that the noise hides no mistake
+EPSILON = 40.0  # almost the largest that can be had, so that the noise hides no mistake
 TABLES = {name: tiny_table(60, seed) for seed, name in enumerate(NAMES[:SITES])}
 
 
@@ -118,7 +118,7 @@ def test_the_sites_sums_say_what_all_rows_in_one_place_would(
     noise = result["noise_std"] * np.sqrt(
         SITES / (SITES - 1) * np.size(answer["counts"])
     )  # of the whole table
-    assert 0.0 < noise < 1.0
+    assert 0.0 < noise < 2.0
     assert answer["count"] == pytest.approx(180, abs=0.5 + 6 * noise)
     assert answer["accuracy"] == pytest.approx((scores.argmax(1) == truth).mean(), abs=6 * noise / 180)
     assert answer["auc"] == pytest.approx(auc(scores, truth), abs=0.01 + 12 * noise / 180)

@@ -27,6 +27,7 @@ def contribution(identity: Identity, counter: int, *, run: str = "run", number: 
         manifest=D,
         body=D,
         body_bytes=number,
+        tag=bytes(8),
         ledger_counter=counter,
         ledger_head=D,
         isolation="bubblewrap",
@@ -66,7 +67,7 @@ def test_what_is_no_statement_is_nobody_s(text: str) -> None:
 
 
 def test_statements_of_other_kinds_and_keys_are_none() -> None:
-    said = Consent(run="r", epoch=1, round=1, slot=0, site="beta", manifest=D, survivors=D)
+    said = Consent(run="r", epoch=1, round=1, slot=0, site="beta", manifest=D, survivors=D, verified=True)
     assert said_by(BETA.public, wire(sign(BETA, said)).decode()) == said
     assert said_by(ALPHA.public, wire(sign(BETA, said)).decode()) is None
 

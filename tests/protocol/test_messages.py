@@ -462,8 +462,8 @@ def test_the_digest_of_a_manifest_and_a_signature_are_pinned() -> None:
     assert manifest.digest() == hashlib.sha256(text.encode()).hexdigest()
     assert manifest.digest() == "db3ec84b95f7949f83079e10a6161662df125335df3def312f2bd49c51cca728"
     assert sign(ALPHA, manifest).signature == (
-        "fa98831458c7b0c4142aba30ea76203d4178cc1d1db1ea698bbc5ccfa8710d56"
-        "92213d154c1d74430b950ab894eacb104c8f966354f6eacd76ec2dd9ca310508"
+        "9ced5a43a2aca68f62244182ca74c9b0b8611a6f24950ce21a039e0b30ab9a78"
+        "3d37e4a6770bb4225502a5d135f94d45b73f505e73736de4566c4bc1daea9e09"
     )
     assert manifest.encoding().step == 2.0**-29
 

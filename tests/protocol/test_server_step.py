@@ -30,6 +30,8 @@ SCHEMA = AdapterSchema(tensors=(TensorSpec(name="a", shape=(3, 4)), TensorSpec(n
         ("FedAdam", {"eta": 0.01, "eta_l": 0.2, "beta_1": 0.5, "beta_2": 0.9, "tau": 1}),
         ("FedYogi", {}),
         ("FedYogi", {"eta": 0.3, "beta_1": 0.8, "tau": 1e-2}),
+        ("FedAdagrad", {}),
+        ("FedAdagrad", {"eta": 0.05, "eta_l": 0.2, "tau": 1e-3}),
     ],
 )
 def test_six_rounds_are_those_of_upstream(strategy: str, options: dict[str, Any]) -> None:
@@ -114,7 +116,7 @@ def test_factors_that_are_made_anew_have_no_memory(method: str, tiny: dict[str, 
 
 
 def test_what_has_no_rule_here_cannot_be_re_run() -> None:
-    assert server_step("FedAdagrad", {}) is None
+    assert server_step("FedMedian", {}) is None
     assert server_step("FedAdam", {"gamma": 1.0}) is None
 
 

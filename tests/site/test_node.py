@@ -326,7 +326,7 @@ def test_what_comes_too_late_is_noted_and_no_failure(running: Running) -> None:
     outbox.refuse = late
     node._take(sign(federation.coordinator, federation.manifest(1)))
     until(lambda: noted(federation, "late"))
-    node._take(sign(federation.coordinator, federation.manifest(2)))
+    node._take(sign(federation.coordinator, federation.manifest(1, slot=1)))
     (said,) = outbox.wait_for("contribution")
     assert said.payload["slot"] == 1
     assert [line["type"] for line in noted(federation, "late")] == ["contribution"]
@@ -380,7 +380,7 @@ def test_a_site_that_had_been_given_up_answers_again_and_takes_part_in_a_new_epo
     for site in ("beta", "gamma"):
         assert federation.admit(site).accepted
     set_up(federation, node, outbox, epoch=2)
-    node._take(sign(federation.coordinator, federation.manifest(2, slot=0)))
+    node._take(sign(federation.coordinator, federation.manifest(1)))
     assert outbox.wait_for("contribution", 2)[1].payload["epoch"] == 2
     assert node._runs[federation.run] is thread
     assert echo.ended == 0

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from owner_site import make_site
 from plasmid.cli.verbs.doctor import app
 from plasmid.core.errors import ProtocolError
+from plasmid.endpoint.guard import Guard
 from plasmid.gateway import admission, conditions, epochs, gateway, pause, policy, projects
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.gateway import Gateway
@@ -26,7 +27,6 @@ from plasmid.privacy.budgets import Accounts
 from plasmid.protocol import messages
 from plasmid.protocol.project import Project
 from plasmid.site import red_team
-from plasmid.site.page.guard import Guard
 from plasmid.site.page.sessions import Session, Sessions
 from plasmid.site.red_team.attack import (
     Attack,

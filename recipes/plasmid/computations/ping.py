@@ -1,4 +1,7 @@
-"""A vector of zeros: what a round of a given size costs on this federation, without touching a row."""
+"""A vector of ones: what a round of a given size costs on this federation, without touching a row.
+
+The state counts the rounds, so that no round's state is that of another one.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ def initial(document: PingDocument, shape: Shape) -> State:  # noqa: ARG001
 
 
 def vector(document: PingDocument, state: State) -> State:  # noqa: ARG001
-    """Return zeros of the state's length."""
-    return np.zeros_like(state)
+    """Return ones of the state's length."""
+    return np.ones_like(state)
 
 
 def advance(document: PingDocument, shape: Shape, state: State, summed: Sum) -> State:  # noqa: ARG001

@@ -68,7 +68,7 @@ class QueryDocument(Question):
 
 
 class PingDocument(Question):
-    """``rounds`` sums of ``length`` zeros."""
+    """``rounds`` sums of ``length`` ones."""
 
     computation: Literal["ping"] = "ping"
     length: Annotated[int, Field(ge=1, le=2**28)]

@@ -46,11 +46,13 @@ def measure(rounds: int) -> Contribution:
         federation = Federation(Path(folder), document=PingDocument(length=LENGTH, rounds=rounds + 1))
         _approve(federation)
         federation.set_up()
-        site, run = federation.gateways["alpha"], federation.gateways["alpha"].run(federation.run)
+        run = federation.gateways["alpha"].run(federation.run)
         tensors = [
             TensorSpec(f"layer.{number}.A", (10, LENGTH // TENSORS // 10)) for number in range(TENSORS)
         ]
-        run.shape = replace(run.shape, schema=AdapterSchema(tuple(tensors)), norm=_NORM)
+        for gateway in federation.gateways.values():
+            of_run = gateway.run(federation.run)
+            of_run.shape = replace(of_run.shape, schema=AdapterSchema(tuple(tensors)), norm=_NORM)
         assert run.epoch is not None, "it is masked"
         masks = _Timed(run.epoch.mask)
         run.epoch.mask = masks  # type: ignore[method-assign]
@@ -59,9 +61,11 @@ def measure(rounds: int) -> Contribution:
         for round_ in range(1, rounds + 2):
             manifest = federation.manifest(round_)
             before = time.process_time()
-            site.contribute(manifest, lambda _: vector)
+            own = federation.gateways["alpha"].contribute(manifest, lambda _: vector)
             all_of_it.append(time.process_time() - before)
-        released = federation.log("alpha")[-1]
+            released = federation.log("alpha")[-1]
+            rest = federation.answers(manifest, dict.fromkeys(manifest.invited[1:], vector))
+            federation.open_sum([own, *rest.values()], manifest)
     assert released["action"] == "released", released
     assert released["norm"] > released["norm_after"], "it was scaled"
     own = [whole - mask for whole, mask in zip(all_of_it, masks.seconds, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,8 @@ from attacks import refusal
 from in_memory import document_of
 from plasmid.computations import api, finetune
 from plasmid.core.canonical import sha256_hex
-from plasmid.gateway.following import Answered, Following
+from plasmid.gateway.following import Following
+from plasmid.gateway.totals import Answered
 from plasmid.models.store import BaseModel
 from plasmid.privacy import tags
 from plasmid.privacy.ring import TAIL, Encoding
@@ -26,11 +26,12 @@ from plasmid.protocol.server_step import server_step
 from plasmid.recipes.beside import advanced, shape_of
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop
+from sampling import Contributions, contributions
 from tiny_task import tiny_recipe
 
 NAMES = ("alpha", "beta", "gamma")
 SITES = len(NAMES)
-KEY, SCALE = bytes(range(32)), 32
+KEY, SCALE, RUN = bytes(range(32)), 32, "run-1"
 
 
 def manifest_of(round_: int) -> str:
@@ -87,7 +88,17 @@ class Way:
     def following(self) -> Following:
         return Following(self.document, self.digest, self.shape)
 
-    def fetch(self, digest: str, size: int) -> bytes:
+    def contributions(self, round_: int) -> Contributions:
+        """Return masked vectors whose sum is that of *round_*."""
+        return contributions(self.words(round_), NAMES, manifest_of(round_), seed=round_)
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        (round_,) = (r for r in range(1, len(self.totals) + 1) if manifest_of(r) == manifest)
+        found = self.contributions(round_).part(part)
+        assert (run, len(found)) == (RUN, size)
+        return found
+
+    def download(self, digest: str, size: int) -> bytes:
         assert len(self.bodies[digest]) == size
         return self.bodies[digest]
 
@@ -104,10 +115,11 @@ class Way:
         """Return the statement of a site that has verified the state of *round_*."""
         return Verified(round=round_, state=self.start(round_).state, needs=3)
 
-    def answer(self, following: Following, round_: int, *, survivors: Sequence[str] | None = NAMES) -> None:
+    def answer(self, following: Following, round_: int, *, consents: bool = True) -> None:
         """Have the site contribute to *round_*, and agree to its sum unless it was too late for that."""
         size = self.totals[0].size if self.document.privacy.rotation == "none" else self.words(1).size - TAIL
         following.answered[round_] = Answered(
+            run=RUN,
             manifest=manifest_of(round_),
             state="",
             honest=2,
@@ -116,12 +128,12 @@ class Way:
             key=KEY if self.document.privacy.protect == "masked" else b"",
             needs=3,
         )
-        if survivors is not None:
-            following.consented(round_, survivors)
+        if consents:
+            following.consented(round_, self.contributions(round_).shown())
 
     def adopt(self, following: Following, round_: int, *, answers: bool = True, **changes: Any) -> None:
         """Take the state of *round_*, and contribute to the round."""
-        following.take(self.start(round_, **changes), self.fetch)
+        following.take(self.start(round_, **changes), self)
         if answers and round_ <= len(self.totals):
             self.answer(following, round_)
 
@@ -221,7 +233,7 @@ def test_who_was_too_late_to_agree_still_verifies_the_sum_by_its_tag(base: BaseM
     way = Way(base).go()
     following = way.following()
     way.adopt(following, 1, answers=False)
-    way.answer(following, 1, survivors=None)
+    way.answer(following, 1, consents=False)
     with refusal("protocol.step"):
         way.adopt(following, 2, total=way.total(1, words=way.words(2), tag=way.total(1).tag))
     way.adopt(following, 2)
@@ -238,7 +250,7 @@ def test_after_a_round_that_was_missed_only_steps_without_memory_are_re_run(
     following = way.following()
     for round_ in (1, 2):
         way.adopt(following, round_)
-    following.begin(way.start(4), way.fetch)  # a new epoch: the site was away in round 3
+    following.begin(way.start(4), way)  # a new epoch: the site was away in round 3
     following.follow([None, *3 * [way.verified(4)]], c=1)
     for round_ in (4, 5):
         way.adopt(following, round_)
@@ -255,7 +267,7 @@ def test_no_state_is_taken_on_trust(base: BaseModel) -> None:
     way.adopt(following, 1)
     with refusal("protocol.unverified"):
         way.adopt(following, 3)
-    following.begin(way.start(3), way.fetch)
+    following.begin(way.start(3), way)
     with refusal("protocol.unverified"):
         way.adopt(following, 3)
 
@@ -265,12 +277,12 @@ def test_a_site_that_comes_back_follows_what_theta_sites_have_verified(base: Bas
     said, other = way.verified(3), way.verified(2)
     for few in ([], [said] * 2, [other] * 3, [said, said, other], [None] * 4):
         following = way.following()
-        following.begin(way.start(3), way.fetch)
+        following.begin(way.start(3), way)
         with refusal("protocol.unverified"):
             following.follow(few, c=1)
         with refusal("protocol.unverified"):
             way.adopt(following, 3)
-    following.begin(way.start(3), way.fetch)
+    following.begin(way.start(3), way)
     following.follow([said] * 3, c=1)
     with refusal("protocol.unverified"):
         way.adopt(following, 3, state=way.states[1])  # another one than they have signed
@@ -281,7 +293,7 @@ def test_a_site_that_comes_back_follows_what_theta_sites_have_verified(base: Bas
 def test_colluding_sites_vouch_for_nothing_by_a_small_threshold(base: BaseModel) -> None:
     way = Way(base).go()
     following = way.following()
-    following.begin(way.start(3), way.fetch)
+    following.begin(way.start(3), way)
     with refusal("protocol.unverified"):
         following.follow(2 * [way.verified(3).model_copy(update={"needs": 1})], c=2)
 
@@ -293,7 +305,7 @@ def test_a_site_says_itself_what_it_has_verified(base: BaseModel) -> None:
     assert following.statement is None  # everybody verifies the first state
     way.adopt(following, 2)
     assert following.statement == way.verified(2)
-    following.begin(way.start(3), way.fetch)
+    following.begin(way.start(3), way)
     assert following.statement == way.verified(3)
     assert following.rerun == 2
 
@@ -354,14 +366,14 @@ def concluded(way: Way, following: Following, *, missed: bool = False, **changes
     for round_ in (1, 2) if missed else (1, 2, 3, 4):
         way.adopt(following, round_)
     if missed:
-        following.begin(way.start(4), way.fetch)
+        following.begin(way.start(4), way)
         following.follow(3 * [way.verified(4)], c=1)
         way.adopt(following, 4)
     held = Choice.of(Stop.model_validate(STOP), LOSSES).as_json() | changes.pop("held_back", {})
     best = way.start(2).state
     stated = {"rounds": 4, "state": best, "held_back": HeldBack(**held), "near_state": False} | changes
     result: Any = SimpleNamespace(**stated, total=way.total(4))
-    state = following.conclude(result, way.fetch)
+    state = following.conclude(result, way)
     assert np.array_equal(state, way.states[1])
 
 

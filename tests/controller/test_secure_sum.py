@@ -44,7 +44,9 @@ def test_a_sum_of_all(scene: Make) -> None:
     assert made.sums.account.attempts == 3
     assert made.sums.account.epochs == [{"n": 5, "c": 1, "theta": 4, "m": 4}]
     assert made.log()[-1] == "key epoch 1: n = 5, c = 1, theta = 4, m = 4"
-    assert not list(made.link.bodies._folder.glob("received/**/*.body"))
+    kept = list(made.link.bodies._folder.glob("received/**/*.body"))
+    assert sorted(path.stem for path in kept) == sorted(NAMES[:5])  # of the last sum alone, for samples
+    assert len({path.parent for path in kept}) == 1
 
 
 @pytest.mark.parametrize("phase", PHASES)

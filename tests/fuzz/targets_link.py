@@ -14,11 +14,12 @@ from fuzz.instances import instance
 from fuzz.registry import ALPHA, COORDINATOR, json_object, maker, scratch
 from fuzz.runner import Target
 from fuzz.targets_messages import message_types
-from plasmid.core.canonical import canonical_json, sha256_hex
+from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.certificates import tls_request
+from plasmid.privacy.samples import body_root
 from plasmid.protocol import messages
 from plasmid.protocol.enrolment import (
     new_tls_key,
@@ -124,11 +125,11 @@ def _chunk() -> Iterator[Target]:
     seed = {
         "run": "run-1",
         "site": "alpha",
-        "digest": sha256_hex(chunk),
+        "digest": body_root(chunk),
         "offset": 0,
         "total": len(chunk),
         "chunk": chunk.decode(),
-        "sha256": sha256_hex(chunk),
+        "sha256": body_root(chunk),
     }
 
     def run(data: bytes) -> None:

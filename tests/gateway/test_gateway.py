@@ -13,7 +13,6 @@ import pytest
 
 from attacks import FOUR, as_csv, never, private, refusal
 from in_memory import SITES, Federation, document_of, full_disk, log_text
-from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError, ProtocolError, StorageError
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.disclosure import SENTENCES
@@ -22,6 +21,7 @@ from plasmid.models.store import BaseModel
 from plasmid.privacy.evidence import Evidence
 from plasmid.privacy.ring import decode_sum
 from plasmid.privacy.rotation import unrotate
+from plasmid.privacy.samples import body_root
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Contribution, Manifest, Total, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
@@ -103,7 +103,7 @@ def test_a_contribution_is_signed_and_names_its_manifest_and_body(federation: Fe
             round=1,
             slot=0,
             manifest=manifest.digest(),
-            body=sha256_hex(answer.body),
+            body=body_root(answer.body),
             body_bytes=len(answer.body),
             tag=said.tag,
             ledger_counter=0,

@@ -13,11 +13,11 @@ from attacks import as_csv, private
 from in_memory import SITES, Federation
 from owner_site import RUN, make_site, make_used_site
 from plasmid.cli.verbs.site import app
-from plasmid.core.canonical import sha256_hex
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.outbox import read_outbox
 from plasmid.gateway.released import clip_fraction
 from plasmid.models.store import BaseModel
+from plasmid.privacy.samples import body_root
 from plasmid.recipes.schema import Recipe
 from tiny_task import tiny_recipe, tiny_table
 
@@ -39,7 +39,7 @@ def test_a_release_is_recorded_with_all_that_the_owner_asks(
     answer = federation.gateways["alpha"].contribute(manifest, lambda _: vector)
     (release,) = read_outbox(federation.gateways["alpha"].audit.entries()).released
     assert (release.run, release.round, release.epoch, release.slot) == (federation.run, 1, 1, 0)
-    assert (release.body, release.body_bytes) == (sha256_hex(answer.body), len(answer.body))
+    assert (release.body, release.body_bytes) == (body_root(answer.body), len(answer.body))
     assert release.norm == pytest.approx(5 * clip)
     assert release.norm_after == pytest.approx(clip, rel=1e-6)
     assert release.clip_fraction == pytest.approx(0.8, rel=1e-6)

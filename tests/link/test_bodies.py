@@ -11,9 +11,10 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError
 from plasmid.link import bodies as bodies_module
 from plasmid.link.bodies import Bodies
+from plasmid.privacy.samples import body_root
 
 BODY = np.random.default_rng(0).bytes(2500)
-DIGEST = sha256_hex(BODY)
+DIGEST = body_root(BODY)
 CHUNK = 1000
 
 
@@ -41,7 +42,15 @@ def send(
     checksum: str | None = None,
 ) -> int:
     chunk = BODY[offset : offset + CHUNK] if chunk is None else chunk
-    return bodies.take_chunk(run, site, digest, offset, total, chunk, checksum or sha256_hex(chunk))
+    return bodies.take_chunk(
+        run,
+        site,
+        digest,
+        offset,
+        total,
+        chunk,
+        checksum or (digest if len(chunk) == total else sha256_hex(chunk)),
+    )
 
 
 def files(folder: Path) -> list[str]:
@@ -54,7 +63,7 @@ def test_chunks_make_a_body(bodies: Bodies, tmp_path: Path) -> None:
     assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.part"]
     assert send(bodies, 2000) == 2500
     assert bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
-    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.body"]
+    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.{kind}" for kind in ("body", "leaves")]
 
 
 def test_sending_again_changes_nothing(bodies: Bodies) -> None:

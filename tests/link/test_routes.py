@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from found_routes import Address, found, path_of
@@ -24,6 +25,7 @@ from live_link import LiveLink
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, MAX_PROJECT_BYTES, read_body
+from plasmid.privacy.samples import body_root
 from plasmid.privacy.statements import (
     MAX_SLOTS,
     SECRET_BYTES,
@@ -45,6 +47,7 @@ from plasmid.protocol.messages import (
     wire,
 )
 from plasmid.site.enrol import Credential
+from sampling import contributions
 
 D = "d" * 64
 REQUEST = RunRequest(
@@ -391,7 +394,7 @@ def test_no_answer_names_the_software(live: LiveLink) -> None:
 
 def test_a_received_body_is_served_to_nobody(parties: dict[str, Party], live: LiveLink, run: str) -> None:
     body = b"masked words"
-    digest = sha256_hex(body)
+    digest = body_root(body)
     live.run(live.server.expect(run, len(body)))
     params = {"run": run, "offset": 0, "total": len(body)}
     answer = parties["alpha"].http.put(
@@ -400,6 +403,35 @@ def test_a_received_body_is_served_to_nobody(parties: dict[str, Party], live: Li
     assert answer.json() == {"have": len(body)}
     for name in ("alpha", "beta", "ada"):
         assert error(parties[name].http.get(f"/v1/bodies/{digest}")) == (404, "link.no_body")
+
+
+def test_samples_of_an_opened_sum_are_for_the_sites_of_the_run(
+    parties: dict[str, Party], live: LiveLink, run: str
+) -> None:
+    bodies, made = (
+        live.server._bodies,
+        contributions(np.arange(40, dtype="<u4"), ["alpha", "delta"], "a1" * 32),
+    )
+    paths = {}
+    for site, body in made.bodies.items():
+        live.run(live.server.expect(run, len(body)))
+        digest = body_root(body)
+        bodies.take_chunk(run, site, digest, 0, len(body), body, digest)
+        paths[site] = bodies.received(run, site, digest)
+    bodies.keep(run, "a1" * 32, paths, made.opening)
+    for part in ("opening", "0"):
+        path = f"/v1/site/sums/{run}/{'a1' * 32}/{part}"
+        answer = parties["alpha"].http.get(path)
+        assert (answer.content, answer.status_code) == (made.part(part), 200)
+        assert answer.headers["X-Chunk-SHA256"] == sha256_hex(answer.content)
+        assert parties["alpha"].http.get(path, params={"offset": 7}).content == made.part(part)[7:]
+        assert error(parties["beta"].http.get(path)) == (404, "link.no_body")  # it is not of that run
+        assert error(parties["ada"].http.get(path)) == (403, "link.wrong_role")
+    for name in (f"{run}/{'b2' * 32}/0", f"{run}/{'a1' * 32}/9", f"another-run/{'a1' * 32}/0"):
+        assert error(parties["alpha"].http.get(f"/v1/site/sums/{name}")) == (404, "link.no_body")
+    assert error(parties["alpha"].http.get(f"/v1/site/sums/{run}/x/0"))[1] == "protocol.malformed"
+    live.run(live.server.close_run(run))
+    assert error(parties["alpha"].http.get(f"/v1/site/sums/{run}/{'a1' * 32}/0")) == (404, "link.no_body")
 
 
 def test_what_a_person_gives_is_one_body_whole_or_not_at_all(

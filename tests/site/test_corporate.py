@@ -17,13 +17,13 @@ import pytest
 from in_memory import flat, log_text
 from live_link import LiveLink
 from plasmid.core.bounds import MAX_JSON_VALUES
-from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, PlasmidError, UsageError
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peers, write_peers
 from plasmid.link.callers import MAX_HELD_BYTES, MAX_NONCES
 from plasmid.link.guard import Limits
 from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, MAX_PROJECT_BYTES
+from plasmid.privacy.samples import body_root
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.http_signatures import MAX_SKEW_S
 from plasmid.protocol.messages import Heartbeat, StopRequest, sign
@@ -35,7 +35,7 @@ from plasmid.site.node import Node
 from proxies import CompanyCa, Passed, Proxy
 
 BODY = np.random.default_rng(0).bytes(CHUNK_BYTES + 1234)
-DIGEST = sha256_hex(BODY)
+DIGEST = body_root(BODY)
 PASSWORD = "alice:correct horse"
 
 

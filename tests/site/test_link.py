@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from live_link import PASSPHRASE, LiveLink
 from plasmid.core.bounds import MAX_BODY_BYTES
-from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, UsageError
 from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
 from plasmid.link.authority import Authority
+from plasmid.privacy.samples import body_root
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import new_tls_key, signed_card
 from plasmid.protocol.identity import Identity, fingerprint
@@ -29,7 +29,7 @@ from plasmid.site.enrol import Credential, enrol, fetch_card, fetch_roster, keep
 from plasmid.site.link import LinkClient, issued_by
 
 BODY = np.random.default_rng(0).bytes(2 * CHUNK_BYTES + 12_345)
-DIGEST = sha256_hex(BODY)
+DIGEST = body_root(BODY)
 
 
 def new_keys(folder: Path, name: str) -> EncryptedFile:
@@ -117,7 +117,7 @@ def test_a_chunk_that_is_damaged_on_the_way_up_is_refused(client: LinkClient, re
 def test_a_body_of_another_size_or_run_is_refused(client: LinkClient) -> None:
     for body, run in ((BODY + b"\0", "run-1"), (BODY[:100], "run-1"), (BODY, "run-2")):
         with refusal("protocol.body_size"):
-            client.upload(sha256_hex(body), body, run=run)
+            client.upload(body_root(body), body, run=run)
 
 
 def test_a_body_under_another_digest_is_refused(client: LinkClient) -> None:

@@ -3,8 +3,7 @@
 ``PYTHONPATH=tests python -m known_answers`` writes ``tests/privacy/plasmid_sa_2.json`` anew. From ``inputs``,
 all randomness among them, follow ``outputs``. A KEM ciphertext cannot be chosen, so one bundle is
 ``recorded``: it opens to shares and seeds that ``outputs`` name. Byte strings are hexadecimal, except inside
-statements, whose form is that of the link. The digest of a body is here that of the masked words alone,
-little-endian.
+statements, whose form is that of the link. A body is here the masked words alone, little-endian.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from plasmid.core.canonical import digest_json
-from plasmid.privacy import channels, keystream, secure_aggregation, shamir, tags
+from plasmid.privacy import channels, keystream, merkle, samples, secure_aggregation, shamir, tags
 from plasmid.privacy.ring import Encoding, encode
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import PROTOCOL
@@ -174,6 +173,9 @@ def outputs(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     pads = epoch.coordinator.pads(slot, h, invited=list(sites), survivors=alive, shares=answers)
     readers = [reader(masked[name]) for name in alive]
     total = sum_words(readers, encoding, pads, 0, encoding.length + 4)
+    opened = epoch.coordinator.opening(slot, h, invited=list(sites), survivors=alive, shares=answers)[1]
+    long = stretched("body", LONG * 4 + 88)
+    leaves = samples.leaf_hashes(bytes.fromhex(long))
     answer = {
         "derive": derived(given["derive"]),
         "adverts": {advert.site: digest_json(advert.model_dump(mode="json")) for advert in adverts},
@@ -197,6 +199,16 @@ def outputs(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "group_key": sites[alive[0]].group_key.hex(),
         "tags": {name: tags.tag(sites[name].group_key, h, vector, [name]) for name, vector in words.items()},
         "total_tag": tags.read_tag(tags.opened((said[name].tag for name in alive), pads)),
+        "opening": opened.hex(),
+        "sample": {
+            "body": f"{len(long) // 2} bytes, SHAKE-256 of 'body'",
+            "leaf_bytes": samples.leaf_bytes(len(long) // 2),
+            "leaves": len(leaves),
+            "root": samples.body_root(bytes.fromhex(long)),
+            "index": 6,
+            "leaf": long[2 * 6 * 256 : 2 * 7 * 256],
+            "path": [one.hex() for one in merkle.inclusion_proof(leaves, 6)],
+        },
         "two_rows": {
             "bits": 64,
             "words": f"{LONG} words, word i is 2**63 - 1 + i mod 2**64",

@@ -42,15 +42,8 @@ def send(
     checksum: str | None = None,
 ) -> int:
     chunk = BODY[offset : offset + CHUNK] if chunk is None else chunk
-    return bodies.take_chunk(
-        run,
-        site,
-        digest,
-        offset,
-        total,
-        chunk,
-        checksum or (digest if len(chunk) == total else sha256_hex(chunk)),
-    )
+    own = digest if len(chunk) == total else sha256_hex(chunk)
+    return bodies.take_chunk(run, site, digest, offset, total, chunk, checksum or own)
 
 
 def files(folder: Path) -> list[str]:
@@ -130,7 +123,7 @@ def test_a_run_that_expects_nothing_takes_nothing(bodies: Bodies, tmp_path: Path
 
 def test_two_sites_do_not_mix_their_chunks(bodies: Bodies) -> None:
     other = bytes(reversed(BODY))
-    digest = sha256_hex(other)
+    digest = body_root(other)
     for offset in (0, 1000, 2000):
         send(bodies, offset)
         send(bodies, offset, other[offset : offset + 1000], digest=digest, site="beta")
@@ -146,11 +139,12 @@ def test_a_site_has_one_body_of_a_run(bodies: Bodies, tmp_path: Path) -> None:
         send(bodies, offset)
     send(bodies, 0, site="beta")
     other = bytes(reversed(BODY))
-    digest = sha256_hex(other)
+    digest = body_root(other)
     for offset in (0, 1000, 2000):
         send(bodies, offset, other[offset : offset + 1000], digest=digest)
     beta = f"bodies/received/run-1/beta.{DIGEST}.part"
-    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{digest}.body", beta]
+    alpha = [f"bodies/received/run-1/alpha.{digest}.{kind}" for kind in ("body", "leaves")]
+    assert files(tmp_path) == [*alpha, beta]
 
 
 @pytest.mark.parametrize(
@@ -171,9 +165,9 @@ def test_no_path_is_made_from_anything_else(bodies: Bodies, tmp_path: Path, bad:
 
 
 def test_a_published_body_is_read_in_chunks(bodies: Bodies) -> None:
-    assert bodies.publish(BODY) == DIGEST
-    assert bodies.publish(BODY) == DIGEST
-    read = [bodies.read_chunk(DIGEST, offset) for offset in (0, 1000, 2000, 2500, 9999)]
+    assert bodies.publish(BODY) == sha256_hex(BODY)
+    assert bodies.publish(BODY) == sha256_hex(BODY)
+    read = [bodies.read_chunk(sha256_hex(BODY), offset) for offset in (0, 1000, 2000, 2500, 9999)]
     assert [len(chunk) for chunk, _ in read] == [1000, 1000, 500, 0, 0]
     assert b"".join(chunk for chunk, _ in read) == BODY
     assert [checksum for _, checksum in read] == [sha256_hex(chunk) for chunk, _ in read]

@@ -144,7 +144,7 @@ def test_the_digest_of_all_blobs() -> None:
 def test_the_consent() -> None:
     for site, said in OUT["contributions"].items():
         words = np.array(OUT["masked"][site], "<u4")
-        assert said["body"] == hashlib.sha256(words.tobytes()).hexdigest()
+        assert said["body"] == hashlib.sha256(b"\0" + words.tobytes()).hexdigest()  # a tree of one leaf
     pairs = [[site, OUT["contributions"][site]["body"]] for site in IN["survivors"]]
     assert OUT["consent"]["survivors"] == hashlib.sha256(canonical(pairs)).hexdigest()
     assert OUT["consent_digest"] == hashlib.sha256(canonical(OUT["consent"])).hexdigest()
@@ -220,6 +220,24 @@ def test_tags_and_their_masks(site: str) -> None:
 def test_the_tag_of_the_sum_is_the_sum_of_the_tags() -> None:
     assert OUT["total_tag"] == sum(OUT["tags"][site] for site in IN["survivors"]) % P
     assert OUT["total_tag"] == tag(bytes.fromhex(OUT["group_key"]), signed(OUT["total"]), IN["survivors"])
+
+
+def test_the_opening_is_the_secrets_of_the_survivors_and_the_keys_of_the_drop_out_s_pairs() -> None:
+    secrets = b"".join(secret(site, "b") for site in IN["survivors"])
+    keys = "".join(pad["key"] for pad in OUT["pads"][len(IN["survivors"]) :])
+    assert OUT["opening"] == secrets.hex() + keys
+
+
+def test_a_sample_leads_to_the_root_of_its_body() -> None:
+    sample = OUT["sample"]
+    body = hashlib.shake_256(b"body").digest(16_488)
+    assert (sample["leaf_bytes"], sample["leaves"]) == (256, 65)
+    assert sample["leaf"] == body[6 * 256 : 7 * 256].hex()
+    found = hashlib.sha256(b"\0" + bytes.fromhex(sample["leaf"])).digest()
+    for level, step in enumerate(map(bytes.fromhex, sample["path"])):
+        pair = step + found if sample["index"] >> level & 1 else found + step
+        found = hashlib.sha256(b"\1" + pair).digest()
+    assert (found.hex(), len(sample["path"])) == (sample["root"], 7)
 
 
 def test_a_vector_of_two_rows_of_64_bits() -> None:

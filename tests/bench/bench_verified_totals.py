@@ -3,14 +3,19 @@
 Rules
 -----
 1. CPU seconds of the process, medians; both sides take turns in this process, after one warm-up.
-2. sa/1 is the same code without tags: encoding and masks at a site, the sum and its pads at the coordinator.
+2. sa/1 is the same code without tags, and with the SHA-256 of a body in place of its root: encoding, masks
+   and digest at a site; digests, the sum and its pads at the coordinator. What samples cost stands by itself.
 3. A site's check of a total is the tag of its words alone; ``advance`` was re-run before, too. Its limit
    stands in the column "peer".
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -19,7 +24,10 @@ import numpy as np
 from bench.bench_secure_aggregation import cpu_seconds
 from bench.harness import Result
 from bench.ours import secure_aggregation as ours
+from plasmid.link import kept
 from plasmid.privacy import tags
+from plasmid.privacy.merkle import levels, root_of
+from plasmid.privacy.samples import SAMPLES, body_root, leaf_hashes
 from secure_sum import H
 
 _MILLION = 1_000_000
@@ -34,7 +42,7 @@ def main() -> list[Result]:
         for length in (_MILLION, 10 * _MILLION)
         for k, goal in ((7, 1.25), (31, 1.10))
     ]
-    return [*clients, _server(_MILLION), _server(10 * _MILLION), _check()]
+    return [*clients, _server(_MILLION), _server(10 * _MILLION), _samples(_MILLION), _check()]
 
 
 def _client(length: int, k: int, goal: float) -> Result:
@@ -42,7 +50,11 @@ def _client(length: int, k: int, goal: float) -> Result:
     values = 0.05 * np.random.default_rng(0).standard_normal(length, np.float32)
     client = ours.Client(k, length, vectors=2 * (repeats + 1))
     with_tags, without = cpu_seconds(
-        [lambda: client.protect(values), _without_tags(lambda: client.protect(values))], repeats
+        [
+            lambda: body_root(client.protect(values).data.cast("B")),
+            _without_tags(lambda: sha256(client.protect(values).data).digest()),
+        ],
+        repeats,
     )
     what = f"client, d = {length:.0e}, k = {k}, beside sa/1"
     return Result.share(what, ours=with_tags, peer=without, unit="s", goal=goal)
@@ -61,9 +73,42 @@ def _without_tags(work: Callable[[], Any]) -> Callable[[], Any]:
 
 def _server(length: int) -> Result:
     server = ours.Server(_SITES, length)
-    with_tags, without = cpu_seconds([lambda: (server.open(), server.open_tag()), server.open], repeats=5)
+    bodies = [bytes(words.data.cast("B")) for words in server.received]
+
+    def ours_() -> None:
+        server.open()
+        server.open_tag()
+        for body in bodies:
+            root_of(leaf_hashes(body))
+
+    def theirs() -> None:
+        server.open()
+        for body in bodies:
+            sha256(body).digest()
+
+    with_tags, without = cpu_seconds([ours_, theirs], repeats=5)
     what = f"server, n = {_SITES}, d = {length:.0e}, beside sa/1"
     return Result.share(what, ours=with_tags, peer=without, unit="s", goal=1.10)
+
+
+def _samples(length: int) -> Result:
+    source, sites = np.random.default_rng(0), _SITES - 1
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for index in range(sites):
+            body = source.bytes(4 * length + 88)
+            (folder / f"site-{index:02}.body").write_bytes(body)
+            tree = b"".join(chain.from_iterable(levels(leaf_hashes(body))))
+            (folder / f"site-{index:02}{kept.TREE}").write_bytes(tree)
+        (folder / "opening").write_bytes(b"")
+
+        def serve() -> None:
+            for leaf in range(SAMPLES):
+                kept.read(folder, str(leaf))
+
+        (spent,) = cpu_seconds([serve], repeats=25)
+    what = f"the samples of {sites} bodies for a site, read at the server, d = {length:.0e}"
+    return Result.share(what, ours=spent * 1e3, peer=2 * _LIMIT_MS, unit="ms", goal=1.0)
 
 
 def _check() -> Result:

@@ -262,7 +262,7 @@ def test_a_site_countersigns_nothing_else(scene: Make, start: Start, tiny: dict[
         (signed,) = [said for _, said in waiting if said.payload["type"] == "conclude"]
         honest = gateway.open(signed)
         result = honest.result.open(Attestation)
-        history = link._fetch(result.files[ROUNDS], honest.rounds_bytes)
+        history = link.download(result.files[ROUNDS], honest.rounds_bytes)
         assert pack_rounds(read_rounds(history)) == history
         for what, (said, data) in variants(result, history).items():
             message = Conclude(

@@ -56,7 +56,7 @@ def test_chunks_make_a_body(bodies: Bodies, tmp_path: Path) -> None:
     assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.part"]
     assert send(bodies, 2000) == 2500
     assert bodies.received("run-1", "alpha", DIGEST).read_bytes() == BODY
-    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.{kind}" for kind in ("body", "leaves")]
+    assert files(tmp_path) == [f"bodies/received/run-1/alpha.{DIGEST}.{kind}" for kind in ("body", "tree")]
 
 
 def test_sending_again_changes_nothing(bodies: Bodies) -> None:
@@ -143,7 +143,7 @@ def test_a_site_has_one_body_of_a_run(bodies: Bodies, tmp_path: Path) -> None:
     for offset in (0, 1000, 2000):
         send(bodies, offset, other[offset : offset + 1000], digest=digest)
     beta = f"bodies/received/run-1/beta.{DIGEST}.part"
-    alpha = [f"bodies/received/run-1/alpha.{digest}.{kind}" for kind in ("body", "leaves")]
+    alpha = [f"bodies/received/run-1/alpha.{digest}.{kind}" for kind in ("body", "tree")]
     assert files(tmp_path) == [*alpha, beta]
 
 

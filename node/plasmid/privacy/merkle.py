@@ -19,9 +19,11 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 """The root of the tree without leaves."""
 
 
-def leaf_hash(data: bytes) -> bytes:
+def leaf_hash(data: bytes | memoryview) -> bytes:
     """Return the hash of the leaf that holds *data*."""
-    return hashlib.sha256(b"\x00" + data).digest()
+    hashed = hashlib.sha256(b"\x00")
+    hashed.update(data)
+    return hashed.digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -71,10 +73,17 @@ class Frontier:
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
     """Return the root of the tree over *leaves* (hashes)."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier.append(leaf)
-    return frontier.root()
+    return levels(leaves)[-1][0] if leaves else EMPTY_ROOT
+
+
+def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Return the levels of the tree over *leaves* (hashes), these first and the root last."""
+    found = [list(leaves)]
+    while len(found[-1]) > 1:
+        below = found[-1]
+        pairs = [node_hash(left, right) for left, right in zip(below[::2], below[1::2], strict=False)]
+        found.append(pairs + below[2 * len(pairs) :])
+    return found
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:

@@ -306,7 +306,8 @@ class SecureSum:
         if len(bodies) < plan.min_sites:
             raise _Void(f"{len(bodies)} of {len(manifest.invited)} sites contributed, {plan.min_sites} must")
         survivors, contributions = tuple(sorted(bodies)), {site: came.got[site] for site in bodies}
-        pads, opening, tag = [], b"", None
+        pads: list[Pad] = []
+        opening, tag = b"", None
         if self._epoch:
             self._check_near(round_, state, survivors)
             pads, opening = self._open(manifest, contributions)

@@ -5,7 +5,7 @@ Rules
 1. *Received* bodies come from sites, belong to a run, and are read by its run actor: no route serves them
    whole. *Published* bodies (states, results) are served to members.
 2. An upload grows beside the received bodies and takes its place only when it is whole and has its
-   digest, with the hashes of its leaves beside it. A site has one body of a run here: the next one replaces
+   digest, with its Merkle tree beside it. A site has one body of a run here: the next one replaces
    it, but not one of the last opened sum (:mod:`plasmid.link.kept`), which is served in samples.
 3. A run announces how large its bodies may be before a byte is taken.
 4. What a person *gives* for a run (an adapter to be judged) is one body a person: the next one replaces
@@ -18,14 +18,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.core.files import storage_error, write_atomic
 from plasmid.link import kept
-from plasmid.link.kept import LEAVES
-from plasmid.privacy.merkle import root_of
+from plasmid.privacy.merkle import levels
 from plasmid.privacy.samples import leaf_hashes
 from plasmid.protocol.body import CHUNK_BYTES
 
@@ -56,7 +56,7 @@ class Bodies:
             ``protocol.chunk``: a damaged chunk, or a whole body without its digest (it is dropped);
             ``protocol.body_size``: the run expects bodies of another size.
         """
-        return self._take_chunk(run, site, digest, offset, total, chunk, sha256, tree=True)
+        return self._take_chunk(run, site, digest, offset, total, chunk, sha256, rooted=True)
 
     def _take_chunk(
         self,
@@ -68,15 +68,15 @@ class Bodies:
         chunk: bytes,
         sha256: str,
         *,
-        tree: bool,
+        rooted: bool,
     ) -> int:
         if total != self._sizes.get(run) or len(chunk) > CHUNK_BYTES or offset + len(chunk) > total:
             raise ProtocolError("protocol.body_size", f"no body of {total} bytes is expected for {run}.")
         final = self.received(run, site, digest)
         if final.exists():
             return total
-        hashes = leaf_hashes(chunk) if tree and len(chunk) == total else []
-        found = root_of(hashes).hex() if hashes else sha256_hex(chunk)
+        tree = levels(leaf_hashes(chunk)) if rooted and len(chunk) == total else []
+        found = tree[-1][0].hex() if tree else sha256_hex(chunk)
         if found != sha256:
             raise ProtocolError("protocol.chunk", "a chunk was damaged on its way.", "Send it again.")
         spool = final.with_suffix(".part")
@@ -94,15 +94,15 @@ class Bodies:
                 return have + len(chunk)
             if offset:
                 body = spool.read_bytes()
-                hashes = leaf_hashes(body) if tree else []
-                found = root_of(hashes).hex() if tree else sha256_hex(body)
+                tree = levels(leaf_hashes(body)) if rooted else []
+                found = tree[-1][0].hex() if tree else sha256_hex(body)
             if found != digest:
                 spool.unlink()
                 raise ProtocolError(
                     "protocol.chunk", "an uploaded body does not have its digest.", "Send it again."
                 )
-            if tree:
-                final.with_suffix(LEAVES).write_bytes(b"".join(hashes))
+            if rooted:
+                final.with_suffix(kept.TREE).write_bytes(b"".join(chain.from_iterable(tree)))
             spool.replace(final)
         except OSError as error:
             raise storage_error(error, spool) from error
@@ -114,7 +114,7 @@ class Bodies:
         if self._sizes.setdefault(place, total) != total:
             self.drop_run(place)
             self.expect(place, total)
-        return self._take_chunk(place, person, digest, offset, total, chunk, sha256, tree=False)
+        return self._take_chunk(place, person, digest, offset, total, chunk, sha256, rooted=False)
 
     def given(self, digest: str) -> bytes | None:
         """Return what somebody gave under *digest*; None where nobody did."""

@@ -14,19 +14,19 @@ from pathlib import Path
 
 from plasmid.core.errors import LinkError
 from plasmid.core.files import write_atomic
-from plasmid.privacy.merkle import HASH_BYTES, inclusion_proof
+from plasmid.privacy.merkle import HASH_BYTES
 from plasmid.privacy.samples import leaf_bytes, leaf_count
 
-LEAVES = ".leaves"
-"""Beside a body: the hashes of its leaves, one after the other."""
+TREE = ".tree"
+"""Beside a body: the hashes of its tree, level after level, so that a path is read and not computed."""
 _OPENING = "opening"
 
 
 def keep(folder: Path, bodies: Mapping[str, Path], opening: bytes) -> None:
-    """Move *bodies*, by site, and the hashes of their leaves into *folder*."""
+    """Move *bodies*, by site, and their trees into *folder*."""
     folder.mkdir(exist_ok=True)
     for site, body in bodies.items():
-        for path in (body.with_suffix(LEAVES), body):
+        for path in (body.with_suffix(TREE), body):
             path.replace(folder / f"{site}{path.suffix}")
     write_atomic(folder / _OPENING, opening)
 
@@ -53,10 +53,16 @@ def read(folder: Path, part: str) -> bytes:
 
 def _leaf(body: Path, index: int) -> bytes:
     size = body.stat().st_size
-    hashes = body.with_suffix(LEAVES).read_bytes()
-    leaves = [hashes[start : start + HASH_BYTES] for start in range(0, len(hashes), HASH_BYTES)]
-    if not 0 <= index < leaf_count(size):
+    count, hashes = leaf_count(size), body.with_suffix(TREE).read_bytes()
+    if not 0 <= index < count:
         raise ValueError(index)
     with body.open("rb") as file:
         file.seek(index * leaf_bytes(size))
-        return file.read(leaf_bytes(size)) + b"".join(inclusion_proof(leaves, index))
+        parts, start = [file.read(leaf_bytes(size))], 0
+    while count > 1:
+        beside = index ^ 1
+        if beside < count:
+            parts.append(hashes[start + HASH_BYTES * beside :][:HASH_BYTES])
+        start += HASH_BYTES * count
+        index, count = index >> 1, (count + 1) >> 1
+    return b"".join(parts)

@@ -83,11 +83,6 @@ class Server:
         consents = self._epoch.consents(self._alive, said)
         self._shares: Sequence[Shares] = self._epoch.shares(self._alive, consents)
 
-    @property
-    def received(self) -> list[Words]:
-        """The survivors' masked vectors."""
-        return [self._epoch.vectors[name] for name in self._alive]
-
     def open_tag(self) -> bytes:
         """Return the sum of the tags, opened by the pads of the sum that was opened last."""
         return tags.opened((self._epoch.tags[name] for name in self._alive), self._pads)

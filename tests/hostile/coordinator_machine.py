@@ -16,10 +16,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from attacks import FOUR
 from hostile import protocol
-from hostile.choices import AGO, MANY, MOST, SITE, SOME, SPOILT, STATES, TOTALS, Choices, back
-from hostile.coordinator import SET_UP, Attempt, Coordinator, stage
+from hostile.choices import (
+    AGO,
+    BEGINS,
+    LIES,
+    MANY,
+    MOST,
+    SITE,
+    SOME,
+    SPOILT,
+    STATES,
+    TOTALS,
+    Choices,
+    back,
+)
+from hostile.coordinator import SET_UP, Coordinator, stage
 from hostile.invariants import INVARIANTS
-from hostile.protocol import KNOWN_HOLES
+from hostile.opening import Attempt
 from plasmid.protocol.messages import RelayKind
 
 
@@ -30,6 +43,8 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
     ----------
     unit
         Whether the runs promise differential privacy.
+    settles
+        Whether the states of a run come near each other, as those of a model that is as good as trained.
     without
         The defence that is off, for a control.
     unchecked
@@ -39,8 +54,9 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
     """
 
     unit: ClassVar[bool] = False
+    settles: ClassVar[bool] = False
     without: ClassVar[str] = ""
-    unchecked: ClassVar[frozenset[str]] = KNOWN_HOLES
+    unchecked: ClassVar[frozenset[str]] = frozenset()
     counts: ClassVar[Counter[str]]
 
     def __init__(self) -> None:
@@ -49,6 +65,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         self.seen: Coordinator = stage(unit=self.unit).copied()
         self.world = self.seen.world
         self.world.reset()
+        self.world.settles = self.settles
         self._playing.enter_context(self.world.playing(without=self.without))
         self.run, self.begun, self.broken = next(iter(self.seen.runs)), 1, set[str]()
         self._before = Counter(self.world.refused)
@@ -80,11 +97,19 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
     def _ask_again(self) -> None:
         """Begin the last key epoch once more, and ask for the last attempt anew."""
         self._admit()
-        self.seen.key_epoch(self.run, self.begun, FOUR)
+        self.seen.key_epoch(self.run, self.begun, FOUR, begins=self._begins("next"))
         if self.attempts and self.begun in self.epochs:
             last = self.attempts[-1]
-            named = {name: getattr(last.manifest, name) for name in ("slot", "round", "total", "invited")}
-            made = self.seen.attempt(run=self.run, epoch=self.begun, state=last.state, **named)
+            about = last.manifest
+            made = self.seen.attempt(
+                run=self.run,
+                epoch=self.begun,
+                slot=about.slot,
+                round_=about.round,
+                state=last.state,
+                total=about.total,
+                invited=about.invited,
+            )
             self._deliver(FOUR, made)
 
     def _admit(self) -> None:
@@ -102,7 +127,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         if self.run in self.broken:
             self._admit()
             self.begun += 1
-            self.seen.key_epoch(self.run, self.begun, FOUR)
+            self.seen.key_epoch(self.run, self.begun, FOUR, begins=self._begins("next"))
             self.broken -= {self.run}
 
     @rule(
@@ -110,18 +135,23 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         further=st.sampled_from((1, 1, 0, -1)),
         c=st.sampled_from((1, 1, 1, 2, 0)),
         turns=st.sampled_from((False, False, True)),
+        begins=BEGINS,
+        needs=st.sampled_from((3, 3, 2, 1)),
     )
-    def key_epoch(self, roster: tuple[str, ...], further: int, c: int, turns: bool) -> None:
+    def key_epoch(
+        self, roster: tuple[str, ...], further: int, c: int, turns: bool, begins: str, needs: int
+    ) -> None:
         if turns:
             (self.run,) = set(self.seen.runs) - {self.run}
         self.begun += further > 0
-        self.seen.key_epoch(self.run, max(1, self.begun + min(0, further)), roster, c)
+        number = max(1, self.begun + min(0, further))
+        self.seen.key_epoch(self.run, number, roster, c, begins=self._begins(begins), needs=needs)
 
     @rule(where=st.sampled_from(SET_UP), how=SPOILT, at=SOME)
     def spoil_a_key_epoch(self, where: RelayKind, how: str, at: tuple[str, ...]) -> None:
         self.begun += 1
         for site in FOUR:
-            self.seen.epoch(site, self.run, self.begun, FOUR)
+            self.seen.epoch(site, self.run, self.begun, FOUR, 1, self._begins("next"))
         for kind in SET_UP:
             for site in FOUR:
                 said = self.seen.newest(kind, self.run, self.begun, to=site)
@@ -157,36 +187,62 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         summed = max((one.attempt.manifest.round for one in self.sums), default=0)
         rounds = {"next": summed + 1, "same": max(1, summed), "old": 1, "beyond": summed + 2}
         epoch = back(self.epochs, 0 if careful else ago)
-        chosen, new = self._state(state, ago), self._slot(epoch)
+        (chosen, said), new = self._claim(state, total, ago), self._slot(epoch)
         made = self.seen.attempt(
             run=self.run,
             epoch=epoch,
             slot={"next": new, "skipping one": new + 1, "last": max(0, new - 1), "first": 0}[slot],
-            round=rounds[round_],
+            round_=rounds[round_],
             state=chosen,
-            total=self._total(total, chosen, ago),
+            total=None if rounds[round_] == 1 and careful else said,
             invited=invited,
         )
         self._deliver(sites, made)
         if careful:
             self._open(made, sorted(made.bodies), FOUR)
 
-    @rule(survivors=MOST)
-    def honest_round(self, survivors: tuple[str, ...]) -> None:
+    @rule(survivors=MOST, shown=MOST)
+    def honest_round(self, survivors: tuple[str, ...], shown: tuple[str, ...]) -> None:
+        """As an honest coordinator has it; to whom it shows the survivor list is its own affair."""
+        self._next_round("next", "true", survivors, shown)
+
+    @precondition(lambda self: self.sums)
+    @rule(
+        state=st.sampled_from(("told", "told", "first")),
+        total=st.sampled_from(("none", *LIES)),
+        left_out=SITE,
+    )
+    def sum_once_more(self, state: str, total: str, left_out: str) -> None:
+        """The attack: the next round at a state that was summed, over all sites but one."""
+        fewer = tuple(site for site in FOUR if site != left_out)
+        self._next_round(state, total, fewer, fewer)
+
+    def _next_round(
+        self, state: str, total: str, survivors: tuple[str, ...], shown: tuple[str, ...]
+    ) -> None:
         self._repair()
-        epoch = self.epochs[-1]
-        last = self.sums[-1] if self.sums and self.world.document.rounds > 1 else None
+        epoch, round_ = self.epochs[-1], self._round
+        chosen, said = (self._first(), None) if round_ == 1 else self._claim(state, total)
         made = self.seen.attempt(
             run=self.run,
             epoch=epoch,
             slot=self._slot(epoch),
-            round=1 if last is None else last.attempt.manifest.round + 1,
-            state=self._first() if last is None else self.seen.follows(last),
-            total=None if last is None else last.total,
+            round_=round_,
+            state=chosen,
+            total=said,
             invited=FOUR,
         )
         self._deliver(survivors, made)
-        self._open(made, survivors, survivors)
+        self._open(made, survivors, shown)
+
+    @precondition(lambda self: len(self.sums) > 1)
+    @rule(site=SITE, left_out=SITE)
+    def forgetting(self, site: str, left_out: str) -> None:
+        """A site loses what it remembers of the run, is admitted again, and takes part in the next round."""
+        self.world.gateways[site].forget(self.run)
+        self.broken.add(self.run)
+        fewer = tuple(one for one in FOUR if one != left_out)
+        self._next_round("next", "true", fewer, fewer)
 
     @precondition(lambda self: self.attempts)
     @rule(ago=AGO, sites=SOME)

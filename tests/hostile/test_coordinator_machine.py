@@ -10,7 +10,6 @@ import pytest
 
 from hostile.coordinator_machine import machine
 from hostile.playing import play, play_long
-from hostile.protocol import KNOWN_HOLES
 
 OTHERS = frozenset({"slots_mask_once", "sums_are_charged", "sums_are_of_their_survivors"})
 
@@ -35,7 +34,7 @@ def test_no_schedule_breaks_what_must_hold(unit: bool) -> None:
 
 def test_control_sites_that_take_any_state_give_a_vector_away() -> None:
     """Round 2 from round 1's state over other survivors: the difference of the two sums is of few sites."""
-    with pytest.raises(AssertionError, match="shared_states: two sums from one state"):
+    with pytest.raises(AssertionError, match="shared_states: two sums from near states"):
         play(machine(without="state", unchecked=OTHERS | {"unverified_states"}), schedules=150, steps=20)
 
 
@@ -52,14 +51,6 @@ def test_control_sites_that_forget_epochs_mask_twice_in_one_slot() -> None:
 def test_control_sites_that_charge_nothing_are_in_sums_for_free() -> None:
     with pytest.raises(AssertionError, match=r"sums_are_charged: .* charged nothing"):
         play(machine(unit=True, without="charge"), schedules=150, steps=20)
-
-
-def test_a_known_hole_is_one() -> None:
-    """Against the gateways as they are; what holds is checked above, and is no hole."""
-    for hole in sorted(KNOWN_HOLES):
-        unchecked = (OTHERS | KNOWN_HOLES) - {hole}
-        with pytest.raises(AssertionError, match=f"{hole}: "):
-            play(machine(unchecked=unchecked), schedules=150, steps=20)
 
 
 def test_a_long_run_tells_what_it_did() -> None:

@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. A site computes as :mod:`plasmid.site.run` does: it takes the state first, from what is published.
+1. A site computes as :mod:`plasmid.site.run` does: from the newest state that its gateway has taken.
 2. A refusal is counted by its code. Any other exception is a finding.
 3. :meth:`World.reset` begins again where it was kept: files as they were, fresh gateways over them.
 4. Observed are each vector that an honest site masks, sent or not, and each state that it computes from.
@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from attacks import FOUR, count_document, private
-from hostile.protocol import Vector, checked, unchecked, weakened
+from hostile.protocol import DEFENCES, Vector
 from in_memory import Federation
 from plasmid.computations import api
 from plasmid.core import settings
@@ -40,6 +40,8 @@ from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
 
 COLLUDER = "delta"
+EARLY = 0.01
+"""No state beyond it is the first one, nor near it."""
 HONEST = tuple(site for site in FOUR if site != COLLUDER)
 Place = tuple[str, int, int]
 """Run, epoch, slot."""
@@ -74,8 +76,9 @@ class World:
         self.taken: list[Taken] = []
         self.masked: dict[tuple[str, Place], set[str]] = defaultdict(set)
         self.bodies: dict[str, bytes] = {}
-        self.checks_states = True
+        self.settles = False
         self._known: dict[tuple[str, Path], Any] = {}
+        self.federation.serve(self.fetch)
 
     @property
     def gateways(self) -> dict[str, Gateway]:
@@ -109,7 +112,6 @@ class World:
         What no message changes is looked at once: the text of settings, each site's view, what its owner lets
         leave. A statement whose signature is right stays so.
         """
-        self.checks_states = without != "state"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(settings, "parse_yaml", _parsed)
             patch.setattr(admission, "open_view", self._once(admission.open_view))
@@ -117,8 +119,8 @@ class World:
             patch.setattr(SiteHome, "config", self._once(SiteHome.config))
             patch.setattr(epochs, "open_signed", _remembering(epochs.open_signed))
             patch.setattr(SiteEpoch, "mask", self._noting(SiteEpoch.mask))
-            for owner, method in weakened(without):
-                patch.setattr(owner, method, lambda *_, **__: None)
+            for owner, name, instead in DEFENCES[without]:
+                patch.setattr(owner, name, instead)
             yield
 
     def _once(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,11 +135,12 @@ class World:
 
         return once
 
-    def _noting(self, mask: Callable[..., None]) -> Callable[..., None]:
-        def noted(epoch: SiteEpoch, words: Words, *, slot: int, **named: Any) -> None:
-            mask(epoch, words, slot=slot, **named)
+    def _noting(self, mask: Callable[..., bytes]) -> Callable[..., bytes]:
+        def noted(epoch: SiteEpoch, words: Words, *, slot: int, **named: Any) -> bytes:
+            tag = mask(epoch, words, slot=slot, **named)
             if epoch.site in HONEST:
                 self.masked[epoch.site, (epoch.run, epoch.epoch, slot)].add(sha256_hex(words.tobytes()))
+            return tag
 
         return noted
 
@@ -161,15 +164,19 @@ class World:
             return None
 
     def _computed(self, gateway: Gateway, said: Manifest) -> Vector:
-        take = checked if self.checks_states else unchecked
-        state = take(gateway.run(said.run), said, self.fetch)
+        state = gateway.run(said.run).following.last
         if gateway.site in HONEST:
             self.taken.append(Taken(gateway.site, said, state))
-        return self.vector(gateway.site)
+        return self.vector(gateway.site, state)
 
-    def vector(self, site: str) -> Vector:
-        """Return what *site* computes, the same from any state: [length], within the bound and the clip."""
-        return np.full(self.shape.schema.size, 2.0 ** -self.sites.index(site) / 2, self.shape.dtype)
+    def vector(self, site: str, state: Vector) -> Vector:
+        """Return what *site* computes: [length], within the bound and the clip.
+
+        Where the run settles, little is left to learn after the first step: its states come near each other.
+        """
+        left = 2.0**-13 if self.settles and np.abs(state).max() > EARLY else 1.0
+        value = left * 2.0 ** -self.sites.index(site) / 2
+        return np.full(self.shape.schema.size, value, self.shape.dtype)
 
     # -- bodies ------------------------------------------------------------------------------------
 

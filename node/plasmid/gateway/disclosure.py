@@ -75,6 +75,8 @@ SENTENCES = {
     "protocol.epoch_used": "The key epoch was used before, or the run began with another plan.",
     "protocol.manifest": "The manifest does not describe the run that was admitted.",
     "protocol.step": "The state does not follow from the published totals.",
+    "protocol.near_state": "The state is nearly one that was summed over other sites.",
+    "protocol.unverified": "The site missed rounds and cannot verify the state.",
     "protocol.result": "The result is not what this site took part in.",
     "protocol.second_manifest": "The site has already begun another manifest for this slot.",
     "protocol.slot_used": "The slot is used.",

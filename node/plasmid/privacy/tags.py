@@ -61,11 +61,7 @@ def tag(key: bytes, manifest: str, words: Words, sites: Iterable[str]) -> int:
     offsets = (int(elements(derive(key, "offset", h, site, length=KEY_BYTES), 1)[0]) for site in sites)
     rows = -(-words.size // COLUMNS)
     coefficients = elements(derive(key, "total", h, length=KEY_BYTES), COLUMNS + rows)
-    limbs = _limbs(coefficients[:COLUMNS])
-    found = np.empty(rows, np.uint64)
-    for first in range(0, rows, _ROWS):
-        part = words[first * COLUMNS : (first + _ROWS) * COLUMNS]
-        found[first : first + _ROWS] = _inner(part, limbs)
+    found = _inner(words, _limbs(coefficients[:COLUMNS]))
     products = zip(coefficients[COLUMNS:].tolist(), found.tolist(), strict=True)
     hashed: int = sum(row * value for row, value in products)
     return (sum(offsets) + hashed) % P
@@ -80,16 +76,20 @@ def _limbs(coefficients: NDArray[np.uint64]) -> NDArray[np.float64]:
 def _inner(words: Words, limbs: NDArray[np.float64]) -> NDArray[np.uint64]:
     """Return the inner product mod p of each row of *words* with the coefficients, uint64 [rows]."""
     rows = -(-words.size // COLUMNS)
-    sizes = [(np.dtype("<i4"), 0)] if words.itemsize == 4 else [(np.dtype("<u4"), 0), (np.dtype("<i4"), 32)]
-    total = np.zeros(rows, np.uint64)
-    for place, (dtype, shift) in enumerate(sizes):
-        part = words.view(dtype)[place :: len(sizes)]
-        block = np.zeros(rows * COLUMNS) if part.size < rows * COLUMNS else np.empty(rows * COLUMNS)
-        block[: part.size] = part
-        products = (block.reshape(rows, COLUMNS) @ limbs).astype(np.int64)
+    parts = [(np.dtype("<i4"), 0)] if words.itemsize == 4 else [(np.dtype("<u4"), 0), (np.dtype("<i4"), 32)]
+    total, products = np.zeros(rows, np.uint64), np.empty((rows, _LIMBS))
+    block = np.zeros((_ROWS, COLUMNS))
+    for place, (dtype, shift) in enumerate(parts):
+        part = words.view(dtype)[place :: len(parts)]
+        for first in range(0, rows, _ROWS):
+            own = part[first * COLUMNS : (first + _ROWS) * COLUMNS]
+            flat, count = block.reshape(-1), min(_ROWS, rows - first)
+            flat[: own.size] = own
+            flat[own.size : count * COLUMNS] = 0
+            np.matmul(block[:count], limbs, out=products[first : first + count])
+        whole = np.mod(products.astype(np.int64), np.int64(P)).view(np.uint64)
         for limb in range(_LIMBS):
-            reduced = np.mod(products[:, limb], np.int64(P)).view(np.uint64)
-            total = _reduced(total + _rotated(reduced, (shift + _LIMB * limb) % 61))
+            total = _reduced(total + _rotated(whole[:, limb], (shift + _LIMB * limb) % 61))
     return total
 
 

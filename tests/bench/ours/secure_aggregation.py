@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from numpy.typing import NDArray
 
+from plasmid.privacy import tags
 from plasmid.privacy.keystream import BLOCK_BYTES, KEY_BYTES
 from plasmid.privacy.ring import TAIL, Words, encode, plan_encoding
 from plasmid.privacy.secure_aggregation import SiteEpoch
@@ -82,9 +83,13 @@ class Server:
         consents = self._epoch.consents(self._alive, said)
         self._shares: Sequence[Shares] = self._epoch.shares(self._alive, consents)
 
+    def open_tag(self) -> bytes:
+        """Return the sum of the tags, opened by the pads of the sum that was opened last."""
+        return tags.opened((self._epoch.tags[name] for name in self._alive), self._pads)
+
     def open(self) -> Words:
         """Return the opened sum."""
-        pads = self._epoch.coordinator.pads(
+        self._pads = pads = self._epoch.coordinator.pads(
             0, H, invited=self._epoch.roster, survivors=self._alive, shares=self._shares
         )
         readers = [reader(self._epoch.vectors[name]) for name in self._alive]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from itertools import combinations
 from typing import TypeVar
 
@@ -26,10 +27,18 @@ MOST = st.sampled_from([FOUR, FOUR, *combinations(FOUR, 3)])
 MANY = st.sampled_from([FOUR, FOUR, FOUR, FOUR, *combinations(FOUR, 3)])
 STATES = ("next", "told", "told", "last", "first", "old", "near", "far")
 LIES = ("zeros", "k times", "a word", "other sites", "fits")
-TOTALS = ("true", "none", "old", *LIES)
+TOTALS = ("true", "true", "true", "true", "none", "old", *LIES)
+"""A site whose coordinator lies takes no further part in the run: too many lies, and little is left to try."""
 BEGINS = st.sampled_from(("next", "next", "next", "none", "first", "zeros", "old", "no total"))
 SPOILT = st.sampled_from(
-    ("an older one", "one of another run", "one left out", "signed by delta", "reminding falsely")
+    (
+        "an older one",
+        "one of another run",
+        "one left out",
+        "signed by delta",
+        "reminding falsely",
+        "another commitment",
+    )
 )
 
 
@@ -131,6 +140,8 @@ class Choices:
             return [*said[1:], protocol.signed_as(said[0], self.world.colluder)]
         if how == "reminding falsely":
             return [self._reminding(one) if one.signer == COLLUDER else one for one in said]
+        if how == "another commitment" and kind == "advert":
+            return [self._committing(one) if one.signer == COLLUDER else one for one in said]
         other = [one for one in known if (one.payload["run"] != self.run) == (how == "one of another run")]
         mine = [one for one in other if one.signer == said[0].signer]
         return [mine[0], *said[1:]] if mine else said
@@ -141,3 +152,9 @@ class Choices:
         if said.payload["type"] != "bundle":
             return said
         return protocol.signed_as(said, self.world.colluder, heard=words)
+
+    def _committing(self, advert: Signed) -> Signed:
+        """Return an advert of the colluder whose part of the group's key is another than the one that it deals."""
+        return protocol.signed_as(
+            advert, self.world.colluder, group_commitment=b64encode(bytes(32)).decode()
+        )

@@ -36,7 +36,7 @@ from plasmid.protocol.messages import (
 )
 from plasmid.protocol.plan import attempt_plan, attempts
 
-RUNS = ("run-1", "run-2")
+RUNS = ("run-1", "run-2", "run-3")
 SET_UP: tuple[RelayKind, ...] = ("advert", "bundle", "recovery", "ready")
 
 

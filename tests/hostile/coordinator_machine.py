@@ -6,13 +6,15 @@ would send, what it sent before, and what it never would.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from attacks import FOUR
 from hostile import protocol
@@ -27,16 +29,16 @@ from hostile.choices import (
     SPOILT,
     STATES,
     TOTALS,
-    Choices,
     back,
 )
 from hostile.coordinator import SET_UP, Coordinator, stage
 from hostile.invariants import INVARIANTS
-from hostile.opening import Attempt
+from hostile.moves import Moves
+from hostile.world import COLLUDER
 from plasmid.protocol.messages import RelayKind
 
 
-class CoordinatorMachine(Choices, RuleBasedStateMachine):
+class CoordinatorMachine(Moves, RuleBasedStateMachine):
     """See the module's docstring.
 
     Attributes
@@ -50,7 +52,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
     unchecked
         Invariants that are not looked at.
     counts
-        Over all schedules: of steps, schedules, invariants checked, sums, refusals by code ...
+        Over all schedules: steps, schedules, invariants checked, opened sums, refusals by code ...
     """
 
     unit: ClassVar[bool] = False
@@ -75,60 +77,38 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
     def teardown(self) -> None:
         """Count, and put back what was patched."""
         self._playing.close()
-        self.counts["sums"] += len(self.seen.sums)
-        self.counts["schedules with a sum"] += bool(self.seen.sums)
+        self.counts["opened sums"] += len(self.seen.sums)
+        self.counts["schedules with an opened sum"] += bool(self.seen.sums)
         self.counts["messages"] += len(self.seen.messages)
         self.counts["states taken"] += len(self.world.taken)
         self.counts.update(self.world.refused - self._before)
 
     # -- moves -------------------------------------------------------------------------------------
 
-    @rule(site=SITE, how=st.sampled_from(("restart", "forget", "all restart", "all restart")))
+    @initialize(rounds=st.sampled_from((0, 1, 1, 2, 3)), survivors=MANY)
+    def begin(self, rounds: int, survivors: tuple[str, ...]) -> None:
+        """Most schedules begin with a sum, since an attack needs one to compare with."""
+        for _ in range(rounds):
+            self._next_round("next", "true", survivors, FOUR)
+
+    @rule(site=SITE, how=st.sampled_from(("restart", "restart", "forget", "forget", "all restart")))
     def lose(self, site: str, how: str) -> None:
         if how == "forget":
-            self.world.gateways[site].forget(self.run)
+            self.world.forget(site, self.run)
         else:
             for lost in FOUR if how == "all restart" else [site]:
-                self.world.federation.restart(lost)
+                self.world.restart(lost)
         self.broken.add(self.run)
-        if how == "all restart":
-            self._ask_again()
 
-    def _ask_again(self) -> None:
-        """Begin the last key epoch once more, and ask for the last attempt anew."""
-        self._admit()
-        self.seen.key_epoch(self.run, self.begun, FOUR, begins=self._begins("next"))
-        if self.attempts and self.begun in self.epochs:
-            last = self.attempts[-1]
-            about = last.manifest
-            made = self.seen.attempt(
-                run=self.run,
-                epoch=self.begun,
-                slot=about.slot,
-                round_=about.round,
-                state=last.state,
-                total=about.total,
-                invited=about.invited,
-            )
-            self._deliver(FOUR, made)
-
-    def _admit(self) -> None:
-        for site in FOUR:
-            self.seen.send(site, self.seen.runs[self.run])
-
-    def _deliver(self, sites: Iterable[str], made: Attempt) -> None:
-        for site in sites:
-            self.seen.send(site, made.manifest)
-        if not made.bodies:
+    @rule(lost=st.sampled_from(((), ("alpha",), FOUR)))
+    def ask_twice(self, lost: tuple[str, ...]) -> None:
+        """A slot is masked, sites restart, and all are asked for it again, in the same key epoch."""
+        self._repair()
+        made = self._ask("next", "true", FOUR)
+        for site in lost:
+            self.world.restart(site)
             self.broken.add(self.run)
-
-    def _repair(self) -> None:
-        """Do what an honest coordinator does when a key epoch is over before its time."""
-        if self.run in self.broken:
-            self._admit()
-            self.begun += 1
-            self.seen.key_epoch(self.run, self.begun, FOUR, begins=self._begins("next"))
-            self.broken -= {self.run}
+        self._ask_again(made)
 
     @rule(
         roster=MOST,
@@ -142,7 +122,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         self, roster: tuple[str, ...], further: int, c: int, turns: bool, begins: str, needs: int
     ) -> None:
         if turns:
-            (self.run,) = set(self.seen.runs) - {self.run}
+            self._turn()
         self.begun += further > 0
         number = max(1, self.begun + min(0, further))
         self.seen.key_epoch(self.run, number, roster, c, begins=self._begins(begins), needs=needs)
@@ -217,29 +197,11 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         fewer = tuple(site for site in FOUR if site != left_out)
         self._next_round(state, total, fewer, fewer)
 
-    def _next_round(
-        self, state: str, total: str, survivors: tuple[str, ...], shown: tuple[str, ...]
-    ) -> None:
-        self._repair()
-        epoch, round_ = self.epochs[-1], self._round
-        chosen, said = (self._first(), None) if round_ == 1 else self._claim(state, total)
-        made = self.seen.attempt(
-            run=self.run,
-            epoch=epoch,
-            slot=self._slot(epoch),
-            round_=round_,
-            state=chosen,
-            total=said,
-            invited=FOUR,
-        )
-        self._deliver(survivors, made)
-        self._open(made, survivors, shown)
-
     @precondition(lambda self: len(self.sums) > 1)
     @rule(site=SITE, left_out=SITE)
     def forgetting(self, site: str, left_out: str) -> None:
         """A site loses what it remembers of the run, is admitted again, and takes part in the next round."""
-        self.world.gateways[site].forget(self.run)
+        self.world.forget(site, self.run)
         self.broken.add(self.run)
         fewer = tuple(one for one in FOUR if one != left_out)
         self._next_round("next", "true", fewer, fewer)
@@ -264,12 +226,6 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         fewer = [site for site in there if site not in left_out[:1]]
         self._open(made, fewer if len(left_out) < len(FOUR) else there, sites)
 
-    def _open(self, made: Attempt, survivors: Iterable[str], sites: Iterable[str]) -> None:
-        chosen, asked = list(survivors), list(sites)
-        for step in (self.seen.agree, self.seen.ask_shares):
-            for site in asked:
-                step(site, made, chosen)
-
     @rule(ago=st.integers(0, 200), site=SITE, moved=st.booleans(), slot=st.integers(0, 3))
     def replay(self, ago: int, site: str, moved: bool, slot: int) -> None:
         message = back(self.seen.messages, ago)
@@ -288,6 +244,15 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
             if kind == "contribution":
                 place["round"] = about.round
             self.seen.said[kind].append(protocol.signed_as(back(known, which), self.world.colluder, **place))
+
+    @precondition(lambda self: self.attempts)
+    @rule(ago=AGO, tag=st.binary(min_size=7, max_size=7))
+    def colluder_tags(self, ago: int, tag: bytes) -> None:
+        """The colluder's contribution says another tag, so that its sum's total does not fit."""
+        answer = back(self.attempts, ago).bodies.get(COLLUDER)
+        if answer is not None:
+            other = protocol.signed_as(answer.contribution, self.world.colluder, tag=b64encode(bytes(1) + tag).decode())
+            back(self.attempts, ago).bodies[COLLUDER] = replace(answer, contribution=other)
 
     # -- what must hold ----------------------------------------------------------------------------
 

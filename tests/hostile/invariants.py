@@ -15,8 +15,9 @@ import numpy as np
 
 from hostile.coordinator import Coordinator
 from hostile.opening import Opened
-from hostile.protocol import alike, near
+from hostile.protocol import Vector, alike, near
 from hostile.world import HONEST
+from plasmid.protocol.body import unpack
 
 Invariant = Callable[[Coordinator], Iterator[str]]
 
@@ -54,11 +55,33 @@ def unverified_states(seen: Coordinator) -> Iterator[str]:
     """An honest site computes from the first state, or from what follows from a sum of the round before."""
     for one in seen.world.taken:
         about = one.manifest
-        true = [seen.follows(last) for last in seen.sums if _is_before(last, about.run, about.round)]
-        if about.round == 1:
-            true.append(seen.world.computation.initial(seen.world.document, seen.world.shape))
-        if not any(alike(one.state, state) for state in true):
+        if not _is_true(seen, about.run, about.round, one.state):
             yield f"{one.site} computed round {about.round} from {one.state}, which follows from no sum"
+
+
+def signed_states(seen: Coordinator) -> Iterator[str]:
+    """An honest site signs that it verified a state only if it could, and if the state is true.
+
+    In its ready statement it says so of what it re-ran itself; in a consent also of what enough others re-ran.
+    """
+    world = seen.world
+    for one in world.vouched:
+        state = unpack(world.bodies[one.state], "state", length=world.shape.state.size, dtype=world.shape.dtype)
+        if not one.could or not _is_true(seen, one.run, one.round, state):
+            yield f"{one.site} signs state {state} of round {one.round}, which it did not verify"
+    consents = [said for said in seen.said["consent"] if said.signer in HONEST and said.payload["verified"]]
+    named = {said.payload["manifest"]: said.signer for said in consents}
+    for attempt in seen.attempts:
+        about, site = attempt.manifest, named.get(attempt.digest)
+        if site is not None and not _is_true(seen, about.run, about.round, attempt.state):
+            yield f"{site} consents at state {attempt.state} of round {about.round}, which follows from no sum"
+
+
+def _is_true(seen: Coordinator, run: str, round_: int, state: Vector) -> bool:
+    true = [seen.follows(last) for last in seen.sums if _is_before(last, run, round_)]
+    if round_ == 1:
+        true.append(seen.world.computation.initial(seen.world.document, seen.world.shape))
+    return any(alike(state, other) for other in true)
 
 
 def _is_before(last: Opened, run: str, round_: int) -> bool:
@@ -88,5 +111,6 @@ INVARIANTS: tuple[Invariant, ...] = (
     sums_are_of_their_survivors,
     shared_states,
     unverified_states,
+    signed_states,
     sums_are_charged,
 )

@@ -103,7 +103,7 @@ def forged(kind: str, last: Told, *, gain: Vector, encoding: Encoding) -> Told:
         case "k times":
             return Told(words * words.dtype.type(3), last.survivors, tags.pack_tag(3 * tag % tags.P))
         case "a word":
-            words[0] += words.dtype.type(1 << 20)
+            words[:1] += words.dtype.type(1 << 20)
             return Told(words, last.survivors, last.tag)
         case "other sites":
             return Told(words, last.survivors[1:] or last.survivors, last.tag)

@@ -5,7 +5,8 @@ Rules
 1. A site computes as :mod:`plasmid.site.run` does: from the newest state that its gateway has taken.
 2. A refusal is counted by its code. Any other exception is a finding.
 3. :meth:`World.reset` begins again where it was kept: files as they were, fresh gateways over them.
-4. Observed are each vector that an honest site masks, sent or not, and each state that it computes from.
+4. Observed are each vector that an honest site masks, sent or not, each state that it computes from, and each
+   state that it signs to have verified itself.
 """
 
 from __future__ import annotations
@@ -56,6 +57,25 @@ class Taken:
     state: Vector
 
 
+@dataclass(frozen=True)
+class Vouched:
+    """An honest site's word that it has verified a state itself.
+
+    Attributes
+    ----------
+    state
+        Its digest.
+    could
+        Whether the site, since it last forgot the run, computed the round before: it can check no other step.
+    """
+
+    site: str
+    run: str
+    round: int
+    state: str
+    could: bool
+
+
 class World:
     """See the module's rules.
 
@@ -74,6 +94,8 @@ class World:
         self.shape: api.Shape = shape_of(self.computation, self.document, None)
         self.refused: Counter[str] = Counter()
         self.taken: list[Taken] = []
+        self.vouched: list[Vouched] = []
+        self._computed_rounds: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.masked: dict[tuple[str, Place], set[str]] = defaultdict(set)
         self.bodies: dict[str, bytes] = {}
         self.settles = False
@@ -104,6 +126,23 @@ class World:
         for site in self.sites:
             self.federation.restart(site)._runs = copy.deepcopy(self._runs[site], dict(self._fixed))
         self.taken, self.masked, self.bodies = [], defaultdict(set), {}
+        self.vouched = []
+        self._computed_rounds.clear()
+
+    def restart(self, site: str) -> None:
+        """Start the gateway of *site* anew, over what it has on disk."""
+        self.federation.restart(site)
+        for run in {run for of, run in self._computed_rounds if of == site}:
+            del self._computed_rounds[site, run]
+
+    def knows(self, site: str, run: str) -> bool:
+        """Return whether *site* has *run* in memory."""
+        return run in self.gateways[site]._runs
+
+    def forget(self, site: str, run: str) -> None:
+        """Have *site* drop all that it remembers of *run*."""
+        self.gateways[site].forget(run)
+        self._computed_rounds.pop((site, run), None)
 
     @contextmanager
     def playing(self, *, without: str = "") -> Iterator[None]:
@@ -157,14 +196,23 @@ class World:
             if isinstance(message, Epoch):
                 return gateway.begin_epoch(message)
             if isinstance(message, Relay):
-                return gateway.relay(message)
+                return self._noted(gateway.relay(message))
             return gateway.contribute(message, lambda said: self._computed(gateway, said))
         except PlasmidError as error:
             self.refused[error.code] += 1
             return None
 
+    def _noted(self, said: Any) -> Any:
+        verified = said.payload.get("verified") if isinstance(said, Signed) else None
+        if isinstance(verified, dict) and said.signer in HONEST:
+            run, round_ = said.payload["run"], verified["round"]
+            could = round_ - 1 in self._computed_rounds[said.signer, run]
+            self.vouched.append(Vouched(said.signer, run, round_, verified["state"], could))
+        return said
+
     def _computed(self, gateway: Gateway, said: Manifest) -> Vector:
         state = gateway.run(said.run).following.last
+        self._computed_rounds[gateway.site, said.run].add(said.round)
         if gateway.site in HONEST:
             self.taken.append(Taken(gateway.site, said, state))
         return self.vector(gateway.site, state)
@@ -211,5 +259,5 @@ _parsed = lru_cache(maxsize=256)(settings.parse_yaml)
 def _federation(root: Path, *, unit: bool) -> Federation:
     if unit:
         return private(root, document=count_document(spare=3))
-    document = PingDocument(length=2, rounds=4, federation=Limits(spare_attempts=4))
+    document = PingDocument(length=2, rounds=6, federation=Limits(spare_attempts=4))
     return Federation(root, document=document, sites=FOUR)

@@ -28,7 +28,7 @@ MANY = st.sampled_from([FOUR, FOUR, FOUR, FOUR, *combinations(FOUR, 3)])
 STATES = ("next", "told", "told", "last", "first", "old", "near", "far")
 LIES = ("zeros", "k times", "a word", "other sites", "fits")
 TOTALS = ("true", "true", "true", "true", "none", "old", *LIES)
-"""A site whose coordinator lies takes no further part in the run: too many lies, and little is left to try."""
+"""A site whose coordinator lies takes no further part in the run: too many lies leave little to try."""
 BEGINS = st.sampled_from(("next", "next", "next", "none", "first", "zeros", "old", "no total"))
 SPOILT = st.sampled_from(
     (
@@ -148,13 +148,13 @@ class Choices:
 
     def _reminding(self, said: Signed) -> Signed:
         """Return a bundle of the colluder that reminds its receiver of the newest words of anyone."""
-        words = [wire(one).decode() for kind in ("contribution", "consent") for one in self.seen.said[kind][-1:]]
+        words = [
+            wire(one).decode() for kind in ("contribution", "consent") for one in self.seen.said[kind][-1:]
+        ]
         if said.payload["type"] != "bundle":
             return said
         return protocol.signed_as(said, self.world.colluder, heard=words)
 
     def _committing(self, advert: Signed) -> Signed:
-        """Return an advert of the colluder whose part of the group's key is another than the one that it deals."""
-        return protocol.signed_as(
-            advert, self.world.colluder, group_commitment=b64encode(bytes(32)).decode()
-        )
+        """Return an advert of the colluder that commits to another part of the group's key than it deals."""
+        return protocol.signed_as(advert, self.world.colluder, group_commitment=b64encode(bytes(32)).decode())

@@ -251,7 +251,9 @@ class CoordinatorMachine(Moves, RuleBasedStateMachine):
         """The colluder's contribution says another tag, so that its sum's total does not fit."""
         answer = back(self.attempts, ago).bodies.get(COLLUDER)
         if answer is not None:
-            other = protocol.signed_as(answer.contribution, self.world.colluder, tag=b64encode(bytes(1) + tag).decode())
+            other = protocol.signed_as(
+                answer.contribution, self.world.colluder, tag=b64encode(bytes(1) + tag).decode()
+            )
             back(self.attempts, ago).bodies[COLLUDER] = replace(answer, contribution=other)
 
     # -- what must hold ----------------------------------------------------------------------------

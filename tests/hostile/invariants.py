@@ -62,11 +62,13 @@ def unverified_states(seen: Coordinator) -> Iterator[str]:
 def signed_states(seen: Coordinator) -> Iterator[str]:
     """An honest site signs that it verified a state only if it could, and if the state is true.
 
-    In its ready statement it says so of what it re-ran itself; in a consent also of what enough others re-ran.
+    In a ready statement it says so of what it re-ran itself; in a consent also of what others re-ran.
     """
     world = seen.world
     for one in world.vouched:
-        state = unpack(world.bodies[one.state], "state", length=world.shape.state.size, dtype=world.shape.dtype)
+        state = unpack(
+            world.bodies[one.state], "state", length=world.shape.state.size, dtype=world.shape.dtype
+        )
         if not one.could or not _is_true(seen, one.run, one.round, state):
             yield f"{one.site} signs state {state} of round {one.round}, which it did not verify"
     consents = [said for said in seen.said["consent"] if said.signer in HONEST and said.payload["verified"]]
@@ -74,7 +76,7 @@ def signed_states(seen: Coordinator) -> Iterator[str]:
     for attempt in seen.attempts:
         about, site = attempt.manifest, named.get(attempt.digest)
         if site is not None and not _is_true(seen, about.run, about.round, attempt.state):
-            yield f"{site} consents at state {attempt.state} of round {about.round}, which follows from no sum"
+            yield f"{site} consents in round {about.round} at {attempt.state}, which follows from no sum"
 
 
 def _is_true(seen: Coordinator, run: str, round_: int, state: Vector) -> bool:

@@ -1,4 +1,4 @@
-"""Moves of several messages, as an honest coordinator makes them: mend a run, ask for vectors, open their sum."""
+"""Moves of several messages, as an honest coordinator makes them: mend a run, ask, open a sum."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Moves(Choices):
                 step(site, made, chosen)
 
     def _repair(self) -> bool:
-        """Do what an honest coordinator does when a key epoch is over before its time; return whether it was."""
+        """Do what an honest coordinator does when a key epoch is over too early; return whether it was."""
         if self.run not in self.broken:
             return False
         self._admit()
@@ -89,7 +89,7 @@ class Moves(Choices):
         self._deliver(FOUR, made)
 
     def _next_round(self, state: str, total: str, survivors: Iterable[str], shown: Iterable[str]) -> None:
-        """Ask for the round that comes next and open it; where nobody answers any more, go on with another run."""
+        """Ask for the next round and open it; where nobody answers any more, go on with another run."""
         repaired, chosen = self._repair(), tuple(survivors)
         made = self._ask(state, total, chosen)
         self._open(made, chosen, shown)

@@ -55,9 +55,7 @@ def opened(
     """Return the sum of *attempt* over *survivors*. Raises ProtocolError: *shares* do not open it."""
     about, answers = attempt.manifest, [attempt.bodies[site] for site in survivors]
     encoding = about.encoding()
-    pads = held.pads(
-        about.slot, attempt.digest, invited=about.invited, survivors=survivors, shares=shares
-    )
+    pads = held.pads(about.slot, attempt.digest, invited=about.invited, survivors=survivors, shares=shares)
     total = np.zeros(encoding.length + TAIL, encoding.dtype)
     for answer in answers:
         total += unpack(answer.body, "words", length=total.size, dtype=total.dtype)
@@ -70,9 +68,7 @@ def opened(
 def published(world: World, told: Told) -> Total:
     """Publish a total; return what a manifest says of it."""
     body = pack("total", told.words)
-    return Total(
-        digest=world.publish(body), size=len(body), survivors=list(told.survivors), tag=told.tag
-    )
+    return Total(digest=world.publish(body), size=len(body), survivors=list(told.survivors), tag=told.tag)
 
 
 def start(world: World, round_: int, state: Vector, total: Total | None) -> Start:

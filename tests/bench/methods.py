@@ -71,6 +71,13 @@ class Bench:
 
     def federated(self, recipe: Recipe, every: int) -> Iterator[tuple[int, Vector]]:
         """Yield (round, adapter) after every so many rounds."""
+        method = api.method(recipe)
+        for round_, (_, _, state) in enumerate(self.rounds(recipe), start=1):
+            if round_ % every == 0 or round_ == recipe.rounds:
+                yield round_, method.adapter(recipe, self.base, state)
+
+    def rounds(self, recipe: Recipe) -> Iterator[tuple[Vector, dict[str, Vector], Vector]]:
+        """Yield (state, each site's bounded vector, the next state) of each round."""
         method, base, sites = api.method(recipe), self.base, len(self.tables)
         shape = method.shape(recipe, base)
         engines = self._of(recipe)
@@ -82,19 +89,20 @@ class Bench:
         state = method.initial(recipe, shape)
         for round_ in range(1, recipe.rounds + 1):
             before = method.adapter(recipe, base, state)
-            total = np.zeros(encoding.length + TAIL, encoding.dtype)
+            total, sent = np.zeros(encoding.length + TAIL, encoding.dtype), {}
             for site, engine in engines.items():
                 seed, learn = local_seed(recipe.seed, site, round_), method.learns(recipe, round_)
                 steps = recipe.training.steps_in(round_)
                 pace = [recipe.training.factor(round_, recipe.rounds)] * steps
                 after = engine.train(before, steps=steps, seed=seed, learn=learn, pace=pace)
-                vector, _ = bounded(method.sent(recipe, base, before, after, round_), shape, noised=False)
-                total += encode(vector, encoding)
+                vector = method.sent(recipe, base, before, after, round_)
+                sent[site], _ = bounded(vector, shape, noised=False)
+                total += encode(sent[site], encoding)
             summed = decode_sum(total, encoding, sites)
             averaged = method.advance(recipe, shape, state, api.Sum(summed, sites, round_))
-            state = server.step(round_, state, averaged)
-            if round_ % every == 0 or round_ == recipe.rounds:
-                yield round_, method.adapter(recipe, base, state)
+            after_step = server.step(round_, state, averaged)
+            yield state, sent, after_step
+            state = after_step
 
     def _of(self, recipe: Recipe) -> dict[str, Engine]:
         frames = api.method(recipe).frames(recipe, self.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from itertools import combinations
 from typing import TypeVar
 
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from attacks import FOUR
 from hostile import protocol
-from hostile.coordinator import Attempt, Coordinator, Opened
+from hostile.coordinator import Coordinator
+from hostile.opening import Attempt, Opened, Told, forged, published, start
 from hostile.protocol import Vector
-from hostile.world import World
-from plasmid.protocol.messages import RelayKind, Signed, Total
+from hostile.world import COLLUDER, World
+from plasmid.protocol.messages import RelayKind, Signed, Start, Total, wire
 
 T = TypeVar("T")
 
@@ -23,9 +25,21 @@ SITE = st.sampled_from(FOUR)
 SOME = st.sampled_from([part for size in (4, 3, 2, 1) for part in combinations(FOUR, size)])
 MOST = st.sampled_from([FOUR, FOUR, *combinations(FOUR, 3)])
 MANY = st.sampled_from([FOUR, FOUR, FOUR, FOUR, *combinations(FOUR, 3)])
-STATES = ("next", "last", "first", "old", "near", "far")
-TOTALS = ("none", "true", "zeros", "forged", "old", "other")
-SPOILT = st.sampled_from(("an older one", "one of another run", "one left out", "signed by delta"))
+STATES = ("next", "told", "told", "last", "first", "old", "near", "far")
+LIES = ("zeros", "k times", "a word", "other sites", "fits")
+TOTALS = ("true", "true", "true", "true", "none", "old", *LIES)
+"""A site whose coordinator lies takes no further part in the run: too many lies leave little to try."""
+BEGINS = st.sampled_from(("next", "next", "next", "none", "first", "zeros", "old", "no total"))
+SPOILT = st.sampled_from(
+    (
+        "an older one",
+        "one of another run",
+        "one left out",
+        "signed by delta",
+        "reminding falsely",
+        "another commitment",
+    )
+)
 
 
 def back(found: list[T], ago: int) -> T:
@@ -58,11 +72,19 @@ class Choices:
     def _first(self) -> Vector:
         return np.asarray(self.world.computation.initial(self.world.document, self.world.shape))
 
-    def _state(self, kind: str, ago: int) -> Vector:
+    @property
+    def _round(self) -> int:
+        """The round that comes next: after the last that was summed, if there is one."""
+        summed = max((one.attempt.manifest.round for one in self.sums), default=0)
+        return min(summed + 1, self.world.document.rounds)
+
+    def _state(self, kind: str, ago: int, told: Told | None) -> Vector:
         before = [self._first(), *(one.state for one in self.attempts)]
         match kind:
             case "next" if self.sums:
                 return self.seen.follows(back(self.sums, ago))
+            case "told" if self.sums:
+                return self.seen.follows(self.sums[-1], told)
             case "last":
                 return before[-1]
             case "old":
@@ -75,22 +97,34 @@ class Choices:
             case _:
                 return before[0]
 
-    def _total(self, kind: str, state: Vector, ago: int) -> Total | None:
-        last = self.sums[-1] if self.sums else None
-        if kind == "none":
+    def _claim(self, state: str, total: str, ago: int = 0) -> tuple[Vector, Total | None]:
+        """Return a state, and the total from which the coordinator says it follows."""
+        if not self.sums:
+            return self._state(state, ago, None), None
+        last = self.sums[-1]
+        base, encoding = last.attempt.state, last.attempt.manifest.encoding()
+        told = back(self.sums, ago).told if total == "old" else last.told
+        if total in LIES and total != "fits":
+            told = forged(total, told, gain=base, encoding=encoding)
+        chosen = self._state(state, ago, told)
+        if total == "fits":
+            told = forged(total, told, gain=chosen - base, encoding=encoding)
+        return chosen, None if total == "none" else published(self.world, told)
+
+    def _begins(self, kind: str, ago: int = 0) -> Start | None:
+        """Return the state with which an epoch begins; an honest one for "next", while nothing was broken."""
+        if kind == "none" or not (self.attempts or self.sums):
             return None
-        if kind == "true":
-            return None if last is None else last.total
-        if kind == "old":
-            return back(self.sums, ago).total if self.sums else None
-        sites = len(last.survivors) if last else len(FOUR)
-        before = last.attempt.state if last else self._first()
-        values = {
-            "zeros": np.zeros(self.world.shape.schema.size),
-            "forged": (state.astype(np.float64) - before) * sites,
-            "other": last.values if last else before,
-        }[kind]
-        return self.seen.total(values, sites=sites + (kind == "other"), like=last)
+        state, total = {
+            "zeros": ("told", "zeros"),
+            "old": ("old", "old"),
+            "no total": ("next", "none"),
+            "first": ("first", "true"),
+        }.get(kind, ("next", "true"))
+        chosen, said = self._claim(state, total, ago)
+        if self._round == 1:
+            chosen, said = self._first(), None
+        return start(self.world, self._round, chosen, said)
 
     def _slot(self, epoch: int) -> int:
         used = [one.manifest.slot for one in self.attempts if one.manifest.epoch == epoch]
@@ -103,8 +137,24 @@ class Choices:
         if how == "one left out":
             return said[1:]
         if how == "signed by delta":
-            field = {"bundle": "sender"}.get(kind, "site")
-            return [*said[1:], protocol.signed_as(said[0], self.world.colluder, **{field: "delta"})]
+            return [*said[1:], protocol.signed_as(said[0], self.world.colluder)]
+        if how == "reminding falsely":
+            return [self._reminding(one) if one.signer == COLLUDER else one for one in said]
+        if how == "another commitment" and kind == "advert":
+            return [self._committing(one) if one.signer == COLLUDER else one for one in said]
         other = [one for one in known if (one.payload["run"] != self.run) == (how == "one of another run")]
         mine = [one for one in other if one.signer == said[0].signer]
         return [mine[0], *said[1:]] if mine else said
+
+    def _reminding(self, said: Signed) -> Signed:
+        """Return a bundle of the colluder that reminds its receiver of the newest words of anyone."""
+        words = [
+            wire(one).decode() for kind in ("contribution", "consent") for one in self.seen.said[kind][-1:]
+        ]
+        if said.payload["type"] != "bundle":
+            return said
+        return protocol.signed_as(said, self.world.colluder, heard=words)
+
+    def _committing(self, advert: Signed) -> Signed:
+        """Return an advert of the colluder that commits to another part of the group's key than it deals."""
+        return protocol.signed_as(advert, self.world.colluder, group_commitment=b64encode(bytes(32)).decode())

@@ -11,49 +11,33 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from fuzz.registry import scratch
 from hostile import protocol
+from hostile.opening import Attempt, Opened, Told, follows, opened, start
 from hostile.protocol import Vector
 from hostile.world import COLLUDER, World
-from plasmid.computations import api
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.admission import Answer
-from plasmid.privacy.keystream import Keystreams
-from plasmid.privacy.ring import TAIL, Words, decode_sum
 from plasmid.privacy.statements import Advert, Contribution, Recovery, Shares, survivors_digest
 from plasmid.privacy.unmasking import CoordinatorEpoch
-from plasmid.protocol.body import pack, unpack
-from plasmid.protocol.messages import Admit, Blobs, Bundles, Manifest, Relay, RelayKind, Signed, Total
+from plasmid.protocol.messages import (
+    Admit,
+    Blobs,
+    Bundles,
+    Manifest,
+    Relay,
+    RelayKind,
+    Signed,
+    Start,
+    Total,
+)
 from plasmid.protocol.plan import attempt_plan, attempts
 
-RUNS = ("run-1", "run-2")
+RUNS = ("run-1", "run-2", "run-3")
 SET_UP: tuple[RelayKind, ...] = ("advert", "bundle", "recovery", "ready")
-
-
-@dataclass(eq=False)
-class Attempt:
-    """A manifest, the state that it names, and the masked bodies that came for it."""
-
-    manifest: Manifest
-    state: Vector
-    digest: str
-    bodies: dict[str, Answer] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A sum that the coordinator knows: the attempt, over whom, the values [length], and as published."""
-
-    attempt: Attempt
-    survivors: tuple[str, ...]
-    values: Vector
-    total: Total
 
 
 class Coordinator:
@@ -67,6 +51,8 @@ class Coordinator:
         All that it sent; what is only played again is not in it twice.
     said
         What sites said, by type of statement, and what the colluder signed besides.
+    template
+        A manifest of which the fields that no attempt changes are taken.
     epochs
         By run and number: the coordinator's half of a key epoch, and its c.
     """
@@ -82,7 +68,7 @@ class Coordinator:
         self._blobs: dict[str, Blobs] = {}
         self._dealt: dict[tuple[str, int], Vector] = {}
         self._tried: set[tuple[str, tuple[str, ...], int]] = set()
-        self._template: Manifest | None = None
+        self.template: Manifest | None = None
 
     def begin(self) -> None:
         """Have every site admit every run, and seal its first key epoch."""
@@ -93,13 +79,13 @@ class Coordinator:
             for site in self.world.sites:
                 self.send(site, self.runs[run])
             self.key_epoch(run, 1, self.world.sites)
-        self._template = federation.manifest()
+        self.template = federation.manifest()
 
     def copied(self) -> Coordinator:
         """Return one that knows the same, and learns on its own."""
         other = copy.copy(self)
         for name, value in vars(self).items():
-            setattr(other, name, copy.copy(value) if name not in ("world", "_template") else value)
+            setattr(other, name, copy.copy(value) if name not in ("world", "template") else value)
         other.said = defaultdict(list, {kind: list(said) for kind, said in self.said.items()})
         return other
 
@@ -141,11 +127,13 @@ class Coordinator:
 
     # -- key epochs --------------------------------------------------------------------------------
 
-    def epoch(self, site: str, run: str, number: int, roster: Sequence[str], c: int = 1) -> None:
+    def epoch(
+        self, site: str, run: str, number: int, roster: Sequence[str], c: int, begins: Start | None
+    ) -> None:
         """Have *site* begin a key epoch."""
         federation, slots = self.world.federation, attempts(self.world.document)
         asked = {"run": run, "epoch": number, "roster": sorted(roster), "slots": slots, "c": c}
-        self.send(site, federation.epoch(**asked))
+        self.send(site, federation.epoch(**asked, begins=begins))
 
     def newest(self, kind: RelayKind, run: str, number: int, *, to: str = "") -> list[Signed]:
         """Return what each site said last in this key epoch, to *to* where it is for one site."""
@@ -157,16 +145,37 @@ class Coordinator:
         }
         return [found[site] for site in sorted(found)]
 
-    def key_epoch(self, run: str, number: int, roster: Sequence[str], c: int = 1) -> None:
-        """Go through a key epoch as far as the sites of *roster* go."""
+    def key_epoch(
+        self,
+        run: str,
+        number: int,
+        roster: Sequence[str],
+        c: int = 1,
+        *,
+        begins: Start | None = None,
+        needs: int = 3,
+    ) -> None:
+        """Go through a key epoch as far as the sites of *roster* go.
+
+        The colluder says that it has verified the state with which the epoch *begins*, for *needs* sites.
+        """
         for site in roster:
-            self.epoch(site, run, number, roster, c)
+            self.epoch(site, run, number, roster, c, begins)
         if len(self.newest("advert", run, number)) < len(roster):
             return
         for kind in SET_UP:
             for site in roster:
-                self.relay(site, kind, self.newest(kind, run, number, to=site), run=run, epoch=number)
+                said = self.newest(kind, run, number, to=site)
+                if kind == "ready" and begins is not None:
+                    said = [self._vouched(one, begins, needs) for one in said]
+                self.relay(site, kind, said, run=run, epoch=number)
         self.hold(run, number, c)
+
+    def _vouched(self, ready: Signed, begins: Start, needs: int) -> Signed:
+        if ready.signer != COLLUDER or begins.round == 1:
+            return ready
+        said = {"round": begins.round, "state": begins.state, "needs": needs}
+        return protocol.signed_as(ready, self.world.colluder, verified=said)
 
     def hold(self, run: str, number: int, c: int = 1) -> None:
         """Keep the coordinator's half of a key epoch, if the statements of its sites make one."""
@@ -183,32 +192,39 @@ class Coordinator:
 
     # -- attempts ----------------------------------------------------------------------------------
 
-    def attempt(self, *, run: str, epoch: int, state: Vector, invited: Sequence[str], **said: Any) -> Attempt:
-        """Return an attempt of which nobody has heard yet; *said* is slot, round and total."""
+    def attempt(
+        self,
+        *,
+        run: str,
+        epoch: int,
+        slot: int,
+        round_: int,
+        state: Vector,
+        total: Total | None,
+        invited: Sequence[str],
+    ) -> Attempt:
+        """Return an attempt of which nobody has heard yet."""
         held, c = self.epochs[run, epoch]
         world = self.world
         plan = attempt_plan(
             world.document, world.shape, sites=len(held.roster), c=c, planned=world.federation.planned
         )
-        assert self._template is not None, "it began"
+        assert self.template is not None, "it began"
+        begins = start(world, round_, state, total)
         made = protocol.manifest(
-            self._template,
+            self.template,
             plan,
             run=run,
             epoch=epoch,
+            slot=slot,
+            round=round_,
             rho=held.rho,
-            state=world.publish(pack("state", state.astype(world.shape.dtype))),
+            state=begins.state,
+            total=total,
             invited=[site for site in held.roster if site in invited],
-            **said,
         )
         self.attempts.append(Attempt(made, state, made.digest()))
         return self.attempts[-1]
-
-    def total(self, values: Vector, *, sites: int, like: Opened | None = None) -> Total:
-        """Publish *values* [length] as a total of *sites* sites, with the proof of the sum *like*."""
-        body = protocol.total_body(values)
-        proven = None if like is None else like.total
-        return protocol.total(self.world.publish(body), body, sites=sites, like=proven)
 
     def agree(self, site: str, attempt: Attempt, survivors: Sequence[str]) -> None:
         """Show *site* a survivor list of *attempt*."""
@@ -225,7 +241,8 @@ class Coordinator:
             if (one.payload["manifest"], one.payload["survivors"]) == (attempt.digest, agreed)
         }
         if found and COLLUDER in survivors:
-            found[COLLUDER] = protocol.signed_as(next(iter(found.values())), self.world.colluder)
+            anyones = next(iter(found.values()))
+            found[COLLUDER] = protocol.signed_as(anyones, self.world.colluder, verified=True)
         self._relay_of(site, "consent", list(found.values()), attempt)
 
     def _relay_of(self, site: str, kind: RelayKind, said: Sequence[Signed], attempt: Attempt) -> None:
@@ -243,42 +260,30 @@ class Coordinator:
             return
         if any(one.attempt is attempt and one.survivors == survivors for one in self.sums):
             return
-        about = attempt.manifest
         shares = [said for said in self.said["shares"] if said.payload["manifest"] == last.manifest]
         if (last.run, last.epoch) in self._dealt:
             given = self._dealt[last.run, last.epoch]
             shares.append(
-                protocol.shares_of(given, self.world.colluder, about, roster=held.roster, survivors=survivors)
+                protocol.shares_of(
+                    given, self.world.colluder, attempt.manifest, roster=held.roster, survivors=survivors
+                )
             )
         try:
-            pads = held.pads(
-                about.slot,
-                attempt.digest,
-                invited=about.invited,
-                survivors=survivors,
-                shares=[Shares.model_validate(said.payload) for said in shares],
-            )
-            total = _summed([attempt.bodies[site] for site in survivors], about)
-            Keystreams(pads, total.dtype).add(total)
-            values = decode_sum(total, about.encoding(), len(survivors))
+            given_by = [Shares.model_validate(said.payload) for said in shares]
+            self.sums.append(opened(self.world, held, attempt, survivors, given_by))
         except PlasmidError as error:
             self.world.refused[f"opening: {error.code}"] += 1
-            return
-        self.sums.append(Opened(attempt, survivors, values, self.total(values, sites=len(survivors))))
 
-    def follows(self, after: Opened) -> Vector:
-        """Return the state that follows from a sum."""
-        world, about = self.world, after.attempt
-        summed = api.Sum(after.values, len(after.survivors), about.manifest.round)
-        return np.asarray(world.computation.advance(world.document, world.shape, about.state, summed))
-
-
-def _summed(bodies: Sequence[Answer], about: Manifest) -> Words:
-    plan = about.encoding()
-    total = np.zeros(plan.length + TAIL, plan.dtype)
-    for answer in bodies:
-        total += unpack(answer.body, "words", length=total.size, dtype=total.dtype)
-    return total
+    def follows(self, after: Opened, told: Told | None = None) -> Vector:
+        """Return the state that follows from a sum, or from what is told instead of it."""
+        about = after.attempt
+        return follows(
+            self.world,
+            told or after.told,
+            before=about.state,
+            round_=about.manifest.round,
+            encoding=about.manifest.encoding(),
+        )
 
 
 @cache

@@ -6,41 +6,59 @@ would send, what it sent before, and what it never would.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from attacks import FOUR
 from hostile import protocol
-from hostile.choices import AGO, MANY, MOST, SITE, SOME, SPOILT, STATES, TOTALS, Choices, back
-from hostile.coordinator import SET_UP, Attempt, Coordinator, stage
+from hostile.choices import (
+    AGO,
+    BEGINS,
+    LIES,
+    MANY,
+    MOST,
+    SITE,
+    SOME,
+    SPOILT,
+    STATES,
+    TOTALS,
+    back,
+)
+from hostile.coordinator import SET_UP, Coordinator, stage
 from hostile.invariants import INVARIANTS
-from hostile.protocol import KNOWN_HOLES
+from hostile.moves import Moves
+from hostile.world import COLLUDER
 from plasmid.protocol.messages import RelayKind
 
 
-class CoordinatorMachine(Choices, RuleBasedStateMachine):
+class CoordinatorMachine(Moves, RuleBasedStateMachine):
     """See the module's docstring.
 
     Attributes
     ----------
     unit
         Whether the runs promise differential privacy.
+    settles
+        Whether the states of a run come near each other, as those of a model that is as good as trained.
     without
         The defence that is off, for a control.
     unchecked
         Invariants that are not looked at.
     counts
-        Over all schedules: of steps, schedules, invariants checked, sums, refusals by code ...
+        Over all schedules: steps, schedules, invariants checked, opened sums, refusals by code ...
     """
 
     unit: ClassVar[bool] = False
+    settles: ClassVar[bool] = False
     without: ClassVar[str] = ""
-    unchecked: ClassVar[frozenset[str]] = KNOWN_HOLES
+    unchecked: ClassVar[frozenset[str]] = frozenset()
     counts: ClassVar[Counter[str]]
 
     def __init__(self) -> None:
@@ -49,6 +67,7 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         self.seen: Coordinator = stage(unit=self.unit).copied()
         self.world = self.seen.world
         self.world.reset()
+        self.world.settles = self.settles
         self._playing.enter_context(self.world.playing(without=self.without))
         self.run, self.begun, self.broken = next(iter(self.seen.runs)), 1, set[str]()
         self._before = Counter(self.world.refused)
@@ -58,70 +77,61 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
     def teardown(self) -> None:
         """Count, and put back what was patched."""
         self._playing.close()
-        self.counts["sums"] += len(self.seen.sums)
-        self.counts["schedules with a sum"] += bool(self.seen.sums)
+        self.counts["opened sums"] += len(self.seen.sums)
+        self.counts["schedules with an opened sum"] += bool(self.seen.sums)
         self.counts["messages"] += len(self.seen.messages)
         self.counts["states taken"] += len(self.world.taken)
         self.counts.update(self.world.refused - self._before)
 
     # -- moves -------------------------------------------------------------------------------------
 
-    @rule(site=SITE, how=st.sampled_from(("restart", "forget", "all restart", "all restart")))
+    @initialize(rounds=st.sampled_from((0, 1, 1, 2, 3)), survivors=MANY)
+    def begin(self, rounds: int, survivors: tuple[str, ...]) -> None:
+        """Most schedules begin with a sum, since an attack needs one to compare with."""
+        for _ in range(rounds):
+            self._next_round("next", "true", survivors, FOUR)
+
+    @rule(site=SITE, how=st.sampled_from(("restart", "restart", "forget", "forget", "all restart")))
     def lose(self, site: str, how: str) -> None:
         if how == "forget":
-            self.world.gateways[site].forget(self.run)
+            self.world.forget(site, self.run)
         else:
             for lost in FOUR if how == "all restart" else [site]:
-                self.world.federation.restart(lost)
+                self.world.restart(lost)
         self.broken.add(self.run)
-        if how == "all restart":
-            self._ask_again()
 
-    def _ask_again(self) -> None:
-        """Begin the last key epoch once more, and ask for the last attempt anew."""
-        self._admit()
-        self.seen.key_epoch(self.run, self.begun, FOUR)
-        if self.attempts and self.begun in self.epochs:
-            last = self.attempts[-1]
-            named = {name: getattr(last.manifest, name) for name in ("slot", "round", "total", "invited")}
-            made = self.seen.attempt(run=self.run, epoch=self.begun, state=last.state, **named)
-            self._deliver(FOUR, made)
-
-    def _admit(self) -> None:
-        for site in FOUR:
-            self.seen.send(site, self.seen.runs[self.run])
-
-    def _deliver(self, sites: Iterable[str], made: Attempt) -> None:
-        for site in sites:
-            self.seen.send(site, made.manifest)
-        if not made.bodies:
+    @rule(lost=st.sampled_from(((), ("alpha",), FOUR)))
+    def ask_twice(self, lost: tuple[str, ...]) -> None:
+        """A slot is masked, sites restart, and all are asked for it again, in the same key epoch."""
+        self._repair()
+        made = self._ask("next", "true", FOUR)
+        for site in lost:
+            self.world.restart(site)
             self.broken.add(self.run)
-
-    def _repair(self) -> None:
-        """Do what an honest coordinator does when a key epoch is over before its time."""
-        if self.run in self.broken:
-            self._admit()
-            self.begun += 1
-            self.seen.key_epoch(self.run, self.begun, FOUR)
-            self.broken -= {self.run}
+        self._ask_again(made)
 
     @rule(
         roster=MOST,
         further=st.sampled_from((1, 1, 0, -1)),
         c=st.sampled_from((1, 1, 1, 2, 0)),
         turns=st.sampled_from((False, False, True)),
+        begins=BEGINS,
+        needs=st.sampled_from((3, 3, 2, 1)),
     )
-    def key_epoch(self, roster: tuple[str, ...], further: int, c: int, turns: bool) -> None:
+    def key_epoch(
+        self, roster: tuple[str, ...], further: int, c: int, turns: bool, begins: str, needs: int
+    ) -> None:
         if turns:
-            (self.run,) = set(self.seen.runs) - {self.run}
+            self._turn()
         self.begun += further > 0
-        self.seen.key_epoch(self.run, max(1, self.begun + min(0, further)), roster, c)
+        number = max(1, self.begun + min(0, further))
+        self.seen.key_epoch(self.run, number, roster, c, begins=self._begins(begins), needs=needs)
 
     @rule(where=st.sampled_from(SET_UP), how=SPOILT, at=SOME)
     def spoil_a_key_epoch(self, where: RelayKind, how: str, at: tuple[str, ...]) -> None:
         self.begun += 1
         for site in FOUR:
-            self.seen.epoch(site, self.run, self.begun, FOUR)
+            self.seen.epoch(site, self.run, self.begun, FOUR, 1, self._begins("next"))
         for kind in SET_UP:
             for site in FOUR:
                 said = self.seen.newest(kind, self.run, self.begun, to=site)
@@ -157,36 +167,44 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         summed = max((one.attempt.manifest.round for one in self.sums), default=0)
         rounds = {"next": summed + 1, "same": max(1, summed), "old": 1, "beyond": summed + 2}
         epoch = back(self.epochs, 0 if careful else ago)
-        chosen, new = self._state(state, ago), self._slot(epoch)
+        (chosen, said), new = self._claim(state, total, ago), self._slot(epoch)
         made = self.seen.attempt(
             run=self.run,
             epoch=epoch,
             slot={"next": new, "skipping one": new + 1, "last": max(0, new - 1), "first": 0}[slot],
-            round=rounds[round_],
+            round_=rounds[round_],
             state=chosen,
-            total=self._total(total, chosen, ago),
+            total=None if rounds[round_] == 1 and careful else said,
             invited=invited,
         )
         self._deliver(sites, made)
         if careful:
             self._open(made, sorted(made.bodies), FOUR)
 
-    @rule(survivors=MOST)
-    def honest_round(self, survivors: tuple[str, ...]) -> None:
-        self._repair()
-        epoch = self.epochs[-1]
-        last = self.sums[-1] if self.sums and self.world.document.rounds > 1 else None
-        made = self.seen.attempt(
-            run=self.run,
-            epoch=epoch,
-            slot=self._slot(epoch),
-            round=1 if last is None else last.attempt.manifest.round + 1,
-            state=self._first() if last is None else self.seen.follows(last),
-            total=None if last is None else last.total,
-            invited=FOUR,
-        )
-        self._deliver(survivors, made)
-        self._open(made, survivors, survivors)
+    @rule(survivors=MOST, shown=MOST)
+    def honest_round(self, survivors: tuple[str, ...], shown: tuple[str, ...]) -> None:
+        """As an honest coordinator has it; to whom it shows the survivor list is its own affair."""
+        self._next_round("next", "true", survivors, shown)
+
+    @precondition(lambda self: self.sums)
+    @rule(
+        state=st.sampled_from(("told", "told", "first")),
+        total=st.sampled_from(("none", *LIES)),
+        left_out=SITE,
+    )
+    def sum_once_more(self, state: str, total: str, left_out: str) -> None:
+        """The attack: the next round at a state that was summed, over all sites but one."""
+        fewer = tuple(site for site in FOUR if site != left_out)
+        self._next_round(state, total, fewer, fewer)
+
+    @precondition(lambda self: len(self.sums) > 1)
+    @rule(site=SITE, left_out=SITE)
+    def forgetting(self, site: str, left_out: str) -> None:
+        """A site loses what it remembers of the run, is admitted again, and takes part in the next round."""
+        self.world.forget(site, self.run)
+        self.broken.add(self.run)
+        fewer = tuple(one for one in FOUR if one != left_out)
+        self._next_round("next", "true", fewer, fewer)
 
     @precondition(lambda self: self.attempts)
     @rule(ago=AGO, sites=SOME)
@@ -208,12 +226,6 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
         fewer = [site for site in there if site not in left_out[:1]]
         self._open(made, fewer if len(left_out) < len(FOUR) else there, sites)
 
-    def _open(self, made: Attempt, survivors: Iterable[str], sites: Iterable[str]) -> None:
-        chosen, asked = list(survivors), list(sites)
-        for step in (self.seen.agree, self.seen.ask_shares):
-            for site in asked:
-                step(site, made, chosen)
-
     @rule(ago=st.integers(0, 200), site=SITE, moved=st.booleans(), slot=st.integers(0, 3))
     def replay(self, ago: int, site: str, moved: bool, slot: int) -> None:
         message = back(self.seen.messages, ago)
@@ -232,6 +244,17 @@ class CoordinatorMachine(Choices, RuleBasedStateMachine):
             if kind == "contribution":
                 place["round"] = about.round
             self.seen.said[kind].append(protocol.signed_as(back(known, which), self.world.colluder, **place))
+
+    @precondition(lambda self: self.attempts)
+    @rule(ago=AGO, tag=st.binary(min_size=7, max_size=7))
+    def colluder_tags(self, ago: int, tag: bytes) -> None:
+        """The colluder's contribution says another tag, so that its sum's total does not fit."""
+        answer = back(self.attempts, ago).bodies.get(COLLUDER)
+        if answer is not None:
+            other = protocol.signed_as(
+                answer.contribution, self.world.colluder, tag=b64encode(bytes(1) + tag).decode()
+            )
+            back(self.attempts, ago).bodies[COLLUDER] = replace(answer, contribution=other)
 
     # -- what must hold ----------------------------------------------------------------------------
 

@@ -13,9 +13,11 @@ from itertools import combinations
 
 import numpy as np
 
-from hostile.coordinator import Coordinator, Opened
-from hostile.protocol import alike
+from hostile.coordinator import Coordinator
+from hostile.opening import Opened
+from hostile.protocol import Vector, alike, near
 from hostile.world import HONEST
+from plasmid.protocol.body import unpack
 
 Invariant = Callable[[Coordinator], Iterator[str]]
 
@@ -30,21 +32,21 @@ def slots_mask_once(seen: Coordinator) -> Iterator[str]:
 def sums_are_of_their_survivors(seen: Coordinator) -> Iterator[str]:
     """What opens is the sum of what its survivors computed: the coordinator holds no more, and no less."""
     for one in [] if seen.world.unit else seen.sums[-1:]:
-        expected = sum(seen.world.vector(site) for site in one.survivors)
-        if not np.allclose(one.values, expected, atol=1e-6):
+        expected = sum(seen.world.vector(site, one.attempt.state) for site in one.survivors)
+        if not np.allclose(one.values, expected, atol=1e-7):
             yield f"{one.values} is not the sum {expected} of {one.survivors}"
 
 
 def shared_states(seen: Coordinator) -> Iterator[str]:
-    """Without a unit, no two sums of a run begin from states as good as equal, over different survivors."""
+    """Without a unit, no two sums of a run begin from states near each other, over different survivors."""
     for one, other in [] if seen.world.unit else combinations(seen.sums, 2):
         if (
             one.attempt.manifest.run == other.attempt.manifest.run
             and one.survivors != other.survivors
-            and alike(one.attempt.state, other.attempt.state)
+            and near(one.attempt.state, other.attempt.state)
         ):
             yield (
-                f"two sums from one state, over {one.survivors} and {other.survivors}, "
+                f"two sums from near states, over {one.survivors} and {other.survivors}, "
                 f"differ by {one.values - other.values}"
             )
 
@@ -53,11 +55,35 @@ def unverified_states(seen: Coordinator) -> Iterator[str]:
     """An honest site computes from the first state, or from what follows from a sum of the round before."""
     for one in seen.world.taken:
         about = one.manifest
-        true = [seen.follows(last) for last in seen.sums if _is_before(last, about.run, about.round)]
-        if about.round == 1:
-            true.append(seen.world.computation.initial(seen.world.document, seen.world.shape))
-        if not any(alike(one.state, state) for state in true):
+        if not _is_true(seen, about.run, about.round, one.state):
             yield f"{one.site} computed round {about.round} from {one.state}, which follows from no sum"
+
+
+def signed_states(seen: Coordinator) -> Iterator[str]:
+    """An honest site signs that it verified a state only if it could, and if the state is true.
+
+    In a ready statement it says so of what it re-ran itself; in a consent also of what others re-ran.
+    """
+    world = seen.world
+    for one in world.vouched:
+        state = unpack(
+            world.bodies[one.state], "state", length=world.shape.state.size, dtype=world.shape.dtype
+        )
+        if not one.could or not _is_true(seen, one.run, one.round, state):
+            yield f"{one.site} signs state {state} of round {one.round}, which it did not verify"
+    consents = [said for said in seen.said["consent"] if said.signer in HONEST and said.payload["verified"]]
+    named = {said.payload["manifest"]: said.signer for said in consents}
+    for attempt in seen.attempts:
+        about, site = attempt.manifest, named.get(attempt.digest)
+        if site is not None and not _is_true(seen, about.run, about.round, attempt.state):
+            yield f"{site} consents in round {about.round} at {attempt.state}, which follows from no sum"
+
+
+def _is_true(seen: Coordinator, run: str, round_: int, state: Vector) -> bool:
+    true = [seen.follows(last) for last in seen.sums if _is_before(last, run, round_)]
+    if round_ == 1:
+        true.append(seen.world.computation.initial(seen.world.document, seen.world.shape))
+    return any(alike(state, other) for other in true)
 
 
 def _is_before(last: Opened, run: str, round_: int) -> bool:
@@ -87,5 +113,6 @@ INVARIANTS: tuple[Invariant, ...] = (
     sums_are_of_their_survivors,
     shared_states,
     unverified_states,
+    signed_states,
     sums_are_charged,
 )

@@ -1,10 +1,10 @@
-"""What depends on the protocol's version: what coordinator and colluder say, how a site checks states.
+"""What depends on the protocol's version: what coordinator and colluder say, how a site is weakened.
 
 Rules
 -----
 1. Nothing that is written here was checked: a coordinator writes what it likes, and a colluder signs it.
 2. A colluding site gives the coordinator all its shares, and its signature under anything. It does not give
-   away what lets a coordinator forge a total: against that the protocol promises nothing.
+   away the group's key, which lets a coordinator forge a total: against that the protocol promises nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks import forged
-from plasmid.gateway.following import ABSOLUTE, RELATIVE, Fetch
+from plasmid.computations import api
+from plasmid.gateway import gateway, totals
+from plasmid.gateway.admission import AdmittedRun
+from plasmid.gateway.following import ABSOLUTE, RELATIVE, Following
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.marks import Marks
+from plasmid.gateway.totals import Source
+from plasmid.privacy.near import NEAR
 from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import PROTOCOL, Shares
-from plasmid.protocol.body import pack, unpack
+from plasmid.privacy.statements import Shares
+from plasmid.protocol.body import unpack
 from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Manifest, Signed, Total, sign
+from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
 from plasmid.protocol.plan import AttemptPlan
-
-KNOWN_HOLES = frozenset({"shared_states", "unverified_states"} if PROTOCOL == "plasmid-sa/1" else ())
-"""Invariants that this version of the protocol does not hold."""
 
 Vector = NDArray[Any]
 
@@ -49,23 +52,13 @@ def manifest(template: Manifest, plan: AttemptPlan, **said: Any) -> Manifest:
     return template.model_copy(update=changes | said)
 
 
-def total_body(values: Vector) -> bytes:
-    """Return the body in which a coordinator publishes *values* [length] as a total."""
-    return pack("total", values.astype("<f8"))
-
-
-def total(digest: str, body: bytes, *, sites: int, like: Total | None) -> Total:
-    """Return a total of *sites* sites, whose *body* is published; with the proof of *like*, a true one."""
-    changes = {"digest": digest, "size": len(body), "sites": sites}
-    return Total(**changes) if like is None else like.model_copy(update=changes)
-
-
 # -- what a colluding site gives -------------------------------------------------------------------
 
 
 def signed_as(statement: Signed, identity: Identity, **changes: Any) -> Signed:
     """Return *statement* as *identity* says it, with *changes*."""
-    said = forged(statement, identity, **{"site": identity.name, **changes})
+    author = "sender" if statement.payload["type"] == "bundle" else "site"
+    said = forged(statement, identity, **{author: identity.name, **changes})
     return said.model_copy(update={"signer": identity.name})
 
 
@@ -94,33 +87,60 @@ def shares_of(
     return sign(identity, answer)
 
 
-# -- what a site does, and how that is weakened ------------------------------------------------------
+# -- how a site is weakened ----------------------------------------------------------------------------
 
 
-def checked(admitted: Any, said: Manifest, fetch: Fetch) -> Vector:
-    """Take the state of *said* as :mod:`plasmid.site.run` does, before it computes."""
-    return np.asarray(admitted.following.take(said, fetch))
+def _nothing(*_: object, **__: object) -> None:
+    """Check nothing."""
 
 
-def unchecked(admitted: Any, said: Manifest, fetch: Fetch) -> Vector:
+def _believing(following: Following, start: Start, source: Source) -> Vector:
     """Take any state, as a site would that believes its coordinator."""
-    shape = admitted.shape
-    body = fetch(said.state, said.state_bytes)
-    return unpack(body, "state", length=shape.state.size, dtype=shape.dtype)
+    shape = following._shape
+    body = source.download(start.state, start.state_bytes)
+    state = unpack(body, "state", length=shape.state.size, dtype=shape.dtype)
+    following._at, following.verified = (start.round, start.state, state), True
+    return state
 
 
-def weakened(defence: str) -> list[tuple[type, str]]:
-    """Return the methods that must do nothing so that *defence* is off; beside "state", :func:`unchecked`."""
-    off: dict[str, list[tuple[type, str]]] = {
-        "": [],
-        "state": [],
-        "epochs": [(Marks, "claim_epoch")],
-        "charge": [(Ledger, "charge_attempt")],
-    }
-    return off[defence]
+def _without_total(site: str, admitted: AdmittedRun, said: Manifest) -> api.Shape:
+    """Compare a manifest with what the run implies, but for whether there is a total."""
+    total = None if said.round == 1 else said.total or _SOME
+    return check_manifest(site, admitted, said.model_copy(update={"total": total}))
+
+
+_SOME = Total(digest="0" * 64, size=1, survivors=["alpha"], tag=bytes(8))
+_NEAR = (Following, "check_near", _nothing)
+_TAG = (totals, "_check", _nothing)
+
+DEFENCES: dict[str, list[tuple[Any, str, Any]]] = {
+    "": [],
+    "state": [
+        (Following, "take", _believing),
+        (Following, "begin", _nothing),
+        (Following, "follow", _nothing),
+        (gateway, "check_manifest", _without_total),
+        _NEAR,
+    ],
+    "tag": [_TAG],
+    "tag, near": [_TAG, _NEAR],
+    "near": [_NEAR],
+    "epochs": [(Marks, "claim_epoch", _nothing)],
+    "charge": [(Ledger, "charge_attempt", _nothing)],
+}
+"""What to put in the place of which attribute, so that a defence is off."""
+
+
+# -- which states are the same -------------------------------------------------------------------------
 
 
 def alike(state: Vector, other: Vector) -> bool:
     """Return whether two states [n] differ by no more than rounding explains."""
     largest = float(np.abs(other).max(initial=0.0))
     return bool(np.allclose(state, other, rtol=RELATIVE, atol=ABSOLUTE * largest))
+
+
+def near(state: Vector, other: Vector) -> bool:
+    """Return whether two states [n] are so near that two sums at them would tell a vector."""
+    sizes = np.linalg.norm(state), np.linalg.norm(other)
+    return bool(np.linalg.norm(state.astype(np.float64) - other) <= NEAR * max(sizes))

@@ -2,10 +2,11 @@
 
 Rules
 -----
-1. A site computes as :mod:`plasmid.site.run` does: it takes the state first, from what is published.
+1. A site computes as :mod:`plasmid.site.run` does: from the newest state that its gateway has taken.
 2. A refusal is counted by its code. Any other exception is a finding.
 3. :meth:`World.reset` begins again where it was kept: files as they were, fresh gateways over them.
-4. Observed are each vector that an honest site masks, sent or not, and each state that it computes from.
+4. Observed are each vector that an honest site masks, sent or not, each state that it computes from, and each
+   state that it signs to have verified itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 
 from attacks import FOUR, count_document, private
-from hostile.protocol import Vector, checked, unchecked, weakened
+from hostile.protocol import DEFENCES, Vector
 from in_memory import Federation
 from plasmid.computations import api
 from plasmid.core import settings
@@ -40,6 +41,8 @@ from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
 
 COLLUDER = "delta"
+EARLY = 0.01
+"""No state beyond it is the first one, nor near it."""
 HONEST = tuple(site for site in FOUR if site != COLLUDER)
 Place = tuple[str, int, int]
 """Run, epoch, slot."""
@@ -52,6 +55,25 @@ class Taken:
     site: str
     manifest: Manifest
     state: Vector
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """An honest site's word that it has verified a state itself.
+
+    Attributes
+    ----------
+    state
+        Its digest.
+    could
+        Whether the site, since it last forgot the run, computed the round before: it can check no other step.
+    """
+
+    site: str
+    run: str
+    round: int
+    state: str
+    could: bool
 
 
 class World:
@@ -72,10 +94,14 @@ class World:
         self.shape: api.Shape = shape_of(self.computation, self.document, None)
         self.refused: Counter[str] = Counter()
         self.taken: list[Taken] = []
+        self.vouched: list[Vouched] = []
+        self._computed_rounds: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.masked: dict[tuple[str, Place], set[str]] = defaultdict(set)
         self.bodies: dict[str, bytes] = {}
-        self.checks_states = True
+        self.opened: dict[str, tuple[bytes, list[bytes]]] = {}
+        self.settles = False
         self._known: dict[tuple[str, Path], Any] = {}
+        self.federation.serve(self)
 
     @property
     def gateways(self) -> dict[str, Gateway]:
@@ -100,7 +126,24 @@ class World:
                 path.write_bytes(data)  # the same file: a log that was replaced is refused
         for site in self.sites:
             self.federation.restart(site)._runs = copy.deepcopy(self._runs[site], dict(self._fixed))
-        self.taken, self.masked, self.bodies = [], defaultdict(set), {}
+        self.taken, self.masked, self.bodies, self.opened = [], defaultdict(set), {}, {}
+        self.vouched = []
+        self._computed_rounds.clear()
+
+    def restart(self, site: str) -> None:
+        """Start the gateway of *site* anew, over what it has on disk."""
+        self.federation.restart(site)
+        for run in {run for of, run in self._computed_rounds if of == site}:
+            del self._computed_rounds[site, run]
+
+    def knows(self, site: str, run: str) -> bool:
+        """Return whether *site* has *run* in memory."""
+        return run in self.gateways[site]._runs
+
+    def forget(self, site: str, run: str) -> None:
+        """Have *site* drop all that it remembers of *run*."""
+        self.gateways[site].forget(run)
+        self._computed_rounds.pop((site, run), None)
 
     @contextmanager
     def playing(self, *, without: str = "") -> Iterator[None]:
@@ -109,7 +152,6 @@ class World:
         What no message changes is looked at once: the text of settings, each site's view, what its owner lets
         leave. A statement whose signature is right stays so.
         """
-        self.checks_states = without != "state"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(settings, "parse_yaml", _parsed)
             patch.setattr(admission, "open_view", self._once(admission.open_view))
@@ -117,8 +159,8 @@ class World:
             patch.setattr(SiteHome, "config", self._once(SiteHome.config))
             patch.setattr(epochs, "open_signed", _remembering(epochs.open_signed))
             patch.setattr(SiteEpoch, "mask", self._noting(SiteEpoch.mask))
-            for owner, method in weakened(without):
-                patch.setattr(owner, method, lambda *_, **__: None)
+            for owner, name, instead in DEFENCES[without]:
+                patch.setattr(owner, name, instead)
             yield
 
     def _once(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,11 +175,12 @@ class World:
 
         return once
 
-    def _noting(self, mask: Callable[..., None]) -> Callable[..., None]:
-        def noted(epoch: SiteEpoch, words: Words, *, slot: int, **named: Any) -> None:
-            mask(epoch, words, slot=slot, **named)
+    def _noting(self, mask: Callable[..., bytes]) -> Callable[..., bytes]:
+        def noted(epoch: SiteEpoch, words: Words, *, slot: int, **named: Any) -> bytes:
+            tag = mask(epoch, words, slot=slot, **named)
             if epoch.site in HONEST:
                 self.masked[epoch.site, (epoch.run, epoch.epoch, slot)].add(sha256_hex(words.tobytes()))
+            return tag
 
         return noted
 
@@ -154,22 +197,35 @@ class World:
             if isinstance(message, Epoch):
                 return gateway.begin_epoch(message)
             if isinstance(message, Relay):
-                return gateway.relay(message)
+                return self._noted(gateway.relay(message))
             return gateway.contribute(message, lambda said: self._computed(gateway, said))
         except PlasmidError as error:
             self.refused[error.code] += 1
             return None
 
+    def _noted(self, said: Any) -> Any:
+        verified = said.payload.get("verified") if isinstance(said, Signed) else None
+        if isinstance(verified, dict) and said.signer in HONEST:
+            run, round_ = said.payload["run"], verified["round"]
+            could = round_ - 1 in self._computed_rounds[said.signer, run]
+            self.vouched.append(Vouched(said.signer, run, round_, verified["state"], could))
+        return said
+
     def _computed(self, gateway: Gateway, said: Manifest) -> Vector:
-        take = checked if self.checks_states else unchecked
-        state = take(gateway.run(said.run), said, self.fetch)
+        state = gateway.run(said.run).following.last
+        self._computed_rounds[gateway.site, said.run].add(said.round)
         if gateway.site in HONEST:
             self.taken.append(Taken(gateway.site, said, state))
-        return self.vector(gateway.site)
+        return self.vector(gateway.site, state)
 
-    def vector(self, site: str) -> Vector:
-        """Return what *site* computes, the same from any state: [length], within the bound and the clip."""
-        return np.full(self.shape.schema.size, 2.0 ** -self.sites.index(site) / 2, self.shape.dtype)
+    def vector(self, site: str, state: Vector) -> Vector:
+        """Return what *site* computes: [length], within the bound and the clip.
+
+        Where the run settles, little is left to learn after the first step: its states come near each other.
+        """
+        left = 2.0**-13 if self.settles and np.abs(state).max() > EARLY else 1.0
+        value = left * 2.0 ** -self.sites.index(site) / 2
+        return np.full(self.shape.schema.size, value, self.shape.dtype)
 
     # -- bodies ------------------------------------------------------------------------------------
 
@@ -179,12 +235,19 @@ class World:
         self.bodies[digest] = body
         return digest
 
-    def fetch(self, digest: str, size: int) -> bytes:
+    def download(self, digest: str, size: int) -> bytes:
         """Return the body of *digest*, as the link does; a coordinator that has none refuses."""
         body = self.bodies.get(digest)
         if body is None or len(body) != size:
             raise ProtocolError("protocol.body", "there is no such body.")
         return body
+
+    def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
+        """Return what was opened under *manifest*, or the bodies: they are so short that each is one leaf."""
+        if manifest not in self.opened:
+            raise ProtocolError("protocol.body", "there is no such sum.")
+        opening, bodies = self.opened[manifest]
+        return opening if part == "opening" else b"".join(bodies)
 
 
 def _remembering(open_signed: Callable[[Signed, str], Any]) -> Callable[[Signed, str], Any]:
@@ -204,5 +267,5 @@ _parsed = lru_cache(maxsize=256)(settings.parse_yaml)
 def _federation(root: Path, *, unit: bool) -> Federation:
     if unit:
         return private(root, document=count_document(spare=3))
-    document = PingDocument(length=2, rounds=4, federation=Limits(spare_attempts=4))
+    document = PingDocument(length=2, rounds=6, federation=Limits(spare_attempts=4))
     return Federation(root, document=document, sites=FOUR)

@@ -95,17 +95,21 @@ def verified(round_: int, answered: Answered, total: Total, source: Source) -> W
     if total.size != body_bytes("total", length, dtype):
         raise differs(round_, f"a total of {total.size} bytes")
     words = unpack(source.download(total.digest, total.size), "total", length=length, dtype=dtype)
+    _check(round_, answered, total, words, source)
+    return words
+
+
+def _check(round_: int, answered: Answered, total: Total, words: Words, source: Source) -> None:
     shown, survivors = answered.survivors, tuple(total.survivors)
     invited = tuple(site for site in answered.invited if site in survivors)
     if survivors != invited or (shown is not None and survivors != tuple(shown)):
         raise differs(round_, "a total over other sites than were agreed on")
     if not answered.key:
-        return words
+        return
     if total.tag != tags.pack_tag(tags.tag(answered.key, answered.manifest, words, survivors)):
         raise differs(round_, "a total whose tag does not fit, so that it is not what the sites summed")
     if shown is not None and not _is_sum(answered, shown, total.digest, words, source):
         raise differs(round_, "a total that is not the sum of the contributions that were agreed on")
-    return words
 
 
 def _is_sum(

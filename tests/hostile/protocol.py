@@ -4,7 +4,8 @@ Rules
 -----
 1. Nothing that is written here was checked: a coordinator writes what it likes, and a colluder signs it.
 2. A colluding site gives the coordinator all its shares, and its signature under anything. It does not give
-   away the group's key, with which a coordinator makes tags: samples hold against that (``test_41_same_state``).
+   away the group's key, with which a coordinator makes tags: against that samples hold
+   (``test_41_same_state``).
 """
 
 from __future__ import annotations

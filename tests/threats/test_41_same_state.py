@@ -309,7 +309,7 @@ def test_who_is_not_answered_accepts_nothing_and_asks_for_the_same_leaves_again(
     federation = made(tmp_path, length=500)
     manifest = federation.manifest()
     vectors = {site: np.full(500, value[0], np.float32) for site, value in VECTORS.items()}
-    federation.open_sum(list(federation.answers(manifest, vectors).values()), manifest)
+    total = federation.open_sum(list(federation.answers(manifest, vectors).values()), manifest)
     honest, asked = federation.sample, []
 
     def silent(run: str, digest: str, part: str, size: int) -> bytes:
@@ -324,7 +324,10 @@ def test_who_is_not_answered_accepts_nothing_and_asks_for_the_same_leaves_again(
         with refusal("link.unreachable"):
             site.contribute(second, never)
     assert asked[:3] == asked[3:]
-    forged = federation.manifest(2, total=with_the_key(federation, np.zeros(504, zeros(federation).dtype)))
+    size = len(federation.bodies[federation.totals[1].digest])
+    (safe, *_) = {str(leaf) for leaf in range(1, leaf_count(size))} - set(asked)
+    total[(int(safe) * leaf_bytes(size) - size) // 4 + total.size] += 1  # in a leaf that no question is about
+    forged = federation.manifest(2, total=with_the_key(federation, total))
     federation.sample = honest  # type: ignore[method-assign]
     with refusal("protocol.step"):  # one draw, one total: what was asked for is known by now
         site.contribute(forged, never)

@@ -156,3 +156,4 @@ def set_up(federation: Federation, node: Node, outbox: Outbox, *, epoch: int = 1
     tell(federation.relay("ready", ready))
     for site in others:
         federation.gateways[site].relay(federation.relay("ready", ready))
+    until(lambda: (now := node.gateway.run(federation.run).epoch) and now.sealed)

@@ -61,11 +61,11 @@ def measure(rounds: int) -> Contribution:
         for round_ in range(1, rounds + 2):
             manifest = federation.manifest(round_)
             before = time.process_time()
-            own = federation.gateways["alpha"].contribute(manifest, lambda _: vector)
+            answer = federation.gateways["alpha"].contribute(manifest, lambda _: vector)
             all_of_it.append(time.process_time() - before)
             released = federation.log("alpha")[-1]
             rest = federation.answers(manifest, dict.fromkeys(manifest.invited[1:], vector))
-            federation.open_sum([own, *rest.values()], manifest)
+            federation.open_sum([answer, *rest.values()], manifest)
     assert released["action"] == "released", released
     assert released["norm"] > released["norm_after"], "it was scaled"
     own = [whole - mask for whole, mask in zip(all_of_it, masks.seconds, strict=True)]

@@ -27,6 +27,7 @@ from plasmid.link.registry import Registry
 from plasmid.link.routes import build_app
 from plasmid.link.switchboard import Switchboard
 from plasmid.link.tables import CertificateRow, InvitationRow, MemberRow
+from plasmid.privacy.samples import body_root
 from plasmid.protocol.enrolment import new_tls_key, parse_enrol_request, signed_card, signed_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Heartbeat, RunRequest, StopRequest, sign
@@ -182,14 +183,15 @@ def _requests(routes: Routes) -> Iterator[dict[str, Any]]:
     project = project_of({"alpha": site}, {"alpha": "A"}, person)
     envelope = signed_by(project, {"alpha": site})
     digest = sha256_hex(b"12345")
-    chunk = {"x-chunk-sha256": digest}
+    root = body_root(b"12345")
+    chunk, rooted = {"x-chunk-sha256": digest}, {"x-chunk-sha256": root}
     upload = f"run=run-1&offset=0&total={5}"
     for who, method, path, query, body, headers in (
         ("", "GET", "/v1/card", "", "", {}),
         ("alpha", "GET", "/v1/roster", "", "", {}),
         ("alpha", "GET", "/v1/site/messages", "boot=a&after=3&wait_s=0.5", "", {}),
         ("alpha", "POST", "/v1/site/messages", "", beat.model_dump(mode="json"), {}),
-        ("alpha", "PUT", f"/v1/site/bodies/{digest}", upload, "12345", chunk),
+        ("alpha", "PUT", f"/v1/site/bodies/{root}", upload, "12345", rooted),
         ("ada", "PUT", f"/v1/given/{digest}", upload, "12345", chunk),
         ("alpha", "GET", "/v1/members/ada", "", "", {}),
         ("ada", "POST", "/v1/projects", "", envelope.model_dump(mode="json"), {}),

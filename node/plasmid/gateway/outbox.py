@@ -35,7 +35,7 @@ class Release:
     epsilon, epsilon_spent
         What the whole run costs, and what the population has spent up to this release; None without a unit.
     body_bytes, body
-        Length of what left, and its SHA-256.
+        Length of what left, and its digest (a Merkle root).
     isolation
         The level at which the worker ran; None where the log does not say.
     """

@@ -10,7 +10,8 @@ import pytest
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.accounting import dp_sgd_epsilon
 from plasmid.privacy.audit import Audit
-from plasmid.privacy.claims import PrivacyFacts, SiteFacts, shown, statement
+from plasmid.privacy.claims import TOLD, PrivacyFacts, SiteFacts, shown, statement
+from plasmid.privacy.samples import SAMPLES
 from plasmid.privacy.skellam import skellam_epsilon
 from privacy_facts import DP_SGD, MASKED, SITES, shared
 
@@ -179,7 +180,19 @@ def test_the_limits_of_each_unit() -> None:
     for facts in (DP_SGD, shared()):
         assert "Peers who collude in rolling a ledger back are not detected." in text(facts)
         assert "Across runs on the same population epsilons and deltas add up" in text(facts)
-    assert "limited, not detected. Nobody proves that the published totals are honest." in text(MASKED)
+    unmasked = replace(DP_SGD, protect="none")
+    assert "limited, not detected. Nobody proves that the published totals are honest." in text(unmasked)
+
+
+@pytest.mark.parametrize("unit", ["none", "record"])
+def test_what_a_drop_out_leaves_is_said_without_a_unit(unit: str) -> None:
+    told = text(MASKED) if unit == "none" else text(shared())
+    assert f"passes one site with a probability of (1 - f)^{SAMPLES} at most" in told
+    assert "Nobody proves" not in told
+    trace = f"{TOLD}. Sites refuse a sum at a state within 0.001 of one that was summed over others."
+    assert (trace in told) is (unit == "none")
+    once = text(replace(MASKED, rounds=1, attempts=1))
+    assert TOLD not in once, "one sum has no other beside it"
 
 
 def test_participation_audit_and_rehearsal() -> None:

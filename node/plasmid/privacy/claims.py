@@ -4,6 +4,7 @@ Rules
 -----
 1. Every number in a sentence is a fact, or computed from facts. An epsilon comes from
    :meth:`PrivacyFacts.spent`, which recomputes it, and is rounded up; there is no other way to print one.
+   :data:`TOLD` alone was measured elsewhere, and is printed with what it was measured on.
 2. Sentences are in the present tense, and the same before a run (no survivors yet) and after it.
 3. What is not promised is said as plainly as what is: the claims of the threat model.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from plasmid.privacy.facts import PrivacyFacts, SiteFacts, shown
+from plasmid.privacy.near import NEAR
+from plasmid.privacy.samples import SAMPLES
 
 __all__ = ["PrivacyFacts", "SiteFacts", "shown", "statement"]
 
@@ -21,6 +24,9 @@ UNITS = {
     "patient": "all records of any one patient at a site",
     "site": "all data of any one site",
 }
+
+TOLD = "a cosine of .39 (median) and .52 (most) on tcr-covid's 50 rounds of six sites"
+"""How like a site's update the difference of two rounds' sums is, without a unit: ``bench.near_states``."""
 
 
 def statement(facts: PrivacyFacts) -> list[str]:
@@ -124,6 +130,12 @@ def _masks(facts: PrivacyFacts) -> Iterator[str]:
         f"theta = {facts.theta} sites, so {facts.n - facts.theta} may drop out of a round."
     )
     yield (
+        "Every site that agreed to a sum checks what is published of it: by a tag that the coordinator alone "
+        f"cannot make, and by {SAMPLES} leaves of all contributions. A sum that is false in a share f of its "
+        f"leaves passes one site with a probability of (1 - f)^{SAMPLES} at most, also where another site "
+        "helps the coordinator."
+    )
+    yield (
         "Every site sees every sum and can subtract its own part; what the rest reveals about the other "
         "sites together is revealed. Masks rest on X25519 with ML-KEM-768, HKDF and AES-128."
     )
@@ -156,6 +168,12 @@ def _limits(facts: PrivacyFacts) -> Iterator[str]:
             if facts.mechanism == "dp-sgd"
             else "A person is assumed to be at one site only. Overlap is not detected, and would cost more."
         )
+    if facts.unit == "none" and facts.protect == "masked" and facts.rounds > 1:
+        yield (
+            "A site that drops out between two rounds leaves a trace of its update in the difference of the "
+            f"sums, the clearer the nearer the states are and the more of its rows a round uses: {TOLD}. "
+            f"Sites refuse a sum at a state within {NEAR:g} of one that was summed over others."
+        )
     if facts.unit != "none":
         yield (
             "Across runs on the same population epsilons and deltas add up in each site's ledger. Peers who "
@@ -163,5 +181,6 @@ def _limits(facts: PrivacyFacts) -> Iterator[str]:
         )
     yield (
         "Each site is trusted with its own data and to run the released node; a poisoned contribution within "
-        "its bound is limited, not detected. Nobody proves that the published totals are honest."
+        "its bound is limited, not detected."
+        + (" Nobody proves that the published totals are honest." if facts.protect == "none" else "")
     )

@@ -95,7 +95,8 @@ class Attested:
             lines.append(f"Server step not re-run{whose} ({self.result.strategy}).")
         lines.append(
             f"The coordinator's key is `{fingerprint(self.result.coordinator)}`. `plasmid hub verify .` "
-            "checks all of it offline. Nobody proves that the published totals are honest."
+            "checks all of it offline. That the published totals are honest is the sites' word and the "
+            "coordinator's: nobody proves it to a reader."
         )
         return "\n".join(f"- {line}" for line in lines)
 

@@ -229,7 +229,8 @@ def test_a_total_that_is_not_the_sum_is_refused(base: BaseModel, forged: str) ->
     assert following.rerun == 1
 
 
-def test_who_was_too_late_to_agree_still_verifies_the_sum_by_its_tag(base: BaseModel) -> None:
+def test_who_was_too_late_to_agree_verifies_the_tag_and_signs_nothing(base: BaseModel) -> None:
+    """It goes on, and counts again once it has agreed to a sum: a tag alone may be a colluder's."""
     way = Way(base).go()
     following = way.following()
     way.adopt(following, 1, answers=False)
@@ -237,7 +238,9 @@ def test_who_was_too_late_to_agree_still_verifies_the_sum_by_its_tag(base: BaseM
     with refusal("protocol.step"):
         way.adopt(following, 2, total=way.total(1, words=way.words(2), tag=way.total(1).tag))
     way.adopt(following, 2)
-    assert (following.rerun, following.verified) == (1, True)
+    assert (following.rerun, following.verified, following.statement) == (0, False, None)
+    way.adopt(following, 3)
+    assert (following.rerun, following.verified, following.statement) == (1, True, way.verified(3))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from attacks import FOUR
 from hostile import protocol
+from hostile.answering import ANSWERS
 from hostile.coordinator import Coordinator
-from hostile.opening import Attempt, Opened, Told, forged, published, start
+from hostile.opening import Attempt, Opened, Told, follows, forged, published, start, tagged
 from hostile.protocol import Vector
 from hostile.world import COLLUDER, World
+from plasmid.privacy.ring import TAIL
 from plasmid.protocol.messages import RelayKind, Signed, Start, Total, wire
 
 T = TypeVar("T")
@@ -29,6 +31,10 @@ STATES = ("next", "told", "told", "last", "first", "old", "near", "far")
 LIES = ("zeros", "k times", "a word", "other sites", "fits")
 TOTALS = ("true", "true", "true", "true", "none", "old", *LIES)
 """A site whose coordinator lies takes no further part in the run: too many lies leave little to try."""
+TAGS = st.sampled_from(("right", "right", "copied"))
+"""By the group's key, or what was at hand: the tag of the true total, or made of it without the key."""
+ANSWERING = st.sampled_from(("true", "true", "fits", *ANSWERS))
+WISHED = ("near", "far", "first")
 BEGINS = st.sampled_from(("next", "next", "next", "none", "first", "zeros", "old", "no total"))
 SPOILT = st.sampled_from(
     (
@@ -97,7 +103,9 @@ class Choices:
             case _:
                 return before[0]
 
-    def _claim(self, state: str, total: str, ago: int = 0) -> tuple[Vector, Total | None]:
+    def _claim(
+        self, state: str, total: str, ago: int = 0, *, tag: str = "copied"
+    ) -> tuple[Vector, Total | None]:
         """Return a state, and the total from which the coordinator says it follows."""
         if not self.sums:
             return self._state(state, ago, None), None
@@ -109,7 +117,24 @@ class Choices:
         chosen = self._state(state, ago, told)
         if total == "fits":
             told = forged(total, told, gain=chosen - base, encoding=encoding)
+        if tag == "right" and total in (*LIES, "old"):
+            told = self._tagged(told, last.attempt)
+        self.world.answering.claimed[last.attempt.digest] = told.words
         return chosen, None if total == "none" else published(self.world, told)
+
+    def _tagged(self, told: Told, attempt: Attempt) -> Told:
+        key = self.seen.keys.get(attempt.manifest.rho or "")
+        return tagged(told, key, attempt) if key else told
+
+    def _made_up(self, attempt: Attempt, wished: str) -> tuple[Vector, Total]:
+        """Return a state after *attempt*, which was never opened, and a total that fits, with its tag."""
+        about, encoding = attempt.manifest, attempt.manifest.encoding()
+        words = np.zeros(encoding.length + TAIL, encoding.dtype)
+        survivors = tuple(site for site in about.invited if site in attempt.bodies)
+        gain = self._state(wished, 0, None) - attempt.state
+        told = forged("fits", Told(words, survivors, bytes(8)), gain=gain, encoding=encoding)
+        state = follows(self.world, told, before=attempt.state, round_=about.round, encoding=encoding)
+        return state, published(self.world, self._tagged(told, attempt))
 
     def _begins(self, kind: str, ago: int = 0) -> Start | None:
         """Return the state with which an epoch begins; an honest one for "next", while nothing was broken."""

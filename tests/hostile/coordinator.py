@@ -11,10 +11,8 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
-from fuzz.registry import scratch
 from hostile import protocol
 from hostile.opening import Attempt, Opened, Told, follows, opened, start
 from hostile.protocol import Vector
@@ -55,6 +53,8 @@ class Coordinator:
         A manifest of which the fields that no attempt changes are taken.
     epochs
         By run and number: the coordinator's half of a key epoch, and its c.
+    keys
+        By the digest of a key epoch's adverts: the group's key, which the colluder gives away.
     """
 
     def __init__(self, world: World) -> None:
@@ -66,6 +66,7 @@ class Coordinator:
         self.attempts: list[Attempt] = []
         self.sums: list[Opened] = []
         self._blobs: dict[str, Blobs] = {}
+        self.keys: dict[str, bytes] = {}
         self._dealt: dict[tuple[str, int], Vector] = {}
         self._tried: set[tuple[str, tuple[str, ...], int]] = set()
         self.template: Manifest | None = None
@@ -117,6 +118,7 @@ class Coordinator:
     def _ask_colluder(self, message: Relay) -> None:
         known = self.world.gateways[COLLUDER]._runs.get(message.run)
         if known is not None and known.epoch is not None and known.epoch.sealed:
+            self.keys[known.epoch.rho] = protocol.group_key(known.epoch)
             self._dealt.setdefault((message.run, message.epoch), protocol.dealt(known.epoch))
 
     def relay(
@@ -226,9 +228,15 @@ class Coordinator:
         self.attempts.append(Attempt(made, state, made.digest()))
         return self.attempts[-1]
 
-    def agree(self, site: str, attempt: Attempt, survivors: Sequence[str]) -> None:
-        """Show *site* a survivor list of *attempt*."""
-        said = [attempt.bodies[name].contribution for name in survivors if name in attempt.bodies]
+    def agree(
+        self, site: str, attempt: Attempt, survivors: Sequence[str], again: Signed | None = None
+    ) -> None:
+        """Show *site* a survivor list of *attempt*, with what the colluder signed *again*."""
+        said = [
+            again if again and name == COLLUDER else attempt.bodies[name].contribution
+            for name in survivors
+            if name in attempt.bodies
+        ]
         self._relay_of(site, "contribution", said, attempt)
 
     def ask_shares(self, site: str, attempt: Attempt, survivors: Sequence[str]) -> None:
@@ -284,14 +292,3 @@ class Coordinator:
             round_=about.manifest.round,
             encoding=about.manifest.encoding(),
         )
-
-
-@cache
-def stage(*, unit: bool) -> Coordinator:
-    """Return a coordinator whose runs have begun, over a world that begins again there; one for a process."""
-    world = World(scratch() / f"hostile-{unit}", unit=unit)
-    made = Coordinator(world)
-    with world.playing():
-        made.begin()
-    world.keep()
-    return made

@@ -20,6 +20,7 @@ from attacks import FOUR
 from hostile import protocol
 from hostile.choices import (
     AGO,
+    ANSWERING,
     BEGINS,
     LIES,
     MANY,
@@ -28,12 +29,15 @@ from hostile.choices import (
     SOME,
     SPOILT,
     STATES,
+    TAGS,
     TOTALS,
+    WISHED,
     back,
 )
-from hostile.coordinator import SET_UP, Coordinator, stage
+from hostile.coordinator import SET_UP, Coordinator
 from hostile.invariants import INVARIANTS
 from hostile.moves import Moves
+from hostile.stage import stage
 from hostile.world import COLLUDER
 from plasmid.protocol.messages import RelayKind
 
@@ -46,7 +50,8 @@ class CoordinatorMachine(Moves, RuleBasedStateMachine):
     unit
         Whether the runs promise differential privacy.
     settles
-        Whether the states of a run come near each other, as those of a model that is as good as trained.
+        Whether the states of a run come near each other, as those of a model that is as good as trained; then
+        fewer rules end a run with a lie.
     without
         The defence that is off, for a control.
     unchecked
@@ -150,6 +155,8 @@ class CoordinatorMachine(Moves, RuleBasedStateMachine):
         slot=st.sampled_from(("next", "next", "next", "next", "skipping one", "last", "first")),
         ago=AGO,
         careful=st.sampled_from((True, True, True, False)),
+        tag=TAGS,
+        answers=ANSWERING,
     )
     def attempt(
         self,
@@ -161,13 +168,16 @@ class CoordinatorMachine(Moves, RuleBasedStateMachine):
         slot: str,
         ago: int,
         careful: bool,
+        tag: str,
+        answers: str,
     ) -> None:
+        self.world.answering.how = answers if total in (*LIES, "old") else "true"
         if careful:
             self._repair()
         summed = max((one.attempt.manifest.round for one in self.sums), default=0)
         rounds = {"next": summed + 1, "same": max(1, summed), "old": 1, "beyond": summed + 2}
         epoch = back(self.epochs, 0 if careful else ago)
-        (chosen, said), new = self._claim(state, total, ago), self._slot(epoch)
+        (chosen, said), new = self._claim(state, total, ago, tag=tag), self._slot(epoch)
         made = self.seen.attempt(
             run=self.run,
             epoch=epoch,
@@ -184,6 +194,7 @@ class CoordinatorMachine(Moves, RuleBasedStateMachine):
     @rule(survivors=MOST, shown=MOST)
     def honest_round(self, survivors: tuple[str, ...], shown: tuple[str, ...]) -> None:
         """As an honest coordinator has it; to whom it shows the survivor list is its own affair."""
+        self.world.answering.how = "true"
         self._next_round("next", "true", survivors, shown)
 
     @precondition(lambda self: self.sums)
@@ -191,11 +202,28 @@ class CoordinatorMachine(Moves, RuleBasedStateMachine):
         state=st.sampled_from(("told", "told", "first")),
         total=st.sampled_from(("none", *LIES)),
         left_out=SITE,
+        tag=TAGS,
+        answers=ANSWERING,
     )
-    def sum_once_more(self, state: str, total: str, left_out: str) -> None:
+    def sum_once_more(self, state: str, total: str, left_out: str, tag: str, answers: str) -> None:
         """The attack: the next round at a state that was summed, over all sites but one."""
+        self.world.answering.how = answers
         fewer = tuple(site for site in FOUR if site != left_out)
-        self._next_round(state, total, fewer, fewer)
+        self._next_round(state, total, fewer, fewer, tag)
+
+    @precondition(lambda self: not self.settles)
+    @rule(wished=st.sampled_from(WISHED), sites=MANY)
+    def make_a_sum_up(self, wished: str, sites: tuple[str, ...]) -> None:
+        """A round is answered and never summed; the next one begins as if it were, where one likes."""
+        self._next_made_up(wished, sites)
+
+    @precondition(lambda self: self.sums and not self.settles)
+    @rule(total=st.sampled_from(LIES), sites=MANY)
+    def colluder_signs_again(self, total: str, sites: tuple[str, ...]) -> None:
+        """After a sum was opened the colluder signs the body that makes it a lie, for *sites* to see."""
+        self.world.answering.how = "signed again"
+        self._sign_again(total, sites)
+        self._next_round("told", total, sites, FOUR, "right")
 
     @precondition(lambda self: len(self.sums) > 1)
     @rule(site=SITE, left_out=SITE)

@@ -16,7 +16,7 @@ import numpy as np
 from hostile.coordinator import Coordinator
 from hostile.opening import Opened
 from hostile.protocol import Vector, alike, near
-from hostile.world import HONEST
+from hostile.world import HONEST, Basis
 from plasmid.protocol.body import unpack
 
 Invariant = Callable[[Coordinator], Iterator[str]]
@@ -52,31 +52,48 @@ def shared_states(seen: Coordinator) -> Iterator[str]:
 
 
 def unverified_states(seen: Coordinator) -> Iterator[str]:
-    """An honest site computes from the first state, or from what follows from a sum of the round before."""
+    """An honest site computes from the first state, or from what follows from a sum of the round before.
+
+    Who did not agree to that sum can be deceived: a colluder makes the tag, or a survivor list that nobody
+    else agrees to. That it does no harm is what ``sums_follow`` says.
+    """
     for one in seen.world.taken:
         about = one.manifest
-        if not _is_true(seen, about.run, about.round, one.state):
+        deceived = one.basis in (Basis.TAG, Basis.OTHER_LIST)
+        if not deceived and not _is_true(seen, about.run, about.round, one.state):
             yield f"{one.site} computed round {about.round} from {one.state}, which follows from no sum"
+
+
+def sums_follow(seen: Coordinator) -> Iterator[str]:
+    """No sum opens at a state that does not follow from a sum, whoever was deceived."""
+    for one in seen.sums[-1:]:
+        about, state = one.attempt.manifest, one.attempt.state
+        if not _is_true(seen, about.run, about.round, state):
+            yield f"round {about.round} was summed over {one.survivors} at {state}, which follows from no sum"
 
 
 def signed_states(seen: Coordinator) -> Iterator[str]:
     """An honest site signs that it verified a state only if it could, and if the state is true.
 
-    In a ready statement it says so of what it re-ran itself; in a consent also of what others re-ran.
+    In a ready statement it says so of what it re-ran itself; in a consent also of what others re-ran. The tag
+    alone is no reason to. Who agreed to another survivor list than all others may sign what is false.
     """
     world = seen.world
     for one in world.vouched:
         state = unpack(
             world.bodies[one.state], "state", length=world.shape.state.size, dtype=world.shape.dtype
         )
-        if not one.could or not _is_true(seen, one.run, one.round, state):
+        true = one.basis is Basis.OTHER_LIST or _is_true(seen, one.run, one.round, state)
+        if not (one.could and true):
             yield f"{one.site} signs state {state} of round {one.round}, which it did not verify"
-    consents = [said for said in seen.said["consent"] if said.signer in HONEST and said.payload["verified"]]
-    named = {said.payload["manifest"]: said.signer for said in consents}
-    for attempt in seen.attempts:
-        about, site = attempt.manifest, named.get(attempt.digest)
-        if site is not None and not _is_true(seen, about.run, about.round, attempt.state):
-            yield f"{site} consents in round {about.round} at {attempt.state}, which follows from no sum"
+    signed = [said for said in seen.said["consent"] if said.signer in HONEST and said.payload["verified"]]
+    consents = {(said.signer, said.payload["manifest"]) for said in signed}
+    for taken in world.taken:
+        about, state = taken.manifest, taken.state
+        if taken.basis is Basis.OTHER_LIST or _is_true(seen, about.run, about.round, state):
+            continue
+        if (taken.site, about.digest()) in consents:
+            yield f"{taken.site} consents in round {about.round} at {state}, which follows from no sum"
 
 
 def _is_true(seen: Coordinator, run: str, round_: int, state: Vector) -> bool:
@@ -113,6 +130,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     sums_are_of_their_survivors,
     shared_states,
     unverified_states,
+    sums_follow,
     signed_states,
     sums_are_charged,
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attacks import FOUR
+from hostile import protocol
 from hostile.choices import Choices
 from hostile.opening import Attempt, start
+from hostile.world import COLLUDER
+from plasmid.privacy.samples import body_root
 
 
 class Moves(Choices):
@@ -55,10 +58,10 @@ class Moves(Choices):
         self.broken -= {self.run}
         return True
 
-    def _ask(self, state: str, total: str, sites: Iterable[str]) -> Attempt:
+    def _ask(self, state: str, total: str, sites: Iterable[str], tag: str = "copied") -> Attempt:
         """Ask *sites* for the round that comes next."""
         epoch, round_ = self.epochs[-1], self._round
-        chosen, said = (self._first(), None) if round_ == 1 else self._claim(state, total)
+        chosen, said = (self._first(), None) if round_ == 1 else self._claim(state, total, tag=tag)
         made = self.seen.attempt(
             run=self.run,
             epoch=epoch,
@@ -88,10 +91,44 @@ class Moves(Choices):
         )
         self._deliver(FOUR, made)
 
-    def _next_round(self, state: str, total: str, survivors: Iterable[str], shown: Iterable[str]) -> None:
+    def _next_round(
+        self, state: str, total: str, survivors: Iterable[str], shown: Iterable[str], tag: str = "copied"
+    ) -> None:
         """Ask for the next round and open it; where nobody answers any more, go on with another run."""
         repaired, chosen = self._repair(), tuple(survivors)
-        made = self._ask(state, total, chosen)
+        made = self._ask(state, total, chosen, tag)
         self._open(made, chosen, shown)
         if repaired and not made.bodies:
             self._turn()
+
+    def _next_made_up(self, wished: str, survivors: Iterable[str]) -> None:
+        """Ask for the next round and open nothing; ask for the one after it at a *wished* state."""
+        self._repair()
+        last = self._ask("next", "true", FOUR)
+        about = last.manifest
+        if not last.bodies or about.round == self.world.document.rounds:
+            return
+        state, total = self._made_up(last, wished)
+        made = self.seen.attempt(
+            run=self.run,
+            epoch=about.epoch,
+            slot=self._slot(about.epoch),
+            round_=about.round + 1,
+            state=state,
+            total=total,
+            invited=FOUR,
+        )
+        self._deliver(FOUR, made)
+        self._open(made, survivors, FOUR)
+
+    def _sign_again(self, lie: str, sites: Iterable[str]) -> None:
+        """Show *sites* another body of the colluder in the last sum: the one that makes a *lie* of it fit."""
+        last = self.sums[-1]
+        if COLLUDER not in last.survivors:
+            return
+        self._claim("told", lie, tag="right")
+        (body,) = self.world.answering.fitting(last.attempt.digest, COLLUDER).values()
+        own = last.attempt.bodies[COLLUDER].contribution
+        other = protocol.signed_as(own, self.world.colluder, body=body_root(body))
+        for site in sites:
+            self.seen.agree(site, last.attempt, last.survivors, other)

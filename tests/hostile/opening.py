@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hostile.answering import Kept
 from hostile.protocol import Vector
 from hostile.world import World
 from plasmid.computations import api
@@ -62,14 +63,21 @@ def opened(
     pads, opening = held.opening(
         about.slot, attempt.digest, invited=about.invited, survivors=survivors, shares=shares
     )
-    world.opened[attempt.digest] = opening, [answer.body for answer in answers]
     total = np.zeros(encoding.length + TAIL, encoding.dtype)
     for answer in answers:
         total += unpack(answer.body, "words", length=total.size, dtype=total.dtype)
     Keystreams(pads, total.dtype).add(total)
+    bodies = {site: attempt.bodies[site].body for site in about.invited if site in survivors}
+    world.answering.kept[attempt.digest] = Kept(opening, bodies, total)
     said = (Contribution.model_validate(answer.contribution.payload).tag for answer in answers)
     told = Told(total, survivors, tags.opened(said, pads))
     return Opened(attempt, survivors, decode_sum(total, encoding, len(survivors)), told)
+
+
+def tagged(told: Told, key: bytes, attempt: Attempt) -> Told:
+    """Return what is *told* of *attempt* with the right tag for it, by the group's *key*."""
+    tag = tags.tag(key, attempt.digest, told.words, told.survivors)
+    return replace(told, tag=tags.pack_tag(tag))
 
 
 def published(world: World, told: Told) -> Total:

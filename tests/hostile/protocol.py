@@ -3,9 +3,8 @@
 Rules
 -----
 1. Nothing that is written here was checked: a coordinator writes what it likes, and a colluder signs it.
-2. A colluding site gives the coordinator all its shares, and its signature under anything. It does not give
-   away the group's key, with which a coordinator makes tags: against that samples hold
-   (``test_41_same_state``).
+2. A colluding site gives the coordinator all its shares, the group's key, with which it makes the right tag
+   of any total, and its signature under anything.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from plasmid.gateway.following import ABSOLUTE, RELATIVE, Following
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.marks import Marks
-from plasmid.gateway.totals import Source
+from plasmid.gateway.totals import Answered, Source
 from plasmid.privacy.near import NEAR
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import Shares
@@ -66,6 +65,11 @@ def signed_as(statement: Signed, identity: Identity, **changes: Any) -> Signed:
 def dealt(epoch: SiteEpoch) -> Vector:
     """Return all shares that a site was dealt, uint8 [n, 2 or more, slots, 32]: of b, then of k."""
     return epoch._held.copy()
+
+
+def group_key(epoch: SiteEpoch) -> bytes:
+    """Return the key of the tags, which all sites have."""
+    return epoch.group_key
 
 
 def shares_of(
@@ -125,6 +129,8 @@ DEFENCES: dict[str, list[tuple[Any, str, Any]]] = {
     ],
     "tag": [_TAG],
     "tag, near": [_TAG, _NEAR],
+    "samples": [(totals, "_is_sum", lambda *_: True)],
+    "tag alone": [(Answered, "is_sampled", True)],
     "near": [_NEAR],
     "epochs": [(Marks, "claim_epoch", _nothing)],
     "charge": [(Ledger, "charge_attempt", _nothing)],

@@ -54,8 +54,9 @@ def test_control_sites_that_take_any_state_give_a_vector_away(number: int) -> No
 
 @seeds
 def test_control_sites_that_take_any_state_compute_from_an_unverified_one(number: int) -> None:
+    unchecked = only("unverified_states", "signed_states")
     with pytest.raises(AssertionError, match=UNVERIFIED):
-        play(machine(without="state"), schedules=40, steps=20, number=number)
+        play(machine(without="state", unchecked=unchecked), schedules=40, steps=20, number=number)
 
 
 @seeds
@@ -66,10 +67,27 @@ def test_control_sites_that_check_no_tag_believe_a_forged_total(number: int) -> 
 
 
 @seeds
+def test_control_sites_that_draw_no_samples_believe_the_colluder_s_key(number: int) -> None:
+    """Every tag is verified: the colluder's key makes the right one of zeros, of k times the sum ..."""
+    unchecked = only("unverified_states", "signed_states")
+    with pytest.raises(AssertionError, match=UNVERIFIED):
+        play(machine(without="samples", unchecked=unchecked), schedules=40, steps=20, number=number)
+
+
+@seeds
+def test_control_sites_that_sign_on_the_tag_alone_are_summed_anywhere(number: int) -> None:
+    """A round that all answer and that is never summed: the total is made up, and its tag is right."""
+    with pytest.raises(AssertionError, match=r"sums_follow: round . was summed over .* follows from no sum"):
+        play(
+            machine(without="tag alone", unchecked=only("sums_follow")), schedules=40, steps=20, number=number
+        )
+
+
+@seeds
 def test_control_sites_that_allow_near_states_give_a_vector_away(number: int) -> None:
     """Every total is true: the states of a run that is as good as trained come near each other."""
     with pytest.raises(AssertionError, match=TWO_SUMS):
-        play(machine(without="near", settles=True), schedules=40, steps=20, number=number)
+        play(machine(without="near", settles=True), schedules=120, steps=20, number=number)
 
 
 @seeds

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import pytest
 
 from attacks import FOUR, count_document, private
+from hostile.answering import Answering
 from hostile.protocol import DEFENCES, Vector
 from in_memory import Federation
 from plasmid.computations import api
@@ -33,7 +35,9 @@ from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.gateway import admission, epochs
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
+from plasmid.gateway.totals import Answered
 from plasmid.privacy.ring import Words
+from plasmid.privacy.samples import body_root
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.protocol.messages import Admit, Epoch, Manifest, Relay, Signed
 from plasmid.recipes.beside import shape_of
@@ -48,13 +52,29 @@ Place = tuple[str, int, int]
 """Run, epoch, slot."""
 
 
+class Basis(Enum):
+    """Why a site takes a state: what it knows of the sum of the round before."""
+
+    OTHERS = "it did not answer that round, and takes the word of others; or there is no round before"
+    TAG = "it agreed to no sum of its answer, so that it has the tag alone"
+    OTHER_LIST = "it agreed to another survivor list than that of the sum that was opened"
+    SAMPLES = "it agreed to the sum that was opened, or to one that never was"
+
+
 @dataclass(frozen=True)
 class Taken:
-    """A state that an honest site computed from."""
+    """A state that an honest site computed from.
+
+    Attributes
+    ----------
+    basis
+        See :class:`Basis`.
+    """
 
     site: str
     manifest: Manifest
     state: Vector
+    basis: Basis
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,8 @@ class Vouched:
         Its digest.
     could
         Whether the site, since it last forgot the run, computed the round before: it can check no other step.
+    basis
+        See :class:`Basis`.
     """
 
     site: str
@@ -74,6 +96,7 @@ class Vouched:
     round: int
     state: str
     could: bool
+    basis: Basis
 
 
 class World:
@@ -98,7 +121,7 @@ class World:
         self._computed_rounds: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.masked: dict[tuple[str, Place], set[str]] = defaultdict(set)
         self.bodies: dict[str, bytes] = {}
-        self.opened: dict[str, tuple[bytes, list[bytes]]] = {}
+        self.answering = Answering(COLLUDER)
         self.settles = False
         self._known: dict[tuple[str, Path], Any] = {}
         self.federation.serve(self)
@@ -126,8 +149,8 @@ class World:
                 path.write_bytes(data)  # the same file: a log that was replaced is refused
         for site in self.sites:
             self.federation.restart(site)._runs = copy.deepcopy(self._runs[site], dict(self._fixed))
-        self.taken, self.masked, self.bodies, self.opened = [], defaultdict(set), {}, {}
-        self.vouched = []
+        self.taken, self.masked, self.bodies, self.vouched = [], defaultdict(set), {}, []
+        self.answering = Answering(COLLUDER)
         self._computed_rounds.clear()
 
     def restart(self, site: str) -> None:
@@ -208,15 +231,25 @@ class World:
         if isinstance(verified, dict) and said.signer in HONEST:
             run, round_ = said.payload["run"], verified["round"]
             could = round_ - 1 in self._computed_rounds[said.signer, run]
-            self.vouched.append(Vouched(said.signer, run, round_, verified["state"], could))
+            basis = self._basis(self.gateways[said.signer].run(run).following.answered.get(round_ - 1))
+            self.vouched.append(Vouched(said.signer, run, round_, verified["state"], could, basis))
         return said
 
     def _computed(self, gateway: Gateway, said: Manifest) -> Vector:
-        state = gateway.run(said.run).following.last
+        following = gateway.run(said.run).following
+        state, before = following.last, following.answered.get(said.round - 1)
         self._computed_rounds[gateway.site, said.run].add(said.round)
         if gateway.site in HONEST:
-            self.taken.append(Taken(gateway.site, said, state))
+            self.taken.append(Taken(gateway.site, said, state, self._basis(before)))
         return self.vector(gateway.site, state)
+
+    def _basis(self, before: Answered | None) -> Basis:
+        if before is None or before.survivors is None:
+            return Basis.OTHERS if before is None else Basis.TAG
+        kept = self.answering.kept.get(before.manifest)
+        agreed = {site: one.root.hex() for site, one in before.survivors.items()}
+        opened = kept is None or agreed == {site: body_root(body) for site, body in kept.bodies.items()}
+        return Basis.SAMPLES if opened else Basis.OTHER_LIST
 
     def vector(self, site: str, state: Vector) -> Vector:
         """Return what *site* computes: [length], within the bound and the clip.
@@ -243,11 +276,8 @@ class World:
         return body
 
     def sample(self, run: str, manifest: str, part: str, size: int) -> bytes:
-        """Return what was opened under *manifest*, or the bodies: they are so short that each is one leaf."""
-        if manifest not in self.opened:
-            raise ProtocolError("protocol.body", "there is no such sum.")
-        opening, bodies = self.opened[manifest]
-        return opening if part == "opening" else b"".join(bodies)
+        """Return what the coordinator answers."""
+        return self.answering.sample(manifest, part, size)
 
 
 def _remembering(open_signed: Callable[[Signed, str], Any]) -> Callable[[Signed, str], Any]:

@@ -28,7 +28,7 @@ from plasmid.gateway.following import Following
 from plasmid.privacy import tags
 from plasmid.privacy.ring import TAIL, Encoding, Words, decode_sum
 from plasmid.privacy.samples import SAMPLES, body_root, leaf_bytes, leaf_count
-from plasmid.privacy.statements import Contribution
+from plasmid.privacy.statements import Consent, Contribution
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
 from plasmid.recipes.query import PingDocument
@@ -217,6 +217,44 @@ def test_control_without_samples_the_key_is_enough(tmp_path: Path, monkeypatch: 
     federation = summed(tmp_path)
     said = again(federation, with_the_key(federation, zeros(federation)))
     assert federation.gateways["alpha"].contribute(said, lambda _: VECTORS["alpha"]).body
+
+
+def never_summed(federation: Federation) -> Manifest:
+    """Have all answer the first round, which is never summed; return the second, at any state."""
+    first, words = federation.manifest(), zeros(federation)
+    federation.answers(first, VECTORS)
+    words[:-TAIL] = 1 << first.scale_log2
+    federation.advance(first, words, 4)
+    return federation.manifest(2, total=with_the_key(federation, words))
+
+
+@pytest.mark.promise("one-sum")
+def test_a_total_of_a_round_that_was_never_summed_opens_nothing(tmp_path: Path) -> None:
+    """Nobody agreed to a sum, so each site has the tag alone, and signs that it has verified nothing."""
+    federation = made(tmp_path)
+    answers = federation.answers(never_summed(federation), VECTORS)
+    consents = federation.consents(list(answers.values()), slot=1)
+    assert not any(said.payload["verified"] for said in consents)
+    lying = [
+        sign(federation.identities["delta"], Consent.model_validate({**said.payload, "verified": True}))
+        if said.signer == "delta"
+        else said
+        for said in consents
+    ]
+    for site in THREE:
+        with refusal("protocol.consents"):
+            federation.gateways[site].relay(federation.relay("consent", lying, slot=1))
+
+
+def test_control_sites_that_sign_on_the_tag_alone_open_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals.Answered, "is_sampled", True)
+    federation = made(tmp_path)
+    second = never_summed(federation)
+    answers = federation.answers(second, VECTORS)
+    summed = decode_sum(federation.open_sum(list(answers.values()), second), second.encoding(), 4)
+    assert summed.tolist() == sum(VECTORS.values()).tolist()
 
 
 def sample_of(bodies: Sequence[bytes]) -> bytes:

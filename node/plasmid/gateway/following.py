@@ -12,7 +12,8 @@ Rules
    sites of the epoch that made it (all others, where theta is all), and more than c, sign to have verified;
    no other one. Where the server's
    optimiser remembers the rounds that it missed, it goes on with verified totals, and its consents say that
-   it has not verified the state (:mod:`plasmid.privacy.attempt` wants more than c that have).
+   it has not verified the state (:mod:`plasmid.privacy.attempt` wants more than c that have). So say those of
+   a site that agreed to no sum of the round before, and has the tag alone.
 5. Without masks there is no tag, and every vector has its own noise: what a site missed is counted as not
    re-run.
 6. Without a privacy unit no sum is agreed to at a state near one that was summed over other sites
@@ -180,7 +181,7 @@ class Following:
             raise differs(round_, "a total that so many sites cannot have") from error
         if self._document.privacy.rotation == "hadamard":
             values = unrotate(values, seed=bytes.fromhex(self._digest), length=self._shape.schema.size)
-        return Published(values, len(total.survivors))
+        return Published(values, len(total.survivors), answered.is_sampled)
 
     def check_near(self, round_: int, survivors: Iterable[str]) -> None:
         """Refuse, without a privacy unit, a sum over *survivors* at a state that others have summed.
@@ -232,12 +233,12 @@ class Following:
         elif before is not None and rerun:
             self._judge(round_ - 1, before)
             self._compare(round_, self._step(round_ - 1, before), state)
-            self.rerun += 1
+            self.rerun += before.sampled
         elif self._masked and not vouched and before is None:
             raise _unverified(round_, "this site missed the round before")
         else:
             self._missed = True
-        self._own = round_ == 1 or rerun
+        self._own = round_ == 1 or (before is not None and rerun and before.sampled)
         self.verified = self._own or vouched
         self._at = (round_, digest, state)
         return state
@@ -260,7 +261,7 @@ class Following:
             known = not self._missed and total is not None and self._can_rerun(result.rounds + 1)
             if total is not None and known:
                 self._judge(result.rounds, total)
-                self.rerun += 1
+                self.rerun += total.sampled
         if self._choice is not None and known:
             self._check_choice(result, self._choice)
         return state

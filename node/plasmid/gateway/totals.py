@@ -9,7 +9,8 @@ Rules
    (:mod:`plasmid.privacy.samples`): that holds against a coordinator that has the key from a site.
 3. **One total, one opening, one draw** for a manifest: whoever is asked again after a failure gets the same
    leaves, and no other total is sampled. What cannot be sampled is not accepted.
-*Claim*: who was too late to agree verifies the tag alone. Such sites and c others are fewer than theta: no
+*Claim*: who has not agreed verifies the tag alone, and signs no state after it as verified. So no sum opens
+at a state after a round that was never summed. If it was, such sites and c others are fewer than theta: no
 sum of their epoch opens without a site that has sampled.
 """
 
@@ -42,10 +43,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Published:
-    """A verified sum: its numbers, float64 [length of a vector], and over how many sites it is."""
+    """A verified sum: its numbers, float64 [length of a vector], over how many sites, if it was sampled."""
 
     values: NDArray[Any]
     sites: int
+    sampled: bool
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Answered:
     needs: int = 0
     survivors: dict[str, samples.Shown] | None = None
     drawn: list[tuple[str, bytes, list[int]]] = field(default_factory=list)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a total of it counts as verified: it is sampled, or nothing is masked."""
+        return self.survivors is not None or not self.key
 
 
 def verified(round_: int, answered: Answered, total: Total, source: Source) -> Words:

@@ -18,7 +18,6 @@ per death goes to stdout: the step and everything that was wrong, nothing if not
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -40,6 +39,7 @@ from plasmid.gateway import opening
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.marks import Marks
 from plasmid.privacy.budgets import RunAccount
+from plasmid.privacy.samples import body_root
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.protocol.messages import Manifest, Signed
 from plasmid.recipes.query import PingDocument
@@ -212,7 +212,7 @@ class Walk:
         return self.vector
 
     def _upload(self, digest: str, body: bytes, *, run: str) -> None:
-        assert hashlib.sha256(body).hexdigest() == digest
+        assert body_root(body) == digest
         self.notes.add("sent", epoch=self.manifest.epoch, slot=self.manifest.slot, body=digest)
 
     def _post(self, signed: Signed) -> None:

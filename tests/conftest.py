@@ -12,6 +12,7 @@ from hypothesis import settings
 import warm
 from plasmid.gateway import opening
 from plasmid.models.store import BaseModel
+from plasmid.privacy import accountant
 from postgres_server import Postgres, running
 from threat_rows import MARKS, Rows, row_of
 
@@ -22,9 +23,13 @@ settings.load_profile("plasmid")
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_readers() -> Iterator[None]:
-    """Gateways in the tests' own process start warm readers; gateway/test_opening.py starts cold ones."""
+    """Gateways in the tests' own process start warm readers; gateway/test_opening.py starts cold ones.
+
+    The accountants' process, which takes two seconds to start, stays.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "subprocess", warm.READERS)
+        patch.setattr(accountant, "IDLE_S", 3600.0)
         yield
 
 

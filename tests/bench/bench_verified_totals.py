@@ -5,11 +5,11 @@ Rules
 1. CPU seconds of the process, medians; both sides take turns in this process, after one warm-up. At a site
    those of the kernel are left out: they are for the pages of a new vector, of which both sides get the same
    number, and vary tenfold from one vector to the next.
-2. sa/1 is the same code without tags: encoding and masks at a site, the sum and its pads at the coordinator.
+2. sa/1 is the same code without tags and roots: encoding, masks and a SHA-256 at a site, a SHA-256 of each
+   body, the sum and its pads at the coordinator. sa/2 has a root where sa/1 has a SHA-256.
 3. A site's check of a total is the tag of its words alone; ``advance`` was re-run before, too. Its limit
    stands in the column "peer".
-4. The digest of a body is its root, where sa/1 has its SHA-256, at both ends. The samples for one site are
-   read from the files of a server; their limit stands in the column "peer".
+4. The samples for one site are read from the files of a server; their limit stands in the column "peer".
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def main() -> list[Result]:
         for length in (_MILLION, 10 * _MILLION)
         for k, goal in ((7, 1.25), (31, 1.10))
     ]
-    digests = [_digest(_MILLION, 1.75), _digest(10 * _MILLION, 1.25)]
     servers = [_server(_MILLION), _server(10 * _MILLION)]
-    return [*clients, *servers, *digests, _samples(_MILLION), _check()]
+    return [*clients, *servers, _samples(_MILLION), _check()]
 
 
 def _client(length: int, k: int, goal: float) -> Result:
@@ -56,7 +55,10 @@ def _client(length: int, k: int, goal: float) -> Result:
     values = 0.05 * np.random.default_rng(0).standard_normal(length, np.float32)
     client = ours.Client(k, length, vectors=2 * (repeats + 1))
     with_tags, without = cpu_seconds(
-        [lambda: client.protect(values), _without_tags(lambda: client.protect(values))],
+        [
+            lambda: body_root(client.protect(values).data.cast("B")),
+            _without_tags(lambda: sha256(client.protect(values).data).digest()),
+        ],
         repeats,
         clock=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_utime,
     )
@@ -76,8 +78,18 @@ def _without_tags(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _server(length: int) -> Result:
-    server = ours.Server(_SITES, length)
-    with_tags, without = cpu_seconds([lambda: (server.open(), server.open_tag()), server.open], repeats=5)
+    server, body = ours.Server(_SITES, length), np.random.default_rng(0).bytes(4 * length + 88)
+
+    def bodies(digest: Callable[[bytes], Any]) -> list[Any]:
+        return [digest(body) for _ in range(_SITES - 1)]
+
+    with_tags, without = cpu_seconds(
+        [
+            lambda: (bodies(body_root), server.open(), server.open_tag()),
+            lambda: (bodies(lambda one: sha256(one).digest()), server.open()),
+        ],
+        repeats=5,
+    )
     what = f"server, n = {_SITES}, d = {length:.0e}, beside sa/1"
     return Result.share(what, ours=with_tags, peer=without, unit="s", goal=1.10)
 
@@ -100,13 +112,6 @@ def _samples(length: int) -> Result:
         (spent,) = cpu_seconds([serve], repeats=25)
     what = f"the samples of {sites} bodies for a site, read at the server, d = {length:.0e}"
     return Result.share(what, ours=spent * 1e3, peer=2 * _LIMIT_MS, unit="ms", goal=1.0)
-
-
-def _digest(length: int, goal: float) -> Result:
-    body = np.random.default_rng(0).bytes(4 * length + 88)
-    root, flat = cpu_seconds([lambda: body_root(body), lambda: sha256(body).digest()], repeats=15)
-    what = f"the digest of a contribution, d = {length:.0e}: its root, beside SHA-256"
-    return Result.share(what, ours=root * 1e3, peer=flat * 1e3, unit="ms", goal=goal)
 
 
 def _check() -> Result:

@@ -14,6 +14,7 @@ from attacks import FOUR, refusal
 from in_memory import Federation
 from plasmid.core.clock import now, stamp
 from plasmid.gateway.revoked import Revoked
+from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.revocation import Revocation
@@ -149,6 +150,24 @@ def test_a_requester_who_is_revoked_is_refused_and_what_he_began_stops(tmp_path:
     assert (said.accepted, said.code) == (False, "protocol.revoked")
     (entry,) = [line for line in federation.log("alpha") if line["action"] == "revoked"]
     assert (entry["name"], entry["role"], entry["actor"]) == ("ada", "person", "coordinator")
+
+
+@pytest.mark.promise("revoked-out")
+def test_what_was_masked_when_its_requester_is_revoked_does_not_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation(tmp_path)
+    federation.set_up()
+    gateway, mask = federation.gateways["alpha"], SiteEpoch.mask
+
+    def meanwhile(*arguments: Any, **named: Any) -> bytes:
+        put_out(federation, federation.requester, "person")
+        return mask(*arguments, **named)
+
+    monkeypatch.setattr(SiteEpoch, "mask", meanwhile)
+    with refusal("protocol.revoked"):
+        gateway.contribute(federation.manifest(), lambda _: np.zeros(6, np.float32))
+    assert federation.log("alpha")[-1]["action"] == "revoked", "the control: it came after the last look"
 
 
 @pytest.mark.promise("revoked-out")

@@ -133,7 +133,7 @@ def test_a_body_over_the_cap_is_refused_by_its_length(
     query = "?run=run-1&offset=0&total=1" if "{digest}" in route[1] else ""
     head = (
         f"{route[0]} {path_of(route)}{query} HTTP/1.1\r\nHost: localhost\r\n"
-        f"X-Chunk-SHA256: {D}\r\nContent-Length: {WITH_BODY[route] + 1}\r\n\r\n"
+        f"X-Chunk-Digest: {D}\r\nContent-Length: {WITH_BODY[route] + 1}\r\n\r\n"
     )
     port = httpx.URL(live.url).port
     assert port is not None
@@ -398,7 +398,7 @@ def test_a_received_body_is_served_to_nobody(parties: dict[str, Party], live: Li
     live.run(live.server.expect(run, len(body)))
     params = {"run": run, "offset": 0, "total": len(body)}
     answer = parties["alpha"].http.put(
-        f"/v1/site/bodies/{digest}", params=params, headers={"X-Chunk-SHA256": digest}, content=body
+        f"/v1/site/bodies/{digest}", params=params, headers={"X-Chunk-Digest": digest}, content=body
     )
     assert answer.json() == {"have": len(body)}
     for name in ("alpha", "beta", "ada"):
@@ -423,7 +423,7 @@ def test_samples_of_an_opened_sum_are_for_the_sites_of_the_run(
         path = f"/v1/site/sums/{run}/{'a1' * 32}/{part}"
         answer = parties["alpha"].http.get(path)
         assert (answer.content, answer.status_code) == (made.part(part), 200)
-        assert answer.headers["X-Chunk-SHA256"] == sha256_hex(answer.content)
+        assert answer.headers["X-Chunk-Digest"] == sha256_hex(answer.content)
         assert parties["alpha"].http.get(path, params={"offset": 7}).content == made.part(part)[7:]
         assert error(parties["beta"].http.get(path)) == (404, "link.no_body")  # it is not of that run
         assert error(parties["ada"].http.get(path)) == (403, "link.wrong_role")
@@ -447,7 +447,7 @@ def test_what_a_person_gives_is_one_body_whole_or_not_at_all(
             answer = ada.put(
                 f"/v1/given/{digest}",
                 params={"offset": start, "total": len(body)},
-                headers={"X-Chunk-SHA256": sha256_hex(part)},
+                headers={"X-Chunk-Digest": sha256_hex(part)},
                 content=part,
             )
             assert answer.json() == {"have": end}
@@ -458,7 +458,7 @@ def test_what_a_person_gives_is_one_body_whole_or_not_at_all(
     answer = ada.put(
         f"/v1/given/{wrong}",
         params={"offset": 0, "total": 5},
-        headers={"X-Chunk-SHA256": sha256_hex(b"12345")},
+        headers={"X-Chunk-Digest": sha256_hex(b"12345")},
         content=b"12345",
     )
     assert error(answer) == (409, "protocol.chunk")

@@ -31,11 +31,11 @@ SITES = ("alpha", "beta", "gamma")
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 203_368, 2**18, 2**18 + 1, 4_000_088, 2**30 + 8])
-def test_a_body_has_at_most_512_leaves_of_2048_bits_or_more(size: int) -> None:
+def test_a_body_has_at_most_256_leaves_of_2048_bits_or_more(size: int) -> None:
     assert leaf_bytes(size) >= 256
     assert leaf_bytes(size) % 8 == 0
     assert (leaf_count(size) - 1) * leaf_bytes(size) < size <= leaf_count(size) * leaf_bytes(size)
-    assert leaf_count(size) <= 512
+    assert leaf_count(size) <= 256
 
 
 @pytest.mark.parametrize("size", [1, 256, 257, 1000, 77 * 256, 203_368])

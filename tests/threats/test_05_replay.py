@@ -191,7 +191,7 @@ class _Server(LinkClient):
 
     def request(self, method: str, path: str, *, timeout_s: float = 30.0, **arguments: Any) -> Any:
         chunk = self.body[arguments["params"]["offset"] :]
-        return SimpleNamespace(content=chunk, headers={"X-Chunk-SHA256": sha256_hex(chunk)})
+        return SimpleNamespace(content=chunk, headers={"X-Chunk-Digest": sha256_hex(chunk)})
 
 
 def test_a_state_is_the_one_that_the_manifest_names() -> None:

@@ -22,7 +22,7 @@ LARGEST = max(MAX_MESSAGE_BYTES, CHUNK_BYTES)
 """No route takes more at a time."""
 TOO_MUCH = 2 * LARGEST
 PARAMETERS = {"run": "run-1", "offset": 0, "total": 1}
-HEADERS = {"X-Chunk-SHA256": "0" * 64}
+HEADERS = {"X-Chunk-Digest": "0" * 64}
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_a_signature_over_something_else_is_refused(
             continue  # a body that no route reads is no part of what is asked
         arguments = {
             "params": {"run": "run-1", "offset": 0, "total": 9},
-            "headers": {"X-Chunk-SHA256": "0" * 64},
+            "headers": {"X-Chunk-Digest": "0" * 64},
         }
         response = attack(
             bare, address, Signing(live, member.identity, **FORGED[what]), content=b"this body", **arguments

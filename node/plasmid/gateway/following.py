@@ -10,10 +10,9 @@ Rules
 3. A state or total that does not follow ends this site's part in the run; it is not admitted again.
 4. **No unverified step** where sums are masked. A site that missed rounds takes the state that at least theta
    sites of the epoch that made it (all others, where theta is all), and more than c, sign to have verified;
-   no other one. Where the server's
-   optimiser remembers the rounds that it missed, it goes on with verified totals, and its consents say that
-   it has not verified the state (:mod:`plasmid.privacy.attempt` wants more than c that have). So say those of
-   a site that agreed to no sum of the round before, and has the tag alone.
+   no other one. Where the server's optimiser remembers the rounds that it missed, it goes on with verified
+   totals, and its consents say that it has not verified the state (:mod:`plasmid.privacy.attempt` wants more
+   than c that have). So say those of a site that agreed to no sum of the round before, and has the tag alone.
 5. Without masks there is no tag, and every vector has its own noise: what a site missed is counted as not
    re-run.
 6. Without a privacy unit no sum is agreed to at a state near one that was summed over other sites

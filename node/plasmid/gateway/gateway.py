@@ -21,6 +21,7 @@ Rules
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Gateway:
         self.ledger = Ledger(home.ledger, self.audit)
         self.projects = Projects(home.projects, name=self.identity.name, key=self.identity.public)
         self._revoked = Revoked(home.revoked)
+        self._leaving = threading.Lock()
         self.approvals = Approvals(home, self.audit)
         self.personal = Personal(home.personal)
         self._untold: set[str] = set()
@@ -135,17 +137,18 @@ class Gateway:
 
     def revoke(self, statement: Envelope) -> Revocation | None:
         """Keep a revocation; return it if it was not known. Raises ProtocolError, StorageError."""
-        said = self._revoked.note(statement, read_peers(self.home.peers).coordinator)
-        if said is not None:
-            self.audit.write(
-                "revoked",
-                actor="coordinator",
-                reason=said.reason,
-                name=said.name,
-                role=said.role,
-                key=said.key,
-                since=said.revoked,
-            )
+        with self._leaving:
+            said = self._revoked.note(statement, read_peers(self.home.peers).coordinator)
+            if said is not None:
+                self.audit.write(
+                    "revoked",
+                    actor="coordinator",
+                    reason=said.reason,
+                    name=said.name,
+                    role=said.role,
+                    key=said.key,
+                    since=said.revoked,
+                )
         return said
 
     # -- admission ---------------------------------------------------------------------------------
@@ -338,15 +341,17 @@ class Gateway:
             vector = np.clip(vector, -shape.bound, shape.bound)  # what was rounded may lie beyond
         words, tag = self._protect(admitted, manifest, vector, digest)
         answer = self._answer(admitted, manifest, digest, pack("words", words), tag)
-        self.audit.write(
-            "released",
-            object=answer.digest,
-            run=manifest.run,
-            bytes=len(answer.body),
-            isolation=self.isolation,
-            **self._released(admitted, manifest, shape, vector, norm),
-            **suppressed,
-        )
+        with self._leaving:
+            self._revoked.check(admitted.requested.requester.key)  # it may have come while this was masked
+            self.audit.write(
+                "released",
+                object=answer.digest,
+                run=manifest.run,
+                bytes=len(answer.body),
+                isolation=self.isolation,
+                **self._released(admitted, manifest, shape, vector, norm),
+                **suppressed,
+            )
         admitted.last = (attempt, digest, answer)
         admitted.following.answered[manifest.round] = Answered(
             run=manifest.run,

@@ -26,7 +26,7 @@ UNITS = {
 }
 
 TOLD = "a cosine of .39 (median) and .52 (most) on tcr-covid's 50 rounds of six sites"
-"""How like a site's update the difference of two rounds' sums is, without a unit: ``bench.near_states``."""
+"""Between a site's update and the difference of two rounds' sums, without a unit: ``bench.near_states``."""
 
 
 def statement(facts: PrivacyFacts) -> list[str]:

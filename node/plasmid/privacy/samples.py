@@ -28,7 +28,7 @@ from plasmid.privacy.ring import Words
 from plasmid.privacy.statements import SECRET_BYTES
 
 SAMPLES = 2
-_LEAVES = 512
+_LEAVES = 256
 _LEAST_BYTES = 256
 
 
@@ -40,7 +40,7 @@ class Shown(NamedTuple):
 
 
 def leaf_bytes(size: int) -> int:
-    """Return the length of a leaf of a body of *size* bytes: at most 512 leaves, of 256 bytes or more."""
+    """Return the length of a leaf of a body of *size* bytes: at most 256 leaves, of 256 bytes or more."""
     return max(_LEAST_BYTES, 8 * -(-size // (8 * _LEAVES)))
 
 

@@ -38,7 +38,7 @@ MAX_ANSWER_BYTES = 40 * 1024 * 1024
 UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
 """What a certificate of somebody else's may raise."""
 _SPARE_REQUESTS = 8
-_CHUNK_HEADER = "X-Chunk-SHA256"
+_CHUNK_HEADER = "X-Chunk-Digest"
 
 
 class LinkClient:

@@ -193,7 +193,7 @@ def _member_routes(registry: Registry, switchboard: Switchboard, bodies: Bodies)
     @router.get("/bodies/{digest}")
     async def body(digest: str, offset: Offset = 0) -> Response:
         chunk, checksum = bodies.read_chunk(digest, offset)
-        return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-SHA256": checksum})
+        return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-Digest": checksum})
 
     return router
 
@@ -282,10 +282,10 @@ def _site_routes(switchboard: Switchboard, bodies: Bodies) -> APIRouter:
         run: str,
         offset: Offset,
         total: Annotated[int, Query(ge=1, le=MAX_BODY_BYTES)],
-        x_chunk_sha256: Annotated[str, Header()],
+        x_chunk_digest: Annotated[str, Header()],
     ) -> dict[str, int]:
         chunk = await read_body(request, CHUNK_BYTES)
-        have = bodies.take_chunk(run, caller.name, digest, offset, total, chunk, x_chunk_sha256)
+        have = bodies.take_chunk(run, caller.name, digest, offset, total, chunk, x_chunk_digest)
         return {"have": have}
 
     @router.get("/sums/{run}/{manifest}/{part}")
@@ -293,7 +293,7 @@ def _site_routes(switchboard: Switchboard, bodies: Bodies) -> APIRouter:
         if not switchboard.takes_part(run, caller.name):
             raise LinkError("link.no_body", f"{run} is over, unknown or not for {caller.name}.")
         chunk, checksum = bodies.read_sample(run, manifest, part, offset)  # not async: it hashes
-        return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-SHA256": checksum})
+        return Response(chunk, media_type="application/octet-stream", headers={"X-Chunk-Digest": checksum})
 
     return router
 
@@ -332,10 +332,10 @@ def _person_routes(ask: Ask, bodies: Bodies) -> APIRouter:
         digest: str,
         offset: Offset,
         total: Annotated[int, Query(ge=1, le=MAX_GIVEN_BYTES)],
-        x_chunk_sha256: Annotated[str, Header()],
+        x_chunk_digest: Annotated[str, Header()],
     ) -> dict[str, int]:
         chunk = await read_body(request, CHUNK_BYTES)
-        return {"have": bodies.take_given(caller.name, digest, offset, total, chunk, x_chunk_sha256)}
+        return {"have": bodies.take_given(caller.name, digest, offset, total, chunk, x_chunk_digest)}
 
     @router.post("/plan")
     async def plan(request: Request, caller: caller_type) -> Any:

@@ -171,8 +171,8 @@ def _limits(facts: PrivacyFacts) -> Iterator[str]:
     if facts.unit == "none" and facts.protect == "masked" and facts.rounds > 1:
         yield (
             "A site that drops out between two rounds leaves a trace of its update in the difference of the "
-            f"sums, the clearer the nearer the states are and the more of its rows a round uses: {TOLD}. "
-            f"Sites refuse a sum at a state within {NEAR:g} of one that was summed over others."
+            f"sums, the clearer the nearer the states are: {TOLD}. Sites "
+            f"refuse a sum at a state within {NEAR:g} of one that was summed over others."
         )
     if facts.unit != "none":
         yield (

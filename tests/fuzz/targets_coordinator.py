@@ -91,6 +91,10 @@ class _Impatient(Switchboard):
         return await super().receive(site, boot, after, 0.0)
 
 
+_SUM = "a1" * 32
+"""The manifest of a sum that was opened."""
+
+
 class Routes:
     """The coordinator's application, called as a server would; *alpha* is a site, *ada* a person.
 
@@ -113,6 +117,9 @@ class Routes:
         switchboard, bodies = _Impatient(), Bodies(scratch() / "route-bodies")
         switchboard.open_run("run-1", ["alpha"])
         bodies.expect("run-1", 5)
+        root = body_root(b"12345")
+        bodies.take_chunk("run-1", "alpha", root, 0, 5, b"12345", root)
+        bodies.keep("run-1", _SUM, {"alpha": bodies.received("run-1", "alpha", root)}, bytes(32))
         self.app = build_app(
             identity=COORDINATOR,
             membership=Membership(there.registry, there.authority, switchboard, COORDINATOR, self._ask),
@@ -184,7 +191,7 @@ def _requests(routes: Routes) -> Iterator[dict[str, Any]]:
     envelope = signed_by(project, {"alpha": site})
     digest = sha256_hex(b"12345")
     root = body_root(b"12345")
-    chunk, rooted = {"x-chunk-sha256": digest}, {"x-chunk-sha256": root}
+    chunk, rooted = {"x-chunk-digest": digest}, {"x-chunk-digest": root}
     upload = f"run=run-1&offset=0&total={5}"
     for who, method, path, query, body, headers in (
         ("", "GET", "/v1/card", "", "", {}),
@@ -192,6 +199,8 @@ def _requests(routes: Routes) -> Iterator[dict[str, Any]]:
         ("alpha", "GET", "/v1/site/messages", "boot=a&after=3&wait_s=0.5", "", {}),
         ("alpha", "POST", "/v1/site/messages", "", beat.model_dump(mode="json"), {}),
         ("alpha", "PUT", f"/v1/site/bodies/{root}", upload, "12345", rooted),
+        ("alpha", "GET", f"/v1/site/sums/run-1/{_SUM}/opening", "", "", {}),
+        ("alpha", "GET", f"/v1/site/sums/run-1/{_SUM}/0", "offset=2", "", {}),
         ("ada", "PUT", f"/v1/given/{digest}", upload, "12345", chunk),
         ("alpha", "GET", "/v1/members/ada", "", "", {}),
         ("ada", "POST", "/v1/projects", "", envelope.model_dump(mode="json"), {}),

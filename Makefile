@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-all lint bench fuzz constraints audit sbom clean
+.PHONY: setup demo docs test test-all lint bench fuzz constraints audit sbom clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ $(STAMP): pyproject.toml
 # Six real donors fine-tune one protein language model together, each behind its own gateway; half of the rounds.
 demo: $(STAMP)
 	$(BIN)/plasmid run tcr-covid --set federation.rounds=24 --yes
+
+# The references that follow from the code: docs/cli.md and docs/errors.md.
+docs: $(STAMP)
+	$(BIN)/python tools/cli_doc.py
+	$(BIN)/python tools/errors_doc.py
 
 test: $(STAMP)
 	$(PYTEST)

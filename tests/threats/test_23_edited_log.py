@@ -261,7 +261,7 @@ def test_two_roots_that_are_served_to_two_peers_are_seen_side_by_side(sites: Cos
         compare([beta, exported(sites, "alpha")])
 
 
-@pytest.mark.limit("a log that nobody has cosigned can be rewritten by its owner")
+@pytest.mark.limit("a log that no one has cosigned can be rewritten by its owner")
 def test_a_log_without_peers_can_be_rewritten_by_its_owner(sites: Cosigners) -> None:
     """The claim: where nobody has cosigned, the owner's key is enough. The export says so."""
     before = sites.logs["alpha"].entries()

@@ -137,7 +137,11 @@ def revoke(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Put a site or person out, for good and at once: nothing is open to it, and every site is told."""
+    """Put a site or person out, for good and at once: nothing is open to it, and every site is told.
+
+    Its waiting poll ends, a person's runs stop, and every site refuses the
+    key. The reason goes to every site.
+    """
     with reply(format) as answer:
         coordinator = _coordinator(home)
         identity = coordinator.identity()

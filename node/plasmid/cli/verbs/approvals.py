@@ -57,7 +57,10 @@ def person(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Record a named person, with a key under a passphrase that only this person knows."""
+    """Record a named person, with a key under a passphrase that only this person knows.
+
+    PLASMID_PASSPHRASE_FILE does not count here.
+    """
     with reply(format) as answer:
         site = site_home(home)
         source = _asked(name, passphrase_file, passphrase_fd, twice=True)

@@ -63,7 +63,15 @@ def verify(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Verify logs: this site's own, or files that others gave; several are compared with one another."""
+    """Verify logs: this site's own, or files that others gave; several are compared with one another.
+
+    Without a file: hashes this site's log, compares it with everything that
+    the site signed, and reports up to where each peer has cosigned it. With
+    files: checks each with its own content alone, and all against one
+    another. A name without --key is reported as named by the file alone.
+    Needs no passphrase and no network. Exit status 1 where anything
+    contradicts itself.
+    """
     with reply(format) as answer:
         given = dict(_given(text) for text in key or ())
         if file:
@@ -87,7 +95,10 @@ def export_log(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Write this site's log with its checkpoints, cosignatures and keys to one file."""
+    """Write this site's log with its checkpoints, cosignatures and keys to one file.
+
+    Reasons in the file may name files and columns of this site.
+    """
     with reply(format) as answer:
         site = site_at(home)
         log = AuditLog(site.audit)

@@ -60,7 +60,11 @@ def connect(
     home: HomeOption = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Try a connection, list its tables, and keep it under NAME. Of FHIR all is read, else no row."""
+    """Try a connection, list its tables, and keep it under NAME. Of FHIR all is read, else no row.
+
+    TARGET is a file, a folder, a database's URL or a FHIR server's. A
+    connection of that name is replaced.
+    """
     with reply(form, extra="worker") as answer:
         site = site_at(home)
         site.config()
@@ -112,7 +116,11 @@ def map_(
     home: HomeOption = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Propose how local tables, columns and codes become the recipe's, in views/RECIPE.yaml."""
+    """Propose how local tables, columns and codes become the recipe's, in views/RECIPE.yaml.
+
+    What is only near is marked '# check', what is missing '# missing':
+    correct it.
+    """
     with reply(form, extra="worker") as answer:
         from plasmid.data.proposing import propose
 
@@ -149,7 +157,11 @@ def check(
     home: HomeOption = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Read the recipe's view, and say whether it is ready, and why not. Exit status 1: it is not."""
+    """Read the recipe's view, and say whether it is ready, and why not. Exit status 1: it is not.
+
+    The report has the view's digest, the counts of each transform, and counts
+    that are masked below 11 people and rounded. Nothing leaves the site.
+    """
     with reply(form, extra="worker") as answer:
         from plasmid.data.checking import check_view
 

@@ -29,7 +29,12 @@ def doctor(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Check keys, rights, isolation, policy, ledger, log, clock, disk, versions and the way out."""
+    """Check keys, rights, isolation, policy, ledger, log, clock, disk, versions and the way out.
+
+    Each line is OK, WARN or FAIL and says what to do; exit status 1 on FAIL.
+    Nothing is changed. --red-team also attacks a copy of this site,
+    harmlessly, and reports which defences held.
+    """
     with reply(format, extra="worker" if red_team else None) as answer:
         from plasmid.site.doctor import CHECKS
         from plasmid.site.doctor.report import Subject, examine

@@ -62,7 +62,14 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write what the sites' rows say to this JSON file")] = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Compute the adapter's metric on a labelled file, or on the sites' own rows by a secure sum."""
+    """Compute the adapter's metric on a labelled file, or on the sites' own rows by a secure sum.
+
+    On the sites' rows this is a run of its own, which sites must admit.
+    --rows all is for sites that took no part in training. --measure scores
+    gives AUC, accuracy, confusion and calibration error; temperature gives
+    the divisor of the logits; gain gives the worth of the adapter to each
+    site, always on held-out rows.
+    """
     with reply(format, extra="worker") as answer:
         if (data is None) == (recipe is None) or rows not in _ROWS or measure not in _MEASURES:
             raise UsageError(

@@ -59,7 +59,11 @@ def pull(
     token_file: TokenOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Fetch an adapter or base model into a folder, whole, and verify it; a broken download goes on."""
+    """Fetch an adapter or base model into a folder, whole, and verify it; a broken download goes on.
+
+    Every byte is compared with what the hub says, and signatures are
+    verified. A broken download continues when the command runs again.
+    """
     with reply(format) as answer:
         from plasmid.models.hub_client import retirement_told
         from plasmid.protocol.released import read_trust

@@ -24,7 +24,12 @@ def verify(
     ] = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Check every byte and signature of an adapter, down to keys that you have pinned."""
+    """Check every byte and signature of an adapter, down to keys that you have pinned.
+
+    Also checks that card and provenance say what was signed. Without --trust
+    the release vouches for itself. Exit status 1 where anything does not
+    hold.
+    """
     with reply(format) as answer:
         from plasmid.protocol.released import read_trust, verify_release
 

@@ -53,7 +53,11 @@ def check(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Say whether the policy parses, what it lets in, and whether that includes RECIPE. Exit status 1: no."""
+    """Say whether the policy parses, what it lets in, and whether that includes RECIPE. Exit status 1: no.
+
+    Warns of what may not be meant: protect: none, approvers without a record,
+    no budget. Nothing is written.
+    """
     with reply(format) as answer:
         path = file or site_home(home).policy
         policy = read_policy(path)

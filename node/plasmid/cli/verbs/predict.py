@@ -60,7 +60,13 @@ def predict(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Score rows: labels, or numbers. With --out any number of rows, and a killed one goes on."""
+    """Score rows: labels, or numbers. With --out any number of rows, and a killed one goes on.
+
+    ADAPTER is a folder, OWNER/NAME[@REVISION] on the hub of HF_ENDPOINT, or
+    personal:RUN. Labels are not needed, and the file may hold more columns.
+    Without --out the scores are printed. With --out the same command
+    continues where it was killed.
+    """
     with reply(format, extra="worker") as answer:
         from plasmid.prediction.adapters import adapter_folder
 

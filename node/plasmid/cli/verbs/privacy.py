@@ -63,7 +63,16 @@ def calibrate(
     parameters: Annotated[int | None, typer.Option(help="d: the values that are trained")] = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Say how much noise a plan needs, and whether anything can be learned through it."""
+    """Say how much noise a plan needs, and whether anything can be learned through it.
+
+    The answer is yes, perhaps (a release's noise is larger than its signal
+    and must average out), no (more than ten times as large) or unknown. R
+    rounds plus K spare attempts of S steps are composed; q = min(1, B/N).
+
+    \b
+    Examples:
+      plasmid privacy calibrate --epsilon 8 --delta 1e-5 --rounds 10 --size 5000 --batch 64
+    """
     with reply(format) as answer:
         plan = Plan(
             epsilon=epsilon,
@@ -107,7 +116,10 @@ def explain(
     sites: Annotated[int | None, typer.Option(help="n: sites; default min_sites, one more if masked")] = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Say in words what a recipe promises to whom, and what it does not."""
+    """Say in words what a recipe promises to whom, and what it does not.
+
+    Sizes default to examples of 1,000, 10,000 and 100,000.
+    """
     with reply(format) as answer:
         from plasmid.recipes.load import load_recipe
 
@@ -178,7 +190,15 @@ def ledger(
     home: Annotated[Path | None, typer.Option(help="The site's folder; default PLASMID_HOME/site")] = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Show what each population's budget has left, and the entries of the ledger."""
+    """Show what each population's budget has left, and the entries of the ledger.
+
+    A damaged or rolled-back ledger refuses every run under a unit. Restore
+    its newest copy. Where there is none, --carry-forward with --yes keeps the
+    damaged file under another name and begins a ledger in which every budget
+    of policy.yaml is wholly spent; --population names some of them.
+    Populations that are not named count as wholly spent, too, until they are
+    carried forward. Only a larger budget then gives room.
+    """
     with reply(format) as answer:
         site = SiteHome(home or state_home() / "site")
         site.config()

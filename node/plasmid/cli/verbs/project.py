@@ -107,7 +107,15 @@ def new(
     ] = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Propose a project, for its sites to sign."""
+    """Propose a project, for its sites to sign.
+
+    You are one of its people, by default the only one, who may launch and
+    receive.
+
+    \b
+    Examples:
+      plasmid project new binders --site a --site b --site c --until 2027-12-31 --purpose vaccine-research
+    """
     with (
         reply(format) as answer,
         _connected(home or state_home() / "client", passphrase_file, passphrase_fd) as me,

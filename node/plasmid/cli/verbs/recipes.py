@@ -73,7 +73,15 @@ def check(
     evaluation: Annotated[Path | None, typer.Option("--eval", help="Check this table as the test")] = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Check a recipe, its base model, its data or yours: all problems at once. Nothing is trained or sent."""
+    """Check a recipe, its base model, its data or yours: all problems at once. Nothing is trained or sent.
+
+    Tested are the recipe; layers, rank and lengths against its base model,
+    where that is imported or described; every table against the contract; a
+    metric without a value. Notices report a site with one class, a label at
+    one site alone, inputs that are cut or hold unknown tokens, too few rows
+    for a batch, an insufficient budget. No Python of the recipe runs: it is
+    parsed, and missing imports are reported.
+    """
     with reply(form, extra="worker") as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         answer.data.update(_summary(resolved), sites={}, eval_rows=None, notices=[])

@@ -32,7 +32,14 @@ def estimate(
     probe: Annotated[bool, typer.Option(help="Start workers and time some steps")] = True,
     form: FormatOption = Format.text,
 ) -> None:
-    """Estimate a run: values, bytes, memory, time, epsilon. Some steps are computed here, nothing is sent."""
+    """Estimate a run: values, bytes, memory, time, epsilon. Some steps are computed here, nothing is sent.
+
+    Each figure says whether it is exact, measured or computed. To measure,
+    workers start on the largest table, in their sandbox, and some steps are
+    timed; nothing is sent or charged. The time is that of all sites on this
+    machine while it is as busy as now. With --no-probe there is no time, and
+    CPU memory is computed.
+    """
     with reply(form, extra="worker") as answer, tempfile.TemporaryDirectory() as folder:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
         tables: dict[str, Path] = {}

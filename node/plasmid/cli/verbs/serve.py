@@ -82,7 +82,12 @@ def serve(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Serve until Ctrl-C: --local in this process, else on Ray Serve."""
+    """Serve until Ctrl-C: --local in this process, else on Ray Serve.
+
+    Also: an address beyond loopback needs --tls-cert and --tls-key, or
+    --behind-proxy. Without --tokens the hub's tokens are accepted.
+    --new-token adds a token to that file, prints it, and ends.
+    """
     with reply(format, extra="worker") as answer:
         if new_token:
             _make_token(answer, tokens, new_token)

@@ -74,7 +74,11 @@ def init(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Make a site with its own keys. They never leave this folder."""
+    """Make a site with its own keys. They never leave this folder.
+
+    The keys lie encrypted under a passphrase, which is asked for twice.
+    --public-size is public from then on; recipes with a privacy unit need it.
+    """
     with reply(format) as answer:
         if data is not None and not data.exists():
             raise UsageError(
@@ -125,7 +129,12 @@ def join(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Enrol at a coordinator, and confirm the peers. Run it again to confirm new peers."""
+    """Enrol at a coordinator, and confirm the peers. Run it again to confirm new peers.
+
+    Without --peers each site of the coordinator's list is asked about;
+    without a terminal none is confirmed. A file for --peers replaces the
+    peers known so far.
+    """
     with reply(format) as answer:
         site = site_at(home)
         config, credential = site.config(), Credential(site.folder)

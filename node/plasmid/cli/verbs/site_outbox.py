@@ -23,7 +23,12 @@ def outbox(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """List every body that left this site, and what was refused by which rule."""
+    """List every body that left this site, and what was refused by which rule.
+
+    Each body with time, recipient, run, round, project, tensors, norm before
+    and after the clip, epsilon, bytes, masks and isolation; each refusal with
+    its rule and full reason, which no one else is told.
+    """
     with reply(format) as answer:
         from plasmid.gateway.outbox import read_outbox  # no part of a site's process
 
@@ -75,7 +80,12 @@ def page(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Serve the owner's page on this machine, and print a link that opens it once."""
+    """Serve the owner's page on this machine, and print a link that opens it once.
+
+    A process of its own serves the page on 127.0.0.1 and holds no key. The
+    link opens the page once, within ten minutes; at a terminal, Enter prints
+    a new one.
+    """
     with reply(format, extra="page") as answer:
         from plasmid.site.page.server import PageServer
 

@@ -139,7 +139,12 @@ def confirm(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Confirm a peer of the coordinator's list: its fingerprint and organisation, as its owner says them."""
+    """Confirm a peer of the coordinator's list: its fingerprint and organisation, as its owner says them.
+
+    With --fingerprint and --organisation only the key is taken from the list,
+    and the fingerprint must fit it. Named again, a peer gets its new
+    organisation.
+    """
     with reply(format) as answer:
         if name is None and (fingerprint_ is not None or organisation is not None):
             raise UsageError("usage.peer", "--fingerprint and --organisation are about one peer.", "Name it.")

@@ -38,7 +38,11 @@ def derived(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """List the runs that a person's rows were in, for a request to erase; without rows, nothing is undone."""
+    """List the runs that a person's rows were in, for a request to erase; without rows, nothing is undone.
+
+    Without --person the identifier is asked for, so that it stays out of the
+    shell's history.
+    """
     with reply(format) as answer:
         site = site_at(home)
         site.config()

@@ -69,7 +69,11 @@ def pause(
     home: HomeOption = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Stop everything at this site now: every run ends here, nothing leaves, until 'resume'."""
+    """Stop everything at this site now: every run ends here, nothing leaves, until 'resume'.
+
+    Nothing leaves and nothing is admitted, through restarts. Needs no
+    passphrase and no coordinator.
+    """
     with reply(format) as answer:
         site = site_at(home)
         site.config()

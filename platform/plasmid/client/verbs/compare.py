@@ -45,7 +45,29 @@ def compare(
     ] = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Run a grid of simulated runs, keep each finished one, and write the table."""
+    """Run a grid of simulated runs, keep each finished one, and write the table.
+
+    The table has mean, interval, bytes and seconds of methods x epsilons x
+    seeds, with each site alone, central training and the simple model. A
+    sketch is made wide enough where the recipe does not say how wide. Where a
+    site keeps a part of the adapter, everything is scored at the sites on the
+    rows that data.holdout keeps from training, and --eval is not read. A
+    finished cell is kept in PLASMID_HOME/compare/cells, so that a killed
+    comparison continues.
+
+    A simulation is not a run. It trains as the sites would, with their order
+    of rows, bounds, rounding and noise, and ends in the same adapter to the
+    last bit; only very small sites, which take their steps in one pass, end
+    in the same one up to float32 rounding. One party holds all rows: there
+    are no gateways, policies, ledgers or signatures, and no masks without
+    --masks. Recipes with Python of their own and canary audits are not
+    simulated.
+
+    \b
+    Examples:
+      plasmid compare tcr-covid --methods finetune,ffa_lora,rolora --seeds 0,1,2
+      plasmid compare tcr-covid-dp --epsilons none,8,3 --seeds 0,1
+    """
     with reply(form) as answer:
         from plasmid.client.cells import Finished, grid
         from plasmid.client.comparison import compared

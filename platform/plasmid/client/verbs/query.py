@@ -37,7 +37,18 @@ def mean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Mean, variance and count of one column over all sites, from a secure sum."""
+    """Mean, variance and count of one column over all sites, from a secure sum.
+
+    The variance is that of the population. Empty cells are skipped; a cell
+    outside the bounds makes a site refuse. A query has a digest, which a
+    site's policy must name; the plan prints it. The document's name is
+    mean-RECIPE, or mean with --bounds.
+
+    \b
+    Examples:
+      plasmid query mean --column age --recipe tcr-covid --yes
+      plasmid query mean --column age --sites donors --bounds 0,120
+    """
     with reply(format) as answer:
         from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe
@@ -107,7 +118,17 @@ def counts(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """How many records are in each cell of a table over all sites, from a secure sum."""
+    """How many records are in each cell of a table over all sites, from a secure sum.
+
+    Without a privacy unit each site suppresses and rounds its own cells
+    first. Missing values have a cell of their own, or are left out with
+    --missing skip. The bounds of a column are added to its edges. The
+    document's name is counts-RECIPE.
+
+    \b
+    Examples:
+      plasmid query counts --recipe tcr-covid --by age --edges age=40,60 --yes
+    """
     with reply(format) as answer:
         from plasmid.client.launch import check_project, check_tables, federation, plan_and_run
         from plasmid.recipes.load import load_recipe

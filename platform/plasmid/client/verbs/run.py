@@ -62,7 +62,20 @@ def run(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before running the plan")] = False,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Run a recipe over its sites and keep the adapter, the trees, or what its Python computes."""
+    """Run a recipe over its sites and keep the adapter, the trees, or what its Python computes.
+
+    RECIPE is a name of the catalogue, a YAML file, or a folder with
+    recipe.yaml. DIR/<site>.policy.yaml, if present, is that site's policy.
+    One run at a time in one PLASMID_HOME. A site whose process ends drops
+    out; the run goes on while enough sites are left. With --evaluate, two
+    further runs follow, each admitted on its own. --set takes a path and a
+    YAML value.
+
+    \b
+    Examples:
+      plasmid run tcr-covid --set federation.rounds=25 --seed 1
+      plasmid run tcr-covid --sites donors --eval unseen.csv --no-baselines --yes --format json
+    """
     with reply(format) as answer:
         from plasmid.cli.verbs.recipes_estimate import tell as tell_estimate
         from plasmid.client import publish as publishing

@@ -99,7 +99,14 @@ def show(
     passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Show one run: state, sites, rounds, error."""
+    """Show one run: state, sites, rounds, error.
+
+    States: CREATED, ADMITTING, AWAITING_APPROVAL, SETTING_UP, RUNNING,
+    FINISHING, and at the end SUCCEEDED, FAILED, STOPPED or INTERRUPTED.
+    AWAITING_APPROVAL (3 of 6) counts signatures; the run starts by itself, or
+    ends with run.approval_expired. A coordinator that starts again continues
+    to wait; every other unfinished run is INTERRUPTED.
+    """
     with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         shown = coordinator.get(run).show() if coordinator else _Unattended().show(run)
         answer.data |= shown
@@ -131,7 +138,11 @@ def stop(
     passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Stop a run. Sites end training at their next step."""
+    """Stop a run. Sites end training at their next step.
+
+    A worker that does not end is killed a few seconds later. The people of
+    its project see and stop a run, no one else.
+    """
     with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         if coordinator is None:
             shown = _Unattended().show(run)
@@ -168,7 +179,12 @@ def fetch(
     passphrase_file: PassphraseFile = None,
     format: FormatOption = Format.text,  # noqa: A002 - the option's name
 ) -> None:
-    """Fetch what came of a run that you may receive: its adapter, or a query's answer."""
+    """Fetch what came of a run that you may receive: its adapter, or a query's answer.
+
+    An adapter goes to PLASMID_HOME/adapters/RUN, trees and sums to
+    PLASMID_HOME/results/RUN. There is no test data here, so a recipe with
+    release.min_metric is not published.
+    """
     with reply(format) as answer, _at(url, passphrase_file) as coordinator:
         from plasmid.client import publish as publishing
 

@@ -81,7 +81,9 @@ def _table(found: Iterable[Line]) -> str:
 
 def page() -> str:
     """Return the whole reference."""
-    introductions = {kind.family: " ".join((kind.__doc__ or "").split()) for kind in PlasmidError.__subclasses__()}
+    introductions = {
+        kind.family: " ".join((kind.__doc__ or "").split()) for kind in PlasmidError.__subclasses__()
+    }
     text = [INTRODUCTION]
     for family, found in groupby(lines(), key=lambda line: line.family):
         text.append(f"## {family.capitalize()}\n{introductions[family]}\n")

@@ -77,8 +77,8 @@ class RecipeError(PlasmidError):
 class DataError(PlasmidError):
     """A site's data cannot be reached, or do not meet the contract.
 
-    All problems of a view are reported at once, with counts and the place of the first of each kind. The code is that
-    of the first problem.
+    All problems of a view are reported at once, with counts and the place of the first of each kind.
+    The code is that of the first problem.
     """
 
     family = "data"
@@ -103,7 +103,7 @@ class ProjectRefused(PlasmidError):
 
 
 class ProtocolError(PlasmidError):
-    """A message, signature or vector breaks the protocol. None of these errors reveals anything about rows."""
+    """A message, signature or vector breaks the protocol. None of these errors says anything of rows."""
 
     family = "protocol"
 
@@ -139,7 +139,7 @@ class HubError(PlasmidError):
 
 
 class KeysError(PlasmidError):
-    """Private keys are absent, locked or cannot be opened. Nothing is changed, and no message holds a passphrase."""
+    """Private keys are absent, locked or cannot be opened. No message holds a passphrase."""
 
     family = "keys"
 

@@ -239,7 +239,9 @@ def read_policy(path: Path) -> Policy:
         content = path.read_bytes()
     except FileNotFoundError:
         raise PolicyRefused(
-            "policy.absent", f"there is no policy at {path}, so nothing runs.", "Write one; see docs/site-files.md."
+            "policy.absent",
+            f"there is no policy at {path}, so nothing runs.",
+            "Write one; see docs/site-files.md.",
         ) from None
     except OSError as error:
         raise PolicyRefused(

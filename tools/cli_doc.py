@@ -50,7 +50,8 @@ def below(command: Any) -> dict[str, Any] | None:
     if not hasattr(command, "commands"):
         return None
     points = installed(command.points_group) if isinstance(command, LazyVerbs) else {}
-    return {**{name: load(point) for name, point in points.items()}, **command.commands}
+    named: dict[str, Any] = dict(command.commands)
+    return {name: load(point) for name, point in points.items()} | named
 
 
 def every_command() -> Iterator[tuple[str, Any]]:

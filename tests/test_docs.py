@@ -16,6 +16,7 @@ from cli_doc import below, every_command
 from plasmid.cli.main import verbs
 
 REPOSITORY = Path(__file__).parents[1]
+ROOTS = ("models", "recipes", "node", "platform")
 DOCUMENTS = sorted(
     [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("recipes/**/*.md")]
 )
@@ -140,6 +141,12 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 
 def test_the_glossary_has_one_meaning_for_each_of_at_most_sixty_words() -> None:
     text = (REPOSITORY / "docs" / "glossary.md").read_text(encoding="utf-8")
-    words = [row.split("|")[1].strip() for row in text.splitlines() if row.startswith("| ")][1:]
+    rows = [row.split("|")[1:4] for row in text.splitlines() if row.startswith("| ")][1:]
+    words, folders = [row[0].strip() for row in rows], {row[2].strip(" `") for row in rows}
     assert len(words) == len(set(words)) <= 60
     assert words == sorted(words)
+    packages = {
+        path.parent for root in ROOTS for path in (REPOSITORY / root / "plasmid").rglob("__init__.py")
+    }
+    known = {path.relative_to(REPOSITORY).as_posix().split("/plasmid/")[1] for path in packages}
+    assert folders - known == set()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from plasmid.gateway import opening
+from plasmid.gateway import keystore, opening
 from plasmid.models.store import BaseModel
 from plasmid.privacy import accountant
 from support.servers import warm
@@ -23,13 +23,15 @@ settings.load_profile("plasmid")
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_readers() -> Iterator[None]:
-    """Gateways in the tests' own process start warm readers; gateway/test_opening.py starts cold ones.
+    """Start warm readers for gateways in the tests' own process; gateway/test_opening.py starts cold ones.
 
-    The accountants' process, which takes two seconds to start, stays.
+    The accountants' process, which takes two seconds to start, stays. New files of keys take the cost of a
+    drawn passphrase, 1 ms instead of 300 ms a guess; gateway/test_keystore.py tests the cost for a chosen one.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "subprocess", warm.READERS)
         patch.setattr(accountant, "IDLE_S", 3600.0)
+        patch.setattr(keystore, "CHOSEN", keystore.DRAWN)
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from plasmid.core.errors import PlasmidError
@@ -51,8 +52,9 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def codes_of_the_source() -> set[str]:
+@cache
+def codes_of_the_source() -> frozenset[str]:
     """Return every error code that the four roots can raise."""
     files = [path for root in ROOTS for path in (REPOSITORY / root).rglob("*.py")]
     texts = {text for path in files for text in raised(ast.parse(path.read_text(encoding="utf-8")))}
-    return {text for text in texts if CODE.fullmatch(text)}
+    return frozenset(text for text in texts if CODE.fullmatch(text))

@@ -26,7 +26,7 @@ def warm_readers() -> Iterator[None]:
     """Start warm readers for gateways in the tests' own process; gateway/test_opening.py starts cold ones.
 
     The accountants' process, which takes two seconds to start, stays. New files of keys take the cost of a
-    drawn passphrase, 1 ms instead of 300 ms a guess; gateway/test_keystore.py tests the cost for a chosen one.
+    drawn passphrase, 1 ms instead of 300 ms a guess; gateway/test_keystore.py tests that for a chosen one.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "subprocess", warm.READERS)

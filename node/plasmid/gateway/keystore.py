@@ -116,7 +116,9 @@ class EncryptedFile:
     def create(
         cls, path: Path, name: str, passphrase: Passphrase, *, cost: Cost | None = None
     ) -> EncryptedFile:
-        """Draw new keys for *name* and write them to *path*, which may not exist. *cost* None: :data:`CHOSEN`.
+        """Draw new keys for *name* and write them to *path*, which may not exist.
+
+        *cost* None: :data:`CHOSEN`.
 
         Raises
         ------

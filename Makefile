@@ -67,4 +67,4 @@ sbom: $(STAMP)
 # Removes what the targets above made, .venv included.
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find models recipes node platform tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find models recipes node platform tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-import warm
-from plasmid.gateway import opening
+from plasmid.gateway import keystore, opening
 from plasmid.models.store import BaseModel
 from plasmid.privacy import accountant
-from postgres_server import Postgres, running
+from support.servers import warm
+from support.servers.postgres_server import Postgres, running
 from threat_rows import MARKS, Rows, row_of
 
 # The same examples on every machine, however slow; no folder of earlier failures.
@@ -23,13 +23,15 @@ settings.load_profile("plasmid")
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_readers() -> Iterator[None]:
-    """Gateways in the tests' own process start warm readers; gateway/test_opening.py starts cold ones.
+    """Start warm readers for gateways in the tests' own process; gateway/test_opening.py starts cold ones.
 
-    The accountants' process, which takes two seconds to start, stays.
+    The accountants' process, which takes two seconds to start, stays. New files of keys take the cost of a
+    drawn passphrase, 1 ms instead of 300 ms a guess; gateway/test_keystore.py tests that for a chosen one.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "subprocess", warm.READERS)
         patch.setattr(accountant, "IDLE_S", 3600.0)
+        patch.setattr(keystore, "CHOSEN", keystore.DRAWN)
         yield
 
 
@@ -43,7 +45,7 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
     """The tiny models by architecture."""
     from plasmid.models.importer import import_folder
-    from tiny_models import tiny_bert, tiny_esm
+    from support.tiny.tiny_models import tiny_bert, tiny_esm
 
     source = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +62,7 @@ def zoo(
 ) -> dict[str, BaseModel]:
     """Tiny models of every architecture, by its name."""
     from plasmid.models.importer import import_folder
-    from tiny_models import tiny_amplify, tiny_llama, tiny_modernbert, tiny_roberta
+    from support.tiny.tiny_models import tiny_amplify, tiny_llama, tiny_modernbert, tiny_roberta
 
     source = tmp_path_factory.mktemp("zoo")
     with pytest.MonkeyPatch.context() as patch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from plasmid.core.errors import PlasmidError
@@ -57,6 +58,7 @@ def codes_of(files: Iterable[Path]) -> set[str]:
     return {text for text in texts if CODE.fullmatch(text)}
 
 
-def codes_of_the_source() -> set[str]:
+@cache
+def codes_of_the_source() -> frozenset[str]:
     """Return every error code that the four roots can raise."""
-    return codes_of(path for root in ROOTS for path in (REPOSITORY / root).rglob("*.py"))
+    return frozenset(codes_of(path for root in ROOTS for path in (REPOSITORY / root).rglob("*.py")))

@@ -18,12 +18,19 @@ from plasmid.cli.main import verbs
 REPOSITORY = Path(__file__).parents[1]
 ROOTS = ("models", "recipes", "node", "platform")
 DOCUMENTS = sorted(
-    [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("recipes/**/*.md")]
+    [
+        *REPOSITORY.glob("*.md"),
+        *REPOSITORY.glob("docs/**/*.md"),
+        *REPOSITORY.glob("recipes/**/*.md"),
+        *REPOSITORY.glob("benchmarks/*.md"),
+    ]
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
-OURS = re.compile(r"^(?:models|recipes|node|platform|tests|docs)/(?!.*__init__)[\w./-]+(?:::\w+)?$")
+OURS = re.compile(
+    r"^(?:models|recipes|node|platform|tests|benchmarks|docs)/(?!.*__init__)[\w./-]+(?:::\w+)?$"
+)
 """A path in this repository, a test in it perhaps. ``__init__.py`` is left out: some may not exist."""
 
 documents = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))

@@ -133,7 +133,7 @@ def test_a_python_that_will_not_do_is_named(checkout: Checkout, trouble: str) ->
 
 def test_clean_removes_what_was_made(checkout: Checkout) -> None:
     checkout.make("setup")
-    for root in ("models", "recipes", "node", "platform", "tests", "tools"):
+    for root in ("models", "recipes", "node", "platform", "tests", "benchmarks", "tools"):
         (checkout.folder / root / "package/__pycache__").mkdir(parents=True)
     assert checkout.make("clean").returncode == 0
     assert not (checkout.folder / ".venv").exists()

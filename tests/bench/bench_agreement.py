@@ -1,7 +1,8 @@
 """``agreement``: one cohort of 100,000 patients through five connectors is one snapshot, and one adapter.
 
-Each connector reads the population that :mod:`hospital_world` wrote in its own manner; then one round of a
-few steps is trained on the snapshot. Counted are the different digests, and the different adapters.
+Each connector reads the population that :mod:`support.hospital.hospital_world` wrote in its own manner;
+then one round of a few steps is trained on the snapshot. Counted are the different digests, and the
+different adapters.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import Result
-from hospital_world import (
+from plasmid.data.table import Table
+from plasmid.models.adapter import initial_state
+from plasmid.models.store import ensure_model
+from plasmid.recipes.schema import Recipe
+from plasmid.training.engine import Engine
+from support.hospital.hospital_world import (
     COHORT,
     COLUMNS,
     patients,
@@ -26,13 +32,8 @@ from hospital_world import (
     write_parquet,
     write_postgres,
 )
-from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import ensure_model
-from plasmid.recipes.schema import Recipe
-from plasmid.training.engine import Engine
-from snapshots import snapshot_of_view
-from tiny_task import tiny_recipe
+from support.hospital.snapshots import snapshot_of_view
+from support.tiny.tiny_task import tiny_recipe
 
 PATIENTS = 100_000
 Written = tuple[dict[str, Any], dict[str, Any]]
@@ -102,7 +103,7 @@ def _fhir(folder: Path, _: ExitStack) -> Written:
 def _postgres(_: Path, stack: ExitStack) -> Written:
     import psycopg
 
-    from postgres_server import running
+    from support.servers.postgres_server import running
 
     server = stack.enter_context(running())
     server.database("hospital")

@@ -44,7 +44,7 @@ from plasmid.recipes.columns import (
     NumberColumn,
     TextColumn,
 )
-from sequence_files import write_fasta, write_fastq, write_sd
+from support.hospital.sequence_files import write_fasta, write_fastq, write_sd
 
 GOAL = 0.8
 TIMES = 5
@@ -123,7 +123,7 @@ def punctuated(note: str) -> str:
 
 def databases(folder: Path) -> list[Result]:
     """PostgreSQL and SQLite, the same table, by one SELECT."""
-    from postgres_server import running
+    from support.servers.postgres_server import running
 
     data, found = frame(ROWS // 2), []
     with sqlite3.connect(folder / "t.db") as database:
@@ -200,7 +200,7 @@ def fhir(folder: Path) -> list[Result]:
     """A bulk export beside fhir.resources reading every line of it."""
     from fhir.resources.R4B import get_fhir_model_class
 
-    from hospital_world import patients, write_fhir
+    from support.hospital.hospital_world import patients, write_fhir
 
     write_fhir(patients(4_000), folder / "bulk")
     lines = [line for path in sorted((folder / "bulk").iterdir()) for line in path.read_bytes().splitlines()]

@@ -91,7 +91,7 @@ def sqlite() -> Iterator[Engine]:
 @contextmanager
 def postgresql() -> Iterator[Engine]:
     """Yield an engine of an empty database of a PostgreSQL with its default settings."""
-    from postgres_server import running
+    from support.servers.postgres_server import running
 
     with running() as server:
         engine = open_hub_engine(server.database("bench"))

@@ -29,9 +29,9 @@ from typing import Any
 import psutil
 
 from bench.harness import Result
-from hub_server import client_environment, served, served_apart
 from plasmid.hub.names import RepoId
 from plasmid.hub.records import Add
+from support.hub.hub_server import client_environment, served, served_apart
 
 CLIENTS = 50
 ADAPTER_BYTES = 20_000_000

@@ -32,7 +32,7 @@ from plasmid.link import kept
 from plasmid.privacy import tags
 from plasmid.privacy.merkle import levels
 from plasmid.privacy.samples import SAMPLES, body_root, leaf_hashes
-from secure_sum import H
+from support.federation.secure_sum import H
 
 _MILLION = 1_000_000
 _LIMIT_MS = 5.0

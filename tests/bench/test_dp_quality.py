@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.dp_quality import Bench, table, units, without
+from benchmarks.dp_quality import Bench, table, units, without
 from plasmid.computations import finetune
 from plasmid.data.table import Table
 from plasmid.models.adapter import initial_state
@@ -17,7 +17,7 @@ from plasmid.privacy.accounting import dp_sgd_noise
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 UNIT = {"unit": "record", "epsilon": 8.0, "delta": 1e-4, "record_clip": 1.0}
 

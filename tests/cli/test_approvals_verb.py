@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from approving import add_people, allow_approved
-from officer import Office, call
 from plasmid.cli.verbs.approvals import app
 from plasmid.protocol.approval import Approval, ApprovalRevocation
 from plasmid.protocol.envelope import parse_envelope
 from plasmid.protocol.identity import fingerprint
+from support.federation.approving import add_people, allow_approved
+from support.federation.officer import Office, call
 
 
 class Desk(Office):

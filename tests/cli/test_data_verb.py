@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data_site import CANARY, RECEPTORS, STAYS, DataSite, receptor_rows
-from fhir_data import bundle, patient
-from hospital_world import patients, write_fhir, write_omop
 from plasmid.cli.verbs.site import app as site_app
 from plasmid.core.settings import read_settings
 from plasmid.data.people import person_key
@@ -21,6 +18,9 @@ from plasmid.data.settings import Connections, ViewFile
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.lineage import Derived
 from plasmid.gateway.retention import lineage_of
+from support.hospital.data_site import CANARY, RECEPTORS, STAYS, DataSite, receptor_rows
+from support.hospital.fhir_data import bundle, patient
+from support.hospital.hospital_world import patients, write_fhir, write_omop
 
 HEADER = ["cdr3", "sex", "weight", "label"]
 

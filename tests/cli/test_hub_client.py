@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hub_server import LiveHub, served
 from plasmid.cli.verbs import models
 from plasmid.cli.verbs.hub import app
 from plasmid.models.hub import push_base
 from plasmid.models.hub_client import find_hub
 from plasmid.models.importer import import_folder
 from plasmid.models.store import BaseModel
-from release_world import DP_SGD, World
-from tiny_models import tiny_bert
+from support.federation.release_world import DP_SGD, World
+from support.hub.hub_server import LiveHub, served
+from support.tiny.tiny_models import tiny_bert
 
 Run = Callable[..., dict[str, Any]]
 

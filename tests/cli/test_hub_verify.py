@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from plasmid.cli.verbs.hub_verify import app
 from plasmid.models.store import BaseModel
-from release_world import SITES, World
+from support.federation.release_world import SITES, World
 
 
 @pytest.mark.usefixtures("at_home")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from attacks import refusal
-from live_link import PASSPHRASE, LiveLink
 from plasmid.client import Coordinator
 from plasmid.client.verbs.login import app
 from plasmid.gateway.keystore import EncryptedFile
 from plasmid.gateway.passphrase import from_file
 from plasmid.protocol.identity import fingerprint
 from plasmid.site.enrol import Credential, fetch_roster
+from support.federation.attacks import refusal
+from support.federation.live_link import PASSPHRASE, LiveLink
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from plasmid.cli.verbs.models import app
 from plasmid.models.store import BaseModel
-from tiny_models import tiny_bert
+from support.tiny.tiny_models import tiny_bert
 
 
 def _run(*arguments: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from owner_site import RUN, make_site, make_used_site
 from plasmid.gateway.home import SiteConfig, SiteHome
+from support.federation.owner_site import RUN, make_site, make_used_site
 
 
 def plasmid(home: SiteHome, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from approving import add_people, write_policy
-from attacks import BUDGET
-from in_memory import project_of, signed_by
-from officer import Office, call
 from plasmid.cli.verbs.policy import app
 from plasmid.gateway.projects import Projects
+from support.federation.approving import add_people, write_policy
+from support.federation.attacks import BUDGET
+from support.federation.in_memory import project_of, signed_by
+from support.federation.officer import Office, call
 
 RECIPE = "tcr-covid"
 PEOPLE = {"approvers": {"people": ["ann", "bob"], "quorum": {"approved": 2}}}

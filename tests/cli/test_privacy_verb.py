@@ -21,7 +21,7 @@ from plasmid.models.store import BaseModel
 from plasmid.privacy.claims import statement
 from plasmid.recipes import catalogue
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 SITE_LEVEL = shlex.split(
     "calibrate --epsilon 8 --delta 1e-5 --rounds 20 --spare-attempts 0 --mechanism output --unit site "

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from live_link import PASSPHRASE, LiveLink
 from plasmid.cli.verbs.project import app, projects_of
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.peers import Peer, Peers, write_peers
 from plasmid.protocol.identity import fingerprint
 from plasmid.site.enrol import Credential
+from support.federation.live_link import PASSPHRASE, LiveLink
 
 SITES = ("alpha", "beta")
 

@@ -18,8 +18,6 @@ import psutil
 import pytest
 from sqlalchemy.orm import Session
 
-import warm
-from live_link import PASSPHRASE, LiveLink
 from plasmid.core.clock import now
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -27,6 +25,8 @@ from plasmid.gateway.keystore import EncryptedFile
 from plasmid.gateway.peers import Peers, write_peers
 from plasmid.link.tables import CertificateRow
 from plasmid.site.status import site_status
+from support.federation.live_link import PASSPHRASE, LiveLink
+from support.servers import warm
 
 SECONDS = 60.0
 

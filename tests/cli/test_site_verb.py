@@ -18,7 +18,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from live_link import PASSPHRASE, LiveLink
 from plasmid.cli import confirming
 from plasmid.cli.verbs.site import app as site_app
 from plasmid.controller.verb import app as coordinator_app
@@ -29,6 +28,7 @@ from plasmid.gateway.peers import read_peers
 from plasmid.gateway.revoked import Revoked
 from plasmid.protocol.enrolment import RosterEntry
 from plasmid.protocol.identity import fingerprint
+from support.federation.live_link import PASSPHRASE, LiveLink
 
 
 def call(app: typer.Typer, *arguments: str) -> tuple[int, Any]:

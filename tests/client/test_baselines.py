@@ -25,7 +25,7 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.training.engine import Engine
 from plasmid.training.gain import held_table
-from tiny_task import tiny_csv, tiny_recipe
+from support.tiny.tiny_task import tiny_csv, tiny_recipe
 
 CHILD = """
 import json, os, sys, time

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from no_ray import here
 from plasmid.client import cells, comparison
 from plasmid.client.comparison import figure
 from plasmid.client.verbs import compare
 from plasmid.core.errors import RunFailed, UsageError
 from plasmid.models.store import BaseModel
-from tiny_task import tiny_csv, tiny_recipe
+from support.federation.no_ray import here
+from support.tiny.tiny_task import tiny_csv, tiny_recipe
 
 RUNNER = CliRunner()
 BASELINES = {

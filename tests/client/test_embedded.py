@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from in_memory import document_of
 from plasmid.cli.verbs.site import init_site
 from plasmid.client.embedded import Embedded, public_size
 from plasmid.core.errors import StorageError
@@ -21,7 +20,8 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.isolation import choose, strongest
 from plasmid.training.isolation.bubblewrap import Bubblewrap
 from plasmid.training.isolation.landlock import Landlock
-from tiny_task import tiny_recipe
+from support.federation.in_memory import document_of
+from support.tiny.tiny_task import tiny_recipe
 
 SITES = ("alpha", "beta", "gamma")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from in_memory import document_of
 from plasmid.cli.output import Format, Reply
 from plasmid.client.launch import check_project, check_tables, dry_run, plan_and_run, show_plan
 from plasmid.client.run import Run
 from plasmid.core.errors import DataError, RecipeError, RunFailed, UsageError
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, mean_from_bounds, noised
+from support.federation.in_memory import document_of
 
 DOCUMENT, DIGEST = document_of(PingDocument(length=4))
 YES = {"accepted": True, "code": "", "sentence": "", "terms": None, "pending": None}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
 from client.test_launch import Notes
 from plasmid.client.publish import publish, target, unmet
 from plasmid.client.run import Run
@@ -15,7 +14,8 @@ from plasmid.client.table import Table
 from plasmid.models.hub_client import Hub
 from plasmid.models.store import BaseModel
 from plasmid.training import sharing
-from release_world import World
+from support.federation.attacks import refusal
+from support.federation.release_world import World
 
 OURS = "https://hub.example"
 

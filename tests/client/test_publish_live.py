@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hub_server import LiveHub, served
 from plasmid.client.run import Run
 from plasmid.client.verbs import runs
 from plasmid.models.hub_client import find_hub
 from plasmid.models.store import BaseModel
 from plasmid.protocol.released import Trust
 from plasmid.training import sharing
-from release_world import SITES, World
+from support.federation.release_world import SITES, World
+from support.hub.hub_server import LiveHub, served
 
 DYING = """
 import os, sys
 from pathlib import Path
-from hub_server import _main
+from support.hub.hub_server import _main
 from plasmid.hub import revisions
 
 made = revisions.publish

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from bundle_recipes import bundle_recipe
 from plasmid.client.results import named, write_result
 from plasmid.computations import bundle
+from support.federation.bundle_recipes import bundle_recipe
 
 
 def test_a_result_is_its_tensors_and_a_provenance(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
-from tiny_kinds import kind_recipe, kind_table
-from tiny_language import language_document, language_table
+from support.tiny.tiny_kinds import kind_recipe, kind_table
+from support.tiny.tiny_language import language_document, language_table
 
 
 def tables(name: str, folder: Path) -> tuple[Recipe, dict[str, Table], Table]:

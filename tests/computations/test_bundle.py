@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle_recipes import OUTPUT, RECORD, bundle_recipe
 from plasmid.computations import api, bundle
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.bundle import BundleRecipe
+from support.federation.bundle_recipes import OUTPUT, RECORD, bundle_recipe
 
 NOT_PYTHON = "this is no Python at all, and nobody minds who does not run it"
 

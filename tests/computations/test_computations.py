@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import count_document
 from plasmid.computations import api, finetune, mean, ping
 from plasmid.core.errors import RecipeError
 from plasmid.models.store import BaseModel
@@ -16,7 +15,8 @@ from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
+from support.federation.attacks import count_document
+from support.tiny.tiny_task import tiny_recipe
 
 AGES = QueryDocument(name="ages", column="age", bounds=(20.0, 80.0), max_rows=500)
 

@@ -16,8 +16,8 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.evaluation import EvaluationDocument, evaluation_from_recipe
 from plasmid.recipes.query import noised
 from plasmid.recipes.schema import Recipe
-from tiny_kinds import kind_recipe
-from tiny_task import tiny_recipe
+from support.tiny.tiny_kinds import kind_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 ROWS = 3000
 

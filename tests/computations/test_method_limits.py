@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from method_rounds import UNIT, lora, problem, recipe
 from plasmid import computations
 from plasmid.computations import api
 from plasmid.core.errors import RecipeError
@@ -17,6 +16,7 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import document_type
 from plasmid.recipes.schema import Recipe
+from support.tiny.method_rounds import UNIT, lora, problem, recipe
 
 STOP = {"share": 0.2, "patience": 1}
 pytestmark = pytest.mark.usefixtures("at_home")

@@ -7,11 +7,11 @@ import importlib.util
 import numpy as np
 import pytest
 
-from method_rounds import Rounds, lora
 from plasmid.computations import _algebra, _factors, api, fedsb
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
+from support.tiny.method_rounds import Rounds, lora
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from method_rounds import EXACT, SITES, UNIT, Rounds, lora, problem, recipe, worst
 from plasmid.computations import _algebra, _factors, api, sketch
 from plasmid.core.errors import RecipeError
 from plasmid.models.adapter import adapter_schema, of_rank
@@ -15,6 +14,7 @@ from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan, check_ranks
 from plasmid.recipes.schema import Recipe
+from support.tiny.method_rounds import EXACT, SITES, UNIT, Rounds, lora, problem, recipe, worst
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from attacks import refusal
-from method_rounds import Rounds, recipe
-from own_method import NAME, forget, install
 from plasmid.computations import api
 from plasmid.gateway import explanation
 from plasmid.models.store import BaseModel
@@ -20,6 +17,9 @@ from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import document_type
 from plasmid.recipes.schema import Recipe
+from support.federation.attacks import refusal
+from support.tiny.method_rounds import Rounds, recipe
+from support.tiny.own_method import NAME, forget, install
 
 
 @pytest.fixture(autouse=True)

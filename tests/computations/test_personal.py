@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from method_rounds import UNIT, Rounds, lora, problem, recipe
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import keeps, personal_in, personal_of, public_of, with_personal
 from plasmid.models.store import BaseModel
+from support.tiny.method_rounds import UNIT, Rounds, lora, problem, recipe
 
 pytestmark = pytest.mark.usefixtures("at_home")
 CANARY = 777.0

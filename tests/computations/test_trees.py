@@ -10,13 +10,13 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
-from bundle_recipes import computed
 from plasmid.client.trees import grown
 from plasmid.computations import trees
 from plasmid.computations.api import Sum
 from plasmid.data.table import Table
 from plasmid.privacy.ring import TAIL, decode_sum, encode, plan_encoding
 from plasmid.recipes.trees import TreesRecipe, record_norm
+from support.federation.bundle_recipes import computed
 
 LABELS = {"kind": "classification", "labels": ["no", "yes"], "metric": "auc"}
 NUMBERS = {"kind": "regression", "unit": "1", "bounds": [-10.0, 30.0], "metric": "rmse"}

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from in_memory import Federation
 from plasmid.computations import api
 from plasmid.controller import run as run_module
 from plasmid.controller.database import Runs
@@ -24,7 +23,8 @@ from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest
 from plasmid.recipes.beside import advanced
 from plasmid.recipes.query import PingDocument
-from virtual_link import VirtualLink, admit_all, vectors
+from support.federation.in_memory import Federation
+from support.federation.virtual_link import VirtualLink, admit_all, vectors
 
 NAMES = ("alpha", "beta", "delta", "epsilon", "eta", "gamma", "iota", "kappa")
 TINY_TABLES = dict.fromkeys(NAMES, "sequence,gene,label\nCASS,a,no\nCWWW,b,yes\n")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from approving import add_people, allow_approved, sign
 from controller.conftest import Scene
 from plasmid.controller import admission as admission_module
 from plasmid.controller.admission import Admissions
@@ -18,6 +17,7 @@ from plasmid.core.clock import now
 from plasmid.protocol import messages
 from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
+from support.federation.approving import add_people, allow_approved, sign
 
 Make = Callable[..., Scene]
 Start = Callable[[Scene], dict[str, Any]]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from in_memory import Federation, signed_by
 from plasmid.controller import controller as module
 from plasmid.controller.controller import Controller
 from plasmid.controller.database import Runs
@@ -24,6 +23,7 @@ from plasmid.protocol.enrolment import RosterEntry
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Ask, Signed, open_signed, run_id, sign
 from plasmid.protocol.project import Project, ProjectPerson
+from support.federation.in_memory import Federation, signed_by
 
 BO, EVE = Identity.generate("bo"), Identity.generate("eve")
 

@@ -24,8 +24,8 @@ from plasmid.protocol.project import Project
 from plasmid.protocol.released import Trust, Verified, verify_release
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
-from virtual_link import VirtualLink, fall_silent, meanwhile, vanish
+from support.federation.virtual_link import VirtualLink, fall_silent, meanwhile, vanish
+from support.tiny.tiny_task import tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from in_memory import project_of
 from plasmid.controller.coordinator import CoordinatorHome
 from plasmid.controller.database import Runs
 from plasmid.controller.states import RunState
@@ -24,6 +23,7 @@ from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admission, Pending, RunRequest, open_signed, sign
 from plasmid.protocol.project import Project
+from support.federation.in_memory import project_of
 
 DOCUMENT = {"computation": "ping", "length": 4, "name": "tiny"}
 D = "d" * 64

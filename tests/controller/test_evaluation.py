@@ -19,7 +19,7 @@ from plasmid.protocol.body import unpack
 from plasmid.recipes.evaluation import EvaluationDocument, evaluation_from_recipe
 from plasmid.recipes.query import noised
 from plasmid.training.scoring import Scorer
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]

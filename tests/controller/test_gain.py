@@ -11,7 +11,6 @@ import pytest
 
 from controller.conftest import NAMES, Scene
 from controller.test_methods_run import recipe
-from in_worker import Workers
 from plasmid.client.evaluation import lines
 from plasmid.computations import gain
 from plasmid.computations.api import given_digest
@@ -25,8 +24,9 @@ from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.gain import GainDocument, gain_from_recipe
 from plasmid.training.engine import Engine
 from plasmid.training.gain import held_rows
-from snapshots import snapshot_of
-from tiny_task import tiny_table
+from support.federation.in_worker import Workers
+from support.hospital.snapshots import snapshot_of
+from support.tiny.tiny_task import tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]

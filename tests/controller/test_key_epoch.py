@@ -12,7 +12,7 @@ from plasmid.controller.key_epoch import SETUP_TIMEOUT_S, DroppedOut, set_up
 from plasmid.core.canonical import canonical_json
 from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.messages import Signed
-from virtual_link import fails, late, says, vanish
+from support.federation.virtual_link import fails, late, says, vanish
 
 Make = Callable[..., Scene]
 

@@ -20,8 +20,8 @@ from plasmid.protocol.body import unpack
 from plasmid.protocol.messages import Manifest
 from plasmid.training.engine import Engine
 from plasmid.training.release import evaluate_file, predict_file, write_release
-from tiny_kinds import KINDS, kind_recipe, kind_table
-from tiny_language import language_bases, language_recipe, language_table
+from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
+from support.tiny.tiny_language import language_bases, language_recipe, language_table
 
 Make = Callable[..., Scene]
 Start = Callable[[Scene], dict[str, Any]]

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import own_method
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
-from in_worker import Workers
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_of
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import unpack
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_csv, tiny_recipe, tiny_table
+from support.federation.in_worker import Workers
+from support.tiny import own_method
+from support.tiny.tiny_task import tiny_csv, tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]

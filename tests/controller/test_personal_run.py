@@ -12,7 +12,6 @@ import pytest
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
 from controller.test_methods_run import UNIT, csv, last_state, recipe
-from in_worker import Workers
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_in, personal_of
 from plasmid.gateway.explanation import explain
@@ -21,8 +20,9 @@ from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.prediction.adapters import adapter_folder
 from plasmid.protocol.messages import Signed
-from tiny_task import tiny_table
-from virtual_link import VirtualLink
+from support.federation.in_worker import Workers
+from support.federation.virtual_link import VirtualLink
+from support.tiny.tiny_task import tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]

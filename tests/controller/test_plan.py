@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from in_memory import document_of
 from plasmid.controller.plan import Job, check_named, check_roster, colluders, prepare
 from plasmid.core.errors import ModelError, PlasmidError, ProtocolError, RecipeError
 from plasmid.models import catalogue, outline
@@ -17,7 +16,8 @@ from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import pack
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
-from tiny_task import tiny_recipe
+from support.federation.in_memory import document_of
+from support.tiny.tiny_task import tiny_recipe
 
 
 def job(**values: Any) -> Job:

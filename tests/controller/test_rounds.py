@@ -18,8 +18,8 @@ from plasmid.privacy.ring import TAIL, decode_sum
 from plasmid.protocol.body import pack, unpack
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
-from virtual_link import vanish
+from support.federation.virtual_link import vanish
+from support.tiny.tiny_task import tiny_recipe
 
 Make = Callable[..., Scene]
 

@@ -17,8 +17,8 @@ from plasmid.protocol.outcome import privacy_facts
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
-from virtual_link import fails, meanwhile, vanish
+from support.federation.virtual_link import fails, meanwhile, vanish
+from support.tiny.tiny_task import tiny_recipe
 
 Make = Callable[..., Scene]
 Start = Callable[[Scene], dict[str, Any]]

@@ -15,7 +15,7 @@ from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Signed
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
-from virtual_link import VirtualLink, fails, late, meanwhile, says, vanish
+from support.federation.virtual_link import VirtualLink, fails, late, meanwhile, says, vanish
 
 Make = Callable[..., Scene]
 STEP = 2.0**-28

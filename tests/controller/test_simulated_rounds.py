@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import refusal
-from bench import personal as personal_bench
+from benchmarks import personal as personal_bench
 from controller.conftest import NAMES, Scene
 from controller.test_methods_run import ROWS, UNIT, csv, last_state, recipe, training
 from controller.test_stopping_run import DIVERGES, STOP
-from no_ray import cluster
 from plasmid.core.errors import PlasmidError, RecipeError
 from plasmid.data.reading import read_table
 from plasmid.models.store import BaseModel
@@ -23,7 +21,9 @@ from plasmid.simulation import worker
 from plasmid.simulation.run import differences, simulate
 from plasmid.training import together
 from plasmid.training.gain import mean_over_sites
-from tiny_task import tiny_csv
+from support.federation.attacks import refusal
+from support.federation.no_ray import cluster
+from support.tiny.tiny_task import tiny_csv
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]
@@ -124,7 +124,7 @@ def personal_tables(folder: Path) -> dict[str, Path]:
 def test_each_site_s_own_adapter_is_judged_on_its_rows_held_out(
     method: str, personal: list[str], tiny: dict[str, BaseModel], tmp_path: Path
 ) -> None:
-    """As bench.personal has it, which sums without a ring and without actors."""
+    """As benchmarks.personal has it, which sums without a ring and without actors."""
     sections: dict[str, Any] = {"adapter": {"personal": personal}, "data": {"holdout": HOLDOUT}}
     resolved = ResolvedRecipe(recipe(tiny["esm"], method, **sections), Path("recipe.yaml"))
     files = personal_tables(tmp_path)

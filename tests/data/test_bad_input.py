@@ -16,12 +16,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from data_site import CANARY, RECEPTORS, STAYS, DataSite, leaves, receptor_rows
-from hospital_world import patients, write_fhir, write_parquet, write_postgres
 from plasmid.core.clock import now
 from plasmid.core.errors import from_dict
 from plasmid.gateway.disclosure import SENTENCES
-from postgres_server import Postgres
+from support.hospital.data_site import CANARY, RECEPTORS, STAYS, DataSite, leaves, receptor_rows
+from support.hospital.hospital_world import patients, write_fhir, write_parquet, write_postgres
+from support.servers.postgres_server import Postgres
 
 HEADER = ["cdr3", "sex", "weight", "label"]
 PEOPLE = list(patients(120))

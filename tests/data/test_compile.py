@@ -12,7 +12,13 @@ import sqlglot
 from pydantic import TypeAdapter
 from sqlglot import exp
 
-from cohort_hospital import (
+from plasmid.core.errors import DataError
+from plasmid.data.compile import Compiled, compile_cohort, compile_rows
+from plasmid.data.dialects import DIALECTS
+from plasmid.data.settings import ColumnMap, TableMap
+from plasmid.recipes.cohort import Cohort
+from plasmid.recipes.columns import AnyColumn, Column
+from support.hospital.cohort_hospital import (
     TODAY,
     Event,
     Hospital,
@@ -22,14 +28,8 @@ from cohort_hospital import (
     mappings,
     statements,
 )
-from cohort_in_python import Evaluated
-from plasmid.core.errors import DataError
-from plasmid.data.compile import Compiled, compile_cohort, compile_rows
-from plasmid.data.dialects import DIALECTS
-from plasmid.data.settings import ColumnMap, TableMap
-from plasmid.recipes.cohort import Cohort
-from plasmid.recipes.columns import AnyColumn, Column
-from postgres_server import Postgres
+from support.hospital.cohort_in_python import Evaluated
+from support.servers.postgres_server import Postgres
 
 Rows = list[tuple[Any, ...]]
 Run = Callable[[exp.Select], Rows]

@@ -11,12 +11,12 @@ import psycopg
 import pytest
 from pydantic import TypeAdapter
 
-from cohort_hospital import TODAY
 from plasmid.data.compile import compile_cohort
 from plasmid.data.settings import TableMap
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.columns import AnyColumn, Column
-from postgres_server import Postgres
+from support.hospital.cohort_hospital import TODAY
+from support.servers.postgres_server import Postgres
 
 ADAPTER: TypeAdapter[AnyColumn] = TypeAdapter(Column)
 COLUMNS: dict[str, AnyColumn] = {

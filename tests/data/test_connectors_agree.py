@@ -10,7 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from hospital_world import (
+from plasmid.data.reading import Figures
+from plasmid.data.table import Table
+from plasmid.recipes.columns import Contract
+from plasmid.recipes.schema import Data
+from support.hospital.hospital_world import (
     COHORT,
     COLUMNS,
     Patient,
@@ -21,12 +25,8 @@ from hospital_world import (
     write_parquet,
     write_postgres,
 )
-from plasmid.data.reading import Figures
-from plasmid.data.table import Table
-from plasmid.recipes.columns import Contract
-from plasmid.recipes.schema import Data
-from postgres_server import Postgres
-from snapshots import snapshot_of_view
+from support.hospital.snapshots import snapshot_of_view
+from support.servers.postgres_server import Postgres
 
 DATA = Data.model_validate(
     {"input": "note", "label": "label", "patient": "patient", "columns": COLUMNS, "cohort": COHORT}

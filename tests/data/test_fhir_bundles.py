@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from carebundle import PROFILES, generate_bundle, to_json, to_ndjson
 
-from fhir_data import filled, opened, rows, told
 from plasmid.core.errors import DataError
+from support.hospital.fhir_data import filled, opened, rows, told
 
 US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
 PROFILE_NAMES = (

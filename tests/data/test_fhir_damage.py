@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 
-from fhir_data import bundle, coded, condition, event, filled, lines, observation, opened, patient, rows
 from plasmid.core.errors import DataError
 from plasmid.data.fhir import reading
 from plasmid.data.fhir.loading import TYPES
 from plasmid.data.fhir.validating import Validator, model_of
+from support.hospital.fhir_data import (
+    bundle,
+    coded,
+    condition,
+    event,
+    filled,
+    lines,
+    observation,
+    opened,
+    patient,
+    rows,
+)
 
 CANARY = "CANARY-7731"
 UCUM = {"system": "http://unitsofmeasure.org", "code": "g"}

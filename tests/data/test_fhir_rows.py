@@ -9,10 +9,22 @@ from typing import Any
 
 import pytest
 
-from fhir_data import bundle, coded, condition, event, filled, lines, observation, opened, patient, rows, told
 from plasmid.core.errors import DataError
 from plasmid.data.fhir.preset import fhir_tables
 from plasmid.recipes.declared import TABLES
+from support.hospital.fhir_data import (
+    bundle,
+    coded,
+    condition,
+    event,
+    filled,
+    lines,
+    observation,
+    opened,
+    patient,
+    rows,
+    told,
+)
 
 UCUM = "http://unitsofmeasure.org"
 

@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
-from fhir_data import condition, filled, observation, patient, rows, told
-from fhir_server import FhirServer, serving
 from plasmid.core.errors import DataError
 from plasmid.data.fhir import server as reader
 from plasmid.data.fhir.loading import TYPES, Deadline
 from plasmid.data.fhir.tally import Tally
 from plasmid.data.settings import FhirConnection
 from plasmid.data.sources.fhir import FhirSource, open_fhir
+from support.hospital.fhir_data import condition, filled, observation, patient, rows, told
+from support.servers.fhir_server import FhirServer, serving
 
 CANARY = "CANARY-7731"
 

@@ -14,7 +14,7 @@ from plasmid.core.errors import DataError
 from plasmid.data.sources import blocks, molecules
 from plasmid.data.sources.files import open_file
 from plasmid.data.sources.molecules import read_sd, sd_columns
-from sequence_files import sd_record, write_sd
+from support.hospital.sequence_files import sd_record, write_sd
 
 Chem = pytest.importorskip("rdkit.Chem")
 RDConfig = pytest.importorskip("rdkit.RDConfig")

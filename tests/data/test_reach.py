@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from fhir_server import FhirServer, serving
 from plasmid.core.settings import dump_settings
 from plasmid.data.reach import Reach, reach_of
 from plasmid.gateway import opening
@@ -19,7 +18,8 @@ from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.opening import open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
-from postgres_server import Postgres
+from support.servers.fhir_server import FhirServer, serving
+from support.servers.postgres_server import Postgres
 
 DOCUMENT = CountsDocument.model_validate(
     {

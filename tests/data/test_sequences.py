@@ -16,7 +16,7 @@ from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS
 from plasmid.data.sources import blocks, sequences
 from plasmid.data.sources.sequences import fasta_columns, fastq_columns, read_fasta, read_fastq
-from sequence_files import write_fasta, write_fastq
+from support.hospital.sequence_files import write_fasta, write_fastq
 
 UNIPROT = (
     b">sp|P69905|HBA_HUMAN Hemoglobin subunit alpha OS=Homo sapiens OX=9606 GN=HBA1 PE=1 SV=2\r\n"

@@ -23,7 +23,7 @@ from plasmid.data.source import BATCH_ROWS
 from plasmid.data.sources import sql_url
 from plasmid.data.sources.sql import open_sql
 from plasmid.data.sources.sql_source import SqlSource
-from postgres_server import Postgres
+from support.servers.postgres_server import Postgres
 
 CANARY = "hunter2-canary"
 CELL = "Ms-Confidential"

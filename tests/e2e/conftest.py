@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
-import warm
-from deployed import Deployment
 from plasmid.recipes.catalogue import get
+from support.federation.deployed import Deployment
+from support.servers import warm
 
 ROWS = 160
 QUICK = ("--set", "federation.rounds=2", "--set", "training.steps=2")

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from deployed import Deployment, wait_for
 from plasmid.client.api import Coordinator, Run
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.approvals import Approvals
@@ -23,6 +22,7 @@ from plasmid.gateway.notify import TEXT
 from plasmid.gateway.passphrase import from_file
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument, mean_from_bounds
+from support.federation.deployed import Deployment, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from deployed import Deployment
 from e2e.conftest import DONORS, DP_SGD, PARTIES, QUICK, ROWS, excerpt
 from plasmid.gateway.ledger import Ledger
 from plasmid.privacy.claims import statement
@@ -24,6 +23,7 @@ from plasmid.recipes.catalogue import get
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import mean_from_bounds, noised
+from support.federation.deployed import Deployment
 
 DELTA = 1e-6
 BUDGET = {"unit": "record", "epsilon": 9.5, "delta": 0.1}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from deployed import Deployment
 from plasmid.client.api import Coordinator
 from plasmid.client.run import Run
 from plasmid.core.errors import PlasmidError
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
+from support.federation.deployed import Deployment
 
 pytestmark = pytest.mark.slow
 

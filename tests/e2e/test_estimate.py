@@ -22,8 +22,8 @@ from plasmid.recipes.load import load_recipe
 from plasmid.recipes.sites import materialise_sites
 from plasmid.training.estimate import Estimate, estimate
 from plasmid.training.probe import peak_bytes
-from tiny_models import tiny_bert
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_models import tiny_bert
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 
 class Counter:

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bundle_recipes import write_recipe
 from e2e.conftest import LONG, QUICK, Home, until
+from support.federation.bundle_recipes import write_recipe
 
 CANARY = "CWCANARYWC"
 SLEEPER = """

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from bench.peers.flower_link import FlowerFederation
 from e2e.conftest import Home
-from flower_apps import by_flower, first_arrays
 from plasmid.recipes import templates
 from plasmid.recipes.load import load_recipe
+from support.federation.flower_apps import by_flower, first_arrays
 
 SITES = ("east", "north", "west")
 PROJECT = """

@@ -24,7 +24,7 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.isolation import choose
 from plasmid.training.launcher import LocalLauncher
 from plasmid.training.session import WorkerSession
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 GIB = 2**30
 SIZE = int(float(os.environ.get("PLASMID_LARGE_GB", "10")) * 1e9)

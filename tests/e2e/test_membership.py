@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
-from deployed import Deployment, wait_for
-from in_memory import document_of
 from plasmid.client import Coordinator
 from plasmid.client.api import Run
 from plasmid.core.clock import parse
 from plasmid.core.errors import PlasmidError
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import refusal
+from support.federation.deployed import Deployment, wait_for
+from support.federation.in_memory import document_of
 
 pytestmark = pytest.mark.timeout(600)
 SITES = ("alpha", "beta", "delta", "gamma")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, QUICK, ROWS, Home
-from in_memory import flat
 from plasmid.client.provenance import project_line
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
 from plasmid.privacy.claims import PrivacyFacts, statement
 from plasmid.protocol.released import Trust, verify_release
+from support.federation.in_memory import flat
 
 SITES = list(DONORS)
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, Home
-from in_memory import flat
 from plasmid.training.isolation import choose
 from plasmid.training.isolation.syscalls import NUMBERS, machine
+from support.federation.in_memory import flat
 
 QUERY = ("query", "mean", "--column", "age", "--bounds", "0,120")
 WITHOUT = """

@@ -16,7 +16,6 @@ import openai
 import pytest
 from openai import OpenAI
 
-from asgi import AsgiClient
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.chat import MOST_WAITING, ChatService
@@ -27,7 +26,8 @@ from plasmid.models.causal import CausalModel, Sampling
 from plasmid.models.chat_templates import Message
 from plasmid.models.importer import import_folder
 from plasmid.models.store import BaseModel
-from tiny_causal import CONTEXT, stock_adapter, tiny_causal
+from support.servers.asgi import AsgiClient
+from support.tiny.tiny_causal import CONTEXT, stock_adapter, tiny_causal
 
 CANARY = "CANARYCANARY"
 HELLO: Any = [{"role": "user", "content": "Hello"}]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asgi import AsgiClient
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.service import Service, Settings
 from plasmid.models.predict import Predictor
 from plasmid.models.store import BaseModel
-from served import ROWS, write
+from support.servers.asgi import AsgiClient
+from support.tiny.served import ROWS, write
 
 SHAPES = ("large", "number", "residues")
 

@@ -17,7 +17,7 @@ from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.local import LocalServer
 from plasmid.endpoint.service import Service, Settings
 from plasmid.models.store import BaseModel
-from served import write
+from support.tiny.served import write
 
 
 def test_it_listens_on_loopback_until_it_is_closed(

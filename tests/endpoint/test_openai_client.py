@@ -14,7 +14,7 @@ from plasmid.endpoint.access import TokenFile, new_token
 from plasmid.endpoint.local import LocalServer
 from plasmid.endpoint.service import Service, Settings
 from plasmid.models.store import BaseModel
-from served import write
+from support.tiny.served import write
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from plasmid.endpoint.sources import MAX_FILE_BYTES, Sources
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.protocol.released import Trust
-from release_world import World
-from served import write
+from support.federation.release_world import World
+from support.tiny.served import write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ANA, BOB = Caller("ana", "hf_ana", "1"), Caller("bob", "hf_bob", "2")

@@ -17,7 +17,7 @@ from plasmid.models.chat_templates import TEMPLATES
 from plasmid.models.importer import import_folder
 from plasmid.models.store import BaseModel
 from plasmid.protocol.attestation import BUNDLE
-from tiny_causal import stock_adapter, tiny_causal
+from support.tiny.tiny_causal import stock_adapter, tiny_causal
 
 
 @pytest.fixture(scope="module")

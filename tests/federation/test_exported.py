@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from attacks import refusal
-from bench.methods import Bench
-from flower_apps import Nodes
+from benchmarks.methods import Bench
 from plasmid.data.table import Table
 from plasmid.federation.exported import OverSum, client_app, packed, release, unpacked
 from plasmid.federation.exporting import write_app
@@ -23,7 +21,9 @@ from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training.flower import assume_identity
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import refusal
+from support.federation.flower_apps import Nodes
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 SITES = ("alpha", "beta", "delta")

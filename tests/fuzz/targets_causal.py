@@ -10,7 +10,7 @@ from plasmid.core.canonical import canonical_json
 from plasmid.models.causal_adapter import CONFIG, read_causal_config
 from plasmid.models.gguf import read_gguf
 from plasmid.models.gguf_llama import config_of, tokenizer_of, weights_of
-from tiny_gguf import tiny_llama_gguf
+from support.tiny.tiny_gguf import tiny_llama_gguf
 
 
 @maker

@@ -16,7 +16,6 @@ from sqlalchemy.pool import StaticPool
 
 from fuzz.registry import ALPHA, COORDINATOR, json_object, maker, new_loop, scratch, signed_anew
 from fuzz.runner import Target
-from in_memory import project_of, signed_by
 from plasmid.core.canonical import canonical_json, sha256_hex
 from plasmid.core.errors import ProtocolError
 from plasmid.link.authority import Authority
@@ -31,6 +30,7 @@ from plasmid.privacy.samples import body_root
 from plasmid.protocol.enrolment import new_tls_key, parse_enrol_request, signed_card, signed_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Heartbeat, RunRequest, StopRequest, sign
+from support.federation.in_memory import project_of, signed_by
 
 
 @dataclass

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cosigners import Cosigners
 from fuzz.registry import json_object, maker, scratch
 from fuzz.runner import Target
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
 from plasmid.protocol.checkpoint import Note, cosign, parse_note
 from plasmid.protocol.messages import LogCheckpoint, LogCosignature, sign
+from support.federation.cosigners import Cosigners
 
 
 class Exchange:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fhir_data import bundle, condition, observation, patient
 from fuzz.registry import maker, scratch
 from fuzz.runner import Target
 from plasmid.core.settings import read_settings
@@ -19,6 +18,7 @@ from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.sources.molecules import read_sd
 from plasmid.data.sources.sequences import read_fasta, read_fastq
 from plasmid.recipes.columns import CategoryColumn, Contract, LabelColumn, NumberColumn, TextColumn
+from support.hospital.fhir_data import bundle, condition, observation, patient
 
 FASTA = b">sp|Q1 a protein OS=Homo sapiens label=1\r\nMKVL\nAAC*\n\n>two\nWW\n"
 FASTQ = b"@r1 lane=3\nACGT\n+\n!~5I\n@r2\nAC\n+r2\nII\n"

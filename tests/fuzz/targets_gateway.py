@@ -15,13 +15,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fuzz.registry import json_object, maker, scratch, signed_anew
 from fuzz.runner import Target
-from in_memory import Federation
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import Shares
 from plasmid.protocol.messages import Admit, Ask, Epoch, Manifest, Relay
 from plasmid.recipes.query import PingDocument
+from support.federation.in_memory import Federation
 
 SITES = ("alpha", "beta", "gamma", "delta")
 _TO_SITE: TypeAdapter[Any] = TypeAdapter(

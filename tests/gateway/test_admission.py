@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from attacks import BUDGET, count_document, private
-from in_memory import Federation, document_of
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.admission import AdmittedRun, admit
 from plasmid.gateway.marks import Marks
@@ -16,8 +14,10 @@ from plasmid.models import catalogue
 from plasmid.models.store import BaseModel
 from plasmid.protocol.messages import Admit, Ask, Planned, UnitTerms
 from plasmid.recipes.query import PingDocument, QueryDocument
-from snapshots import rows_in
-from tiny_task import tiny_recipe
+from support.federation.attacks import BUDGET, count_document, private
+from support.federation.in_memory import Federation, document_of
+from support.hospital.snapshots import rows_in
+from support.tiny.tiny_task import tiny_recipe
 
 
 def asked(federation: Federation, kind: type[Ask] | type[Admit] = Admit, **changes: Any) -> AdmittedRun:

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from approving import SECRET, add_people, allow_approved, revoke, sign, write_policy
-from attacks import never, refusal
-from in_memory import Federation, full_disk
 from plasmid.core.clock import now, parse, stamp
 from plasmid.gateway.approval_files import Case
 from plasmid.gateway.approvals import MAX_DAYS, Approvals
@@ -20,6 +17,9 @@ from plasmid.gateway.quorum import Signature
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.messages import Admission, Pending
 from plasmid.recipes.query import PingDocument
+from support.federation.approving import SECRET, add_people, allow_approved, revoke, sign, write_policy
+from support.federation.attacks import never, refusal
+from support.federation.in_memory import Federation, full_disk
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cosigners import Cosigners
 from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.gateway.audit_export import PROOF, Known, Named, export, prove
 from plasmid.gateway.audit_verify import Proven, compare, parse_export, sentences
 from plasmid.protocol.identity import Identity, fingerprint
+from support.federation.cosigners import Cosigners
 
 
 @pytest.fixture

@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from approving import add_people, allow_approved, sign
-from attacks import BUDGET, FOUR, refusal
-from bundle_recipes import RECORD, bundle_recipe
-from in_memory import Federation
 from plasmid.computations import api
 from plasmid.gateway import bundles
 from plasmid.gateway.bundles import check_half
@@ -20,6 +16,10 @@ from plasmid.gateway.explanation import explain
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, QueryDocument
+from support.federation.approving import add_people, allow_approved, sign
+from support.federation.attacks import BUDGET, FOUR, refusal
+from support.federation.bundle_recipes import RECORD, bundle_recipe
+from support.federation.in_memory import Federation
 
 CODE = "def per_record(state, row, settings): return [1.0, 0.0, 0.0]"
 PRIVATE = bundle_recipe(CODE, privacy=RECORD)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from approving import CHEAP, SECRET, allow_approved, revoke, sign, write_policy
-from attacks import refusal
-from in_memory import Federation
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.conditions import check_start, policy_problem
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.policy import read_policy
 from plasmid.site.node import Node
+from support.federation.approving import CHEAP, SECRET, allow_approved, revoke, sign, write_policy
+from support.federation.attacks import refusal
+from support.federation.in_memory import Federation
 
 BROKEN = "allow: []\nrequire:\n  max_round: 3\n"
 

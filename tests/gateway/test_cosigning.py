@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cosigners import NAMES, Cosigners
 from plasmid.core.errors import ProtocolError, StorageError
 from plasmid.protocol.checkpoint import Checkpoint, Note, cosign
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Heartbeat, LogCheckpoint, LogCosignature, Signed, sign
+from support.federation.cosigners import NAMES, Cosigners
 
 TIME = datetime(2026, 11, 25, 10, 0, 0, tzinfo=UTC)
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, forged, private, refusal
-from in_memory import SITES, Federation
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.heads import Heads
 from plasmid.privacy.statements import PROTOCOL, Advert, Consent, Ready, Recovery, Shares, survivors_digest
 from plasmid.protocol.messages import Blobs, Bundles, Relay, Signed, open_signed, wire
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, forged, private, refusal
+from support.federation.in_memory import SITES, Federation
 
 VECTOR = np.array([0.5, 0.25, 1.0])
 

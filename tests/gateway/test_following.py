@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import refusal
-from in_memory import document_of
 from plasmid.computations import api, finetune
 from plasmid.core.canonical import sha256_hex
 from plasmid.gateway.following import Following
@@ -26,8 +24,10 @@ from plasmid.protocol.server_step import server_step
 from plasmid.recipes.beside import advanced, shape_of
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop
-from sampling import Contributions, contributions
-from tiny_task import tiny_recipe
+from support.federation.attacks import refusal
+from support.federation.in_memory import document_of
+from support.federation.sampling import Contributions, contributions
+from support.tiny.tiny_task import tiny_recipe
 
 NAMES = ("alpha", "beta", "gamma")
 SITES = len(NAMES)

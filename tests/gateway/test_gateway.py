@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, as_csv, never, private, refusal
-from in_memory import SITES, Federation, document_of, full_disk, log_text
 from plasmid.core.errors import PlasmidError, ProtocolError, StorageError
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.disclosure import SENTENCES
@@ -26,8 +24,10 @@ from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Contribution, Manifest, Total, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
-from questions import OFF
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import FOUR, as_csv, never, private, refusal
+from support.federation.in_memory import SITES, Federation, document_of, full_disk, log_text
+from support.federation.questions import OFF
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 CLEAR = PingDocument.model_validate({"length": 6, "rounds": 2, "privacy": {"protect": "none"}})
 AGES = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=100)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from attacks import refusal
-from in_memory import SITES
 from plasmid.gateway.heads import Heads, said_by
 from plasmid.privacy.statements import MAX_HEARD, Consent, Contribution
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import sign, wire
+from support.federation.attacks import refusal
+from support.federation.in_memory import SITES
 
 D = "d" * 64
 ALPHA, BETA, _ = (Identity.generate(site) for site in SITES)

@@ -1,4 +1,4 @@
-"""The gateway is killed at every step of ``contribute`` and of sending; :mod:`kill_walk` does it.
+"""The gateway, killed at every step of ``contribute`` and of sending, by :mod:`support.federation.kill_walk`.
 
 After each restart: no slot has masked or sent a second vector, no epsilon was lost, whatever was sent has its
 line, log and ledger verify, and the site takes part in the next key epoch.
@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 def walk(folder: Path, *options: str) -> list[dict[str, Any]]:
     """Return what each death left, by the walker's lines."""
     done = subprocess.run(
-        [sys.executable, str(TESTS / "kill_walk.py"), str(folder), *options],
+        [sys.executable, "-m", "support.federation.kill_walk", str(folder), *options],
         env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

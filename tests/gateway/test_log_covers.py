@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from approving import add_people, allow_approved, revoke, sign
-from attacks import private, refusal
-from in_memory import Federation
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import PATTERN
 from plasmid.gateway.entries import FIELDS
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import ACTIONS
 from plasmid.gateway.pause import pause, resume
+from support.federation.approving import add_people, allow_approved, revoke, sign
+from support.federation.attacks import private, refusal
+from support.federation.in_memory import Federation
 
 KINDS = {
     "decision": {"accepted", "awaiting", "ready", "consent"},

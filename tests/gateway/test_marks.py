@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from attacks import D, refusal
 from plasmid.core.errors import ProtocolError, StorageError
 from plasmid.gateway.marks import Mark, Marks
 from plasmid.protocol.messages import Planned
+from support.federation.attacks import D, refusal
 
 PLAN = Planned(sites=4, c=1, noise_rate=0.5)
 H, OTHER = "a1" * 32, "b2" * 32

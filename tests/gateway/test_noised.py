@@ -22,7 +22,7 @@ from plasmid.training import dp
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.rounds import site_vector
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 ROWS, SIGMA, RATE = 40, 2.0, 0.4
 TERMS = UnitTerms(public_size=ROWS, rate=RATE, noise_multiplier=SIGMA, attempts=4)

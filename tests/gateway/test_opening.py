@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import count_document, private, refusal
-from in_memory import log_text
 from plasmid.core.errors import DataError, PlasmidError, SiteFailed, StorageError
 from plasmid.core.settings import dump_settings
 from plasmid.data.people import person_key
@@ -31,7 +29,9 @@ from plasmid.gateway.opening import Opened, open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.query import QueryDocument
-from snapshots import rows_in
+from support.federation.attacks import count_document, private, refusal
+from support.federation.in_memory import log_text
+from support.hospital.snapshots import rows_in
 
 CANARY = "Ms-Confidential"
 AGE: dict[str, Any] = {"column": "age", "bounds": (0.0, 120.0), "max_rows": 1000}

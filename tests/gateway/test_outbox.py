@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attacks import as_csv, private
-from in_memory import SITES, Federation
-from owner_site import RUN, make_site, make_used_site
 from plasmid.cli.verbs.site import app
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.outbox import read_outbox
@@ -19,7 +16,10 @@ from plasmid.gateway.released import clip_fraction
 from plasmid.models.store import BaseModel
 from plasmid.privacy.samples import body_root
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import as_csv, private
+from support.federation.in_memory import SITES, Federation
+from support.federation.owner_site import RUN, make_site, make_used_site
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 
 @pytest.mark.promise("log-covers")

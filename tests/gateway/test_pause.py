@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import never, refusal
-from in_memory import Federation, full_disk
 from plasmid.core.errors import StorageError
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.pause import Pause, check_running, pause, paused, resume
 from plasmid.protocol.messages import Manifest
+from support.federation.attacks import never, refusal
+from support.federation.in_memory import Federation, full_disk
 
 LATER = datetime(2090, 11, 25, 12, 0, tzinfo=UTC)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
 from plasmid.core.clock import parse
 from plasmid.gateway.keystore import Cost
 from plasmid.gateway.people import People, Person
 from plasmid.protocol.identity import verify
+from support.federation.attacks import refusal
 
 CHEAP = Cost(n=2)
 SINCE = parse("2026-11-25T10:00:00Z")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks import refusal
-from in_memory import Federation, full_disk
 from plasmid.core.clock import now
 from plasmid.gateway.personal import Personal
 from plasmid.gateway.retention import purge, purge_expired
 from plasmid.models.adapter import AdapterSchema, TensorSpec
+from support.federation.attacks import refusal
+from support.federation.in_memory import Federation, full_disk
 
 SCHEMA = AdapterSchema((TensorSpec("layer.lora_B.weight", (2, 2)), TensorSpec("head.bias", (3,))))
 

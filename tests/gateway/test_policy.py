@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from in_memory import project_of
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.ledger import Budget
 from plasmid.gateway.notify import Notify
@@ -16,7 +15,8 @@ from plasmid.gateway.policy import Approvers, Policy, Rule, read_policy
 from plasmid.models.store import BaseModel
 from plasmid.protocol.identity import Identity
 from plasmid.recipes.query import PingDocument
-from tiny_task import tiny_recipe
+from support.federation.in_memory import project_of
+from support.tiny.tiny_task import tiny_recipe
 
 DIGEST = "a" * 64
 MASKED = PingDocument(length=4)

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks import FOUR, never, refusal
-from in_memory import Federation, full_disk, project_of, signed_by
 from plasmid.core.clock import now, stamp
 from plasmid.core.errors import PlasmidError, ProjectRefused
 from plasmid.gateway.gateway import Gateway
@@ -25,6 +23,8 @@ from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest
 from plasmid.protocol.project import Project
+from support.federation.attacks import FOUR, never, refusal
+from support.federation.in_memory import Federation, full_disk, project_of, signed_by
 
 ZEROS = np.zeros(6, np.float32)
 

@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from attacks import count_document
-from bundle_recipes import RECORD, bundle_recipe
-from in_memory import document_of
 from plasmid.computations import api
 from plasmid.core.clock import now, parse
 from plasmid.data.table import Table
@@ -28,7 +25,10 @@ from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.trees import TreesRecipe
 from plasmid.recipes.weights import weights_of
-from tiny_task import tiny_recipe
+from support.federation.attacks import count_document
+from support.federation.bundle_recipes import RECORD, bundle_recipe
+from support.federation.in_memory import document_of
+from support.tiny.tiny_task import tiny_recipe
 
 NOON = parse("2026-11-25T12:00:00Z")
 PING = PingDocument(length=6, rounds=4)

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from attacks import private, refusal
-from in_memory import Federation
 from plasmid.core.clock import now
 from plasmid.core.errors import StorageError
 from plasmid.gateway import retention
@@ -20,6 +18,8 @@ from plasmid.gateway.opening import Opened
 from plasmid.gateway.retention import lineage_of, purge, purge_expired
 from plasmid.site import watch as watch_module
 from plasmid.site.watch import Watch
+from support.federation.attacks import private, refusal
+from support.federation.in_memory import Federation
 
 KEYS = bytes(8) + b"\x01" * 8
 

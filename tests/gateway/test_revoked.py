@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, refusal
-from in_memory import Federation
 from plasmid.core.clock import now, stamp
 from plasmid.gateway.revoked import Revoked
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.revocation import Revocation
+from support.federation.attacks import FOUR, refusal
+from support.federation.in_memory import Federation
 
 KEY = "ab" * 32
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from attacks import count_document
 from plasmid.core.errors import DataError, PolicyRefused
 from plasmid.gateway.terms import sampling, unit_terms
 from plasmid.models.store import BaseModel
@@ -15,7 +14,8 @@ from plasmid.protocol.messages import UnitTerms
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
-from tiny_task import tiny_recipe
+from support.federation.attacks import count_document
+from support.tiny.tiny_task import tiny_recipe
 
 SIZE = 160
 RECORD: dict[str, Any] = {"unit": "record", "epsilon": 8.0, "delta": 1e-5, "record_clip": 0.5}

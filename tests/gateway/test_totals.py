@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from in_memory import Federation
 from plasmid.recipes.query import PingDocument
+from support.federation.in_memory import Federation
 
 SIX = ("alpha", "beta", "delta", "epsilon", "eta", "gamma")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from attacks import count_document, private
-from in_memory import Federation
 from plasmid.gateway.views import view_digest, view_of
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import count_document, private
+from support.federation.in_memory import Federation
 
 DOCUMENT = count_document()
 

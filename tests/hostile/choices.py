@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 from hypothesis import strategies as st
 
-from attacks import FOUR
 from hostile import protocol
 from hostile.answering import ANSWERS
 from hostile.coordinator import Coordinator
@@ -18,6 +17,7 @@ from hostile.protocol import Vector
 from hostile.world import COLLUDER, World
 from plasmid.privacy.ring import TAIL
 from plasmid.protocol.messages import RelayKind, Signed, Start, Total, wire
+from support.federation.attacks import FOUR
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from attacks import FOUR
 from hostile import protocol
 from hostile.choices import (
     AGO,
@@ -40,6 +39,7 @@ from hostile.moves import Moves
 from hostile.stage import stage
 from hostile.world import COLLUDER
 from plasmid.protocol.messages import RelayKind
+from support.federation.attacks import FOUR
 
 
 class CoordinatorMachine(Moves, RuleBasedStateMachine):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attacks import FOUR
 from hostile import protocol
 from hostile.choices import Choices
 from hostile.opening import Attempt, start
 from hostile.world import COLLUDER
 from plasmid.privacy.samples import body_root
+from support.federation.attacks import FOUR
 
 
 class Moves(Choices):

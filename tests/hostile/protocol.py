@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks import forged
 from plasmid.computations import api
 from plasmid.gateway import gateway, totals
 from plasmid.gateway.admission import AdmittedRun
@@ -31,6 +30,7 @@ from plasmid.protocol.body import unpack
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
 from plasmid.protocol.plan import AttemptPlan
+from support.federation.attacks import forged
 
 Vector = NDArray[Any]
 

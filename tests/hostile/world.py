@@ -24,10 +24,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, count_document, private
 from hostile.answering import Answering
 from hostile.protocol import DEFENCES, Vector
-from in_memory import Federation
 from plasmid.computations import api
 from plasmid.core import settings
 from plasmid.core.canonical import sha256_hex
@@ -43,6 +41,8 @@ from plasmid.protocol.messages import Admit, Epoch, Manifest, Relay, Signed
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, count_document, private
+from support.federation.in_memory import Federation
 
 COLLUDER = "delta"
 EARLY = 0.01

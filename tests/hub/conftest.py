@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hub_requests import client, new_repo
-from hub_server import LiveHub, served
 from plasmid.hub.settings import Hub, HubSettings
-from postgres_server import Postgres
+from support.hub.hub_requests import client, new_repo
+from support.hub.hub_server import LiveHub, served
+from support.servers.postgres_server import Postgres
 
 
 def settings_in(folder: Path, database_url: str | None = None) -> HubSettings:

@@ -14,10 +14,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from hub_matrix import hubs, run_verbs
-from hub_requests import SHA, WEIGHTS
-from hub_server import LiveHub
-from hub_verb_names import NAMES, documented
+from support.hub.hub_matrix import hubs, run_verbs
+from support.hub.hub_requests import SHA, WEIGHTS
+from support.hub.hub_server import LiveHub
+from support.hub.hub_verb_names import NAMES, documented
 
 BIN = Path(sys.executable).parent
 

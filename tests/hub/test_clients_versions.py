@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hub_matrix import OTHERS, environment_of, hubs, run_verbs, table
-from hub_server import LiveHub
-from hub_verb_names import NAMES
+from support.hub.hub_matrix import OTHERS, environment_of, hubs, run_verbs, table
+from support.hub.hub_server import LiveHub
+from support.hub.hub_verb_names import NAMES
 
 ABSENT = {
     "0.30.2": {

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from huggingface_hub import HfApi
 
-from hub_requests import CARD, WEIGHTS, client
-from hub_server import LiveHub
 from plasmid.hub.finding import Query
 from plasmid.hub.names import RepoId
 from plasmid.hub.records import Add, Delete
 from plasmid.hub.settings import Hub
+from support.hub.hub_requests import CARD, WEIGHTS, client
+from support.hub.hub_server import LiveHub
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-import s3_server
-from hub_requests import CARD, WEIGHTS, batch, client, commit, lines
-from hub_server import LiveHub, served
 from plasmid.hub.names import RepoId
-from postgres_server import Postgres
+from support.hub.hub_requests import CARD, WEIGHTS, batch, client, commit, lines
+from support.hub.hub_server import LiveHub, served
+from support.servers import s3_server
+from support.servers.postgres_server import Postgres
 
 LARGE = Random(0).randbytes(5 * 2**20).hex().encode()
 """More than one part of an upload to S3."""

@@ -8,8 +8,8 @@ import socket
 import httpx
 import pytest
 
-from hub_requests import CARD, SHA, WEIGHTS, client, commit, lines
-from hub_server import LiveHub
+from support.hub.hub_requests import CARD, SHA, WEIGHTS, client, commit, lines
+from support.hub.hub_server import LiveHub
 
 # -- files ---------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from hub_requests import CARD, WEIGHTS, batch, client, commit, lines
-from hub_server import LiveHub, served
 from plasmid.hub.limits import Limits
+from support.hub.hub_requests import CARD, WEIGHTS, batch, client, commit, lines
+from support.hub.hub_server import LiveHub, served
 
 # -- commits -------------------------------------------------------------------------------------------------
 

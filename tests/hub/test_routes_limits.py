@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hub_requests import WEIGHTS, batch, client, lines
-from hub_server import served
 from plasmid.hub.limits import Buckets, Limits, TooManyRequests
+from support.hub.hub_requests import WEIGHTS, batch, client, lines
+from support.hub.hub_server import served
 
 # -- caps ----------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import httpx
 import pytest
 
-from hub_requests import WEIGHTS, client, commit
-from hub_server import LiveHub, served
 from plasmid.hub.names import RepoId
+from support.hub.hub_requests import WEIGHTS, client, commit
+from support.hub.hub_server import LiveHub, served
 
 HOSTILE = """---
 license: mit

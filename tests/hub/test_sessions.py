@@ -10,11 +10,11 @@ import httpx
 import pytest
 from fastapi import Response
 
-from hub_requests import CARD, client, commit
-from hub_server import LiveHub, served
 from plasmid.hub.keys import sign
 from plasmid.hub.limits import Limits
 from plasmid.hub.routes.sessions import Sessions, local
+from support.hub.hub_requests import CARD, client, commit
+from support.hub.hub_server import LiveHub, served
 
 PROOF = re.compile(r'name="form" value="([0-9a-f]{64})"')
 

@@ -13,13 +13,13 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from hub_requests import CARD, WEIGHTS, batch, client, lines
-from hub_server import LiveHub, served
 from plasmid.hub.database import open_hub_engine
 from plasmid.hub.keys import hub_key
 from plasmid.hub.migrations import upgrade
 from plasmid.hub.tables import ArrivalRow
-from postgres_server import Postgres
+from support.hub.hub_requests import CARD, WEIGHTS, batch, client, lines
+from support.hub.hub_server import LiveHub, served
+from support.servers.postgres_server import Postgres
 
 SHA = hashlib.sha256(WEIGHTS).hexdigest()
 LARGE = json.dumps({"key": "lfsFile", "value": {"path": "w.safetensors", "oid": SHA, "size": len(WEIGHTS)}})

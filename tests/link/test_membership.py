@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from attacks import refusal
-from live_link import LiveLink
 from plasmid.core.clock import now
 from plasmid.core.errors import PlasmidError
 from plasmid.link import authority, membership
@@ -28,6 +26,8 @@ from plasmid.protocol.revocation import Revocation, open_revocation
 from plasmid.site.link import LinkClient
 from plasmid.site.membership import leave, renew, validity
 from plasmid.site.signing import SignedRequests
+from support.federation.attacks import refusal
+from support.federation.live_link import LiveLink
 
 
 @pytest.fixture

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
-from in_memory import signed_by
-from live_link import LiveLink
 from plasmid.core.errors import LinkError, ProjectRefused
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
@@ -24,6 +21,9 @@ from plasmid.site.projects import (
     put_project,
     standing,
 )
+from support.federation.attacks import refusal
+from support.federation.in_memory import signed_by
+from support.federation.live_link import LiveLink
 
 SITES, PEOPLE = ("alpha", "beta", "gamma"), ("ada", "bo")
 

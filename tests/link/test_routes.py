@@ -20,8 +20,6 @@ import httpx
 import numpy as np
 import pytest
 
-from found_routes import Address, found, path_of
-from live_link import LiveLink
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, MAX_PROJECT_BYTES, read_body
@@ -47,7 +45,9 @@ from plasmid.protocol.messages import (
     wire,
 )
 from plasmid.site.enrol import Credential
-from sampling import contributions
+from support.federation.live_link import LiveLink
+from support.federation.sampling import contributions
+from support.servers.found_routes import Address, found, path_of
 
 D = "d" * 64
 REQUEST = RunRequest(

@@ -19,7 +19,7 @@ from plasmid.models.encoder import AdaptedModel
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
-from stock_peft import StockPeft
+from support.tiny.stock_peft import StockPeft
 
 HEAD = ClassificationHead(labels=["no", "yes"], covariates=[CategoryCovariate(name="gene", vocabulary=["a"])])
 COLUMNS = {

@@ -19,7 +19,7 @@ from plasmid.models.mixed import Item, Loaded, MixedModel
 from plasmid.models.predict import Predictor
 from plasmid.models.slots import encode_covariates
 from plasmid.models.store import BaseModel
-from served import ROWS, SHAPES, write
+from support.tiny.served import ROWS, SHAPES, write
 
 
 def _factors(rank: int, inputs: int, outputs: int, seed: int) -> Factors:

@@ -16,7 +16,7 @@ from plasmid.core.errors import ModelError
 from plasmid.models.importer import import_folder
 from plasmid.models.loading import load_encoder
 from plasmid.models.store import BaseModel
-from tiny_models import LAYERS, tiny_amplify
+from support.tiny.tiny_models import LAYERS, tiny_amplify
 
 HEADS = 4
 

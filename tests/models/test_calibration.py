@@ -14,7 +14,7 @@ from plasmid.models.artifact import read_head
 from plasmid.models.calibration import CALIBRATION, calibration_file
 from plasmid.models.predict import predict
 from plasmid.models.store import BaseModel
-from tiny_adapter import tiny_adapter
+from support.tiny.tiny_adapter import tiny_adapter
 
 FOUND = {"temperature": 2.0, "run": "tiny-1", "rows": "holdout", "count": 120, "auc": None}
 

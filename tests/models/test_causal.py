@@ -17,7 +17,7 @@ from plasmid.models.importer import import_folder
 from plasmid.models.loading import load_encoder
 from plasmid.models.pool import Pool, at
 from plasmid.models.store import BaseModel
-from tiny_causal import KINDS, MARKS, stock_adapter, stock_model, tiny_causal
+from support.tiny.tiny_causal import KINDS, MARKS, stock_adapter, stock_model, tiny_causal
 
 GREEDY = Sampling(most=12, temperature=0.0)
 

@@ -15,7 +15,7 @@ from plasmid.models.causal_adapter import is_causal, read_causal, read_causal_co
 from plasmid.models.importer import import_folder
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import read_floats, write_floats
-from tiny_causal import stock_adapter, tiny_causal
+from support.tiny.tiny_causal import stock_adapter, tiny_causal
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
 

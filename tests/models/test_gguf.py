@@ -24,7 +24,7 @@ from plasmid.models.prompts import load_tokenizer
 from plasmid.models.sources import read_json
 from plasmid.models.store import BaseModel, open_model
 from plasmid.models.tensors import read_floats
-from tiny_gguf import HEADS, HIDDEN, gguf, text_of, tiny_llama_gguf
+from support.tiny.tiny_gguf import HEADS, HIDDEN, gguf, text_of, tiny_llama_gguf
 
 
 def test_quantised_numbers_are_what_their_bytes_say(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from plasmid.models.loading import load_encoder
 from plasmid.models.residues import AMINO_ACIDS
 from plasmid.models.store import BaseModel, ensure_model
 from plasmid.models.tokenizing import Tokenizer
-from tiny_models import BERT_VOCABULARY, tiny_bert, tiny_esm
+from support.tiny.tiny_models import BERT_VOCABULARY, tiny_bert, tiny_esm
 
 
 @pytest.fixture

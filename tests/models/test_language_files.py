@@ -27,9 +27,9 @@ from plasmid.prediction.inputs import file_input
 from plasmid.prediction.job import predict_to
 from plasmid.training.merging import merge_adapters, read_parent
 from plasmid.training.release import write_release
-from tiny_causal import tiny_causal
-from tiny_language import language_bases, language_recipe, language_table
-from tiny_models import tiny_bert
+from support.tiny.tiny_causal import tiny_causal
+from support.tiny.tiny_language import language_bases, language_recipe, language_table
+from support.tiny.tiny_models import tiny_bert
 
 TEXTS = ["abba", "CABA", "ddcb"]
 PAIRS = [("causal", "llama"), ("masked-lm", "bert")]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hub_server import served_apart
 from plasmid.hub.settings import HubSettings
 from plasmid.models.tensors import write_parts
-from tiny_models import tiny_bert
+from support.hub.hub_server import served_apart
+from support.tiny.tiny_models import tiny_bert
 
 GIB = 2**30
 RUN = """

@@ -23,7 +23,7 @@ from plasmid.models.tokenizing import Tokenizer as Reader
 from plasmid.recipes.columns import SMILES_CHARACTERS
 from plasmid.recipes.schema import Recipe
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

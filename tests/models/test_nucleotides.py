@@ -21,7 +21,7 @@ from plasmid.models.tensors import read_floats
 from plasmid.models.tokenizing import Tokenizer
 from plasmid.recipes.schema import Recipe
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "C", "G", "T", "N"]
 

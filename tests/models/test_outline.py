@@ -19,8 +19,8 @@ from plasmid.models.loading import load_encoder, load_language
 from plasmid.models.outline import Outline, missing, planned_model, shapes_of
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel, check_pinned, ensure_model
-from tiny_causal import tiny_causal
-from tiny_models import tiny_amplify, tiny_esm
+from support.tiny.tiny_causal import tiny_causal
+from support.tiny.tiny_models import tiny_amplify, tiny_esm
 
 PUBLISHED = {
     # Their authors say 650 M, 3 B, 350 M, 150 M and 7.61 B, some with heads that are not kept.

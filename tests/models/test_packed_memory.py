@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from plasmid.models.importer import import_folder
 from plasmid.training.footprint import weight_bytes
-from tiny_models import tiny_bert
+from support.tiny.tiny_models import tiny_bert
 
 MIB = 2**20
 RUN = """

@@ -16,7 +16,7 @@ from plasmid.core.errors import DataError, ModelError
 from plasmid.models.mixed import Loaded, MixedModel
 from plasmid.models.pool import AdapterPool, Fetch, at
 from plasmid.models.store import BaseModel
-from served import write
+from support.tiny.served import write
 
 
 @pytest.fixture(scope="module")

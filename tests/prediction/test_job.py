@@ -19,7 +19,7 @@ from plasmid.prediction.inputs import FileInput, Input, file_input
 from plasmid.prediction.job import Progress, adapter_digest, local, predict_to
 from plasmid.prediction.journal import Part, opened
 from plasmid.training.release import predict_file
-from tiny_adapter import tiny_adapter, tiny_rows
+from support.tiny.tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")
 ROWS = 100

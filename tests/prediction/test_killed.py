@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from plasmid.cli.verbs.predict import app
 from plasmid.models.store import BaseModel
-from tiny_adapter import tiny_adapter, tiny_rows
+from support.tiny.tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")
 ROWS, BLOCK = 1200, 16

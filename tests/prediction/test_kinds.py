@@ -23,7 +23,7 @@ from plasmid.models.store import BaseModel
 from plasmid.prediction.inputs import file_input
 from plasmid.prediction.job import predict_to
 from plasmid.training.release import evaluate_file, predict_file, write_release
-from tiny_kinds import KINDS, kind_recipe, kind_table
+from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 ROWS = 30

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import refusal
-from in_memory import Federation
 from plasmid.cli.verbs.serve import _folders
 from plasmid.models.adapter import adapter_schema, initial_state
 from plasmid.models.artifact import read_adapter
 from plasmid.models.store import BaseModel
 from plasmid.prediction.adapters import adapter_folder
 from plasmid.training.sharing import push
-from tiny_task import tiny_recipe
+from support.federation.attacks import refusal
+from support.federation.in_memory import Federation
+from support.tiny.tiny_task import tiny_recipe
 
 
 @pytest.mark.usefixtures("at_home")

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hub_server import served
 from plasmid.cli.verbs import predict as verb
 from plasmid.core.errors import ModelError, PlasmidError
 from plasmid.models.hub_client import RemoteFile, find_hub
 from plasmid.models.store import BaseModel
 from plasmid.prediction import adapters
 from plasmid.prediction.adapters import adapter_folder
-from release_world import World
-from tiny_adapter import tiny_adapter, tiny_rows
+from support.federation.release_world import World
+from support.hub.hub_server import served
+from support.tiny.tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -14,7 +14,7 @@ from plasmid.privacy import secure_aggregation
 from plasmid.privacy.roster import threshold
 from plasmid.privacy.shamir import combine, lagrange
 from plasmid.privacy.statements import Consent, Contribution, Shares, survivors_digest
-from secure_sum import NAMES, H, Sealed, contribution, sealed
+from support.federation.secure_sum import NAMES, H, Sealed, contribution, sealed
 
 ROSTER = tuple(sorted(NAMES))  # alpha, beta, delta, gamma; c = 1, theta = 3
 ZEROS = np.zeros(14, np.uint32)

@@ -13,7 +13,7 @@ from plasmid.privacy.audit import Audit
 from plasmid.privacy.claims import TOLD, PrivacyFacts, SiteFacts, shown, statement
 from plasmid.privacy.samples import SAMPLES
 from plasmid.privacy.skellam import skellam_epsilon
-from privacy_facts import DP_SGD, MASKED, SITES, shared
+from support.federation.privacy_facts import DP_SGD, MASKED, SITES, shared
 
 
 def text(facts: PrivacyFacts) -> str:

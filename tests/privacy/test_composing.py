@@ -9,7 +9,7 @@ import pytest
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.composing import compose, composed_statement
 from plasmid.privacy.facts import shown
-from privacy_facts import DP_SGD, MASKED, shared
+from support.federation.privacy_facts import DP_SGD, MASKED, shared
 
 
 def test_epsilons_and_deltas_add_because_people_may_be_in_both() -> None:

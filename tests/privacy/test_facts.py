@@ -11,7 +11,7 @@ import pytest
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.audit import Audit
 from plasmid.privacy.facts import PrivacyFacts
-from privacy_facts import DP_SGD, MASKED, shared
+from support.federation.privacy_facts import DP_SGD, MASKED, shared
 
 
 @pytest.mark.parametrize(

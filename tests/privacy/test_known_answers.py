@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from known_answers import SITES, SLOT, VECTORS, inputs, outputs, started
 from plasmid.privacy.statements import Bundle
+from support.federation.known_answers import SITES, SLOT, VECTORS, inputs, outputs, started
 
 DOCUMENT = json.loads(VECTORS.read_text())
 IN, OUT = DOCUMENT["inputs"], DOCUMENT["outputs"]

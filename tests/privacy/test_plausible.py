@@ -10,7 +10,7 @@ import pytest
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.plausible import MAX_EPSILON, check_plausible
 from plasmid.recipes.protection import Protection
-from privacy_facts import DP_SGD, MASKED, shared
+from support.federation.privacy_facts import DP_SGD, MASKED, shared
 
 SITE = {"site": "a", "public_size": 5000, "rate": 0.01, "noise_multiplier": 0.8, "epsilon": 1.0}
 

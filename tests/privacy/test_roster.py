@@ -6,7 +6,7 @@ import pytest
 
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.roster import check_adverts, check_colluders, least_colluders, threshold
-from secure_sum import NAMES, adverts, started
+from support.federation.secure_sum import NAMES, adverts, started
 
 
 def refusal(code: str) -> pytest.RaisesExc[ProtocolError]:

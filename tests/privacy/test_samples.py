@@ -24,7 +24,7 @@ from plasmid.privacy.samples import (
     sample_bytes,
 )
 from plasmid.protocol.body import body_bytes
-from sampling import Contributions, contributions
+from support.federation.sampling import Contributions, contributions
 
 H = "a1" * 32
 SITES = ("alpha", "beta", "gamma")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.ring import TAIL, decode_sum, encode, plan_encoding
 from plasmid.privacy.secure_aggregation import SiteEpoch
-from secure_sum import (
+from support.federation.secure_sum import (
     NAMES,
     H,
     plan,

@@ -11,7 +11,17 @@ import pytest
 from plasmid.core.errors import ProtocolError
 from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.privacy.statements import Advert, Bundle, Ready
-from secure_sum import DOCUMENT, NAMES, H, adverts, bundled, recovered, sealed, started, statements_of
+from support.federation.secure_sum import (
+    DOCUMENT,
+    NAMES,
+    H,
+    adverts,
+    bundled,
+    recovered,
+    sealed,
+    started,
+    statements_of,
+)
 
 
 def refusal(code: str) -> pytest.RaisesExc[ProtocolError]:

@@ -23,7 +23,7 @@ from plasmid.privacy.statements import (
     digest_of,
     survivors_digest,
 )
-from secure_sum import H, contribution, started
+from support.federation.secure_sum import H, contribution, started
 
 D = "d" * 64
 HEAD = {"run": "run", "epoch": 1}

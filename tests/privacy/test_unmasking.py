@@ -18,7 +18,7 @@ from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.privacy.roster import threshold
 from plasmid.privacy.statements import Shares
 from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
-from secure_sum import NAMES, H, Sealed, adverts, plan, reader, recovered, sealed, started
+from support.federation.secure_sum import NAMES, H, Sealed, adverts, plan, reader, recovered, sealed, started
 
 ROSTER = tuple(sorted(NAMES))  # alpha, beta, delta, gamma; c = 1, theta = 3
 SIX = tuple("abcdef")  # c = 1, theta = 4

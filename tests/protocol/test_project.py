@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from in_memory import project_of, signed_by
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import PlasmidError, ProjectRefused
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite, open_project
+from support.federation.in_memory import project_of, signed_by
 
 NAMES = ("alpha", "beta", "gamma")
 IDENTITIES = {name: Identity.generate(name) for name in NAMES}

@@ -15,7 +15,7 @@ from plasmid.protocol.messages import Planned
 from plasmid.protocol.plan import attempt_plan
 from plasmid.protocol.promise import planned_facts, site_facts
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 RECORD = {"unit": "record", "mechanism": "dp-sgd", "epsilon": 4.0, "delta": 1e-5, "record_clip": 1.0}
 

@@ -27,7 +27,7 @@ from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity, fingerprint
 from plasmid.protocol.project import Project
 from plasmid.protocol.released import PROJECT, Trust, read_trust, verify_release
-from release_world import DP_SGD, SITES, World
+from support.federation.release_world import DP_SGD, SITES, World
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -13,7 +13,7 @@ from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.models.store import BaseModel
 from plasmid.protocol.server_step import rule_of, server_step
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 SCHEMA = AdapterSchema(tensors=(TensorSpec(name="a", shape=(3, 4)), TensorSpec(name="b", shape=(5,))))
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
-from bundle_recipes import OUTPUT, RECORD, bundle_recipe, write_recipe
 from plasmid.computations.api import API_VERSION
 from plasmid.core.canonical import canonical_json, digest_json, sha256_hex
 from plasmid.core.errors import UsageError
@@ -24,6 +22,8 @@ from plasmid.recipes.load import load_recipe
 from plasmid.recipes.python import MAX_BYTES, MAX_FILES
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.source import code_problems, imports, not_installed
+from support.federation.attacks import refusal
+from support.federation.bundle_recipes import OUTPUT, RECORD, bundle_recipe, write_recipe
 
 AGES = """
 computation: bundle

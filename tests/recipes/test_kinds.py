@@ -13,8 +13,8 @@ from plasmid.recipes import digest as digest_module
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
-from tiny_kinds import KINDS, document_of, kind_recipe
-from tiny_language import language_document, language_recipe
+from support.tiny.tiny_kinds import KINDS, document_of, kind_recipe
+from support.tiny.tiny_language import language_document, language_recipe
 
 
 def problems(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -10,9 +10,9 @@ import pytest
 from flwr.serverapp import strategy as upstream
 from pydantic import ValidationError
 
-from method_rounds import recipe
 from plasmid.models.store import BaseModel
 from plasmid.recipes.server import IMPOSSIBLE, OPTIONS
+from support.tiny.method_rounds import recipe
 
 _NOT_THE_RECIPES = ("fraction_", "min_", "weighted_by_key", "arrayrecord_key", "configrecord_key", "self")
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from method_rounds import SITES, UNIT, Rounds, problem, recipe
 from plasmid.computations import api
 from plasmid.gateway.output import bounded
 from plasmid.models.store import BaseModel
 from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.recipes.beside import advanced, sent, shape_of
 from plasmid.recipes.weights import LEAST, PublicWeights, RecordWeights, coarse
+from support.tiny.method_rounds import SITES, UNIT, Rounds, problem, recipe
 
 RECORDS = {"weights": {"by": "records", "cap": 1000}}
 PUBLIC = {"weights": {"by": "public", "sites": {"north": 4.0, "south": 0.5}}}

@@ -20,7 +20,7 @@ from plasmid.prediction.inputs import Input, file_input
 from plasmid.prediction.job import local, predict_to
 from plasmid.prediction.journal import Part
 from plasmid.serving.batch import _blocks, _failed, _packed, _read, _row, _unpacked, _Worker
-from tiny_adapter import tiny_adapter, tiny_rows
+from support.tiny.tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")
 BLOCK = 16

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from asgi import AsgiClient
-from hub_server import served
 from plasmid.endpoint.access import HubAccess
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.chat import ChatService
@@ -18,9 +16,11 @@ from plasmid.endpoint.service import Settings
 from plasmid.models.causal import Sampling
 from plasmid.models.chat_templates import Message
 from plasmid.models.importer import import_folder
-from release_world import World
-from tiny_causal import stock_adapter, tiny_causal
-from tiny_language import language_recipe
+from support.federation.release_world import World
+from support.hub.hub_server import served
+from support.servers.asgi import AsgiClient
+from support.tiny.tiny_causal import stock_adapter, tiny_causal
+from support.tiny.tiny_language import language_recipe
 
 
 def test_a_stock_adapter_of_the_hub_answers_where_unsigned_ones_are_taken(

@@ -11,7 +11,7 @@ from plasmid.endpoint.access import new_token
 from plasmid.endpoint.service import Settings
 from plasmid.models.importer import import_folder
 from plasmid.serving.deploy import running
-from tiny_causal import stock_adapter, tiny_causal
+from support.tiny.tiny_causal import stock_adapter, tiny_causal
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 

@@ -19,7 +19,7 @@ from plasmid.endpoint.service import Settings
 from plasmid.models.predict import predict
 from plasmid.models.store import BaseModel
 from plasmid.serving.deploy import address, running
-from served import ROWS, write
+from support.tiny.served import ROWS, write
 
 
 def test_who_listens_on_every_address_is_called_by_a_name(tmp_path: Path) -> None:

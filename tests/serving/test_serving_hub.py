@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from huggingface_hub import HfApi
 
-from asgi import AsgiClient
-from hub_server import served
 from plasmid.endpoint.access import HubAccess
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.service import Service, Settings
@@ -21,8 +19,10 @@ from plasmid.models.predict import predict
 from plasmid.models.store import BaseModel
 from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.released import Trust
-from release_world import World
-from served import ROWS, write
+from support.federation.release_world import World
+from support.hub.hub_server import served
+from support.servers.asgi import AsgiClient
+from support.tiny.served import ROWS, write
 
 
 def _auth(token: str) -> dict[str, dict[str, str]]:

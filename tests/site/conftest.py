@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from live_link import LiveLink
+from support.federation.live_link import LiveLink
 
 
 @pytest.fixture(scope="module")

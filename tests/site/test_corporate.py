@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from in_memory import flat, log_text
-from live_link import LiveLink
 from plasmid.core.bounds import MAX_JSON_VALUES
 from plasmid.core.errors import LinkError, PlasmidError, UsageError
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -32,7 +30,9 @@ from plasmid.site.enrol import Credential, fetch_card
 from plasmid.site.link import MAX_ANSWER_BYTES, LinkClient
 from plasmid.site.network import Network, read_network
 from plasmid.site.node import Node
-from proxies import CompanyCa, Passed, Proxy
+from support.federation.in_memory import flat, log_text
+from support.federation.live_link import LiveLink
+from support.servers.proxies import CompanyCa, Passed, Proxy
 
 BODY = np.random.default_rng(0).bytes(CHUNK_BYTES + 1234)
 DIGEST = body_root(BODY)

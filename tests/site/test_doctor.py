@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from live_link import LiveLink
-from owner_site import PASSPHRASE, RUN, make_site, make_used_site
 from plasmid.cli.verbs.doctor import app
 from plasmid.core.clock import now
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -27,7 +25,9 @@ from plasmid.site.doctor import CHECKS, folder, outside
 from plasmid.site.doctor.report import Check, Line, State, Subject, examine, ok
 from plasmid.training.isolation import choice
 from plasmid.training.isolation.port import LEVELS
-from proxies import CompanyCa, Proxy
+from support.federation.live_link import LiveLink
+from support.federation.owner_site import PASSPHRASE, RUN, make_site, make_used_site
+from support.servers.proxies import CompanyCa, Proxy
 
 
 @pytest.fixture

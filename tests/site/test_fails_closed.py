@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from in_memory import Federation
-from one_node import Echo, Outbox, admit, no_run, noted, set_up, until
 from plasmid.core.clock import now
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.outbox import read_outbox
@@ -28,6 +26,8 @@ from plasmid.protocol.body import pack
 from plasmid.protocol.messages import End, sign
 from plasmid.site import node as node_module
 from plasmid.site.node import Node
+from support.federation.in_memory import Federation
+from support.federation.one_node import Echo, Outbox, admit, no_run, noted, set_up, until
 
 
 class Site:

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
-from in_memory import Federation
-from one_node import Outbox
 from plasmid.gateway.gateway import Gateway
 from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.messages import Admission, open_signed, sign
@@ -20,7 +17,10 @@ from plasmid.training.isolation.bubblewrap import Bubblewrap
 from plasmid.training.isolation.landlock import Landlock
 from plasmid.training.isolation.port import Spec, check_apart, interpreter
 from plasmid.training.launcher import LocalLauncher
-from sandboxed import REAL
+from support.federation.attacks import refusal
+from support.federation.in_memory import Federation
+from support.federation.one_node import Outbox
+from support.servers.sandboxed import REAL
 
 EVERY = {"bubblewrap": Bubblewrap, "landlock": Landlock}
 

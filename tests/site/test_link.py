@@ -14,7 +14,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from live_link import PASSPHRASE, LiveLink
 from plasmid.core.bounds import MAX_BODY_BYTES
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, UsageError
 from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
@@ -27,6 +26,7 @@ from plasmid.protocol.messages import Heartbeat, StopRequest, sign
 from plasmid.site import enrol as enrol_module
 from plasmid.site.enrol import Credential, enrol, fetch_card, fetch_roster, keep_certificate
 from plasmid.site.link import LinkClient, issued_by
+from support.federation.live_link import PASSPHRASE, LiveLink
 
 BODY = np.random.default_rng(0).bytes(2 * CHUNK_BYTES + 12_345)
 DIGEST = body_root(BODY)

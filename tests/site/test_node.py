@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from in_memory import Federation, full_disk, log_text
-from one_node import Echo, Outbox, admit, no_run, noted, set_up, until
 from plasmid.core.errors import DataError, LinkError, ProtocolError, SiteFailed, StorageError
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.pause import check_running, pause
@@ -33,6 +31,8 @@ from plasmid.site import node as node_module
 from plasmid.site import run as run_module
 from plasmid.site.node import Node
 from plasmid.site.run import local_seed
+from support.federation.in_memory import Federation, full_disk, log_text
+from support.federation.one_node import Echo, Outbox, admit, no_run, noted, set_up, until
 
 
 class NoLauncher:

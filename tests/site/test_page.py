@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from owner_site import RUN, make_site, make_used_site
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.pause import paused
@@ -22,6 +21,7 @@ from plasmid.site.page.guard import FORM, MAX_BODY_BYTES
 from plasmid.site.page.pages import ACTIONS, PAGES
 from plasmid.site.page.render import number, percent, size, utc
 from plasmid.site.page.server import PageServer
+from support.federation.owner_site import RUN, make_site, make_used_site
 
 
 class Browser(httpx.Client):
@@ -109,7 +109,7 @@ def test_it_listens_on_loopback_only(page: PageServer) -> None:
 
 
 def test_a_taken_port_is_an_error_that_says_so(page: PageServer, home: SiteHome) -> None:
-    from attacks import refusal
+    from support.federation.attacks import refusal
 
     with refusal("usage.port"):
         PageServer(home, port=page.port)

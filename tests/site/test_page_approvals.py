@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from approving import SECRET, add_people, allow_approved, sign
-from attacks import BUDGET
-from bundle_recipes import RECORD, bundle_recipe
-from in_memory import Federation
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.review import review
 from plasmid.site.page.server import PageServer
+from support.federation.approving import SECRET, add_people, allow_approved, sign
+from support.federation.attacks import BUDGET
+from support.federation.bundle_recipes import RECORD, bundle_recipe
+from support.federation.in_memory import Federation
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from owner_site import make_site
 from plasmid.cli.verbs.doctor import app
 from plasmid.core.errors import ProtocolError
 from plasmid.endpoint.guard import Guard
@@ -36,6 +35,7 @@ from plasmid.site.red_team.attack import (
     carry_out,
     refuses,
 )
+from support.federation.owner_site import make_site
 
 BY_NAME = {attack.name: attack for attack in red_team.ATTACKS}
 

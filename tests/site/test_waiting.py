@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from approving import SECRET, add_people, allow_approved, revoke, sign, write_policy
-from in_memory import Federation
 from plasmid.core.clock import now
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.audit import AuditLog
@@ -22,6 +20,8 @@ from plasmid.protocol.messages import sign as signed_message
 from plasmid.site import node as node_module
 from plasmid.site import waiting as waiting_module
 from plasmid.site.node import Node
+from support.federation.approving import SECRET, add_people, allow_approved, revoke, sign, write_policy
+from support.federation.in_memory import Federation
 
 
 class Posted:

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
-from live_link import LiveLink
 from plasmid.core.clock import now, parse
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -27,6 +25,8 @@ from plasmid.site.membership import Validity, renew, validity
 from plasmid.site.node import Node
 from plasmid.site.status import holding, is_up, read_status, site_status
 from plasmid.site.watch import Watch
+from support.federation.attacks import refusal
+from support.federation.live_link import LiveLink
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from live_link import LiveLink
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.pause import pause, resume
@@ -19,6 +18,7 @@ from plasmid.protocol.messages import LogCheckpoint, LogCosignature, sign
 from plasmid.site import link as link_module
 from plasmid.site.link import LinkClient
 from plasmid.site.node import Node
+from support.federation.live_link import LiveLink
 
 NAMES = ("alpha", "beta", "gamma")
 

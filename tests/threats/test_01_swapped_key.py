@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from attacks import FOUR, forged, insider, never, refusal
-from in_memory import Federation
 from plasmid.core.errors import ProtocolError
 from plasmid.gateway.peers import Peer, Peers, read_peers, write_peers
 from plasmid.privacy.channels import Channel
 from plasmid.privacy.statements import Advert, Bundle
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Signed
+from support.federation.attacks import FOUR, forged, insider, never, refusal
+from support.federation.in_memory import Federation
 
 
 def begun(tmp_path: Path) -> tuple[Federation, list[Signed]]:

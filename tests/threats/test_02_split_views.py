@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, insider, looks_uniform, never, refusal, take_out
-from in_memory import Federation, document_of
 from plasmid.gateway.admission import Answer
 from plasmid.privacy.ring import decode_sum
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Manifest
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, insider, looks_uniform, never, refusal, take_out
+from support.federation.in_memory import Federation, document_of
 
 LENGTH = 4096
 LONG = PingDocument(length=LENGTH, rounds=2)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FIVE, FOUR, insider, looks_uniform, looks_unrelated, unevenness
-from in_memory import Federation
 from plasmid.privacy import shamir
 from plasmid.privacy.keystream import commitment
 from plasmid.privacy.ring import decode_sum, encode
 from plasmid.privacy.statements import Advert
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FIVE, FOUR, insider, looks_uniform, looks_unrelated, unevenness
+from support.federation.in_memory import Federation
 
 LENGTH = 20_000
 

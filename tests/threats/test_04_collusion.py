@@ -14,17 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import (
-    FIVE,
-    Insider,
-    as_csv,
-    insider,
-    looks_uniform,
-    looks_unrelated,
-    refusal,
-    take_out,
-)
-from in_memory import SITES, Federation
 from plasmid.models.store import BaseModel
 from plasmid.privacy import shamir
 from plasmid.privacy.keystream import Pad, commitment, self_key
@@ -36,7 +25,18 @@ from plasmid.protocol.messages import Manifest
 from plasmid.protocol.plan import attempts, sensitivity
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import (
+    FIVE,
+    Insider,
+    as_csv,
+    insider,
+    looks_uniform,
+    looks_unrelated,
+    refusal,
+    take_out,
+)
+from support.federation.in_memory import SITES, Federation
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 LENGTH = 20_000
 HONEST = ("alpha", "delta", "epsilon")

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, never, private, refusal
-from in_memory import Federation
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError
 from plasmid.gateway.admission import Answer
@@ -25,6 +23,8 @@ from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest, RunRequest, open_signed, sign
 from plasmid.recipes.query import PingDocument
 from plasmid.site.link import LinkClient
+from support.federation.attacks import FOUR, never, private, refusal
+from support.federation.in_memory import Federation
 
 ROUNDS = PingDocument(length=6, rounds=3)
 

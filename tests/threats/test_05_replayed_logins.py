@@ -16,12 +16,6 @@ from typing import Any
 import httpx
 import pytest
 
-from approving import add_people, allow_approved, revoke, sign
-from attacks import count_document, private, refusal
-from cosigners import Cosigners
-from in_memory import Federation, document_of
-from live_link import LiveLink
-from owner_site import make_site
 from plasmid.core.clock import now
 from plasmid.gateway.approvals import Approvals
 from plasmid.link import callers
@@ -34,6 +28,12 @@ from plasmid.protocol.http_signatures import sign_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import LogCheckpoint, LogCosignature, Signed
 from plasmid.site.page.server import PageServer
+from support.federation.approving import add_people, allow_approved, revoke, sign
+from support.federation.attacks import count_document, private, refusal
+from support.federation.cosigners import Cosigners
+from support.federation.in_memory import Federation, document_of
+from support.federation.live_link import LiveLink
+from support.federation.owner_site import make_site
 
 # -- approvals -------------------------------------------------------------------------------------
 

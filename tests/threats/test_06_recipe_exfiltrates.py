@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import as_csv
-from bundle_recipes import ages, bundle_recipe
-from in_memory import SITES, Federation
-from one_node import Outbox, admit, no_run, noted, set_up
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import End, sign
 from plasmid.site import node as node_module
 from plasmid.site.node import Node
 from plasmid.training.isolation.port import Isolation, Limits
 from plasmid.training.launcher import LocalLauncher
-from sandboxed import ALL, ATTACKS, REAL, SECRET, Victim
+from support.federation.attacks import as_csv
+from support.federation.bundle_recipes import ages, bundle_recipe
+from support.federation.in_memory import SITES, Federation
+from support.federation.one_node import Outbox, admit, no_run, noted, set_up
+from support.servers.sandboxed import ALL, ATTACKS, REAL, SECRET, Victim
 
 LIMITS = Limits(memory_mib=1024, cpu_s=300, processes=8, scratch_mib=16)
 OTHER_PROCESSES_ENVIRONMENT = "environments of other processes"

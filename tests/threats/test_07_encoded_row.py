@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import BUDGET, FOUR, as_csv, count_document
-from bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, computed
-from in_memory import Federation
 from plasmid.data.table import Table
 from plasmid.privacy.ring import decode_sum
 from plasmid.recipes.query import QueryDocument
 from plasmid.training.bundle import forget
-from questions import OFF, Questions, rows_in_hand
+from support.federation.attacks import BUDGET, FOUR, as_csv, count_document
+from support.federation.bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, computed
+from support.federation.in_memory import Federation
+from support.federation.questions import OFF, Questions, rows_in_hand
 
 SIZE = 400
 ENCODES = f"""

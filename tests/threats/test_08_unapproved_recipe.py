@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from approving import SECRET, add_people, allow_approved, revoke, sign
-from attacks import BUDGET, FOUR, as_csv, count_document, never, private, refusal
-from bundle_recipes import ages, bundle_recipe
-from in_memory import Federation, document_of, project_of, signed_by
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.projects import Projects
 from plasmid.models.store import BaseModel
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admission
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.approving import SECRET, add_people, allow_approved, revoke, sign
+from support.federation.attacks import BUDGET, FOUR, as_csv, count_document, never, private, refusal
+from support.federation.bundle_recipes import ages, bundle_recipe
+from support.federation.in_memory import Federation, document_of, project_of, signed_by
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 NAMES = ("ann", "bob")
 

@@ -29,7 +29,7 @@ from plasmid.privacy.skellam import plan_shared_noise
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 GENES, RECORDS, SITES, TRIALS = 8, 16, 3, 300
 CLIP, EPSILON, DELTA, ATTEMPTS = 1.0, 1.0, 1e-5, 12

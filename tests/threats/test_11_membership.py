@@ -28,7 +28,7 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.canaries import Canaries
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 SITES, ROWS, COUNT = 3, 8, 80
 CONFIG = SiteConfig(name="north", organisation="North", public_size=64)

@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from attacks import FOUR, refusal
-from in_memory import Federation
 from plasmid.computations import mean
 from plasmid.core.errors import RunFailed
 from plasmid.data.table import Table
@@ -32,8 +30,10 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.worker import Session
-from snapshots import frame_rows
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import FOUR, refusal
+from support.federation.in_memory import Federation
+from support.hospital.snapshots import frame_rows
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 VECTORS = {
     site: np.array([-3, -1, 0, 1, 2, 3], np.float32) * (index + 1) / 16 for index, site in enumerate(FOUR)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, as_csv, refusal
-from bundle_recipes import ages, bundle_recipe
-from in_memory import Federation
 from plasmid.privacy.ring import decode_sum
+from support.federation.attacks import FOUR, as_csv, refusal
+from support.federation.bundle_recipes import ages, bundle_recipe
+from support.federation.in_memory import Federation
 
 SIZE, CLIP, BOUND = 400, 1.5, 1.0
 HONEST = np.random.default_rng(0).normal(0.0, 0.02, SIZE)

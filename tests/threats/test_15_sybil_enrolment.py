@@ -18,9 +18,6 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attacks import FOUR, never, refusal
-from in_memory import Federation
-from live_link import LiveLink
 from plasmid.core.canonical import sha256_hex
 from plasmid.gateway.peers import Peer, Peers, read_peers, write_peers
 from plasmid.privacy.ring import decode_sum
@@ -28,6 +25,9 @@ from plasmid.protocol.enrolment import EnrolRequest, new_tls_key, signed_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.project import Project
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, never, refusal
+from support.federation.in_memory import Federation
+from support.federation.live_link import LiveLink
 
 BETA = {"name": "beta", "role": "site", "organisation": "B"}
 ENROLLED = (200, None)

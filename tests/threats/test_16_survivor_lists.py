@@ -14,14 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, Insider, forged, insider, looks_uniform, looks_unrelated, refusal, take_out
-from in_memory import Federation
 from plasmid.core.errors import StorageError
 from plasmid.gateway.admission import Answer
 from plasmid.privacy.ring import decode_sum, encode
 from plasmid.privacy.statements import Shares
 from plasmid.protocol.messages import Manifest, Signed
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import (
+    FOUR,
+    Insider,
+    forged,
+    insider,
+    looks_uniform,
+    looks_unrelated,
+    refusal,
+    take_out,
+)
+from support.federation.in_memory import Federation
 
 LENGTH = 4096
 THREE = ("alpha", "beta", "gamma")

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, count_document, never, private, refusal
-from in_memory import Federation
 from plasmid.gateway.admission import Answer
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import decode_sum, encode
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, count_document, never, private, refusal
+from support.federation.in_memory import Federation
 
 THREE = ("alpha", "beta", "gamma")
 VECTORS = {site: np.full(6, 2.0**-index, np.float32) for index, site in enumerate(FOUR)}

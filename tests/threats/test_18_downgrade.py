@@ -12,13 +12,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from attacks import FIVE, FOUR, count_document, forged, never, private, refusal
-from in_memory import Federation, document_of
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.privacy import statements
 from plasmid.protocol import messages
 from plasmid.protocol.messages import Manifest, sign
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FIVE, FOUR, count_document, forged, never, private, refusal
+from support.federation.in_memory import Federation, document_of
 
 
 def ping(**sections: Any) -> PingDocument:

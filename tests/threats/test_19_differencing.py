@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, count_document, refusal
-from bundle_recipes import bundle_recipe
 from plasmid.data.table import Table
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.query import QueryDocument
-from questions import OFF, Questions, rows_in_hand
+from support.federation.attacks import FOUR, count_document, refusal
+from support.federation.bundle_recipes import bundle_recipe
+from support.federation.questions import OFF, Questions, rows_in_hand
 
 VICTIM = 77.0
 MEAN = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=1000)

@@ -10,7 +10,7 @@ from typing import Any
 
 from plasmid.data.table import Table
 from plasmid.recipes.counts import CountsDocument
-from questions import OFF, Questions
+from support.federation.questions import OFF, Questions
 
 PEOPLE = 60
 VICTIM_DAYS = (101.0, 131.0, 162.0, 190.0, 221.0)

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, count_document, never, private, refusal
-from in_memory import Federation
 from plasmid.core.errors import StorageError
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.heads import Heads
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Manifest
+from support.federation.attacks import FOUR, count_document, never, private, refusal
+from support.federation.in_memory import Federation
 
 VECTOR = np.array([0.5, 0.25, 1.0])
 

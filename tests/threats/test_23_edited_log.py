@@ -17,9 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, never, refusal
-from cosigners import Cosigners
-from in_memory import Federation, full_disk
 from plasmid.core.errors import ProtocolError, StorageError
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.audit_export import Known, Named, export
@@ -27,6 +24,9 @@ from plasmid.gateway.audit_verify import compare, parse_export
 from plasmid.gateway.entries import parse_entries, split
 from plasmid.privacy.merkle import Frontier
 from plasmid.protocol.messages import Manifest
+from support.federation.attacks import FOUR, never, refusal
+from support.federation.cosigners import Cosigners
+from support.federation.in_memory import Federation, full_disk
 
 VECTOR = np.zeros(6, np.float32)
 

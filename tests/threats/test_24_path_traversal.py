@@ -18,8 +18,6 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from attacks import refusal
-from bundle_recipes import bundle_recipe
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.marks import Marks
@@ -38,7 +36,9 @@ from plasmid.privacy.statements import RunId, SiteName
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Name
-from tiny_models import tiny_bert
+from support.federation.attacks import refusal
+from support.federation.bundle_recipes import bundle_recipe
+from support.tiny.tiny_models import tiny_bert
 
 CLIMBERS = (
     "../../etc/x",

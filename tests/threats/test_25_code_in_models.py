@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from attacks import refusal
 from plasmid.core.errors import ModelError
 from plasmid.models.importer import import_folder
 from plasmid.models.sources import read_weights
 from plasmid.models.tokenizing import load_tokenizer
 from plasmid.protocol.body import unpack
 from plasmid.training.channel import parse_header
-from tiny_models import tiny_bert
+from support.federation.attacks import refusal
+from support.tiny.tiny_models import tiny_bert
 
 REPOSITORY = Path(__file__).parents[2]
 ROOTS = ("models", "recipes", "node", "platform")

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from attacks import refusal
 from plasmid.models.artifact import read_adapter
 from plasmid.models.sources import read_json, read_weights
 from plasmid.models.tensors import MAX_HEADER_BYTES, read_floats, read_header
 from plasmid.protocol.body import pack, unpack
 from plasmid.training.channel import Channel
+from support.federation.attacks import refusal
 
 MEGABYTE = 2**20
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from found_routes import Address, found, path_of
-from live_link import LiveLink
 from plasmid.link.routes import MAX_MESSAGE_BYTES
 from plasmid.protocol.body import CHUNK_BYTES
+from support.federation.live_link import LiveLink
+from support.servers.found_routes import Address, found, path_of
 
 LARGEST = max(MAX_MESSAGE_BYTES, CHUNK_BYTES)
 """No route takes more at a time."""

@@ -20,14 +20,14 @@ import httpx
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from attacks import refusal
-from live_link import LiveLink
 from plasmid.core.bounds import MAX_JSON_VALUES
 from plasmid.link.guard import GuardedProtocol, Limits, guarded
 from plasmid.link.routes import MAX_MESSAGE_BYTES
 from plasmid.protocol.messages import parse_signed
 from plasmid.site.capped import CappedTransport
-from slow_server import Unguarded, serving
+from support.federation.attacks import refusal
+from support.federation.live_link import LiveLink
+from support.servers.slow_server import Unguarded, serving
 
 LIMITS = Limits(handshake_s=0.6, head_s=0.6, grace_s=0.6, bytes_per_s=50_000, per_address=4)
 WATCHED_S = 2.5

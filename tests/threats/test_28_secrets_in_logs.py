@@ -37,10 +37,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-import deployed
-from bundle_recipes import write_recipe
-from deployed import Deployment, wait_for
-from in_memory import document_of
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
@@ -51,7 +47,11 @@ from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import mean_from_bounds, noised
 from plasmid.site.enrol import stranger
 from plasmid.site.network import Network
-from proxies import CompanyCa, Proxy
+from support.federation import deployed
+from support.federation.bundle_recipes import write_recipe
+from support.federation.deployed import Deployment, wait_for
+from support.federation.in_memory import document_of
+from support.servers.proxies import CompanyCa, Proxy
 
 pytestmark = pytest.mark.timeout(900)
 SITES = ("alpha", "beta", "gamma")

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from sqlglot import exp
 
-from hostile_cohorts import HOSTILE, Maker
 from plasmid.core.errors import DataError
 from plasmid.data import dialects, verify
 from plasmid.data.compile import compile_cohort
@@ -32,6 +31,7 @@ from plasmid.data.verify import UnsafeQueryError
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import Column
+from support.hospital.hostile_cohorts import HOSTILE, Maker
 
 TODAY = date(2025, 1, 1)
 CANARY = "canary-7f3a"

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks import never, refusal
-from in_memory import Federation
 from plasmid.models.importer import import_entry, import_folder
 from plasmid.models.store import BaseModel
 from plasmid.models.tensors import read_floats, write_floats
 from plasmid.recipes import digest as digest_module
 from plasmid.recipes.digest import recipe_digest
-from tiny_models import tiny_bert
-from tiny_task import tiny_recipe
-from wheel_of_weights import WheelOfWeights
+from support.federation.attacks import never, refusal
+from support.federation.in_memory import Federation
+from support.tiny.tiny_models import tiny_bert
+from support.tiny.tiny_task import tiny_recipe
+from support.tiny.wheel_of_weights import WheelOfWeights
 
 
 @pytest.fixture

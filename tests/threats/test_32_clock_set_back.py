@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from approving import add_people, allow_approved, sign
-from attacks import never, refusal
-from in_memory import Federation
 from plasmid.core.clock import now
 from plasmid.gateway.approvals import Approvals
 from plasmid.gateway.quorum import Signature
+from support.federation.approving import add_people, allow_approved, sign
+from support.federation.attacks import never, refusal
+from support.federation.in_memory import Federation
 
 
 class Hands:

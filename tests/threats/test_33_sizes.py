@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import BUDGET, count_document
-from in_memory import Federation
 from plasmid.core.errors import PlasmidError
 from plasmid.data.reading import read_table
 from plasmid.gateway.disclosure import SENTENCES, public
@@ -27,8 +25,10 @@ from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Failed, Signed, sign, wire
 from plasmid.recipes.protection import Protection
 from plasmid.training.worker import Session
-from questions import summed
-from snapshots import rows_in
+from support.federation.attacks import BUDGET, count_document
+from support.federation.in_memory import Federation
+from support.federation.questions import summed
+from support.hospital.snapshots import rows_in
 
 PEERS = "age\n40\n50\n"
 """What the other two sites hold, in every case."""

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, looks_uniform, never, refusal
-from in_memory import Federation
 from plasmid.core.errors import PlasmidError
 from plasmid.privacy.ring import decode_sum, encode
 from plasmid.protocol.messages import Manifest, sign
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, looks_uniform, never, refusal
+from support.federation.in_memory import Federation
 
 LENGTH = 4096
 THREE = ("alpha", "beta", "gamma")

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import BUDGET, FOUR, as_csv
-from bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, by_worker
-from in_memory import Federation
 from plasmid.privacy.noise import skellam
 from plasmid.privacy.ring import decode_sum
 from plasmid.training.isolation.choice import choose
 from plasmid.training.launcher import LocalLauncher
 from plasmid.training.session import WorkerSession
+from support.federation.attacks import BUDGET, FOUR, as_csv
+from support.federation.bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, by_worker
+from support.federation.in_memory import Federation
 
 PATCHES = """
     import numpy as np

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, as_csv, private, refusal
-from in_memory import Federation
 from plasmid.computations import finetune, mean, ping
 from plasmid.data.table import Table
 from plasmid.gateway.terms import sampling, unit_terms
@@ -34,8 +32,10 @@ from plasmid.training import dp
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.worker import Session
-from snapshots import frame_rows
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import FOUR, as_csv, private, refusal
+from support.federation.in_memory import Federation
+from support.hospital.snapshots import frame_rows
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 BUDGET = {"unit": "record", "epsilon": 8.0, "delta": 1e-5}
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import BUDGET, FOUR, count_document, private, refusal
-from in_memory import Federation, document_of
 from plasmid.core.settings import dump_settings
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Admission
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.protection import Protection
 from plasmid.recipes.query import QueryDocument
+from support.federation.attacks import BUDGET, FOUR, count_document, private, refusal
+from support.federation.in_memory import Federation, document_of
 
 EPSILON = 3.2
 """Two runs of this epsilon fit into the budget of 8, a third does not."""

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from attacks import FOUR, refusal
-from in_memory import Federation, project_of, signed_by
 from plasmid.gateway.disclosure import SENTENCES
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admit, Ask, Signed, StopRequest, run_id, sign
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FOUR, refusal
+from support.federation.in_memory import Federation, project_of, signed_by
 
 EVE, BO = Identity.generate("eve"), Identity.generate("bo")
 

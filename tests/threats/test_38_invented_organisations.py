@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from attacks import FIVE, FOUR, never, refusal
-from in_memory import Federation
 from plasmid.gateway.peers import Peers, read_peers, write_peers
 from plasmid.recipes.query import PingDocument
+from support.federation.attacks import FIVE, FOUR, never, refusal
+from support.federation.in_memory import Federation
 
 DOCUMENT = PingDocument(length=6, rounds=2)
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, as_csv, never, private, refusal
-from in_memory import SITES, Federation
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.policy import read_policy
 from plasmid.models.store import BaseModel
@@ -21,7 +19,9 @@ from plasmid.privacy.ring import decode_sum, encode
 from plasmid.protocol.plan import attempts
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import FOUR, as_csv, never, private, refusal
+from support.federation.in_memory import SITES, Federation
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 DOCUMENT = PingDocument(length=6, rounds=2)
 PAIRS = {"alpha": "X", "beta": "X", "delta": "Y", "gamma": "Y"}

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import FOUR, never, refusal
-from in_memory import Federation
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.gateway import totals
@@ -32,7 +30,9 @@ from plasmid.privacy.statements import Consent, Contribution
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
 from plasmid.recipes.query import PingDocument
-from sampling import contributions
+from support.federation.attacks import FOUR, never, refusal
+from support.federation.in_memory import Federation
+from support.federation.sampling import contributions
 
 THREE = ("alpha", "beta", "gamma")
 VECTORS = {site: np.full(6, 2.0**-index, np.float32) for index, site in enumerate(FOUR)}

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from attacks import FOUR, count_document, private
-from in_memory import Federation
 from plasmid.core.settings import dump_settings
 from plasmid.data.table import Table
 from plasmid.gateway.home import SiteConfig, SiteHome
@@ -25,8 +23,10 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
-from snapshots import rows_in
-from tiny_task import tiny_recipe, tiny_table
+from support.federation.attacks import FOUR, count_document, private
+from support.federation.in_memory import Federation
+from support.hospital.snapshots import rows_in
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 OTHERS = 41
 CLIP = 1.0

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from attacks import BUDGET, FOUR, count_document, private
-from bundle_recipes import computed
-from data_site import RECEPTORS, DataSite, receptor_rows
-from in_memory import Federation, log_text
 from plasmid.core.settings import dump_settings
 from plasmid.models.store import BaseModel
 from plasmid.recipes.protection import Protection
 from plasmid.recipes.query import QueryDocument
 from plasmid.recipes.schema import Recipe
-from snapshots import rows_in
-from tiny_task import tiny_csv, tiny_recipe
+from support.federation.attacks import BUDGET, FOUR, count_document, private
+from support.federation.bundle_recipes import computed
+from support.federation.in_memory import Federation, log_text
+from support.hospital.data_site import RECEPTORS, DataSite, receptor_rows
+from support.hospital.snapshots import rows_in
+from support.tiny.tiny_task import tiny_csv, tiny_recipe
 
 UNIT = {"unit": "record", "mechanism": "dp-sgd", "epsilon": 2.0, "delta": 1e-6, "record_clip": 1.0}
 BAD_RECEPTORS = {

@@ -19,7 +19,7 @@ import pytest
 from plasmid.training.isolation.filter import _ESCAPE, RULINGS, Ruling
 from plasmid.training.isolation.port import Isolation
 from plasmid.training.isolation.syscalls import NUMBERS
-from sandboxed import ALL, run
+from support.servers.sandboxed import ALL, run
 
 ROW = b"ROW-OF-A-PATIENT"
 NOBODY = 65534

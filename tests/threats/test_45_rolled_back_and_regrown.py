@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks import FOUR, count_document, forged, never, private, refusal
-from in_memory import Federation
 from plasmid.core.errors import StorageError
 from plasmid.gateway.heads import Heads
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Signed, sign, wire
+from support.federation.attacks import FOUR, count_document, forged, never, private, refusal
+from support.federation.in_memory import Federation
 
 VECTOR = np.array([0.5, 0.25, 1.0])
 OTHERS = ("beta", "epsilon", "kappa", "zeta")

@@ -24,12 +24,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from asgi import AsgiClient
-from attacks import refusal
-from found_routes import Address, found, path_of
-from hub_requests import batch, client, new_repo
-from hub_server import served
-from owner_site import make_site
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.guard import FOREIGN_PAGE, Guard, named
@@ -42,7 +36,13 @@ from plasmid.protocol.envelope import parse_envelope
 from plasmid.protocol.messages import parse_signed
 from plasmid.serving.deploy import known_as
 from plasmid.site.page.server import PageServer
-from served import write
+from support.federation.attacks import refusal
+from support.federation.owner_site import make_site
+from support.hub.hub_requests import batch, client, new_repo
+from support.hub.hub_server import served
+from support.servers.asgi import AsgiClient
+from support.servers.found_routes import Address, found, path_of
+from support.tiny.served import write
 
 EVIL, MINE = "https://evil.example", "scores.example.org"
 SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")

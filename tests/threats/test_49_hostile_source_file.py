@@ -22,7 +22,6 @@ from typing import Any
 
 import pytest
 
-from attacks import refusal
 from plasmid.core.errors import PlasmidError
 from plasmid.core.settings import dump_settings
 from plasmid.data.reach import reach_of
@@ -31,6 +30,7 @@ from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.opening import Opened, open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
+from support.federation.attacks import refusal
 
 SECRET = "SECRET-OF-THE-SITE-4711"
 DOCUMENT = CountsDocument.model_validate(

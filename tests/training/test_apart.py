@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import refusal
-from bundle_recipes import RECORD, ages, bundle_recipe, computed, session
 from plasmid.core.errors import RunFailed
 from plasmid.protocol.body import pack
 from plasmid.training.apart import Apart
 from plasmid.training.bundle import forget
+from support.federation.attacks import refusal
+from support.federation.bundle_recipes import RECORD, ages, bundle_recipe, computed, session
 
 CANARY = 111.0
 

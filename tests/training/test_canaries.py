@@ -21,8 +21,8 @@ from plasmid.training.canaries import Canaries
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.worker import Session
-from snapshots import frame_rows
-from tiny_task import tiny_recipe, tiny_table
+from support.hospital.snapshots import frame_rows
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 COUNT = 200
 COLUMNS: dict[str, dict[str, Any]] = {

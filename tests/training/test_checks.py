@@ -11,7 +11,7 @@ from plasmid.data.table import Table
 from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training.checks import findings
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -8,7 +8,7 @@ import pytest
 
 from plasmid.privacy.facts import shown
 from plasmid.training.described import _measured, privacy_of
-from privacy_facts import DP_SGD, MASKED
+from support.federation.privacy_facts import DP_SGD, MASKED
 
 
 def test_the_promise_and_against_whom() -> None:

@@ -25,8 +25,8 @@ from plasmid.training.canaries import Canaries
 from plasmid.training.dp import PATIENCE, UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.order import order
-from snapshots import snapshot_of
-from tiny_task import tiny_recipe, tiny_table
+from support.hospital.snapshots import snapshot_of
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 
 def _engine(

@@ -22,7 +22,7 @@ from plasmid.training import engine, footprint
 from plasmid.training.checks import findings
 from plasmid.training.estimate import GATEWAY_BYTES, Estimate, budgets, estimate
 from plasmid.training.probe import Probe, probe
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import refusal
-from bundle_recipes import OUTPUT, RECORD, by_worker, order, session, write_recipe
-from flower_apps import MODERN, OLDER, by_flower, flower_recipe
 from plasmid.computations import api
 from plasmid.core.errors import SiteFailed
 from plasmid.data.table import Table
@@ -28,6 +25,9 @@ from plasmid.training.isolation.choice import choose
 from plasmid.training.launcher import LocalLauncher
 from plasmid.training.session import WorkerSession
 from plasmid.training.worker import Session
+from support.federation.attacks import refusal
+from support.federation.bundle_recipes import OUTPUT, RECORD, by_worker, order, session, write_recipe
+from support.federation.flower_apps import MODERN, OLDER, by_flower, flower_recipe
 
 CANARY = "CANARY-4711"
 ROWS = {"alpha": [160.0, 171.25, None], "beta": [150.0, 190.5, None], "delta": [140.0, None, 167.0]}

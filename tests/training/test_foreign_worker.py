@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks import refusal
-from bundle_recipes import bundle_recipe
 from plasmid.core.errors import PlasmidError
 from plasmid.protocol.body import pack
 from plasmid.recipes.query import PingDocument
 from plasmid.training.channel import Channel
 from plasmid.training.session import WorkerSession
+from support.federation.attacks import refusal
+from support.federation.bundle_recipes import bundle_recipe
 
 ROW = "CANARY-4711"
 FOREIGN = bundle_recipe("def vector(state, view, settings): return state", half="vector")

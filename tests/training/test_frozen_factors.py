@@ -12,7 +12,7 @@ from plasmid.models.encoder import AdaptedModel
 from plasmid.models.store import BaseModel
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 EVERYONE = UnitSampling("record", clip=1.0, rate=1.0, expected=96.0, noise_multiplier=0.0)
 

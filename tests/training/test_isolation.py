@@ -14,7 +14,7 @@ import pytest
 from plasmid.training.isolation.bubblewrap import Bubblewrap
 from plasmid.training.isolation.port import Isolation, Spec
 from plasmid.training.isolation.tree import descendants
-from sandboxed import ALL, ATTACKS, REAL, Victim, run
+from support.servers.sandboxed import ALL, ATTACKS, REAL, Victim, run
 
 SEEN = {
     "tcp": "socket(AF_INET) was refused",

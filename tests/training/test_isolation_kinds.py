@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle_recipes import RECORD, ages, bundle_recipe
 from computations.test_trees import document as trees_document
 from computations.test_trees import rows as trees_rows
 from controller.test_evaluation import adapter, asked
-from flower_apps import MODERN, flower_recipe
 from plasmid.computations import api, evaluate
 from plasmid.core.yaml12 import parse_yaml
 from plasmid.data.table import Table
@@ -30,10 +28,12 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training.isolation import choose
 from plasmid.training.launcher import LocalLauncher
 from plasmid.training.session import WorkerSession
-from snapshots import snapshot_of
-from tiny_kinds import kind_recipe, kind_table
-from tiny_language import language_bases, language_recipe, language_table
-from tiny_task import tiny_table
+from support.federation.bundle_recipes import RECORD, ages, bundle_recipe
+from support.federation.flower_apps import MODERN, flower_recipe
+from support.hospital.snapshots import snapshot_of
+from support.tiny.tiny_kinds import kind_recipe, kind_table
+from support.tiny.tiny_language import language_bases, language_recipe, language_table
+from support.tiny.tiny_task import tiny_table
 
 pytestmark = pytest.mark.slow
 LEVEL: IsolationLevel = "landlock"

@@ -11,7 +11,7 @@ import pytest
 
 from plasmid.training.isolation.guard import MAX_LOG_BYTES, MAX_REFUSALS
 from plasmid.training.isolation.port import Isolation, Limits
-from sandboxed import ALL, LIMITS, REAL, run
+from support.servers.sandboxed import ALL, LIMITS, REAL, run
 
 levels = pytest.mark.parametrize("isolation", ALL, ids=lambda isolation: isolation.level)
 real = pytest.mark.parametrize("isolation", REAL, ids=lambda isolation: isolation.level)

@@ -17,7 +17,7 @@ from plasmid.training.canaries import Canaries
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.order import order
-from tiny_kinds import KINDS, kind_recipe, kind_table
+from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
 
 NEW = KINDS[1:]
 pytestmark = pytest.mark.parametrize("kind", NEW)

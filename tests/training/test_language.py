@@ -25,7 +25,7 @@ from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.order import order
 from plasmid.training.release import evaluate_file, write_release
-from tiny_language import ALL, INSTRUCTION, language_bases, language_recipe, language_table
+from support.tiny.tiny_language import ALL, INSTRUCTION, language_bases, language_recipe, language_table
 
 Bases = dict[tuple[str, str], BaseModel]
 both = pytest.mark.parametrize(("kind", "name"), [("causal", "llama"), ("masked-lm", "bert")])

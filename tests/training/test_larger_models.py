@@ -13,10 +13,10 @@ from plasmid.models.importer import import_folder
 from plasmid.models.outline import Outline, planned_model, shapes_of
 from plasmid.recipes.load import load_recipe
 from plasmid.training.engine import Engine
-from tiny_causal import tiny_causal
-from tiny_language import language_document, language_table
-from tiny_models import tiny_amplify, tiny_esm, tiny_modernbert
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_causal import tiny_causal
+from support.tiny.tiny_language import language_document, language_table
+from support.tiny.tiny_models import tiny_amplify, tiny_esm, tiny_modernbert
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 MADE = {"esm": tiny_esm, "modernbert": tiny_modernbert, "eurobert": tiny_amplify}
 TARGETS = {

@@ -14,7 +14,7 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 ROWS = 24
 EVERYONE = UnitSampling("record", clip=1e6, rate=1.0, expected=float(ROWS), noise_multiplier=0.0)

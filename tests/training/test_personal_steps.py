@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from method_rounds import Rounds
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_of
 from plasmid.models.store import BaseModel
 from plasmid.protocol.body import pack
 from plasmid.training.worker import Session
-from snapshots import snapshot_of
-from tiny_task import tiny_table
+from support.hospital.snapshots import snapshot_of
+from support.tiny.method_rounds import Rounds
+from support.tiny.tiny_task import tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

@@ -37,9 +37,9 @@ from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
 from plasmid.training.footprint import gpu_bytes, weight_bytes
 from plasmid.training.release import write_release
-from tiny_language import language_bases, language_recipe, language_table
-from tiny_models import tiny_bert
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_language import language_bases, language_recipe, language_table
+from support.tiny.tiny_models import tiny_bert
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 ALL = UnitSampling("record", clip=0.5, rate=1.0, expected=40.0, noise_multiplier=0.0)
 

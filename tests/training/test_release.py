@@ -19,7 +19,7 @@ from plasmid.models.metrics import label_indices, score
 from plasmid.models.store import BaseModel
 from plasmid.training.engine import Engine
 from plasmid.training.release import evaluate_file, predict_file, write_release
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
 

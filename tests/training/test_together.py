@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import method_rounds
 from plasmid.computations import fedsb
 from plasmid.computations.api import Part
 from plasmid.models.adapter import Vector, initial_state
@@ -17,9 +16,10 @@ from plasmid.recipes.schema import Recipe
 from plasmid.training import together
 from plasmid.training.engine import EVERYTHING, Engine
 from plasmid.training.together import Together, groups, may_go_together
-from tiny_kinds import KINDS, kind_recipe, kind_table
-from tiny_language import language_bases, language_recipe, language_table
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny import method_rounds
+from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
+from support.tiny.tiny_language import language_bases, language_recipe, language_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 ROWS = (40, 17, 96)
 

@@ -33,7 +33,7 @@ from plasmid.training import dp
 from plasmid.training import engine as engine_module
 from plasmid.training.dp import ClippedSum, UnitSampling
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe, tiny_table
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 CLIP, NOISE, DELTA = 0.05, 0.4, 1e-5
 OTHERS, STEPS = 9, 300

@@ -34,8 +34,8 @@ from plasmid.training.isolation import choose
 from plasmid.training.isolation.tree import descendants
 from plasmid.training.launcher import _PASSED_ON, LocalLauncher
 from plasmid.training.session import WorkerSession
-from snapshots import snapshot_of
-from tiny_task import tiny_recipe, tiny_table
+from support.hospital.snapshots import snapshot_of
+from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 PING = PingDocument(length=1000)
 AGES = QueryDocument(name="ages", column="age", bounds=(0.0, 100.0), max_rows=1_000_000)

@@ -25,7 +25,7 @@ from plasmid.core.errors import PolicyRefused, ProtocolError, UsageError
 from plasmid.gateway.approval_files import ApprovalFiles, Case, Waiting
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import CHOSEN, Cost, Passphrase
+from plasmid.gateway.keystore import Cost, Passphrase
 from plasmid.gateway.people import People, Person
 from plasmid.gateway.policy import Approvers, Rule
 from plasmid.gateway.quorum import AwaitingApproval, Signature, Standing, State, standing_of
@@ -134,7 +134,7 @@ class Approvals:
     # -- what people do ----------------------------------------------------------------------------
 
     def add_person(
-        self, name: str, *, full_name: str, role: str, passphrase: Passphrase, cost: Cost = CHOSEN
+        self, name: str, *, full_name: str, role: str, passphrase: Passphrase, cost: Cost | None = None
     ) -> Person:
         """Record a person, and log it. Raises as :meth:`plasmid.gateway.people.People.add`."""
         made = self.people.add(

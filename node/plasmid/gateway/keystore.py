@@ -113,8 +113,12 @@ class EncryptedFile:
         self._opened: tuple[Identity, bytes] | None = None
 
     @classmethod
-    def create(cls, path: Path, name: str, passphrase: Passphrase, *, cost: Cost = CHOSEN) -> EncryptedFile:
+    def create(
+        cls, path: Path, name: str, passphrase: Passphrase, *, cost: Cost | None = None
+    ) -> EncryptedFile:
         """Draw new keys for *name* and write them to *path*, which may not exist.
+
+        *cost* None: :data:`CHOSEN`.
 
         Raises
         ------
@@ -160,8 +164,10 @@ class EncryptedFile:
         """Return the password of the TLS key's PEM file. Raises as :meth:`identity`."""
         return self._open()[1]
 
-    def rekey(self, passphrase: Passphrase, *, cost: Cost = CHOSEN) -> None:
+    def rekey(self, passphrase: Passphrase, *, cost: Cost | None = None) -> None:
         """Seal the same keys under another passphrase; the file is as it was, or wholly new.
+
+        *cost* None: :data:`CHOSEN`.
 
         Raises
         ------
@@ -236,14 +242,14 @@ def _read(path: Path) -> _File:
         ) from error
 
 
-def _write(path: Path, name: str, seed: bytes, password: bytes, passphrase: str, cost: Cost) -> None:
+def _write(path: Path, name: str, seed: bytes, password: bytes, passphrase: str, cost: Cost | None) -> None:
     check_new(passphrase)
     public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw().hex()
     try:
         blank = _File(
             name=name,
             public=public,
-            cost=cost,
+            cost=cost or CHOSEN,
             salt=secrets.token_hex(32),
             nonce=secrets.token_hex(12),
             sealed="A" * 107 + "=",

@@ -20,7 +20,7 @@ from plasmid.core.canonical import canonical_json
 from plasmid.core.clock import Stamp, stamp
 from plasmid.core.errors import KeysError, StorageError, UsageError
 from plasmid.core.files import write_atomic
-from plasmid.gateway.keystore import CHOSEN, Cost, EncryptedFile, Passphrase
+from plasmid.gateway.keystore import Cost, EncryptedFile, Passphrase
 from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import PublicKey, Signer
 
@@ -52,7 +52,7 @@ class People:
         full_name: str,
         role: str,
         passphrase: Passphrase,
-        cost: Cost = CHOSEN,
+        cost: Cost | None = None,
         since: datetime,
     ) -> Person:
         """Draw a key for *name* and write the record.

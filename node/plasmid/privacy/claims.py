@@ -26,7 +26,7 @@ UNITS = {
 }
 
 TOLD = "a cosine of .39 (median) and .52 (most) on tcr-covid's 50 rounds of six sites"
-"""Between a site's update and the difference of two rounds' sums, without a unit: ``bench.near_states``."""
+"""A site's update against the difference of two rounds' sums, without a unit: ``benchmarks.near_states``."""
 
 
 def statement(facts: PrivacyFacts) -> list[str]:

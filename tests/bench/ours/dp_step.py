@@ -18,7 +18,7 @@ from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from plasmid.training.dp import UnitSampling
 from plasmid.training.engine import Engine
-from tiny_task import tiny_recipe
+from support.tiny.tiny_task import tiny_recipe
 
 BATCH = 32
 TOKENS = 128

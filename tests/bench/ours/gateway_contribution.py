@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. One site of three, as :mod:`in_memory` has them. Its policy asks for two approvals, which are there; the
-   run is of a project, by a named requester. The computation returns a vector that is ready.
+1. One site of three, as :mod:`support.federation.in_memory` has them. Its policy asks for two approvals,
+   which are there; the run is of a project, by a named requester. The computation returns a vector that is
+   ready.
 2. The vector is a float32 adapter of :data:`TENSORS` tensors, longer than its L2 bound, so it is scaled, too.
 3. Masks are timed inside the same call, and taken off.
 """
@@ -19,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-import approving
-from in_memory import Federation
 from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.privacy.noise import skellam
 from plasmid.recipes.query import PingDocument
+from support.federation import approving
+from support.federation.in_memory import Federation
 
 LENGTH = 1_000_000
 TENSORS = 100

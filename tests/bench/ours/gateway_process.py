@@ -23,11 +23,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployed import Deployment
 from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile
 from plasmid.gateway.passphrase import from_file
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
+from support.federation.deployed import Deployment
 
 LENGTH = 1_000_000
 MIB = 1024**2

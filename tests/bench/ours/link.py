@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from deployed import Deployment
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
+from support.federation.deployed import Deployment
 
 LENGTH = 1_000_000
 """float32 values: 4 MB each way."""

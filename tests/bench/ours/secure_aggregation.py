@@ -22,7 +22,7 @@ from plasmid.privacy.unmasking import sum_words
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import open_signed, parse_signed, sign, wire
-from secure_sum import DOCUMENT, H, reader, sealed
+from support.federation.secure_sum import DOCUMENT, H, reader, sealed
 
 BOUND = 8.0
 """As Flower's clipping range."""

@@ -21,7 +21,7 @@ from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks.classification import ClassificationHead
-from served import COLUMNS, FACTS, MAX_LENGTH
+from support.tiny.served import COLUMNS, FACTS, MAX_LENGTH
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]
 LORA = LoraSpec(rank=8, alpha=16.0, targets=["all-linear"])

@@ -31,8 +31,8 @@ ROWS = 32
 def make_world(folder: Path) -> None:
     """Write a state folder with a tiny base model, a recipe and a table for each site."""
     from plasmid.models.importer import import_folder
-    from tiny_models import tiny_bert
-    from tiny_task import tiny_recipe, tiny_table
+    from support.tiny.tiny_models import tiny_bert
+    from support.tiny.tiny_task import tiny_recipe, tiny_table
 
     os.environ["PLASMID_HOME"] = str(folder / "home")
     base = import_folder(tiny_bert(folder / "source"), model_id="tiny-bert")

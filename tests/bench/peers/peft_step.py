@@ -18,7 +18,7 @@ from plasmid.models.batches import Batch
 from plasmid.models.specs import LoraSpec
 from plasmid.models.store import BaseModel
 from plasmid.models.tasks import Head
-from stock_peft import StockPeft
+from support.tiny.stock_peft import StockPeft
 
 Step = Callable[[], object]
 

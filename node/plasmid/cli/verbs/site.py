@@ -25,7 +25,7 @@ from plasmid.core.errors import UsageError
 from plasmid.core.lifetime import end_event
 from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import CHOSEN, Cost, EncryptedFile, Passphrase
+from plasmid.gateway.keystore import Cost, EncryptedFile, Passphrase
 from plasmid.gateway.passphrase import find
 from plasmid.gateway.peers import Peer, read_peers
 from plasmid.protocol.identity import fingerprint
@@ -41,7 +41,7 @@ def init_site(
     organisation: str,
     data: Path | None,
     passphrase: Passphrase,
-    cost: Cost = CHOSEN,
+    cost: Cost | None = None,
     public_size: int | None = None,
 ) -> Peer:
     """Make a site in its folder, with fresh keys, and return its public card. Its log begins with them."""

@@ -1,0 +1,1 @@
+"""Helpers that several tests share, by what they stand for."""

@@ -1,0 +1,1 @@
+"""Federations in one process, in a thread or deployed: sites, coordinators and their documents."""

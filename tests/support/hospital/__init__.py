@@ -1,0 +1,1 @@
+"""Invented patients, their tables and files, and queries over them."""

@@ -1,0 +1,1 @@
+"""A hub on loopback, and every verb of its stock clients."""

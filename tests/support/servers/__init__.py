@@ -1,0 +1,1 @@
+"""Servers and processes that tests start: databases, proxies, sandboxes, warm interpreters."""

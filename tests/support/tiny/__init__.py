@@ -1,0 +1,1 @@
+"""Models, adapters and tasks of test size."""

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import methods, personal, trees
-from plasmid.client.baselines import run_baselines
-from plasmid.client.table import Table
-from plasmid.client.trees import score
-from plasmid.data.reading import read_table
-from plasmid.models.store import ensure_model
+from plasmid.bases.store import ensure_model
+from plasmid.data.views.reading import read_table
+from plasmid.experiments.baselines import run_baselines
+from plasmid.experiments.table import Table
+from plasmid.experiments.trees import score
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites

@@ -12,7 +12,7 @@ a run whose file is there is not repeated.
 Epsilon ``inf`` keeps sampling and clip and leaves the noise out; ``--plain`` adds the recipe of the same
 folder without a unit, at its own schedule. ``--alone`` trains each site by itself, too, with the same
 settings and epsilon. ``--audit N`` trains once more per epsilon, at the first seed, with N canaries a site,
-and adds the verdict of :mod:`plasmid.privacy.audit`. ``--held-out K`` never opens the test: it trains
+and adds the verdict of :mod:`plasmid.dp.canary_audit`. ``--held-out K`` never opens the test: it trains
 without the K-th site (where sites are people) or without a fifth of each site's units, and scores on those.
 Settings were chosen there.
 """
@@ -35,28 +35,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plasmid.client.simple import simple_scores
+from plasmid.adapters.adapter import Vector
+from plasmid.bases.store import ensure_model
 from plasmid.computations import finetune
 from plasmid.computations.api import Shape, Sum
-from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
-from plasmid.federation.server import optimiser_of
+from plasmid.data.views.reading import read_table
+from plasmid.dp.canary_audit import Audit
+from plasmid.dp.noise import skellam
+from plasmid.dp.site_parameters import sampling, unit_terms
+from plasmid.experiments.simple import simple_scores
 from plasmid.gateway.output import bounded
-from plasmid.gateway.terms import sampling, unit_terms
-from plasmid.models.adapter import Vector
-from plasmid.models.store import ensure_model
-from plasmid.privacy.audit import Audit
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import TAIL, Encoding, add_noise, decode_sum, encode, plan_encoding
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes import catalogue
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
-from plasmid.training.canaries import Canaries
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.secagg.ring import TAIL, Encoding, add_noise, decode_sum, encode, plan_encoding
+from plasmid.strategies.server import optimiser_of
+from plasmid.worker.canaries import Canaries
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 
 EPSILONS = (math.inf, 8.0, 3.0, 1.0)
 SEEDS = (0, 1, 2)

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods import Bench, read
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.export import export_merged
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel, ensure_model
 from plasmid.data.table import Table
-from plasmid.models.artifact import read_adapter
-from plasmid.models.export import export_merged
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.prediction.evaluation import write_release
 from plasmid.recipes.load import load_recipe
-from plasmid.training.release import write_release
 
 ADAPTED = "antiberty-tcr"
 

@@ -26,21 +26,21 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel, ensure_model
 from plasmid.computations import api
-from plasmid.data.reading import read_table, training_table
 from plasmid.data.table import Table, concatenate
+from plasmid.data.views.reading import read_table, training_table
 from plasmid.gateway.output import bounded
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.store import BaseModel, ensure_model
-from plasmid.privacy.ring import TAIL, decode_sum, encode
+from plasmid.gateway.run import local_seed
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
-from plasmid.protocol.server_step import rule_of
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites
-from plasmid.site.run import local_seed
-from plasmid.training.engine import Engine
+from plasmid.release.server_step import rule_of
+from plasmid.secagg.ring import TAIL, decode_sum, encode
+from plasmid.worker.engine import Engine
 
 
 class Bench:

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plasmid.models.batches import Rows
-from plasmid.models.encoder import CACHE_BATCH, mean_of_own
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder
-from plasmid.models.store import BaseModel, ensure_model
-from plasmid.models.tokenizing import Tokenizer
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel, ensure_model
+from plasmid.bases.tokenizing import Tokenizer
+from plasmid.encoders.batches import Rows
+from plasmid.encoders.encoder import CACHE_BATCH, mean_of_own
+from plasmid.encoders.loading import load_encoder
 
 TARGETS = ("CHEMBL2971_Ki", "CHEMBL4005_Ki", "CHEMBL4203_Ki", "CHEMBL1862_Ki")
 MOST, FOLDS, BITS = 500, 3, 2048

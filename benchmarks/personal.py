@@ -25,21 +25,21 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.client.simple import fit_and_score
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel, ensure_model
 from plasmid.computations import api
 from plasmid.computations._personal import personal_in, with_personal
-from plasmid.data.reading import read_table
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Table, concatenate
+from plasmid.data.views.reading import read_table
+from plasmid.experiments.simple import fit_and_score
 from plasmid.gateway.output import bounded
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.gateway.run import local_seed
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Holdout, Recipe
 from plasmid.recipes.sites import materialise_sites
-from plasmid.site.run import local_seed
-from plasmid.training.engine import Engine
-from plasmid.training.gain import held_rows
+from plasmid.worker.engine import Engine
+from plasmid.worker.gain import held_rows
 from support.hospital.snapshots import snapshot_of
 
 HOLDOUT = Holdout(by="record", share=0.2, seed=0)

@@ -16,11 +16,11 @@ import time
 from typing import Any
 
 from benchmarks.methods import read
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import ensure_model
 from plasmid.data.table import concatenate
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import ensure_model
 from plasmid.recipes.load import load_recipe
-from plasmid.training.engine import Engine
+from plasmid.worker.engine import Engine
 
 HELD = ("none", "nf4")
 

@@ -25,20 +25,20 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.client.trees import TreesBench, grown, head_of, score
 from plasmid.computations import trees
 from plasmid.computations.api import State, Sum
-from plasmid.data.reading import read_table
 from plasmid.data.table import Table, concatenate
+from plasmid.data.views.reading import read_table
+from plasmid.dp.noise import skellam
+from plasmid.experiments.trees import TreesBench, grown, head_of, score
 from plasmid.gateway.output import bounded
-from plasmid.models.tasks import Answers
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import TAIL, add_noise, decode_sum, encode
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes import catalogue
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.trees import TreesRecipe
+from plasmid.secagg.ring import TAIL, add_noise, decode_sum, encode
+from plasmid.tasks import Answers
 
 SETTINGS: dict[str, dict[str, str]] = {
     "8": {},

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from plasmid.gateway import keystore, opening
-from plasmid.models.store import BaseModel
-from plasmid.privacy import accountant
+from plasmid.bases.store import BaseModel
+from plasmid.dp import accountant
+from plasmid.gateway import open_view as opening
+from plasmid.gateway.keys import keystore
 from support.servers import warm
 from support.servers.postgres_server import Postgres, running
 from threat_rows import MARKS, Rows, row_of
@@ -44,7 +45,7 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
     """The tiny models by architecture."""
-    from plasmid.models.importer import import_folder
+    from plasmid.bases.importer import import_folder
     from support.tiny.tiny_models import tiny_bert, tiny_esm
 
     source = tmp_path_factory.mktemp("sources")
@@ -61,7 +62,7 @@ def zoo(
     tiny: dict[str, BaseModel], model_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, BaseModel]:
     """Tiny models of every architecture, by its name."""
-    from plasmid.models.importer import import_folder
+    from plasmid.bases.importer import import_folder
     from support.tiny.tiny_models import tiny_amplify, tiny_llama, tiny_modernbert, tiny_roberta
 
     source = tmp_path_factory.mktemp("zoo")

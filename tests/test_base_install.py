@@ -20,7 +20,12 @@ REPOSITORY = Path(__file__).parents[1]
 ROOTS = ("models", "recipes", "node", "platform")
 BASE = {pin.name for pin in read_pins(FILES["gateway"].read_text(encoding="utf-8"))}
 LEAN = ("plasmid.cli", "plasmid.core", "plasmid.gateway", "plasmid.privacy", "plasmid.protocol")
-LEAN_TOO = {"plasmid.site.node", "plasmid.site.doctor", "plasmid.training.launcher", "plasmid.recipes.load"}
+LEAN_TOO = {
+    "plasmid.gateway.node",
+    "plasmid.owner.doctor",
+    "plasmid.isolation.launcher",
+    "plasmid.recipes.load",
+}
 """The gateway's process, whatever its owner's verbs import at once, and what those import at once in turn."""
 
 
@@ -88,8 +93,8 @@ def test_the_gateway_and_all_verbs_of_a_node_import_the_base_install_alone() -> 
 def test_what_is_not_lean_is_seen() -> None:
     """The positive control: a way to torch, and one to the web server."""
     files = module_files()
-    assert reached({"plasmid.training.rounds"}, files)["torch"][0] == "plasmid.training.rounds"
-    assert "starlette" in reached({"plasmid.site.page.server"}, files)
+    assert reached({"plasmid.worker.rounds"}, files)["torch"][0] == "plasmid.worker.rounds"
+    assert "starlette" in reached({"plasmid.owner.page.server"}, files)
     assert list(
         imported(ast.parse("def f():\n import torch\nif TYPE_CHECKING:\n import peft\nimport os"))
     ) == ["os"]

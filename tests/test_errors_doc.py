@@ -10,7 +10,7 @@ import pytest
 import errors_doc
 from error_codes import codes_of, codes_of_the_source, raised
 from errors_doc import Line
-from plasmid.gateway.disclosure import SENTENCES
+from plasmid.gateway.sentences import SENTENCES
 
 
 def documented() -> list[str]:

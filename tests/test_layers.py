@@ -99,7 +99,7 @@ def test_an_import_upward_breaks_the_contract(tmp_path: Path) -> None:
 
 @pytest.mark.promise("gateway-without-torch")
 def test_the_gateway_process_imports_nothing_heavy() -> None:
-    modules = ["plasmid.site.node"]
+    modules = ["plasmid.gateway.node"]
     for name in TRUSTED:
         root = next(root for root in ROOTS if name in packages(root))
         files = (REPOSITORY / root / "plasmid" / name).rglob("*.py")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from plasmid.core.errors import PlasmidError
 from plasmid.core.yaml12 import parse_yaml
-from plasmid.gateway.disclosure import SENTENCES
+from plasmid.gateway.sentences import SENTENCES
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "errors.md"

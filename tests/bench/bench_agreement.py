@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import Result
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import ensure_model
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import ensure_model
 from plasmid.recipes.schema import Recipe
-from plasmid.training.engine import Engine
+from plasmid.worker.engine import Engine
 from support.hospital.hospital_world import (
     COHORT,
     COLUMNS,

@@ -28,13 +28,13 @@ import pyarrow.parquet
 
 from bench.harness import Result
 from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector
-from plasmid.data.rows import Rows, flat_query, wanted_columns
 from plasmid.data.settings import FhirConnection, SqlConnection, TableMap
 from plasmid.data.source import Source
 from plasmid.data.sources.fhir import open_fhir
 from plasmid.data.sources.files import open_file
 from plasmid.data.sources.sql import open_sql
+from plasmid.data.views.reading import Collector
+from plasmid.data.views.rows import Rows, flat_query, wanted_columns
 from plasmid.recipes.columns import (
     AnyColumn,
     CategoryColumn,

@@ -21,8 +21,8 @@ import torch
 from bench.harness import Result
 from bench.ours import dp_step
 from bench.peers.peft_step import peers
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.store import BaseModel
+from plasmid.bases.store import BaseModel
+from plasmid.encoders.encoder import AdaptedModel
 
 _REPEATS = 4
 _TARGETS = {"q,v": ["query", "value"], "all linear": ["all-linear"]}

@@ -24,10 +24,10 @@ from bench.ours import gateway_contribution, gateway_process
 from bench.ours.gateway_process import MIB
 from bench.ours.gateway_sandbox import sandbox_figures
 from plasmid.core.clock import stamp
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.audit_export import Known, Named, export
-from plasmid.gateway.audit_verify import parse_export
-from plasmid.gateway.entries import entry_line
+from plasmid.log.audit_log import AuditLog
+from plasmid.log.entries import entry_line
+from plasmid.log.export import Known, Named, export
+from plasmid.log.verify import parse_export
 from plasmid.protocol.identity import Identity
 
 APPEND_LIMIT_MS = 5.0

@@ -23,12 +23,12 @@ from typing import Any
 from sqlalchemy import Engine, insert, text
 
 from bench.harness import Result
-from plasmid.hub.database import open_hub_engine, writing
-from plasmid.hub.facts import WORD, title_words
-from plasmid.hub.finding import Finding, Query
-from plasmid.hub.migrations import upgrade
-from plasmid.hub.records import Account
-from plasmid.hub.tables import AccountRow, CommitRow, RefRow, RepoRow, TagRow, TextsRow
+from plasmid.hub.store.card_facts import WORD, title_words
+from plasmid.hub.store.database import open_hub_engine, writing
+from plasmid.hub.store.finding import Finding, Query
+from plasmid.hub.store.migrations import upgrade
+from plasmid.hub.store.records import Account
+from plasmid.hub.store.tables import AccountRow, CommitRow, RefRow, RepoRow, TagRow, TextsRow
 
 LIMIT_MS = 100.0
 REPOS = 100_000

@@ -29,8 +29,8 @@ from typing import Any
 import psutil
 
 from bench.harness import Result
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Add
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Add
 from support.hub.hub_server import client_environment, served, served_apart
 
 CLIENTS = 50

@@ -30,14 +30,14 @@ import torch
 
 from bench.harness import Result
 from bench.peers.merged_loop import MergedLoop
-from plasmid.models.adapter import adapter_schema
-from plasmid.models.artifact import read_head
-from plasmid.models.residues import AMINO_ACIDS
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.adapters.adapter import adapter_schema
+from plasmid.adapters.artifact import read_head
+from plasmid.bases.residues import AMINO_ACIDS
+from plasmid.bases.store import BaseModel, ensure_model
+from plasmid.prediction.evaluation import write_release
 from plasmid.prediction.inputs import file_input
 from plasmid.prediction.job import Scorer, predict_to
 from plasmid.recipes.schema import Recipe
-from plasmid.training.release import write_release
 
 GOAL = 0.95
 TIMES = 3

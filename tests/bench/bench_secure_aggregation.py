@@ -28,7 +28,7 @@ from bench.harness import Result
 from bench.ours import secure_aggregation as ours
 from bench.peers.flower_secagg import FlowerRound, upload_bytes
 from bench.peers.nvflare_ckks import Ckks
-from plasmid.privacy.roster import threshold
+from plasmid.secagg.roster import threshold
 
 _MILLION = 1_000_000
 _REPEATS = {_MILLION: 15, 10 * _MILLION: 5}

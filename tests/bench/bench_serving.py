@@ -36,9 +36,9 @@ import torch
 from bench.harness import Result
 from bench.ours.serving import make_adapter, make_base, sequences
 from bench.peers.peft_serving import PeftServing
-from plasmid.models.artifact import read_adapter
-from plasmid.models.mixed import Item, MixedModel
-from plasmid.models.store import BaseModel
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
+from plasmid.encoders.mixed import Item, MixedModel
 
 ADAPTERS, ROWS, RESIDUES = 8, 16, 14
 _REPEATS = 11

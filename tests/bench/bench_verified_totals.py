@@ -28,10 +28,10 @@ import numpy as np
 from bench.bench_secure_aggregation import cpu_seconds
 from bench.harness import Result
 from bench.ours import secure_aggregation as ours
-from plasmid.link import kept
-from plasmid.privacy import tags
-from plasmid.privacy.merkle import levels
-from plasmid.privacy.samples import SAMPLES, body_root, leaf_hashes
+from plasmid.core.merkle import levels
+from plasmid.link import sample_store as kept
+from plasmid.secagg import tags
+from plasmid.secagg.samples import SAMPLES, body_root, leaf_hashes
 from support.federation.secure_sum import H
 
 _MILLION = 1_000_000

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.dp_quality import Bench, table, units, without
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import dp_sgd_noise
+from plasmid.dp.accounting import dp_sgd_noise
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
-from plasmid.training.engine import Engine
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 UNIT = {"unit": "record", "epsilon": 8.0, "delta": 1e-4, "record_clip": 1.0}

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from plasmid.cli.verbs.audit import app
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.audit_export import PROOF
-from plasmid.gateway.cosigning import Cosigning
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import Cost, EncryptedFile
-from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.keys.keystore import Cost, EncryptedFile
+from plasmid.gateway.members.cosigning import Cosigning
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.log.audit_log import AuditLog
+from plasmid.log.export import PROOF
 from plasmid.protocol.identity import Identity, fingerprint
 
 PASSPHRASE = "correct horse battery staple"

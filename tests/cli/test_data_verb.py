@@ -15,9 +15,9 @@ from plasmid.cli.verbs.site import app as site_app
 from plasmid.core.settings import read_settings
 from plasmid.data.people import person_key
 from plasmid.data.settings import Connections, ViewFile
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.lineage import Derived
+from plasmid.gateway.participation import Derived
 from plasmid.gateway.retention import lineage_of
+from plasmid.log.audit_log import AuditLog
 from support.hospital.data_site import CANARY, RECEPTORS, STAYS, DataSite, receptor_rows
 from support.hospital.fhir_data import bundle, patient
 from support.hospital.hospital_world import patients, write_fhir, write_omop

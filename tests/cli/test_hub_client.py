@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs import models
 from plasmid.cli.verbs.hub import app
-from plasmid.models.hub import push_base
-from plasmid.models.hub_client import find_hub
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel
+from plasmid.hubclient.bases import push_base
+from plasmid.hubclient.client import find_hub
 from support.federation.release_world import DP_SGD, World
 from support.hub.hub_server import LiveHub, served
 from support.tiny.tiny_models import tiny_bert

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.hub_verify import app
-from plasmid.models.store import BaseModel
 from support.federation.release_world import SITES, World
 
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from plasmid.client import Coordinator
 from plasmid.client.verbs.login import app
-from plasmid.gateway.keystore import EncryptedFile
-from plasmid.gateway.passphrase import from_file
+from plasmid.gateway.keys.keystore import EncryptedFile
+from plasmid.gateway.keys.passphrase import from_file
 from plasmid.protocol.identity import fingerprint
-from plasmid.site.enrol import Credential, fetch_roster
+from plasmid.uplink.enrol import Credential, fetch_roster
 from support.federation.attacks import refusal
 from support.federation.live_link import PASSPHRASE, LiveLink
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.models import app
-from plasmid.models.store import BaseModel
 from support.tiny.tiny_models import tiny_bert
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plasmid.cli.verbs.policy import app
-from plasmid.gateway.projects import Projects
+from plasmid.gateway.members.projects import Projects
 from support.federation.approving import add_people, write_policy
 from support.federation.attacks import BUDGET
 from support.federation.in_memory import project_of, signed_by

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.privacy import _planned, app
 from plasmid.cli.verbs.site import init_site
 from plasmid.computations import finetune
+from plasmid.dp.claims import statement
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import Cost
+from plasmid.gateway.keys.keystore import Cost
 from plasmid.gateway.ledger import Budget, Ledger
-from plasmid.models.store import BaseModel
-from plasmid.privacy.claims import statement
 from plasmid.recipes import catalogue
 from plasmid.recipes.schema import Recipe
 from support.tiny.tiny_task import tiny_recipe

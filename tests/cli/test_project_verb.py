@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from plasmid.cli.verbs.project import app, projects_of
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.identity import fingerprint
-from plasmid.site.enrol import Credential
+from plasmid.uplink.enrol import Credential
 from support.federation.live_link import PASSPHRASE, LiveLink
 
 SITES = ("alpha", "beta")

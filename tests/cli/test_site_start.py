@@ -19,12 +19,12 @@ import pytest
 from sqlalchemy.orm import Session
 
 from plasmid.core.clock import now
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import EncryptedFile
-from plasmid.gateway.peers import Peers, write_peers
+from plasmid.gateway.keys.keystore import EncryptedFile
+from plasmid.gateway.members.peers import Peers, write_peers
+from plasmid.gateway.status import site_status
 from plasmid.link.tables import CertificateRow
-from plasmid.site.status import site_status
+from plasmid.log.audit_log import AuditLog
 from support.federation.live_link import PASSPHRASE, LiveLink
 from support.servers import warm
 

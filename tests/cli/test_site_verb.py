@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from plasmid.cli import confirming
 from plasmid.cli.verbs.site import app as site_app
-from plasmid.controller.verb import app as coordinator_app
-from plasmid.gateway import keystore
-from plasmid.gateway.audit import AuditLog
+from plasmid.coordinator.verb import app as coordinator_app
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.peers import read_peers
-from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.keys import keystore
+from plasmid.gateway.members.peers import read_peers
+from plasmid.gateway.members.revocations import Revoked
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.enrolment import RosterEntry
 from plasmid.protocol.identity import fingerprint
 from support.federation.live_link import PASSPHRASE, LiveLink

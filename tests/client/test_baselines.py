@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from plasmid.client import baselines
-from plasmid.client.baseline_child import Bench
-from plasmid.client.baselines import run_baselines
-from plasmid.client.simple import fit, score
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.catalogue import get
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, RunFailed
-from plasmid.data.reading import training_table
 from plasmid.data.table import concatenate
-from plasmid.models.adapter import initial_state
-from plasmid.models.catalogue import get
-from plasmid.models.store import BaseModel
+from plasmid.data.views.reading import training_table
+from plasmid.experiments import baselines
+from plasmid.experiments.baseline_child import Bench
+from plasmid.experiments.baselines import run_baselines
+from plasmid.experiments.simple import fit, score
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
-from plasmid.training.engine import Engine
-from plasmid.training.gain import held_table
+from plasmid.worker.engine import Engine
+from plasmid.worker.gain import held_table
 from support.tiny.tiny_task import tiny_csv, tiny_recipe
 
 CHILD = """
@@ -60,7 +60,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def with_fault(fault: str) -> list[subprocess.Popen[bytes]]:
         def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-            assert command[1:] == ["-m", "plasmid.client.baseline_child"]
+            assert command[1:] == ["-m", "plasmid.experiments.baseline_child"]
             child = real([sys.executable, "-c", CHILD.format(fault=fault)], **options)
             started.append(child)
             return child
@@ -121,7 +121,7 @@ def test_stop_ends_the_children_at_once(resolved: ResolvedRecipe, play: Any) -> 
 
 def child_process() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "plasmid.client.baseline_child"],
+        [sys.executable, "-m", "plasmid.experiments.baseline_child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from plasmid.client import cells, comparison
-from plasmid.client.comparison import figure
+from plasmid.bases.store import BaseModel
 from plasmid.client.verbs import compare
 from plasmid.core.errors import RunFailed, UsageError
-from plasmid.models.store import BaseModel
+from plasmid.experiments import comparison
+from plasmid.experiments import grid as cells
+from plasmid.experiments.comparison import figure
 from support.federation.no_ray import here
 from support.tiny.tiny_task import tiny_csv, tiny_recipe
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.site import init_site
 from plasmid.client.embedded import Embedded, public_size
 from plasmid.core.errors import StorageError
-from plasmid.gateway.keystore import Cost
+from plasmid.gateway.keys.keystore import Cost
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.policy import Rule, read_policy
-from plasmid.models.store import BaseModel
+from plasmid.isolation import choose, strongest
+from plasmid.isolation.bubblewrap import Bubblewrap
+from plasmid.isolation.landlock import Landlock
 from plasmid.recipes.query import mean_from_bounds, noised
 from plasmid.recipes.schema import Recipe
-from plasmid.training.isolation import choose, strongest
-from plasmid.training.isolation.bubblewrap import Bubblewrap
-from plasmid.training.isolation.landlock import Landlock
 from support.federation.in_memory import document_of
 from support.tiny.tiny_task import tiny_recipe
 

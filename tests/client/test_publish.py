@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from client.test_launch import Notes
+from plasmid.bases.store import BaseModel
 from plasmid.client.publish import publish, target, unmet
 from plasmid.client.run import Run
-from plasmid.client.table import Table
-from plasmid.models.hub_client import Hub
-from plasmid.models.store import BaseModel
-from plasmid.training import sharing
+from plasmid.exchange import sharing
+from plasmid.experiments.table import Table
+from plasmid.hubclient.client import Hub
 from support.federation.attacks import refusal
 from support.federation.release_world import World
 

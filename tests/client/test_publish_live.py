@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.client.run import Run
 from plasmid.client.verbs import runs
-from plasmid.models.hub_client import find_hub
-from plasmid.models.store import BaseModel
-from plasmid.protocol.released import Trust
-from plasmid.training import sharing
+from plasmid.exchange import sharing
+from plasmid.hubclient.client import find_hub
+from plasmid.release.folder import Trust
 from support.federation.release_world import SITES, World
 from support.hub.hub_server import LiveHub, served
 
@@ -31,7 +31,7 @@ DYING = """
 import os, sys
 from pathlib import Path
 from support.hub.hub_server import _main
-from plasmid.hub import revisions
+from plasmid.hub.store import revisions
 
 made = revisions.publish
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plasmid.client.simple import fit, simple_scores
-from plasmid.data.reading import read_table
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.store import BaseModel
+from plasmid.data.views.reading import read_table
+from plasmid.experiments.simple import fit, simple_scores
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.sites import materialise_eval, materialise_sites

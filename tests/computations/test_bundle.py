@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from plasmid.computations import api, bundle
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.bundle import BundleRecipe
 from support.federation.bundle_recipes import OUTPUT, RECORD, bundle_recipe
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api, finetune, mean, ping
 from plasmid.core.errors import RecipeError
-from plasmid.models.store import BaseModel
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from support.federation.attacks import count_document

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api, evaluate
 from plasmid.core.errors import RecipeError
-from plasmid.models.metrics import auc
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
 from plasmid.recipes.evaluation import EvaluationDocument, evaluation_from_recipe
 from plasmid.recipes.query import noised
 from plasmid.recipes.schema import Recipe
+from plasmid.tasks.metrics import auc
 from support.tiny.tiny_kinds import kind_recipe
 from support.tiny.tiny_task import tiny_recipe
 

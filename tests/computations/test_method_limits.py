@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from plasmid import computations
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.core.errors import RecipeError
 from plasmid.gateway import explanation
-from plasmid.models.store import BaseModel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import document_type
 from plasmid.recipes.schema import Recipe
@@ -170,7 +170,7 @@ def late():
     from .ping import shape
     from . import counts
     from plasmid.gateway import explanation
-from plasmid.models.adapter import nothing
+from plasmid.adapters.adapter import nothing
 """
     names = {"_factors", "mean", "_algebra", "ping", "counts"}
     assert _imported("plasmid.computations.rolora", source) == {

@@ -7,8 +7,8 @@ import importlib.util
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel, ensure_model
 from plasmid.computations import _algebra, _factors, api, fedsb
-from plasmid.models.store import BaseModel, ensure_model
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
 from support.tiny.method_rounds import Rounds, lora
@@ -67,7 +67,7 @@ def test_frames_are_the_leading_directions_and_made_of_elementwise_arithmetic_al
 
 
 def fedsb_weight(base: BaseModel, name: str) -> np.ndarray:
-    from plasmid.models.tensors import read_floats
+    from plasmid.bases.tensors import read_floats
 
     path = name.removeprefix("base_model.model.").replace(_factors.UP, ".weight")
     return read_floats(base.path / "model.safetensors")[path].astype(np.float64)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import adapter_schema, of_rank
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _algebra, _factors, api, sketch
 from plasmid.core.errors import RecipeError
-from plasmid.models.adapter import adapter_schema, of_rank
-from plasmid.models.store import BaseModel
+from plasmid.planner.attempts import attempt_plan, check_ranks
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan, check_ranks
 from plasmid.recipes.schema import Recipe
 from support.tiny.method_rounds import EXACT, SITES, UNIT, Rounds, lora, problem, recipe, worst
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.gateway import explanation
-from plasmid.models.store import BaseModel
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import document_type

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import keeps, personal_in, personal_of, public_of, with_personal
-from plasmid.models.store import BaseModel
 from support.tiny.method_rounds import UNIT, Rounds, lora, problem, recipe
 
 pytestmark = pytest.mark.usefixtures("at_home")

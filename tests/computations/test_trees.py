@@ -10,12 +10,12 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
-from plasmid.client.trees import grown
 from plasmid.computations import trees
 from plasmid.computations.api import Sum
 from plasmid.data.table import Table
-from plasmid.privacy.ring import TAIL, decode_sum, encode, plan_encoding
+from plasmid.experiments.trees import grown
 from plasmid.recipes.trees import TreesRecipe, record_norm
+from plasmid.secagg.ring import TAIL, decode_sum, encode, plan_encoding
 from support.federation.bundle_recipes import computed
 
 LABELS = {"kind": "classification", "labels": ["no", "yes"], "metric": "auc"}

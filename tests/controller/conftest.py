@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from plasmid.computations import api
-from plasmid.controller import run as run_module
-from plasmid.controller.database import Runs
-from plasmid.controller.plan import Job, prepare
-from plasmid.controller.run import RunActor
-from plasmid.controller.secure_sum import SecureSum, State
+from plasmid.coordinator import run as run_module
+from plasmid.coordinator.database import Runs
+from plasmid.coordinator.plan import Job, prepare
+from plasmid.coordinator.run import RunActor
+from plasmid.coordinator.secure_sum import SecureSum, State
 from plasmid.link.engine import open_engine, sqlite_url
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from controller.conftest import Scene
-from plasmid.controller import admission as admission_module
-from plasmid.controller.admission import Admissions
-from plasmid.controller.states import RunState
+from plasmid.coordinator import admission as admission_module
+from plasmid.coordinator.admission import Admissions
+from plasmid.coordinator.states import RunState
 from plasmid.core.clock import now
 from plasmid.protocol import messages
 from plasmid.recipes.protection import Limits

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from plasmid.controller import controller as module
-from plasmid.controller.controller import Controller
-from plasmid.controller.database import Runs
-from plasmid.controller.states import RunState
+from plasmid.coordinator import controller as module
+from plasmid.coordinator.controller import Controller
+from plasmid.coordinator.database import Runs
+from plasmid.coordinator.states import RunState
 from plasmid.core.errors import PlasmidError
 from plasmid.link.engine import open_engine, sqlite_url
 from plasmid.link.projects import ProjectRegistry

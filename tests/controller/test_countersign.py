@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from controller.conftest import NAMES, TINY_TABLES, Scene
+from plasmid.bases.store import BaseModel
 from plasmid.client.run import Run
-from plasmid.controller.rounds import Rounds
+from plasmid.coordinator.rounds import Rounds
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import PlasmidError
-from plasmid.models.store import BaseModel
-from plasmid.protocol.attestation import ROUNDS, Attestation, Result, digests, pack_rounds, read_rounds
 from plasmid.protocol.envelope import Envelope, Statement
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Conclude, Signed
 from plasmid.protocol.project import Project
-from plasmid.protocol.released import Trust, Verified, verify_release
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.release.attestation import ROUNDS, Attestation, Result, digests, pack_rounds, read_rounds
+from plasmid.release.folder import Trust, Verified, verify_release
 from support.federation.virtual_link import VirtualLink, fall_silent, meanwhile, vanish
 from support.tiny.tiny_task import tiny_recipe
 

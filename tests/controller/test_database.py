@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from plasmid.controller.coordinator import CoordinatorHome
-from plasmid.controller.database import Runs
-from plasmid.controller.states import RunState
-from plasmid.controller.verb import app
+from plasmid.coordinator.coordinator import CoordinatorHome
+from plasmid.coordinator.database import Runs
+from plasmid.coordinator.states import RunState
+from plasmid.coordinator.verb import app
 from plasmid.core.errors import RunFailed
 from plasmid.link.engine import open_engine, sqlite_url
 from plasmid.protocol.envelope import Envelope

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from controller.conftest import NAMES, Scene
+from plasmid.bases.store import BaseModel
 from plasmid.client.evaluation import lines
 from plasmid.computations import evaluate
 from plasmid.computations.api import first_state, given_digest
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.metrics import auc, label_indices
-from plasmid.models.store import BaseModel
+from plasmid.encoders.encoder import AdaptedModel
 from plasmid.protocol.body import unpack
 from plasmid.recipes.evaluation import EvaluationDocument, evaluation_from_recipe
 from plasmid.recipes.query import noised
-from plasmid.training.scoring import Scorer
+from plasmid.tasks.metrics import auc, label_indices
+from plasmid.worker.scoring import Scorer
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -149,7 +149,7 @@ def test_a_coordinator_that_sends_another_adapter_is_caught_before_a_row_is_scor
         state[0] += 1.0
         return state
 
-    monkeypatch.setattr("plasmid.controller.rounds.api.first_state", other)
+    monkeypatch.setattr("plasmid.coordinator.rounds.api.first_state", other)
     shown = start(made)
     assert shown["state"] == "FAILED"
     assert "[protocol.step]" in shown["error"]["message"]
@@ -157,7 +157,7 @@ def test_a_coordinator_that_sends_another_adapter_is_caught_before_a_row_is_scor
 
 
 def test_rows_are_scored_once_and_in_order(tiny: dict[str, BaseModel], monkeypatch: Any) -> None:
-    monkeypatch.setattr("plasmid.training.scoring.CHUNK_ROWS", 50)
+    monkeypatch.setattr("plasmid.worker.scoring.CHUNK_ROWS", 50)
     base, calls = tiny["bert"], []
     given, table = adapter(base), TABLES["alpha"]
     scorer = Scorer(asked(base, given, EPSILON), base, lambda: calls.append("stop?"))

@@ -11,19 +11,19 @@ import pytest
 
 from controller.conftest import NAMES, Scene
 from controller.test_methods_run import recipe
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.client.evaluation import lines
 from plasmid.computations import gain
 from plasmid.computations.api import given_digest
 from plasmid.core.errors import RecipeError
 from plasmid.data.snapshot import Snapshot
 from plasmid.gateway.explanation import explain
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.gain import GainDocument, gain_from_recipe
-from plasmid.training.engine import Engine
-from plasmid.training.gain import held_rows
+from plasmid.worker.engine import Engine
+from plasmid.worker.gain import held_rows
 from support.federation.in_worker import Workers
 from support.hospital.snapshots import snapshot_of
 from support.tiny.tiny_task import tiny_table
@@ -240,7 +240,7 @@ def test_noise_that_would_leave_no_answer_is_refused_by_the_plan_with_its_figure
 
 
 def test_one_record_may_move_the_whole_vector_and_the_noise_is_for_that(tiny: dict[str, BaseModel]) -> None:
-    from plasmid.protocol.plan import sensitivity
+    from plasmid.planner.attempts import sensitivity
 
     document = asked(tiny["bert"], np.zeros(4, np.float32), epsilon=8.0, delta=1e-3)
     moved = gain.vector(document, 0.2) - gain.vector(document, -0.2)

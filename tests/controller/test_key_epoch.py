@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from controller.conftest import Scene
-from plasmid.controller.key_epoch import SETUP_TIMEOUT_S, DroppedOut, set_up
+from plasmid.coordinator.key_epoch import SETUP_TIMEOUT_S, DroppedOut, set_up
 from plasmid.core.canonical import canonical_json
-from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.messages import Signed
+from plasmid.secagg.coordinator import CoordinatorEpoch
 from support.federation.virtual_link import fails, late, says, vanish
 
 Make = Callable[..., Scene]

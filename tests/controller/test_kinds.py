@@ -12,14 +12,14 @@ import pyarrow.parquet
 import pytest
 
 from controller.conftest import NAMES, Scene
-from plasmid.client.table import Table
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table as Rows
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
+from plasmid.experiments.table import Table
+from plasmid.prediction.evaluation import evaluate_file, predict_file, write_release
 from plasmid.protocol.body import unpack
 from plasmid.protocol.messages import Manifest
-from plasmid.training.engine import Engine
-from plasmid.training.release import evaluate_file, predict_file, write_release
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
 from support.tiny.tiny_language import language_bases, language_recipe, language_table
 

@@ -11,10 +11,10 @@ import pytest
 
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_of
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
 from plasmid.protocol.body import unpack
 from plasmid.recipes.schema import Recipe
 from support.federation.in_worker import Workers
@@ -119,7 +119,7 @@ def test_a_wrong_step_of_a_method_is_found_by_every_site(
     scene: Make, start: Start, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator that turns A by another rotation than the method's: the same product, another state."""
-    from plasmid.controller import rounds as module
+    from plasmid.coordinator import rounds as module
 
     made = training(scene, tiny["esm"], "fedsvd")
     honest = module.Rounds._publish

@@ -12,12 +12,12 @@ import pytest
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
 from controller.test_methods_run import UNIT, csv, last_state, recipe
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_in, personal_of
 from plasmid.gateway.explanation import explain
 from plasmid.link.bodies import Bodies
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
 from plasmid.prediction.adapters import adapter_folder
 from plasmid.protocol.messages import Signed
 from support.federation.in_worker import Workers

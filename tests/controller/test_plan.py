@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.controller.plan import Job, check_named, check_roster, colluders, prepare
+from plasmid.bases import catalogue, outline
+from plasmid.bases.store import BaseModel
+from plasmid.coordinator.plan import Job, check_named, check_roster, colluders, prepare
 from plasmid.core.errors import ModelError, PlasmidError, ProtocolError, RecipeError
-from plasmid.models import catalogue, outline
-from plasmid.models.store import BaseModel
-from plasmid.privacy.ring import TAIL
 from plasmid.protocol.body import pack
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
+from plasmid.secagg.ring import TAIL
 from support.federation.in_memory import document_of
 from support.tiny.tiny_task import tiny_recipe
 
@@ -43,7 +43,7 @@ def test_the_largest_organisations_may_collude(organisations: str, largest: int,
 @pytest.mark.parametrize("organisations", ["ABCDEF", "AABCDE", "AABBBC", "AAAABC"])
 @pytest.mark.parametrize("largest", [0, 1, 2])
 def test_no_site_that_knows_its_peers_finds_the_plan_too_bold(organisations: str, largest: int) -> None:
-    from plasmid.privacy.secure_aggregation import least_colluders
+    from plasmid.secagg.site import least_colluders
 
     sites: dict[str, str | None] = {f"site-{index}": name for index, name in enumerate(organisations)}
     c = colluders({site: str(name) for site, name in sites.items()}, largest)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from controller.conftest import NAMES, TINY_TABLES, Scene
-from plasmid.controller.rounds import Rounds
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
+from plasmid.coordinator.rounds import Rounds
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
-from plasmid.privacy.ring import TAIL, decode_sum
 from plasmid.protocol.body import pack, unpack
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg.ring import TAIL, decode_sum
 from support.federation.virtual_link import vanish
 from support.tiny.tiny_task import tiny_recipe
 

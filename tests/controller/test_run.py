@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from controller.conftest import NAMES, TINY_TABLES, Scene
-from plasmid.controller import run as run_module
-from plasmid.models.store import BaseModel
-from plasmid.privacy.claims import PrivacyFacts, statement
-from plasmid.protocol.outcome import privacy_facts
+from plasmid.bases.store import BaseModel
+from plasmid.coordinator import run as run_module
+from plasmid.dp.claims import PrivacyFacts, statement
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.query import MEAN_NORM, PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.release.result import privacy_facts
 from support.federation.virtual_link import fails, meanwhile, vanish
 from support.tiny.tiny_task import tiny_recipe
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from controller.conftest import NAMES, Scene
-from plasmid.controller import secure_sum
+from plasmid.coordinator import secure_sum
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError
 from plasmid.protocol.body import pack

@@ -13,14 +13,14 @@ from benchmarks import personal as personal_bench
 from controller.conftest import NAMES, Scene
 from controller.test_methods_run import ROWS, UNIT, csv, last_state, recipe, training
 from controller.test_stopping_run import DIVERGES, STOP
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import PlasmidError, RecipeError
-from plasmid.data.reading import read_table
-from plasmid.models.store import BaseModel
+from plasmid.data.views.reading import read_table
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.simulation import worker
 from plasmid.simulation.run import differences, simulate
-from plasmid.training import together
-from plasmid.training.gain import mean_over_sites
+from plasmid.worker import stacked_sites as together
+from plasmid.worker.gain import mean_over_sites
 from support.federation.attacks import refusal
 from support.federation.no_ray import cluster
 from support.tiny.tiny_task import tiny_csv

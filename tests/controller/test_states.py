@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from plasmid.controller.states import FINAL, RunState, may_follow
+from plasmid.coordinator.states import FINAL, RunState, may_follow
 
 S = RunState
 WAY = [S.CREATED, S.ADMITTING, S.AWAITING_APPROVAL, S.SETTING_UP, S.RUNNING, S.FINISHING, S.SUCCEEDED]

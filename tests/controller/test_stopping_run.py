@@ -13,9 +13,9 @@ import pytest
 from controller.conftest import NAMES, Scene
 from controller.test_countersign import fetched
 from controller.test_methods_run import last_state, training
-from plasmid.controller.rounds import Rounds
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
+from plasmid.coordinator.rounds import Rounds
 
 pytestmark = pytest.mark.usefixtures("at_home")
 Make = Callable[..., Scene]

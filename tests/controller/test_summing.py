@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.controller import summing
-from plasmid.controller.summing import check_body, sum_bodies
+from plasmid.coordinator import summing
+from plasmid.coordinator.summing import check_body, sum_bodies
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.keystream import Keystreams, Pad
-from plasmid.privacy.ring import TAIL, Encoding, decode_sum, encode, plan_encoding
 from plasmid.protocol.body import pack
+from plasmid.secagg.keystream import Keystreams, Pad
+from plasmid.secagg.ring import TAIL, Encoding, decode_sum, encode, plan_encoding
 
 SITES = 5
 

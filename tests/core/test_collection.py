@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plasmid.core.collection import uncollected
+from plasmid.core.gc_pause import uncollected
 
 
 @pytest.fixture(autouse=True)

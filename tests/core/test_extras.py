@@ -106,7 +106,7 @@ def test_the_importer_in_a_child_says_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A recipe's base is converted in a child process: where it lacks torch, its parent can say so."""
-    importer = importlib.import_module("plasmid.models.importer")
+    importer = importlib.import_module("plasmid.bases.importer")
 
     def lacks(_: object) -> None:
         raise ModuleNotFoundError(name="torch")

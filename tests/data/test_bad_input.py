@@ -18,7 +18,7 @@ import pytest
 
 from plasmid.core.clock import now
 from plasmid.core.errors import from_dict
-from plasmid.gateway.disclosure import SENTENCES
+from plasmid.gateway.sentences import SENTENCES
 from support.hospital.data_site import CANARY, RECEPTORS, STAYS, DataSite, leaves, receptor_rows
 from support.hospital.hospital_world import patients, write_fhir, write_parquet, write_postgres
 from support.servers.postgres_server import Postgres

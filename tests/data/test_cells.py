@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasmid.data.cells import Finding, check_column, to_numbers, to_text
+from plasmid.data.parsing import Finding, check_column, to_numbers, to_text
 from plasmid.recipes.columns import (
     NUCLEOTIDES,
     RESIDUES,

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
-from plasmid.data.compile import Compiled, compile_cohort, compile_rows
-from plasmid.data.dialects import DIALECTS
+from plasmid.data.cohort.compile import Compiled, compile_cohort, compile_rows
+from plasmid.data.cohort.dialects import DIALECTS
 from plasmid.data.settings import ColumnMap, TableMap
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.columns import AnyColumn, Column

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from pydantic import TypeAdapter
 
-from plasmid.data.compile import compile_cohort
+from plasmid.data.cohort.compile import compile_cohort
 from plasmid.data.settings import TableMap
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.columns import AnyColumn, Column

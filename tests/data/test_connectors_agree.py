@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from plasmid.data.reading import Figures
 from plasmid.data.table import Table
+from plasmid.data.views.reading import Figures
 from plasmid.recipes.columns import Contract
 from plasmid.recipes.schema import Data
 from support.hospital.hospital_world import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.errors import DataError
-from plasmid.data.reading import read_table
+from plasmid.data.views.reading import read_table
 from plasmid.recipes.columns import (
     CategoryColumn,
     Contract,

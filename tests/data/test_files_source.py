@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
-from plasmid.data.sources import csv_arrow, plain
+from plasmid.data.sources import csv_arrow
 from plasmid.data.sources import files as module
+from plasmid.data.sources import single_file as plain
 from plasmid.data.sources.files import FilesSource, open_file, open_files
-from plasmid.data.sources.plain import strict
+from plasmid.data.sources.single_file import strict
 
 CANARY = "Ms-Confidential"
 ROWS = [{"id": "1", "note": "a"}, {"id": "2", "note": CANARY}, {"id": "3", "note": "c"}]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmid.core.errors import DataError
-from plasmid.data.mapping import convert
 from plasmid.data.settings import ColumnMap
+from plasmid.data.views.mapping import convert
 from plasmid.recipes.columns import CategoryColumn, NumberColumn, TextColumn
 
 SEX = CategoryColumn(

@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from plasmid.data.near import PERMUTATIONS, NearReport, bands, jaccard, near_pairs_across, residues, words
+from plasmid.data.readiness.near_duplicates import (
+    PERMUTATIONS,
+    NearReport,
+    bands,
+    jaccard,
+    near_pairs_across,
+    residues,
+    words,
+)
 
 AA = "ACDEFGHIKLMNPQRSTVWY"
 

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
-from plasmid.data.compile import compile_cohort
-from plasmid.data.omop import UNITS, missing_tables, omop_tables, with_own
+from plasmid.data.cohort.compile import compile_cohort
+from plasmid.data.cohort.omop import UNITS, missing_tables, omop_tables, with_own
 from plasmid.data.settings import ColumnMap, SqlConnection, TableMap
 from plasmid.data.source import LocalTable
 from plasmid.data.sources.sql import open_sql

@@ -13,9 +13,9 @@ import pytest
 
 from plasmid.core.settings import dump_settings
 from plasmid.data.reach import Reach, reach_of
-from plasmid.gateway import opening
+from plasmid.gateway import open_view as opening
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.opening import open_view
+from plasmid.gateway.open_view import open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
 from support.servers.fhir_server import FhirServer, serving
@@ -33,7 +33,7 @@ WITHOUT_LANDLOCK = """
 import sys
 sys.path[:0] = {path!r}
 import plasmid.data.reader
-from plasmid.training.isolation import itself
+from plasmid.isolation import own_process as itself
 itself.abi = lambda: {abi}
 plasmid.data.reader.main()
 """

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plasmid.data.cells import check_column
-from plasmid.data.disclosure import BEYOND, Bins, Count, Distinct, Tally, rounded, shown
-from plasmid.data.readiness import Readiness, Report, Roles
+from plasmid.data.parsing import check_column
+from plasmid.data.readiness.report import Readiness, Report, Roles
+from plasmid.data.readiness.small_counts import BEYOND, Bins, Count, Distinct, Tally, rounded, shown
 from plasmid.recipes.columns import (
     CategoryColumn,
     Contract,

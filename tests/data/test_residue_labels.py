@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from plasmid.core.errors import DataError
-from plasmid.data.cells import check_column, fit_residue_labels
-from plasmid.data.readiness import Readiness, Report, Roles
-from plasmid.data.reading import read_table
+from plasmid.data.parsing import check_column, fit_residue_labels
+from plasmid.data.readiness.report import Readiness, Report, Roles
+from plasmid.data.views.reading import read_table
 from plasmid.recipes.columns import Contract, NumberColumn, ProteinColumn, ResidueLabelsColumn
 
 FOLD = Contract(

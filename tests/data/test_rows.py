@@ -12,15 +12,15 @@ import pyarrow.parquet
 import pytest
 
 from plasmid.core.errors import DataError
-from plasmid.data import rows as module
 from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector, read_table
-from plasmid.data.rows import Rows, flat_query, wanted_columns
 from plasmid.data.settings import TableMap, ViewFile
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.sources.files import open_files
 from plasmid.data.table import Table
-from plasmid.data.viewing import query_of, transforms_of
+from plasmid.data.views import rows as module
+from plasmid.data.views.reading import Collector, read_table
+from plasmid.data.views.rows import Rows, flat_query, wanted_columns
+from plasmid.data.views.viewing import query_of, transforms_of
 from plasmid.recipes.columns import (
     CategoryColumn,
     Contract,

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from plasmid.core.errors import DataError
 from plasmid.data.findings import Tally
-from plasmid.data.rows import Rows, held_out, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.snapshot import row_keys
 from plasmid.data.sources.files import open_file
 from plasmid.data.transforms.base import COUPLED, Place, load, names
-from plasmid.data.viewing import open_source, query_of, transforms_of
+from plasmid.data.views.rows import Rows, held_out, wanted_columns
+from plasmid.data.views.viewing import open_source, query_of, transforms_of
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.columns import Contract, IdentifierColumn, LabelColumn, NumberColumn, TextColumn
 from plasmid.recipes.protection import Unit

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from plasmid.core.errors import DataError
-from plasmid.data.units import conversion
+from plasmid.data.views.units import conversion
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_does_not_convert_says_so(source: str, target: str) -> None:
 
 def test_equal_units_need_no_table_of_units() -> None:
     code = (
-        "import sys; from plasmid.data.units import conversion; conversion('kg', 'kg'); "
+        "import sys; from plasmid.data.views.units import conversion; conversion('kg', 'kg'); "
         "assert not {'pint', 'ucumvert'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

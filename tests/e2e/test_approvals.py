@@ -14,12 +14,12 @@ import pytest
 
 from plasmid.client.api import Coordinator, Run
 from plasmid.core.errors import PlasmidError
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import DRAWN, draw_passphrase
+from plasmid.gateway.keys.keystore import DRAWN, draw_passphrase
+from plasmid.gateway.keys.passphrase import from_file
 from plasmid.gateway.notify import TEXT
-from plasmid.gateway.passphrase import from_file
+from plasmid.log.audit_log import AuditLog
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument, mean_from_bounds
 from support.federation.deployed import Deployment, wait_for

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, DP_SGD, PARTIES, QUICK, ROWS, excerpt
+from plasmid.dp.claims import statement
+from plasmid.dp.privacy_statement import PrivacyFacts
 from plasmid.gateway.ledger import Ledger
-from plasmid.privacy.claims import statement
-from plasmid.privacy.facts import PrivacyFacts
 from plasmid.recipes.catalogue import get
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.load import load_recipe

@@ -14,14 +14,14 @@ from typing import Any
 import psutil
 import pytest
 
+from plasmid.bases.importer import import_folder
 from plasmid.client.embedded import Embedded
-from plasmid.models.importer import import_folder
+from plasmid.planning.estimate import Estimate, estimate
+from plasmid.planning.probe import peak_bytes
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.sites import materialise_sites
-from plasmid.training.estimate import Estimate, estimate
-from plasmid.training.probe import peak_bytes
 from support.tiny.tiny_models import tiny_bert
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
@@ -88,7 +88,7 @@ def happens(document: dict[str, Any], tables: Mapping[str, Path], home: Path) ->
         while not done.wait(0.2):
             for process in psutil.process_iter(["cmdline", "environ"]):
                 said = " ".join(process.info["cmdline"] or ())
-                if "plasmid.training.worker" in said and (process.info["environ"] or {}).get(
+                if "plasmid.worker.worker" in said and (process.info["environ"] or {}).get(
                     "PLASMID_HOME"
                 ) == str(home):
                     peak[0] = max(peak[0], peak_bytes(process.pid) or 0)

@@ -9,9 +9,9 @@ import pytest
 
 from bench.peers.flower_link import FlowerFederation
 from federation.test_exported import TABLES, csv, recipe
-from plasmid.federation.exporting import write_app
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
+from plasmid.strategies.exporting import write_app
 
 pytestmark = [pytest.mark.usefixtures("at_home"), pytest.mark.slow, pytest.mark.timeout(600)]
 

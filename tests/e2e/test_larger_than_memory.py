@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from plasmid.bases.store import ensure_model
 from plasmid.computations import finetune
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.opening import open_view
+from plasmid.gateway.open_view import open_view
+from plasmid.gateway.session import WorkerSession
 from plasmid.gateway.views import slice_of
-from plasmid.models.store import ensure_model
+from plasmid.isolation import choose
+from plasmid.isolation.launcher import LocalLauncher
 from plasmid.recipes.schema import Recipe
-from plasmid.training.isolation import choose
-from plasmid.training.launcher import LocalLauncher
-from plasmid.training.session import WorkerSession
 from support.tiny.tiny_task import tiny_recipe
 
 GIB = 2**30

@@ -11,10 +11,10 @@ import pytest
 
 from e2e.conftest import DONORS, QUICK, ROWS, Home
 from plasmid.client.provenance import project_line
-from plasmid.gateway.audit import AuditLog
+from plasmid.dp.claims import PrivacyFacts, statement
 from plasmid.gateway.home import SiteHome
-from plasmid.privacy.claims import PrivacyFacts, statement
-from plasmid.protocol.released import Trust, verify_release
+from plasmid.log.audit_log import AuditLog
+from plasmid.release.folder import Trust, verify_release
 from support.federation.in_memory import flat
 
 SITES = list(DONORS)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, Home
-from plasmid.training.isolation import choose
-from plasmid.training.isolation.syscalls import NUMBERS, machine
+from plasmid.isolation import choose
+from plasmid.isolation.syscalls import NUMBERS, machine
 from support.federation.in_memory import flat
 
 QUERY = ("query", "mean", "--column", "age", "--bounds", "0,120")

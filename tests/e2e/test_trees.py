@@ -10,11 +10,11 @@ import pytest
 import xgboost
 
 from e2e.conftest import Home
-from plasmid.client.trees import grown
 from plasmid.computations import trees
 from plasmid.core.canonical import sha256_hex
-from plasmid.data.reading import read_table
 from plasmid.data.table import concatenate
+from plasmid.data.views.reading import read_table
+from plasmid.experiments.trees import grown
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.trees import TreesRecipe
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.predict import predict
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import UsageError
 from plasmid.endpoint.access import Anybody, TokenFile, new_token
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.service import Service, Settings
-from plasmid.models.predict import predict
-from plasmid.models.store import BaseModel
 from support.servers.asgi import AsgiClient
 from support.tiny.served import ROWS, write
 

@@ -16,16 +16,16 @@ import openai
 import pytest
 from openai import OpenAI
 
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.chat import MOST_WAITING, ChatService
+from plasmid.endpoint.factory import open_service
 from plasmid.endpoint.local import LocalServer
-from plasmid.endpoint.opened import open_service
 from plasmid.endpoint.service import Service, Settings
-from plasmid.models.causal import CausalModel, Sampling
-from plasmid.models.chat_templates import Message
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel
+from plasmid.language.causal import CausalModel, Sampling
+from plasmid.language.chat_templates import Message
 from support.servers.asgi import AsgiClient
 from support.tiny.tiny_causal import CONTEXT, stock_adapter, tiny_causal
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.service import Service, Settings
-from plasmid.models.predict import Predictor
-from plasmid.models.store import BaseModel
 from support.servers.asgi import AsgiClient
 from support.tiny.served import ROWS, write
 

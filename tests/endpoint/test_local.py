@@ -11,12 +11,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.serve import app
 from plasmid.core.errors import UsageError
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.local import LocalServer
 from plasmid.endpoint.service import Service, Settings
-from plasmid.models.store import BaseModel
 from support.tiny.served import write
 
 

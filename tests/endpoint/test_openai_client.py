@@ -10,10 +10,10 @@ import numpy as np
 import openai
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import TokenFile, new_token
 from plasmid.endpoint.local import LocalServer
 from plasmid.endpoint.service import Service, Settings
-from plasmid.models.store import BaseModel
 from support.tiny.served import write
 
 

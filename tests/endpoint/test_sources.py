@@ -12,12 +12,12 @@ import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import Caller, HubAccess
 from plasmid.endpoint.problems import Problem
 from plasmid.endpoint.sources import MAX_FILE_BYTES, Sources
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
-from plasmid.protocol.released import Trust
+from plasmid.release.folder import Trust
 from support.federation.release_world import World
 from support.tiny.served import write
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.serve import app
 from plasmid.core.errors import PlasmidError
 from plasmid.endpoint.vllm import Listening, command
-from plasmid.models.chat_templates import TEMPLATES
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel
-from plasmid.protocol.attestation import BUNDLE
+from plasmid.language.chat_templates import TEMPLATES
+from plasmid.release.attestation import BUNDLE
 from support.tiny.tiny_causal import stock_adapter, tiny_causal
 
 

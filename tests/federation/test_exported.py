@@ -13,14 +13,14 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from benchmarks.methods import Bench
+from plasmid.adapters.adapter import Vector
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.federation.exported import OverSum, client_app, packed, release, unpacked
-from plasmid.federation.exporting import write_app
-from plasmid.models.adapter import Vector
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training.flower import assume_identity
+from plasmid.strategies.exported import OverSum, client_app, packed, release, unpacked
+from plasmid.strategies.exporting import write_app
+from plasmid.worker.flower import assume_identity
 from support.federation.attacks import refusal
 from support.federation.flower_apps import Nodes
 from support.tiny.tiny_task import tiny_recipe, tiny_table

@@ -32,7 +32,7 @@ def test_only_one_file_imports_a_private_module_of_flwr() -> None:
         for file in (REPOSITORY / root).rglob("*.py")
     }
     private = {name: modules - PUBLIC for name, modules in by_file.items() if modules - PUBLIC}
-    adapter = "node/plasmid/training/flower.py"
+    adapter = "node/plasmid/worker/flower.py"
     assert private == {adapter: {"flwr.supercore.task_identity"}}
     others = {name.rpartition("/")[0] for name, modules in by_file.items() if modules and name != adapter}
     assert others == {"platform/plasmid/federation"}
@@ -42,8 +42,8 @@ def test_the_identity_is_what_a_message_needs() -> None:
     """In a process of its own, since it is set once: first without it, then with it."""
     code = (
         "from flwr.app import Message, RecordDict\n"
-        "from plasmid.federation.grid import SUM_NODE\n"
-        "from plasmid.training.flower import assume_identity\n"
+        "from plasmid.strategies.grid import SUM_NODE\n"
+        "from plasmid.worker.flower import assume_identity\n"
         "def make(): return Message(RecordDict(), dst_node_id=SUM_NODE, message_type='train', group_id='1')\n"
         "try: make()\n"
         "except RuntimeError as error: print(error)\n"

@@ -10,10 +10,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as upstream
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.core.errors import PlasmidError, RunFailed
-from plasmid.federation.grid import SUM_NODE, Arrays, LinkGrid
-from plasmid.federation.server import ServerOptimiser, build_strategy
-from plasmid.models.adapter import AdapterSchema, TensorSpec
+from plasmid.strategies.grid import SUM_NODE, Arrays, LinkGrid
+from plasmid.strategies.server import ServerOptimiser, build_strategy
 
 SCHEMA = AdapterSchema((TensorSpec("a", (3, 4)), TensorSpec("b", (5,)), TensorSpec("head.bias", (2,))))
 SITES = 6

@@ -23,7 +23,7 @@ from pydantic import BaseModel, StringConstraints
 from pydantic.fields import FieldInfo
 
 from plasmid.core.clock import PATTERN, stamp
-from plasmid.privacy.statements import Base64Bytes
+from plasmid.secagg.statements import Base64Bytes
 
 Make = Callable[[Random], Any]
 KEYS = [f"{number:064x}" for number in range(2, 40)]

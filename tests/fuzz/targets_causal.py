@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from fuzz.registry import maker, scratch
 from fuzz.runner import Target
+from plasmid.adapters.causal_adapter import CONFIG, read_causal_config
+from plasmid.bases.gguf import read_gguf
+from plasmid.bases.gguf_llama import config_of, tokenizer_of, weights_of
 from plasmid.core.canonical import canonical_json
-from plasmid.models.causal_adapter import CONFIG, read_causal_config
-from plasmid.models.gguf import read_gguf
-from plasmid.models.gguf_llama import config_of, tokenizer_of, weights_of
 from support.tiny.tiny_gguf import tiny_llama_gguf
 
 

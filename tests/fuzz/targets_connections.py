@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 from fuzz.registry import maker, new_loop
 from fuzz.runner import Target
 from plasmid.core.errors import ProtocolError
-from plasmid.link.guard import Limits, guarded
+from plasmid.link.connection_limits import Limits, guarded
 
 
 class _Pipe(asyncio.Transport):

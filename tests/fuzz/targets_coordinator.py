@@ -26,10 +26,10 @@ from plasmid.link.registry import Registry
 from plasmid.link.routes import build_app
 from plasmid.link.switchboard import Switchboard
 from plasmid.link.tables import CertificateRow, InvitationRow, MemberRow
-from plasmid.privacy.samples import body_root
 from plasmid.protocol.enrolment import new_tls_key, parse_enrol_request, signed_card, signed_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Heartbeat, RunRequest, StopRequest, sign
+from plasmid.secagg.samples import body_root
 from support.federation.in_memory import project_of, signed_by
 
 

@@ -13,10 +13,10 @@ from plasmid.core.settings import read_settings
 from plasmid.data.fhir.loading import Deadline, Loader
 from plasmid.data.fhir.reading import read_document
 from plasmid.data.fhir.tally import Tally
-from plasmid.data.reading import read_table
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.sources.molecules import read_sd
 from plasmid.data.sources.sequences import read_fasta, read_fastq
+from plasmid.data.views.reading import read_table
 from plasmid.recipes.columns import CategoryColumn, Contract, LabelColumn, NumberColumn, TextColumn
 from support.hospital.fhir_data import bundle, condition, observation, patient
 

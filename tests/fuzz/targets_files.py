@@ -11,19 +11,20 @@ import numpy as np
 
 from fuzz.registry import ALPHA, json_object, maker, scratch
 from fuzz.runner import Target
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.files import HeadFile
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.tensors import read_floats, write_floats
 from plasmid.cli.verbs.site_peers import peers_of
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError, RecipeError
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.audit_export import Known, Named, export, prove
-from plasmid.gateway.audit_verify import parse_export
 from plasmid.gateway.policy import read_policy
-from plasmid.models.adapter_files import HeadFile
-from plasmid.models.artifact import read_adapter
-from plasmid.models.specs import LoraSpec
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tensors import read_floats, write_floats
+from plasmid.log.audit_log import AuditLog
+from plasmid.log.export import Known, Named, export, prove
+from plasmid.log.verify import parse_export
+from plasmid.owner.page.request_checks import read_form
 from plasmid.protocol.body import pack, unpack
+from plasmid.protocol.channel import parse_header
 from plasmid.protocol.checkpoint import Checkpoint, Note, cosign, origin_of, parse_note
 from plasmid.protocol.identity import Identity
 from plasmid.recipes.bundle import BundleRecipe
@@ -31,9 +32,8 @@ from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.source import code_problems, not_installed
-from plasmid.site.network import read_network
-from plasmid.site.page.guard import read_form
-from plasmid.training.channel import parse_header
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.uplink.network import read_network
 
 
 @maker

@@ -17,10 +17,10 @@ from fuzz.registry import json_object, maker, scratch, signed_anew
 from fuzz.runner import Target
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import Shares
 from plasmid.protocol.messages import Admit, Ask, Epoch, Manifest, Relay
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import Shares
 from support.federation.in_memory import Federation
 
 SITES = ("alpha", "beta", "gamma", "delta")

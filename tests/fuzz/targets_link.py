@@ -19,7 +19,6 @@ from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
 from plasmid.link.certificates import tls_request
-from plasmid.privacy.samples import body_root
 from plasmid.protocol import messages
 from plasmid.protocol.enrolment import (
     new_tls_key,
@@ -29,8 +28,9 @@ from plasmid.protocol.enrolment import (
     signed_request,
 )
 from plasmid.protocol.http_signatures import check_answer, read_request, sign_answer, sign_request
-from plasmid.site.enrol import keep_certificate, roster_in
-from plasmid.site.link import answered_error, issued_by, json_in, messages_in
+from plasmid.secagg.samples import body_root
+from plasmid.uplink.enrol import keep_certificate, roster_in
+from plasmid.uplink.link import answered_error, issued_by, json_in, messages_in
 
 
 @maker

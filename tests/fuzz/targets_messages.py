@@ -20,7 +20,10 @@ from fuzz.runner import Target
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
 from plasmid.protocol import messages
-from plasmid.protocol.attestation import (
+from plasmid.protocol.envelope import Envelope, Statement, parse_envelope
+from plasmid.protocol.project import Project, open_project
+from plasmid.protocol.revocation import Revocation, open_revocation
+from plasmid.release.attestation import (
     Attestation,
     Round,
     pack_bundle,
@@ -28,9 +31,6 @@ from plasmid.protocol.attestation import (
     read_bundle,
     read_rounds,
 )
-from plasmid.protocol.envelope import Envelope, Statement, parse_envelope
-from plasmid.protocol.project import Project, open_project
-from plasmid.protocol.revocation import Revocation, open_revocation
 
 SEEDS = 8
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases import catalogue
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.admission import AdmittedRun, admit
-from plasmid.gateway.marks import Marks
-from plasmid.models import catalogue
-from plasmid.models.store import BaseModel
+from plasmid.gateway.replay import Marks
 from plasmid.protocol.messages import Admit, Ask, Planned, UnitTerms
 from plasmid.recipes.query import PingDocument, QueryDocument
 from support.federation.attacks import BUDGET, count_document, private
@@ -102,7 +102,7 @@ def test_a_described_base_without_a_digest_is_refused_even_where_it_is_imported(
     text = "sequence,gene,label\nCASS,a,no\nCASSW,b,yes\n"
     recipe = tiny_recipe(tiny["esm"])
     federation = Federation(tmp_path, document=recipe, tables={"alpha": text})
-    monkeypatch.setattr("plasmid.models.store.described", lambda name: catalogue.described("esm2-650m"))
+    monkeypatch.setattr("plasmid.bases.store.described", lambda name: catalogue.described("esm2-650m"))
     nobody_s = recipe.model.model_copy(update={"revision": None, "digest": None})
     values, digest = document_of(recipe.model_copy(update={"model": nobody_s}))
     federation.allow("alpha", [digest])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from plasmid.core.clock import now, parse, stamp
-from plasmid.gateway.approval_files import Case
-from plasmid.gateway.approvals import MAX_DAYS, Approvals
-from plasmid.gateway.quorum import Signature
+from plasmid.gateway.approvals.files import Case
+from plasmid.gateway.approvals.quorum import Signature
+from plasmid.gateway.approvals.register import MAX_DAYS, Approvals
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.messages import Admission, Pending
 from plasmid.recipes.query import PingDocument

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import PlasmidError, ProtocolError, SiteFailed, StorageError
-from plasmid.gateway.audit import INNER, AuditLog
-from plasmid.gateway.entries import MAX_REASON
-from plasmid.privacy.merkle import leaf_hash, root_of
+from plasmid.core.merkle import leaf_hash, root_of
+from plasmid.log.audit_log import INNER, AuditLog
+from plasmid.log.entries import MAX_REASON
 from plasmid.protocol.checkpoint import parse_note
 from plasmid.protocol.identity import Identity
 

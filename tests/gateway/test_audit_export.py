@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import PlasmidError, ProtocolError
-from plasmid.gateway.audit_export import PROOF, Known, Named, export, prove
-from plasmid.gateway.audit_verify import Proven, compare, parse_export, sentences
+from plasmid.log.export import PROOF, Known, Named, export, prove
+from plasmid.log.verify import Proven, compare, parse_export, sentences
 from plasmid.protocol.identity import Identity, fingerprint
 from support.federation.cosigners import Cosigners
 

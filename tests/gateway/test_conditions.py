@@ -12,8 +12,8 @@ import pytest
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.conditions import check_start, policy_problem
 from plasmid.gateway.gateway import Gateway
+from plasmid.gateway.node import Node
 from plasmid.gateway.policy import read_policy
-from plasmid.site.node import Node
 from support.federation.approving import CHEAP, SECRET, allow_approved, revoke, sign, write_policy
 from support.federation.attacks import refusal
 from support.federation.in_memory import Federation

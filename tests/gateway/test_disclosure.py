@@ -6,7 +6,7 @@ import pytest
 
 from error_codes import codes_of_the_source
 from plasmid.core.errors import DataError, PlasmidError, ProtocolError, RunFailed, from_dict
-from plasmid.gateway.disclosure import SENTENCES, public
+from plasmid.gateway.sentences import SENTENCES, public
 from plasmid.protocol.messages import Failed
 
 SECRET = "CANARY-4711"

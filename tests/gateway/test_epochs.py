@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import PolicyRefused, ProtocolError
-from plasmid.gateway.heads import Heads
-from plasmid.privacy.statements import PROTOCOL, Advert, Consent, Ready, Recovery, Shares, survivors_digest
+from plasmid.gateway.members.heads import Heads
 from plasmid.protocol.messages import Blobs, Bundles, Relay, Signed, open_signed, wire
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.statements import PROTOCOL, Advert, Consent, Ready, Recovery, Shares, survivors_digest
 from support.federation.attacks import FOUR, forged, private, refusal
 from support.federation.in_memory import SITES, Federation
 

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api, finetune
 from plasmid.core.canonical import sha256_hex
-from plasmid.gateway.following import Following
+from plasmid.dp.rotation import rotate
 from plasmid.gateway.totals import Answered
-from plasmid.models.store import BaseModel
-from plasmid.privacy import tags
-from plasmid.privacy.ring import TAIL, Encoding
-from plasmid.privacy.rotation import rotate
-from plasmid.privacy.statements import Verified
-from plasmid.protocol.attestation import HeldBack
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Start, Total
-from plasmid.protocol.server_step import server_step
 from plasmid.recipes.beside import advanced, shape_of
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop
+from plasmid.release.attestation import HeldBack
+from plasmid.release.server_step import server_step
+from plasmid.release.verify_states import Following
+from plasmid.secagg import tags
+from plasmid.secagg.ring import TAIL, Encoding
+from plasmid.secagg.statements import Verified
 from support.federation.attacks import refusal
 from support.federation.in_memory import document_of
 from support.federation.sampling import Contributions, contributions

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import PlasmidError, ProtocolError, StorageError
+from plasmid.disclosure.contributors import Evidence
+from plasmid.dp.rotation import unrotate
 from plasmid.gateway.admission import Answer
-from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.gateway import Computation, Summed
-from plasmid.models.store import BaseModel
-from plasmid.privacy.evidence import Evidence
-from plasmid.privacy.ring import decode_sum
-from plasmid.privacy.rotation import unrotate
-from plasmid.privacy.samples import body_root
+from plasmid.gateway.sentences import SENTENCES
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Contribution, Manifest, Total, UnitTerms, open_signed, sign
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg.ring import decode_sum
+from plasmid.secagg.samples import body_root
 from support.federation.attacks import FOUR, as_csv, never, private, refusal
 from support.federation.in_memory import SITES, Federation, document_of, full_disk, log_text
 from support.federation.questions import OFF
@@ -442,7 +442,9 @@ def test_an_update_that_carries_its_own_noise_is_clamped_and_not_scaled(
     tmp_path: Path, tiny: dict[str, BaseModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To scale it to a norm would take a part of the noise away again."""
-    monkeypatch.setattr("plasmid.protocol.plan.dp_sgd_noise", lambda **_: 1.0)  # how much is no matter here
+    monkeypatch.setattr(
+        "plasmid.planner.attempts.dp_sgd_noise", lambda **_: 1.0
+    )  # how much is no matter here
     privacy: dict[str, Any] = {
         "unit": "record", "mechanism": "dp-sgd", "epsilon": 8.0, "delta": 1e-5, "record_clip": 1.0,
         "update_clip": 0.5,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.gateway.heads import Heads, said_by
-from plasmid.privacy.statements import MAX_HEARD, Consent, Contribution
+from plasmid.gateway.members.heads import Heads, said_by
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import sign, wire
+from plasmid.secagg.statements import MAX_HEARD, Consent, Contribution
 from support.federation.attacks import refusal
 from support.federation.in_memory import SITES
 

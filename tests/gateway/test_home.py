@@ -8,7 +8,7 @@ import pytest
 
 from plasmid.core.errors import DataError, RecipeError, UsageError
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import Cost, EncryptedFile
+from plasmid.gateway.keys.keystore import Cost, EncryptedFile
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import KeysError, PlasmidError
-from plasmid.gateway.keystore import (
+from plasmid.gateway.keys.keystore import (
     CHOSEN,
     DRAWN,
     MAX_FILE_BYTES,
@@ -19,7 +19,7 @@ from plasmid.gateway.keystore import (
     KeyStore,
     draw_passphrase,
 )
-from plasmid.gateway.passphrase import from_file
+from plasmid.gateway.keys.passphrase import from_file
 from plasmid.protocol.identity import verify
 
 CHEAP = Cost(n=2)

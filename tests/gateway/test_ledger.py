@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import PlasmidError, PolicyRefused, StorageError
+from plasmid.gateway import ledger_chain as chain
 from plasmid.gateway.ledger import Budget, Ledger
-from plasmid.privacy import chain
-from plasmid.privacy.chain import GENESIS
+from plasmid.gateway.ledger_chain import GENESIS
 
 BUDGET = Budget(unit="record", epsilon=8.0, delta=1e-5)
 DIGEST = "d" * 64

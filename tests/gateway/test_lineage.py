@@ -14,7 +14,7 @@ from plasmid.core.clock import parse
 from plasmid.core.errors import DataError, StorageError
 from plasmid.data.people import person_key
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.lineage import MOST_SHARED, Derived, Lineage
+from plasmid.gateway.participation import MOST_SHARED, Derived, Lineage
 from support.federation.attacks import refusal
 
 KEY = bytes(range(32))

@@ -15,10 +15,10 @@ import pytest
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import PATTERN
-from plasmid.gateway.entries import FIELDS
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import ACTIONS
 from plasmid.gateway.pause import pause, resume
+from plasmid.log.entries import FIELDS
 from support.federation.approving import add_people, allow_approved, revoke, sign
 from support.federation.attacks import private, refusal
 from support.federation.in_memory import Federation

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.errors import ProtocolError, StorageError
-from plasmid.gateway.marks import Mark, Marks
+from plasmid.gateway.replay import Mark, Marks
 from plasmid.protocol.messages import Planned
 from support.federation.attacks import D, refusal
 

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.computations.api import Shape
 from plasmid.core.errors import ProtocolError
-from plasmid.gateway.noised import check_noised, limits, most_units
-from plasmid.models.adapter import AdapterSchema, TensorSpec
-from plasmid.models.store import BaseModel
+from plasmid.gateway.noise_check import check_noised, limits, most_units
 from plasmid.protocol.messages import UnitTerms
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.schema import Recipe
-from plasmid.training import dp
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.rounds import site_vector
+from plasmid.worker import dp
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.rounds import site_vector
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 ROWS, SIGMA, RATE = 40, 2.0, 0.4

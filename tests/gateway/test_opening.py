@@ -23,9 +23,10 @@ import pytest
 from plasmid.core.errors import DataError, PlasmidError, SiteFailed, StorageError
 from plasmid.core.settings import dump_settings
 from plasmid.data.people import person_key
-from plasmid.gateway import admission, opening
+from plasmid.gateway import admission
+from plasmid.gateway import open_view as opening
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.opening import Opened, open_view
+from plasmid.gateway.open_view import Opened, open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.query import QueryDocument
@@ -284,7 +285,7 @@ import re, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.opening import open_view
+from plasmid.gateway.open_view import open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
 

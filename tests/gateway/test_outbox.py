@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.site import app
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.outbox import read_outbox
-from plasmid.gateway.released import clip_fraction
-from plasmid.models.store import BaseModel
-from plasmid.privacy.samples import body_root
+from plasmid.gateway.contribution_entry import clip_fraction
+from plasmid.log.audit_log import AuditLog
+from plasmid.owner.outbox import read_outbox
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg.samples import body_root
 from support.federation.attacks import as_csv, private
 from support.federation.in_memory import SITES, Federation
 from support.federation.owner_site import RUN, make_site, make_used_site

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from plasmid.core.errors import PolicyRefused, StorageError
 from plasmid.data.people import person_key
-from plasmid.gateway.overlap import Overlap, with_margins
-from plasmid.privacy.differencing import PREFIX, conflict, sets_of
+from plasmid.disclosure.differencing import PREFIX, conflict, sets_of
+from plasmid.disclosure.overlap import Overlap, with_margins
 
 LEAST = 11
 SECRET = b"of this site"

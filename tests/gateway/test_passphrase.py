@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.errors import KeysError
-from plasmid.gateway import passphrase
-from plasmid.gateway.passphrase import FILE_VARIABLE, find, from_descriptor, from_file, from_terminal
+from plasmid.gateway.keys import passphrase
+from plasmid.gateway.keys.passphrase import FILE_VARIABLE, find, from_descriptor, from_file, from_terminal
 
 WORDS = "correct horse battery"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import StorageError
-from plasmid.gateway.disclosure import SENTENCES
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.pause import Pause, check_running, pause, paused, resume
+from plasmid.gateway.sentences import SENTENCES
 from plasmid.protocol.messages import Manifest
 from support.federation.attacks import never, refusal
 from support.federation.in_memory import Federation, full_disk

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.errors import ProtocolError, RecipeError
-from plasmid.gateway.peers import Peer, Peers, read_peers, write_peers
+from plasmid.gateway.members.peers import Peer, Peers, read_peers, write_peers
 
 KEY, OTHER = "1" * 64, "2" * 64
 PEERS = Peers(coordinator=OTHER, sites=[Peer(name="beta", organisation="B: \"#1\" 'é'", key=KEY)])

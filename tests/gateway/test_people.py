@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from plasmid.core.clock import parse
-from plasmid.gateway.keystore import Cost
-from plasmid.gateway.people import People, Person
+from plasmid.gateway.approvals.people import People, Person
+from plasmid.gateway.keys.keystore import Cost
 from plasmid.protocol.identity import verify
 from support.federation.attacks import refusal
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.core.clock import now
 from plasmid.gateway.personal import Personal
 from plasmid.gateway.retention import purge, purge_expired
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 from support.federation.attacks import refusal
 from support.federation.in_memory import Federation, full_disk
 

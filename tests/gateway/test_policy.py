@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.ledger import Budget
 from plasmid.gateway.notify import Notify
 from plasmid.gateway.policy import Approvers, Policy, Rule, read_policy
-from plasmid.models.store import BaseModel
 from plasmid.protocol.identity import Identity
 from plasmid.recipes.query import PingDocument
 from support.federation.in_memory import project_of

@@ -11,8 +11,8 @@ import pytest
 from plasmid.core.clock import now, stamp
 from plasmid.core.errors import PlasmidError, ProjectRefused
 from plasmid.gateway.gateway import Gateway
-from plasmid.gateway.peers import Peer, Peers, read_peers, write_peers
-from plasmid.gateway.projects import (
+from plasmid.gateway.members.peers import Peer, Peers, read_peers, write_peers
+from plasmid.gateway.members.projects import (
     Projects,
     check_confirmed,
     check_request,

@@ -7,24 +7,24 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.core.clock import now, parse
 from plasmid.data.table import Table
-from plasmid.gateway.opening import Opened
+from plasmid.disclosure.cells import CellRules
+from plasmid.disclosure.suppression import rules
+from plasmid.gateway.open_view import Opened
 from plasmid.gateway.requirements import Finding, Requirements, cohort, most_bytes
-from plasmid.gateway.suppression import rules
-from plasmid.models.store import BaseModel
-from plasmid.privacy.cells import CellRules
-from plasmid.privacy.ring import TAIL
+from plasmid.planner.attempts import attempt_plan, attempts
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan, attempts
 from plasmid.recipes.catalogue import ls
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.trees import TreesRecipe
 from plasmid.recipes.weights import weights_of
+from plasmid.secagg.ring import TAIL
 from support.federation.attacks import count_document
 from support.federation.bundle_recipes import RECORD, bundle_recipe
 from support.federation.in_memory import document_of

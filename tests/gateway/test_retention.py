@@ -12,12 +12,12 @@ import pytest
 from plasmid.core.clock import now
 from plasmid.core.errors import StorageError
 from plasmid.gateway import retention
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.lineage import Lineage
-from plasmid.gateway.opening import Opened
+from plasmid.gateway import watch as watch_module
+from plasmid.gateway.open_view import Opened
+from plasmid.gateway.participation import Lineage
 from plasmid.gateway.retention import lineage_of, purge, purge_expired
-from plasmid.site import watch as watch_module
-from plasmid.site.watch import Watch
+from plasmid.gateway.watch import Watch
+from plasmid.log.audit_log import AuditLog
 from support.federation.attacks import private, refusal
 from support.federation.in_memory import Federation
 

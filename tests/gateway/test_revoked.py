@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from plasmid.core.clock import now, stamp
-from plasmid.gateway.revoked import Revoked
-from plasmid.privacy.secure_aggregation import SiteEpoch
+from plasmid.gateway.members.revocations import Revoked
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.revocation import Revocation
+from plasmid.secagg.site import SiteEpoch
 from support.federation.attacks import FOUR, refusal
 from support.federation.in_memory import Federation
 

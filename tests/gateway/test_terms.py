@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, PolicyRefused
-from plasmid.gateway.terms import sampling, unit_terms
-from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import dp_sgd_noise
+from plasmid.dp.accounting import dp_sgd_noise
+from plasmid.dp.site_parameters import sampling, unit_terms
 from plasmid.protocol.messages import UnitTerms
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
+from plasmid.worker.dp import UnitSampling
 from support.federation.attacks import count_document
 from support.tiny.tiny_task import tiny_recipe
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.ring import Words
 from plasmid.protocol.body import pack, unpack
+from plasmid.secagg.ring import Words
 
 ANSWERS = ("true", "another leaf", "fits", "signed again", "another opening", "none")
 

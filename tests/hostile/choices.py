@@ -15,8 +15,8 @@ from hostile.coordinator import Coordinator
 from hostile.opening import Attempt, Opened, Told, follows, forged, published, start, tagged
 from hostile.protocol import Vector
 from hostile.world import COLLUDER, World
-from plasmid.privacy.ring import TAIL
 from plasmid.protocol.messages import RelayKind, Signed, Start, Total, wire
+from plasmid.secagg.ring import TAIL
 from support.federation.attacks import FOUR
 
 T = TypeVar("T")

@@ -19,8 +19,7 @@ from hostile.protocol import Vector
 from hostile.world import COLLUDER, World
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.admission import Answer
-from plasmid.privacy.statements import Advert, Contribution, Recovery, Shares, survivors_digest
-from plasmid.privacy.unmasking import CoordinatorEpoch
+from plasmid.planner.attempts import attempt_plan, attempts
 from plasmid.protocol.messages import (
     Admit,
     Blobs,
@@ -32,7 +31,8 @@ from plasmid.protocol.messages import (
     Start,
     Total,
 )
-from plasmid.protocol.plan import attempt_plan, attempts
+from plasmid.secagg.coordinator import CoordinatorEpoch
+from plasmid.secagg.statements import Advert, Contribution, Recovery, Shares, survivors_digest
 
 RUNS = ("run-1", "run-2", "run-3")
 SET_UP: tuple[RelayKind, ...] = ("advert", "bundle", "recovery", "ready")

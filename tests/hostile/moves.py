@@ -8,7 +8,7 @@ from hostile import protocol
 from hostile.choices import Choices
 from hostile.opening import Attempt, start
 from hostile.world import COLLUDER
-from plasmid.privacy.samples import body_root
+from plasmid.secagg.samples import body_root
 from support.federation.attacks import FOUR
 
 

@@ -12,13 +12,13 @@ from hostile.protocol import Vector
 from hostile.world import World
 from plasmid.computations import api
 from plasmid.gateway.admission import Answer
-from plasmid.privacy import tags
-from plasmid.privacy.keystream import Keystreams
-from plasmid.privacy.ring import TAIL, Encoding, Words, decode_sum
-from plasmid.privacy.statements import Contribution, Shares
-from plasmid.privacy.unmasking import CoordinatorEpoch
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest, Start, Total
+from plasmid.secagg import tags
+from plasmid.secagg.coordinator import CoordinatorEpoch
+from plasmid.secagg.keystream import Keystreams
+from plasmid.secagg.ring import TAIL, Encoding, Words, decode_sum
+from plasmid.secagg.statements import Contribution, Shares
 
 
 @dataclass(eq=False)

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from plasmid.computations import api
 from plasmid.gateway import gateway, totals
 from plasmid.gateway.admission import AdmittedRun
-from plasmid.gateway.following import ABSOLUTE, RELATIVE, Following
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
-from plasmid.gateway.marks import Marks
+from plasmid.gateway.replay import Marks
 from plasmid.gateway.totals import Answered, Source
-from plasmid.privacy.near import NEAR
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import Shares
+from plasmid.planner.attempts import AttemptPlan
 from plasmid.protocol.body import unpack
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
-from plasmid.protocol.plan import AttemptPlan
+from plasmid.release.verify_states import ABSOLUTE, RELATIVE, Following
+from plasmid.secagg.near_states import NEAR
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import Shares
 from support.federation.attacks import forged
 
 Vector = NDArray[Any]

@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. A site computes as :mod:`plasmid.site.run` does: from the newest state that its gateway has taken.
+1. A site computes as :mod:`plasmid.gateway.run` does: from the newest state that its gateway has taken.
 2. A refusal is counted by its code. Any other exception is a finding.
 3. :meth:`World.reset` begins again where it was kept: files as they were, fresh gateways over them.
 4. Observed are each vector that an honest site masks, sent or not, each state that it computes from, and each
@@ -34,13 +34,13 @@ from plasmid.gateway import admission, epochs
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.totals import Answered
-from plasmid.privacy.ring import Words
-from plasmid.privacy.samples import body_root
-from plasmid.privacy.secure_aggregation import SiteEpoch
 from plasmid.protocol.messages import Admit, Epoch, Manifest, Relay, Signed
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import Words
+from plasmid.secagg.samples import body_root
+from plasmid.secagg.site import SiteEpoch
 from support.federation.attacks import FOUR, count_document, private
 from support.federation.in_memory import Federation
 

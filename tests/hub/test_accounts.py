@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from plasmid.core.errors import HubError
-from plasmid.hub.accounts import Accounts
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import ACTIONS, Account, Action
+from plasmid.hub.accounts.accounts import Accounts
 from plasmid.hub.settings import Hub
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import ACTIONS, Account, Action
 
 BEGIN = datetime(2026, 11, 26, tzinfo=UTC)
 

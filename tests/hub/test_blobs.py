@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.errors import HubError, StorageError
-from plasmid.hub.blobs import CHUNK_BYTES, BlobStore
+from plasmid.hub.store.blobs import CHUNK_BYTES, BlobStore
 
 DATA = os.urandom(2 * CHUNK_BYTES + 5)
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from huggingface_hub import HfApi
 
-from plasmid.hub.finding import Query
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Add, Delete
 from plasmid.hub.settings import Hub
+from plasmid.hub.store.finding import Query
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Add, Delete
 from support.hub.hub_requests import CARD, WEIGHTS, client
 from support.hub.hub_server import LiveHub
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plasmid.hub.facts import MAX_TAGS, Facts, front_matter, read_facts
+from plasmid.hub.store.card_facts import MAX_TAGS, Facts, front_matter, read_facts
 
 CARD = b"""---
 license: Apache-2.0

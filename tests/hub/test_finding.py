@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import HubError
-from plasmid.hub import finding
-from plasmid.hub.finding import Query
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Account, Add, Repo
 from plasmid.hub.settings import Hub
+from plasmid.hub.store import finding
+from plasmid.hub.store.finding import Query
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Account, Add, Repo
 
 
 def refusal(code: str) -> pytest.RaisesExc[HubError]:

@@ -19,16 +19,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from plasmid.core.errors import HubError
-from plasmid.hub.names import RepoId
 from plasmid.hub.server import Tls, reached, serving
 from plasmid.hub.settings import HubSettings
+from plasmid.hub.store.names import RepoId
 
 LOCAL = "127.0.0.1"
 CRASH = """
 import os, sys
-from plasmid.hub import revisions
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Add
+from plasmid.hub.store import revisions
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Add
 from plasmid.hub.settings import HubSettings
 
 made = revisions.publish

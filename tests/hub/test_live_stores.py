@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from plasmid.hub.names import RepoId
+from plasmid.hub.store.names import RepoId
 from support.hub.hub_requests import CARD, WEIGHTS, batch, client, commit, lines
 from support.hub.hub_server import LiveHub, served
 from support.servers import s3_server
@@ -146,9 +146,9 @@ def test_a_client_that_goes_away_in_the_middle_publishes_and_leaves_nothing(apar
 CRASH = """
 import os, sys
 from pathlib import Path
-from plasmid.hub import blobs
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Add
+from plasmid.hub.store import blobs
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Add
 from plasmid.hub.settings import HubSettings
 
 def die(*_):
@@ -165,7 +165,7 @@ with HubSettings.from_environment(Path(sys.argv[1])).open() as hub:
         blobs.BlobStore._move = die
     blob = hub.blobs.put(b"never seen")
     hub.registry.keep(blob)
-    from plasmid.hub import revisions
+    from plasmid.hub.store import revisions
     made = revisions.publish
     revisions.publish = lambda *a, **k: (made(*a, **k), die())
     hub.registry.commit(repo, "main", [Add("a", blob.sha256)], title="t", by=ada)

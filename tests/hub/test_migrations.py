@@ -13,10 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from plasmid.core.errors import HubError
-from plasmid.hub.accounts import Accounts
-from plasmid.hub.database import open_hub_engine, writing
-from plasmid.hub.migrations import FOLDER, check_release, current, revisions, upgrade
-from plasmid.hub.tables import Base
+from plasmid.hub.accounts.accounts import Accounts
+from plasmid.hub.store.database import open_hub_engine, writing
+from plasmid.hub.store.migrations import FOLDER, check_release, current, revisions, upgrade
+from plasmid.hub.store.tables import Base
 
 NEXT = """
 from alembic import op

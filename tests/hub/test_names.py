@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plasmid.core.errors import HubError
-from plasmid.hub.names import RepoId, check_owner, check_path, check_revision, check_together
+from plasmid.hub.store.names import RepoId, check_owner, check_path, check_revision, check_together
 
 
 def refusal(code: str) -> pytest.RaisesExc[HubError]:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import HubError
-from plasmid.hub.blobs import BlobStore
 from plasmid.hub.routes.ndjson import LINE_BYTES, Item, Lines, decode
+from plasmid.hub.store.blobs import BlobStore
 
 DATA = Random(0).randbytes(300_001)
 

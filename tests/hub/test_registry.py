@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from plasmid.core.errors import HubError
-from plasmid.hub import revisions
-from plasmid.hub.keeping import collect
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Add, Commit, Copy, Delete, Operation, Repo
-from plasmid.hub.registry import Registry
 from plasmid.hub.settings import Hub
+from plasmid.hub.store import revisions
+from plasmid.hub.store.blob_retention import collect
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Add, Commit, Copy, Delete, Operation, Repo
+from plasmid.hub.store.registry import Registry
 
 LAB = RepoId("lab", "tcr")
 KNOWN = "dc2d6599828ad7916f5fc28083203acc3a539512"

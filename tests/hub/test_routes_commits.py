@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from plasmid.hub.limits import Limits
+from plasmid.hub.accounts.limits import Limits
 from support.hub.hub_requests import CARD, WEIGHTS, batch, client, commit, lines
 from support.hub.hub_server import LiveHub, served
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.hub.limits import Buckets, Limits, TooManyRequests
+from plasmid.hub.accounts.limits import Buckets, Limits, TooManyRequests
 from support.hub.hub_requests import WEIGHTS, batch, client, lines
 from support.hub.hub_server import served
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import httpx
 import pytest
 
-from plasmid.hub.names import RepoId
+from plasmid.hub.store.names import RepoId
 from support.hub.hub_requests import WEIGHTS, client, commit
 from support.hub.hub_server import LiveHub, served
 

@@ -12,9 +12,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
+from plasmid.bases.tensors import write_floats
 from plasmid.core.errors import HubError
 from plasmid.hub.safety import Content, content_problem, name_problem, refuse, sample_problem
-from plasmid.models.tensors import write_floats
 
 
 def tensors(header: Any, body: int = 8) -> bytes:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import Response
 
-from plasmid.hub.keys import sign
-from plasmid.hub.limits import Limits
+from plasmid.hub.accounts.keys import sign
+from plasmid.hub.accounts.limits import Limits
 from plasmid.hub.routes.sessions import Sessions, local
 from support.hub.hub_requests import CARD, client, commit
 from support.hub.hub_server import LiveHub, served

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from plasmid.hub.database import open_hub_engine
-from plasmid.hub.keys import hub_key
-from plasmid.hub.migrations import upgrade
-from plasmid.hub.tables import ArrivalRow
+from plasmid.hub.accounts.keys import hub_key
+from plasmid.hub.store.database import open_hub_engine
+from plasmid.hub.store.migrations import upgrade
+from plasmid.hub.store.tables import ArrivalRow
 from support.hub.hub_requests import CARD, WEIGHTS, batch, client, lines
 from support.hub.hub_server import LiveHub, served
 from support.servers.postgres_server import Postgres

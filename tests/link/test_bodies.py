@@ -11,7 +11,7 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import PlasmidError
 from plasmid.link import bodies as bodies_module
 from plasmid.link.bodies import Bodies
-from plasmid.privacy.samples import body_root
+from plasmid.secagg.samples import body_root
 
 BODY = np.random.default_rng(0).bytes(2500)
 DIGEST = body_root(BODY)

@@ -23,9 +23,9 @@ from plasmid.link.tables import CertificateRow
 from plasmid.protocol.enrolment import new_tls_key
 from plasmid.protocol.messages import Revoked, open_signed
 from plasmid.protocol.revocation import Revocation, open_revocation
-from plasmid.site.link import LinkClient
-from plasmid.site.membership import leave, renew, validity
-from plasmid.site.signing import SignedRequests
+from plasmid.uplink.link import LinkClient
+from plasmid.uplink.membership import leave, renew, validity
+from plasmid.uplink.signing import SignedRequests
 from support.federation.attacks import refusal
 from support.federation.live_link import LiveLink
 
@@ -158,7 +158,7 @@ def test_an_answer_for_another_key_is_not_kept(live: LiveLink, monkeypatch: pyte
     credential, keys = live.member("alpha")
     before = credential.certificate.read_bytes()
     _, other = new_tls_key("alpha", b"password")
-    monkeypatch.setattr("plasmid.site.membership._post", lambda *_: {"certificate": certified(live, other)})
+    monkeypatch.setattr("plasmid.uplink.membership._post", lambda *_: {"certificate": certified(live, other)})
     with refusal("link.refused"):
         renew(credential, keys)
     assert credential.certificate.read_bytes() == before

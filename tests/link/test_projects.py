@@ -12,8 +12,8 @@ from plasmid.core.errors import LinkError, ProjectRefused
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
-from plasmid.site.link import LinkClient
-from plasmid.site.projects import (
+from plasmid.uplink.link import LinkClient
+from plasmid.uplink.projects import (
     fetch_member,
     fetch_projects,
     find_project,

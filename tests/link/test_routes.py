@@ -23,15 +23,6 @@ import pytest
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, MAX_PROJECT_BYTES, read_body
-from plasmid.privacy.samples import body_root
-from plasmid.privacy.statements import (
-    MAX_SLOTS,
-    SECRET_BYTES,
-    Advert,
-    Bundle,
-    Contribution,
-    Recovery,
-)
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
@@ -44,7 +35,16 @@ from plasmid.protocol.messages import (
     sign,
     wire,
 )
-from plasmid.site.enrol import Credential
+from plasmid.secagg.samples import body_root
+from plasmid.secagg.statements import (
+    MAX_SLOTS,
+    SECRET_BYTES,
+    Advert,
+    Bundle,
+    Contribution,
+    Recovery,
+)
+from plasmid.uplink.enrol import Credential
 from support.federation.live_link import LiveLink
 from support.federation.sampling import contributions
 from support.servers.found_routes import Address, found, path_of
@@ -371,7 +371,7 @@ def test_large_statements_fit(parties: dict[str, Party], live: LiveLink, run: st
 
 
 def test_the_card_is_signed_by_the_coordinator(live: LiveLink) -> None:
-    from plasmid.site.enrol import fetch_card
+    from plasmid.uplink.enrol import fetch_card
 
     card = fetch_card(live.url)
     assert card.key == live.identity.public

@@ -12,9 +12,9 @@ import pytest
 from plasmid.core.errors import PlasmidError, ProtocolError
 from plasmid.link import switchboard as switchboard_module
 from plasmid.link.switchboard import MAX_WAITING_MESSAGES, SILENCE_S, Collected, Switchboard
-from plasmid.privacy.statements import Contribution
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admission, End, Failed, Heartbeat, Signed, sign
+from plasmid.secagg.statements import Contribution
 
 D = "d" * 64
 COORDINATOR = Identity.generate("coordinator")

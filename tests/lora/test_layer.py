@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError
+from plasmid.encoders.encoder import AdaptedModel
 from plasmid.lora.attach import attach
 from plasmid.lora.layer import LoraLinear
 from plasmid.lora.samples import Samples
-from plasmid.models.adapter import initial_state
-from plasmid.models.covariates import CategoryCovariate
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate
 from support.tiny.stock_peft import StockPeft
 
 HEAD = ClassificationHead(labels=["no", "yes"], covariates=[CategoryCovariate(name="gene", vocabulary=["a"])])

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError
+from plasmid.encoders.mixed import Item, Loaded, MixedModel
+from plasmid.encoders.slots import encode_covariates
 from plasmid.lora.mixed import Factors, MixedLinear, Product, Span, Spans, fastest, mix, onednn
-from plasmid.models.artifact import read_adapter
-from plasmid.models.mixed import Item, Loaded, MixedModel
-from plasmid.models.predict import Predictor
-from plasmid.models.slots import encode_covariates
-from plasmid.models.store import BaseModel
 from support.tiny.served import ROWS, SHAPES, write
 
 

@@ -8,17 +8,17 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune
+from plasmid.encoders.batches import Batch, Rows
+from plasmid.encoders.encoder import AdaptedModel
 from plasmid.lora.attach import attach, checkpointed
 from plasmid.lora.layer import LoraLinear
 from plasmid.lora.samples import Block, Samples, watch
-from plasmid.models.adapter import initial_state
-from plasmid.models.batches import Batch, Rows
-from plasmid.models.covariates import CategoryCovariate, NumberCovariate
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate, NumberCovariate
 from support.tiny.stock_peft import StockPeft
 
 HEAD = ClassificationHead(

@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from plasmid.core.errors import ModelError
-from plasmid.models.adapter import (
+from plasmid.adapters.adapter import (
     AdapterSchema,
     TensorSpec,
     adapter_schema,
@@ -16,11 +15,12 @@ from plasmid.models.adapter import (
     lora_modules,
     target_regex,
 )
-from plasmid.models.covariates import CategoryCovariate
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tensors import read_header
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_header
+from plasmid.core.errors import ModelError
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate
 
 HEAD = ClassificationHead(
     labels=["0", "1"], covariates=[CategoryCovariate(name="gene", vocabulary=["a", "b"])]

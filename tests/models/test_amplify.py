@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder
-from plasmid.models.store import BaseModel
+from plasmid.encoders.loading import load_encoder
 from support.tiny.tiny_models import LAYERS, tiny_amplify
 
 HEADS = 4

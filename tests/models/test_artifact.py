@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from transformers import AutoModel
 
+from plasmid.adapters.adapter import Vector, adapter_schema, initial_state
+from plasmid.adapters.artifact import Seal, read_adapter, write_adapter
+from plasmid.adapters.card import CardFacts
+from plasmid.adapters.files import adapter_files, hub_name
+from plasmid.adapters.predict import predict
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_floats, write_floats
 from plasmid.core.errors import ModelError
-from plasmid.models.adapter import Vector, adapter_schema, initial_state
-from plasmid.models.adapter_files import adapter_files, hub_name
-from plasmid.models.artifact import Seal, read_adapter, write_adapter
-from plasmid.models.card import CardFacts
-from plasmid.models.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
-from plasmid.models.predict import predict
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tensors import read_floats, write_floats
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
 
 GENE = CategoryCovariate(name="gene", vocabulary=["TRBV28*01", 'b\'s "gene"'])
 AGE = NumberCovariate(name="age", bounds=(10, 90))

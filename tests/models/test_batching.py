@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import Vector
+from plasmid.bases.tokenizing import Encoded
 from plasmid.core.errors import ModelError
-from plasmid.models.adapter import Vector
-from plasmid.models.batching import Batcher, Pace, Watched
-from plasmid.models.mixed import Item
-from plasmid.models.tokenizing import Encoded
+from plasmid.encoders.batching import Batcher, Pace, Watched
+from plasmid.encoders.mixed import Item
 
 
 def _item(tokens: int, mark: int = 0) -> Item:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.artifact import read_head
+from plasmid.adapters.calibration import CALIBRATION, calibration_file
+from plasmid.adapters.predict import predict
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError
-from plasmid.models.artifact import read_head
-from plasmid.models.calibration import CALIBRATION, calibration_file
-from plasmid.models.predict import predict
-from plasmid.models.store import BaseModel
 from support.tiny.tiny_adapter import tiny_adapter
 
 FOUND = {"temperature": 2.0, "run": "tiny-1", "rows": "holdout", "count": 120, "auc": None}

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from plasmid.adapters.pool import Pool, at
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError, UsageError
-from plasmid.models.causal import CausalModel, Sampling
-from plasmid.models.chat_templates import TEMPLATES, Message
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder
-from plasmid.models.pool import Pool, at
-from plasmid.models.store import BaseModel
+from plasmid.encoders.loading import load_encoder
+from plasmid.language.causal import CausalModel, Sampling
+from plasmid.language.chat_templates import TEMPLATES, Message
 from support.tiny.tiny_causal import KINDS, MARKS, stock_adapter, stock_model, tiny_causal
 
 GREEDY = Sampling(most=12, temperature=0.0)
@@ -55,7 +55,7 @@ def _written(model: CausalModel, prompt: list[int], folder: Path | None, samplin
 def test_the_base_and_each_adapter_write_what_stock_peft_writes(
     kind: str, bases: dict[str, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plasmid.models.causal.CHUNK", 16)  # the prompt is longer
+    monkeypatch.setattr("plasmid.language.causal.CHUNK", 16)  # the prompt is longer
     base = bases[kind]
     model = CausalModel.load(base)
     prompt = model.prompts.chat([Message("user", "Why?")])
@@ -124,7 +124,7 @@ def test_a_long_prompt_is_read_in_parts_between_which_its_caller_can_go(
 ) -> None:
     prompt = model.prompts.text("a long prompt, of more tokens than there are in one part")
     whole = _written(model, prompt, None)
-    monkeypatch.setattr("plasmid.models.causal.CHUNK", 16)
+    monkeypatch.setattr("plasmid.language.causal.CHUNK", 16)
     passes = iter(range(100))
     told: list[str] = []
     read = model.write(prompt, None, GREEDY, tell=told.append, cancelled=lambda: next(passes) < 0)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.causal_adapter import is_causal, read_causal, read_causal_config
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_floats, write_floats
 from plasmid.core.errors import ModelError
-from plasmid.models.causal_adapter import is_causal, read_causal, read_causal_config
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_floats, write_floats
 from support.tiny.tiny_causal import stock_adapter, tiny_causal
 
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj"

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import DataError
-from plasmid.models.covariates import (
+from plasmid.encoders.slots import CODE, encode_covariates
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import (
     CategoryCovariate,
     MoleculeCovariate,
     NumberCovariate,
     SequenceCovariate,
 )
-from plasmid.models.slots import CODE, encode_covariates
-from plasmid.models.tasks.classification import ClassificationHead
 
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0, 80))

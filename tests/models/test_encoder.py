@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, ModelError
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.batches import Rows
-from plasmid.models.covariates import CategoryCovariate, NumberCovariate
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.loading import load_encoder
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.encoders.batches import Rows
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.encoders.loading import load_encoder
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate, NumberCovariate
 
 HEAD = ClassificationHead(
     labels=["no", "yes", "maybe"],

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from plasmid.models.adapter import adapter_schema
-from plasmid.models.adapter_files import BaseRef, HeadFile
-from plasmid.models.artifact import Adapter
-from plasmid.models.covariates import NumberCovariate
-from plasmid.models.export import LINEAR, code, export_merged
-from plasmid.models.predict import predict
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tensors import read_floats
+from plasmid.adapters.adapter import adapter_schema
+from plasmid.adapters.artifact import Adapter
+from plasmid.adapters.export import LINEAR, code, export_merged
+from plasmid.adapters.files import BaseRef, HeadFile
+from plasmid.adapters.predict import predict
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_floats
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import NumberCovariate
 
 TEXTS = ["CASSYGQGPYGYTF", "CAS", "W", "CASSLLLLAQYFCASSLLLLAQYF"]
 LORA = LoraSpec(rank=4, alpha=8.0, targets=["all-linear"], layers=2)

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from plasmid.bases.catalogue import get
+from plasmid.bases.converting import convert_gguf
+from plasmid.bases.gguf import read_gguf
+from plasmid.bases.importer import import_entry
+from plasmid.bases.sources import read_json
+from plasmid.bases.store import BaseModel, open_model
+from plasmid.bases.tensors import read_floats
 from plasmid.core.errors import ModelError
-from plasmid.models.catalogue import get
-from plasmid.models.causal import CausalModel, Sampling
-from plasmid.models.chat_templates import Message
-from plasmid.models.converting import convert_gguf
-from plasmid.models.gguf import read_gguf
-from plasmid.models.importer import import_entry
-from plasmid.models.loading import load_causal
-from plasmid.models.prompts import load_tokenizer
-from plasmid.models.sources import read_json
-from plasmid.models.store import BaseModel, open_model
-from plasmid.models.tensors import read_floats
+from plasmid.encoders.loading import load_causal
+from plasmid.language.causal import CausalModel, Sampling
+from plasmid.language.chat_templates import Message
+from plasmid.language.prompts import load_tokenizer
 from support.tiny.tiny_gguf import HEADS, HIDDEN, gguf, text_of, tiny_llama_gguf
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from plasmid.bases import catalogue
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel, ensure_model
 from plasmid.core.errors import HubError, ModelError
-from plasmid.models import catalogue
-from plasmid.models.hub import fetch_base, import_repo, push_base
-from plasmid.models.hub_client import Hub, configured_hub, find_hub
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.hubclient.bases import fetch_base, import_repo, push_base
+from plasmid.hubclient.client import Hub, configured_hub, find_hub
 from support.hub.hub_server import LiveHub, served
 from support.tiny.tiny_models import tiny_bert, tiny_esm
 

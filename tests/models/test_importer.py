@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from plasmid.bases import catalogue
+from plasmid.bases.importer import import_folder
+from plasmid.bases.residues import AMINO_ACIDS
+from plasmid.bases.store import BaseModel, ensure_model
+from plasmid.bases.tokenizing import Tokenizer
 from plasmid.core.errors import ModelError, PlasmidError, UsageError
-from plasmid.models import catalogue
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder
-from plasmid.models.residues import AMINO_ACIDS
-from plasmid.models.store import BaseModel, ensure_model
-from plasmid.models.tokenizing import Tokenizer
+from plasmid.encoders.loading import load_encoder
 from support.tiny.tiny_models import BERT_VOCABULARY, tiny_bert, tiny_esm
 
 
@@ -179,7 +179,7 @@ def test_the_wheels_convert_to_the_pinned_digest(name: str, home: Path) -> None:
 
 
 def test_a_wheel_of_another_version(home: Path) -> None:
-    from plasmid.models.importer import import_entry
+    from plasmid.bases.importer import import_entry
 
     entry = catalogue.get("antiberty").model_copy(update={"revision": "9.9"})
     with pytest.raises(PlasmidError) as caught:

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
+from plasmid.adapters.adapter import adapter_schema
+from plasmid.adapters.artifact import read_adapter, read_head
+from plasmid.adapters.causal_adapter import is_causal
+from plasmid.adapters.export import export_merged
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, ModelError
-from plasmid.models.adapter import adapter_schema
-from plasmid.models.artifact import read_adapter, read_head
-from plasmid.models.causal_adapter import is_causal
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.export import export_merged
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder, load_language
-from plasmid.models.predict import Predictor
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.encoders.loading import load_encoder, load_language
+from plasmid.exchange.merging import merge_adapters, read_parent
+from plasmid.prediction.evaluation import write_release
 from plasmid.prediction.inputs import file_input
 from plasmid.prediction.job import predict_to
-from plasmid.training.merging import merge_adapters, read_parent
-from plasmid.training.release import write_release
+from plasmid.tasks.classification import ClassificationHead
 from support.tiny.tiny_causal import tiny_causal
 from support.tiny.tiny_language import language_bases, language_recipe, language_table
 from support.tiny.tiny_models import tiny_bert

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from plasmid.bases.tensors import write_parts
 from plasmid.hub.settings import HubSettings
-from plasmid.models.tensors import write_parts
 from support.hub.hub_server import served_apart
 from support.tiny.tiny_models import tiny_bert
 
@@ -19,9 +19,9 @@ GIB = 2**30
 RUN = """
 import json, resource, sys
 from pathlib import Path
-from plasmid.models.hub import fetch_base, push_base
-from plasmid.models.hub_client import find_hub
-from plasmid.models.importer import import_folder
+from plasmid.hubclient.bases import fetch_base, push_base
+from plasmid.hubclient.client import find_hub
+from plasmid.bases.importer import import_folder
 what, given = sys.argv[1:]
 if what == "push":
     base = import_folder(Path(given), model_id="large")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from plasmid.bases.licences import compose_licences
 from plasmid.core.errors import ModelError
-from plasmid.models.licences import compose_licences
 
 
 def test_one_licence_or_permissive_ones_go_together() -> None:

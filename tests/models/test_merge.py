@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import adapter_schema
+from plasmid.adapters.artifact import Adapter
+from plasmid.adapters.files import BaseRef, HeadFile
+from plasmid.adapters.merge import Merged, merge
+from plasmid.adapters.merge_factors import METHODS, cut, weighted
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError, UsageError
-from plasmid.models.adapter import adapter_schema
-from plasmid.models.adapter_files import BaseRef, HeadFile
-from plasmid.models.artifact import Adapter
-from plasmid.models.covariates import NumberCovariate
-from plasmid.models.merge import Merged, merge
-from plasmid.models.merge_factors import METHODS, cut, weighted
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import NumberCovariate
 
 HEAD = ClassificationHead(labels=["no", "yes"], covariates=[NumberCovariate(name="age", bounds=(10, 90))])
 

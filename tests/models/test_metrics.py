@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import DataError, UsageError
-from plasmid.models.metrics import label_indices, score
+from plasmid.tasks.metrics import label_indices, score
 
 PROBABILITIES = np.asarray([[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]], np.float32)
 

@@ -13,16 +13,16 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel
 
-from plasmid.client.simple import fit, simple_scores
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tokenizing import Tokenizer as Reader
 from plasmid.core.errors import ModelError
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel
-from plasmid.models.tokenizing import Tokenizer as Reader
+from plasmid.experiments.simple import fit, simple_scores
 from plasmid.recipes.columns import SMILES_CHARACTERS
 from plasmid.recipes.schema import Recipe
-from plasmid.training.engine import Engine
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from transformers import BertConfig, BertModel
 
-from plasmid.client.simple import fit, simple_scores
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases import catalogue, untrained
+from plasmid.bases.importer import import_entry, import_folder
+from plasmid.bases.residues import residue_tokenizer
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_floats
+from plasmid.bases.tokenizing import Tokenizer
 from plasmid.core.errors import ModelError
 from plasmid.data.table import Table
-from plasmid.models import catalogue, untrained
-from plasmid.models.adapter import initial_state
-from plasmid.models.importer import import_entry, import_folder
-from plasmid.models.residues import residue_tokenizer
-from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_floats
-from plasmid.models.tokenizing import Tokenizer
+from plasmid.experiments.simple import fit, simple_scores
 from plasmid.recipes.schema import Recipe
-from plasmid.training.engine import Engine
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "C", "G", "T", "N"]

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from plasmid.adapters.adapter import lora_modules
+from plasmid.bases import catalogue, outline
+from plasmid.bases.architectures import architecture
+from plasmid.bases.catalogue import Described
+from plasmid.bases.importer import import_folder
+from plasmid.bases.outline import Outline, missing, planned_model, shapes_of
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel, check_pinned, ensure_model
 from plasmid.core.errors import ModelError, UsageError
-from plasmid.models import catalogue, outline
-from plasmid.models.adapter import lora_modules
-from plasmid.models.architectures import architecture
-from plasmid.models.catalogue import Described
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder, load_language
-from plasmid.models.outline import Outline, missing, planned_model, shapes_of
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel, check_pinned, ensure_model
+from plasmid.encoders.loading import load_encoder, load_language
 from support.tiny.tiny_causal import tiny_causal
 from support.tiny.tiny_models import tiny_amplify, tiny_esm
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertModel
 
-from plasmid.models.importer import import_folder
-from plasmid.training.footprint import weight_bytes
+from plasmid.bases.importer import import_folder
+from plasmid.planning.footprint import weight_bytes
 from support.tiny.tiny_models import tiny_bert
 
 MIB = 2**20
@@ -19,8 +19,8 @@ RUN = """
 import re, sys
 import torch, transformers
 from transformers import BertModel
-from plasmid.models.loading import load_encoder
-from plasmid.models.store import open_model
+from plasmid.encoders.loading import load_encoder
+from plasmid.bases.store import open_model
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024

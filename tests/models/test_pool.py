@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from plasmid.adapters.pool import AdapterPool, Fetch, at
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, ModelError
-from plasmid.models.mixed import Loaded, MixedModel
-from plasmid.models.pool import AdapterPool, Fetch, at
-from plasmid.models.store import BaseModel
+from plasmid.encoders.mixed import Loaded, MixedModel
 from support.tiny.served import write
 
 

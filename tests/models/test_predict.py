@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.predict import Predictor, predict
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError
-from plasmid.models.artifact import read_adapter
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.predict import Predictor, predict
-from plasmid.models.store import BaseModel
+from plasmid.encoders.encoder import AdaptedModel
 from support.tiny.tiny_adapter import tiny_adapter
 from support.tiny.tiny_task import tiny_table
 

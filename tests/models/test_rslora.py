@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from transformers import AutoModel
 
 from models.test_artifact import COLUMNS, HEADS, _write
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.export import _update
+from plasmid.adapters.merge import merge
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError
-from plasmid.models.artifact import read_adapter
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.export import _update
-from plasmid.models.merge import merge
-from plasmid.models.mixed import MixedModel
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.encoders.mixed import MixedModel
 
 PLAIN = LoraSpec(rank=4, alpha=8.0, targets=["query", "dense"], layers=2)
 ROOT = PLAIN.model_copy(update={"rslora": True})

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from plasmid.models import catalogue
-from plasmid.models.importer import import_folder
-from plasmid.models.smiles.vocabulary import TWO_LETTERS, UNKNOWN, VOCABULARY, tokenizer_files
-from plasmid.models.store import BaseModel, ensure_model
-from plasmid.models.tokenizing import Tokenizer
+from plasmid.bases import catalogue
+from plasmid.bases.importer import import_folder
+from plasmid.bases.smiles.vocabulary import TWO_LETTERS, UNKNOWN, VOCABULARY, tokenizer_files
+from plasmid.bases.store import BaseModel, ensure_model
+from plasmid.bases.tokenizing import Tokenizer
 from plasmid.recipes.catalogue import ROOT
 
 Chem = pytest.importorskip("rdkit.Chem")
@@ -75,7 +75,7 @@ def test_every_element_is_known_and_no_cell_spells_a_special_token() -> None:
 
 
 def test_molecules_are_varied_by_the_seed_alone_and_stay_molecules() -> None:
-    from plasmid.models.smiles import corpus
+    from plasmid.bases.smiles import corpus
 
     (first,), (again,) = ([*islice(corpus.drawn(MOLECULES, MOLECULES, 3, 200), 1)] for _ in range(2))
     assert first.smiles == again.smiles
@@ -93,7 +93,7 @@ def test_molecules_are_varied_by_the_seed_alone_and_stay_molecules() -> None:
 def test_what_the_command_makes_is_learned_and_can_be_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plasmid.models.smiles import corpus, pretraining
+    from plasmid.bases.smiles import corpus, pretraining
 
     monkeypatch.setenv("PLASMID_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(pretraining, "WARMUP", 5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from plasmid.models.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
-from plasmid.models.specs import LoraSpec
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.bases.specs import LoraSpec
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
 
 AGE = NumberCovariate(name="age", bounds=(0, 80))
 

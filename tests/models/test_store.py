@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from plasmid.bases import catalogue, store
+from plasmid.bases.store import BaseModel, ensure_model, hash_files, open_model
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ModelError
-from plasmid.models import catalogue, store
-from plasmid.models.store import BaseModel, ensure_model, hash_files, open_model
 
 
 def test_every_shipped_entry_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,18 +13,18 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from plasmid.adapters.artifact import Adapter, read_adapter, read_head
+from plasmid.adapters.card import code_block
+from plasmid.adapters.export import LINEAR, code, export_merged
+from plasmid.adapters.merge import merge
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, ModelError
-from plasmid.models.artifact import Adapter, read_adapter, read_head
-from plasmid.models.card import code_block
-from plasmid.models.export import LINEAR, code, export_merged
-from plasmid.models.merge import merge
-from plasmid.models.metrics import FEWER_IS_BETTER, score
-from plasmid.models.predict import Predictor
-from plasmid.models.slots import encode_covariates
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks import IGNORED, Answers, AnyHead, Head, Task, source_of
-from plasmid.models.tasks.regression import Regression, RegressionHead
-from plasmid.models.tasks.token_classification import TokenClassification, TokenHead
+from plasmid.encoders.slots import encode_covariates
+from plasmid.tasks import IGNORED, Answers, AnyHead, Head, Task, source_of
+from plasmid.tasks.metrics import FEWER_IS_BETTER, score
+from plasmid.tasks.regression import Regression, RegressionHead
+from plasmid.tasks.token_classification import TokenClassification, TokenHead
 from support.tiny.served import ROWS, write
 
 HEADS: TypeAdapter[Head] = TypeAdapter(AnyHead)

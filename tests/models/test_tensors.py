@@ -12,8 +12,8 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from plasmid.bases.tensors import MAX_HEADER_BYTES, read_floats, read_header, write_floats
 from plasmid.core.errors import ModelError
-from plasmid.models.tensors import MAX_HEADER_BYTES, read_floats, read_header, write_floats
 
 
 def test_written_files_are_read_by_the_library(tmp_path: Path) -> None:

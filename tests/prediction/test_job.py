@@ -12,13 +12,13 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from plasmid.adapters.artifact import read_head
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, PlasmidError, StorageError, UsageError
-from plasmid.models.artifact import read_head
-from plasmid.models.store import BaseModel
+from plasmid.prediction.evaluation import predict_file
 from plasmid.prediction.inputs import FileInput, Input, file_input
 from plasmid.prediction.job import Progress, adapter_digest, local, predict_to
 from plasmid.prediction.journal import Part, opened
-from plasmid.training.release import predict_file
 from support.tiny.tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")

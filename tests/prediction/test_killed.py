@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.predict import app
-from plasmid.models.store import BaseModel
 from support.tiny.tiny_adapter import tiny_adapter, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("at_home")

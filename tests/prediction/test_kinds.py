@@ -13,16 +13,16 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.adapters.adapter import adapter_schema
+from plasmid.adapters.artifact import read_head
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.evaluate import app as evaluate_app
 from plasmid.cli.verbs.predict import app as predict_app
 from plasmid.core.errors import UsageError
-from plasmid.models.adapter import adapter_schema
-from plasmid.models.artifact import read_head
-from plasmid.models.predict import Predictor
-from plasmid.models.store import BaseModel
+from plasmid.prediction.evaluation import evaluate_file, predict_file, write_release
 from plasmid.prediction.inputs import file_input
 from plasmid.prediction.job import predict_to
-from plasmid.training.release import evaluate_file, predict_file, write_release
 from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
 
 pytestmark = pytest.mark.usefixtures("at_home")

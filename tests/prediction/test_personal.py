@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import adapter_schema, initial_state
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.serve import _folders
-from plasmid.models.adapter import adapter_schema, initial_state
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import BaseModel
+from plasmid.exchange.sharing import push
 from plasmid.prediction.adapters import adapter_folder
-from plasmid.training.sharing import push
 from support.federation.attacks import refusal
 from support.federation.in_memory import Federation
 from support.tiny.tiny_task import tiny_recipe

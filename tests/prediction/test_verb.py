@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs import predict as verb
 from plasmid.core.errors import ModelError, PlasmidError
-from plasmid.models.hub_client import RemoteFile, find_hub
-from plasmid.models.store import BaseModel
+from plasmid.hubclient.client import RemoteFile, find_hub
 from plasmid.prediction import adapters
 from plasmid.prediction.adapters import adapter_folder
 from support.federation.release_world import World

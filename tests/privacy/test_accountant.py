@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import SiteFailed, UsageError
-from plasmid.privacy import accountant, accountant_child, accounting, skellam
-from plasmid.privacy.audit_bound import epsilon_bound
-from plasmid.training.lockdown import lacking
+from plasmid.dp import accountant, accountant_child, accounting, skellam
+from plasmid.dp.canary_bound import epsilon_bound
+from plasmid.isolation.lockdown import lacking
 
 SGD = {"rate": 0.5, "noise_multiplier": 5.0, "steps": 20, "delta": 1e-5}
 SHARED: dict[str, Any] = {
@@ -110,7 +110,7 @@ def test_it_is_locked(deed: str) -> None:
     """The positive control is the same deed before the lock."""
     code = f"""
 import os, sys
-from plasmid.privacy import accountant_child as child
+from plasmid.dp import accountant_child as child
 if sys.argv[1] == "locked":
     child.lock()
 try:
@@ -135,7 +135,7 @@ def test_every_function_works_behind_the_lock() -> None:
         json.dumps(["dp_sgd_noise", {"rate": 1.0, "steps": 3, "epsilon": 2.0, "delta": 1e-6}]),
         json.dumps(["dp_sgd_epsilon", {**SGD, "rate": 1.0}]),
     ]
-    command = [sys.executable, "-I", "-m", "plasmid.privacy.accountant_child"]
+    command = [sys.executable, "-I", "-m", "plasmid.dp.accountant_child"]
     said = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True)
     answers = [json.loads(line) for line in said.stdout.splitlines()]
     assert [list(answer) for answer in answers] == [["value"]] * 5
@@ -145,8 +145,8 @@ def test_every_function_works_behind_the_lock() -> None:
 def test_the_asking_process_imports_none_of_it() -> None:
     code = """
 import sys
-import plasmid.privacy.claims, plasmid.privacy.calibrate, plasmid.protocol.promise, plasmid.protocol.outcome
-from plasmid.privacy.accountant import dp_sgd_epsilon
+import plasmid.dp.claims, plasmid.dp.calibrate, plasmid.planning.privacy, plasmid.release.result
+from plasmid.dp.accountant import dp_sgd_epsilon
 dp_sgd_epsilon(rate=0.5, noise_multiplier=5.0, steps=20, delta=1e-5)
 print(sorted({"scipy", "dp_accounting", "absl", "attr", "randomgen"} & set(sys.modules)))
 """

@@ -10,10 +10,10 @@ import pytest
 from dp_accounting import pld
 
 from plasmid.core.errors import UsageError
-from plasmid.privacy import accounting
-from plasmid.privacy.accountant import check_plan
-from plasmid.privacy.accounting import MOST_VALUES, charged, dp_sgd_epsilon, dp_sgd_noise, most_epsilon
-from plasmid.privacy.lattice import DISTANCE
+from plasmid.dp import accounting
+from plasmid.dp.accountant import check_plan
+from plasmid.dp.accounting import MOST_VALUES, charged, dp_sgd_epsilon, dp_sgd_noise, most_epsilon
+from plasmid.dp.lattice import DISTANCE
 
 PLANS = [
     # rate, multiplier, steps, delta, epsilon

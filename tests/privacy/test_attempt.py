@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy import secure_aggregation
-from plasmid.privacy.roster import threshold
-from plasmid.privacy.shamir import combine, lagrange
-from plasmid.privacy.statements import Consent, Contribution, Shares, survivors_digest
+from plasmid.secagg import site as secure_aggregation
+from plasmid.secagg.roster import threshold
+from plasmid.secagg.shamir import combine, lagrange
+from plasmid.secagg.statements import Consent, Contribution, Shares, survivors_digest
 from support.federation.secure_sum import NAMES, H, Sealed, contribution, sealed
 
 ROSTER = tuple(sorted(NAMES))  # alpha, beta, delta, gamma; c = 1, theta = 3
@@ -282,7 +282,7 @@ def test_a_threshold_that_is_one_lower_would_open_both(monkeypatch: pytest.Monke
     lists = [[True] * 4, [False, True, True, True]]
     for lower in (0, 1):
         monkeypatch.setattr(secure_aggregation, "threshold", lambda n, c, less=lower: threshold(n, c) - less)
-        monkeypatch.setattr("plasmid.privacy.unmasking.threshold", secure_aggregation.threshold)
+        monkeypatch.setattr("plasmid.secagg.coordinator.threshold", secure_aggregation.threshold)
         epoch = sealed(("a", "b", "c", "d"), c=2, slots=1)
         assert epoch.theta == 4 - lower
         self_shares, key_shares = attack(epoch, 2, lists)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.audit import Audit, planned_guesses
-from plasmid.privacy.audit_bound import epsilon_bound, p_value
+from plasmid.dp.canary_audit import Audit, planned_guesses
+from plasmid.dp.canary_bound import epsilon_bound, p_value
 
 
 def published(m: int, r: int, v: int, epsilon: float, delta: float) -> float:

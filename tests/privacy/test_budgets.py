@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from plasmid.core.errors import PolicyRefused
-from plasmid.privacy.budgets import Accounts, Budget, RunAccount, exact
+from plasmid.dp.budgets import Accounts, Budget, RunAccount, exact
 
 BUDGET = Budget(unit="record", epsilon=1.0, delta=1e-5)
 steps = st.tuples(

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from plasmid.core.errors import UsageError
-from plasmid.privacy.accounting import dp_sgd_noise
-from plasmid.privacy.calibrate import Plan, calibrate
+from plasmid.dp.accounting import dp_sgd_noise
+from plasmid.dp.calibrate import Plan, calibrate
 
 SITE_LEVEL = Plan(
     epsilon=8.0,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from plasmid.privacy.cells import CellRules, Cells, cells_of, release, rounded
-from plasmid.privacy.complementary import Extended, protect
+from plasmid.disclosure.cells import CellRules, Cells, cells_of, release, rounded
+from plasmid.disclosure.complementary import Extended, protect
 from support.hospital.linear_attacker import intervals
 
 OFF = CellRules(min_cohort=None, min_cell=None, dominance=None, max_parameters_share=None, rounding=None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasmid.privacy.chain import GENESIS, DamagedError, Head, follow, line, split, verify
+from plasmid.gateway.ledger_chain import GENESIS, DamagedError, Head, follow, line, split, verify
 
 TIME = "2026-11-24T12:00:00.000+00:00"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.channels import Channel, open_blob, seal_blob
-from plasmid.privacy.statements import Advert, Bundle
+from plasmid.secagg.channels import Channel, open_blob, seal_blob
+from plasmid.secagg.statements import Advert, Bundle
 
 RHO = "5a" * 32
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.accounting import dp_sgd_epsilon
-from plasmid.privacy.audit import Audit
-from plasmid.privacy.claims import TOLD, PrivacyFacts, SiteFacts, shown, statement
-from plasmid.privacy.samples import SAMPLES
-from plasmid.privacy.skellam import skellam_epsilon
+from plasmid.dp.accounting import dp_sgd_epsilon
+from plasmid.dp.canary_audit import Audit
+from plasmid.dp.claims import TOLD, PrivacyFacts, SiteFacts, shown, statement
+from plasmid.dp.skellam import skellam_epsilon
+from plasmid.secagg.samples import SAMPLES
 from support.federation.privacy_facts import DP_SGD, MASKED, SITES, shared
 
 

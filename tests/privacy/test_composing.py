@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.composing import compose, composed_statement
-from plasmid.privacy.facts import shown
+from plasmid.dp.composition import compose, composed_statement
+from plasmid.dp.privacy_statement import shown
 from support.federation.privacy_facts import DP_SGD, MASKED, shared
 
 

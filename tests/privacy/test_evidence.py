@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plasmid.privacy.evidence import Evidence
+from plasmid.disclosure.contributors import Evidence
 
 WHERE = np.array([0, 2, 2, 2, 0])
 KEYS = np.array([9, 2**64 - 1, 5, 5, 9], np.uint64)

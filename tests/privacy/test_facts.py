@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.audit import Audit
-from plasmid.privacy.facts import PrivacyFacts
+from plasmid.dp.canary_audit import Audit
+from plasmid.dp.privacy_statement import PrivacyFacts
 from support.federation.privacy_facts import DP_SGD, MASKED, shared
 
 

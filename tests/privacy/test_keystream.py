@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from plasmid.privacy.keystream import (
+from plasmid.secagg.keystream import (
     BLOCK_BYTES,
     KEY_BYTES,
     Keystreams,
@@ -24,7 +24,7 @@ from plasmid.privacy.keystream import (
     pair_seed,
     self_key,
 )
-from plasmid.privacy.ring import Words
+from plasmid.secagg.ring import Words
 
 
 def add_keystream(words: Words, key: bytes, *, subtract: bool = False, offset: int = 0) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from plasmid.privacy.statements import Bundle
+from plasmid.secagg.statements import Bundle
 from support.federation.known_answers import SITES, SLOT, VECTORS, inputs, outputs, started
 
 DOCUMENT = json.loads(VECTORS.read_text())

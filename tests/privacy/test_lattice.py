@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from plasmid.privacy import lattice
-from plasmid.privacy.lattice import (
+from plasmid.dp import lattice
+from plasmid.dp.lattice import (
     DISTANCE,
     WEIGHT_BITS,
     Table,
@@ -22,7 +22,7 @@ from plasmid.privacy.lattice import (
     probabilities,
     skellam_tables,
 )
-from plasmid.privacy.noise import Source
+from plasmid.dp.noise import Source
 
 
 @pytest.fixture

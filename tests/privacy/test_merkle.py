@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasmid.privacy import merkle
-from plasmid.privacy.merkle import (
+from plasmid.core import merkle
+from plasmid.core.merkle import (
     EMPTY_ROOT,
     Frontier,
     consistency_proof,

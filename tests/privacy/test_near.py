@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plasmid.privacy.near import NEAR, Summed
+from plasmid.secagg.near_states import NEAR, Summed
 
 
 @pytest.mark.parametrize("size", [1, 5, 4096, 5000, 1_100_000])

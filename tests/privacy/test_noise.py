@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from plasmid.privacy import noise
+from plasmid.dp import noise
 
 SIGMAS = 7.0
 """P(|normal| > 7) is 2.6e-12."""

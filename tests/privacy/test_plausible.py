@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.plausible import MAX_EPSILON, check_plausible
+from plasmid.dp.plausible import MAX_EPSILON, check_plausible
 from plasmid.recipes.protection import Protection
 from support.federation.privacy_facts import DP_SGD, MASKED, shared
 
@@ -28,7 +28,7 @@ def test_facts_of_real_runs_pass(facts: Any) -> None:
 def test_the_largest_epsilon_that_a_recipe_may_ask_for_passes() -> None:
     """Else no site would countersign such a run."""
     assert Protection.model_json_schema()["properties"]["epsilon"]["anyOf"][0]["maximum"] == MAX_EPSILON
-    # what :func:`plasmid.privacy.accounting.dp_sgd_noise` finds for it at delta 1e-5
+    # what :func:`plasmid.dp.accounting.dp_sgd_noise` finds for it at delta 1e-5
     honest = {"rate": 0.05, "noise_multiplier": 0.1097, "attempts": 20, "steps": 10, "delta": 1e-5}
     check_plausible(_facts(epsilon=MAX_EPSILON, **honest))
 

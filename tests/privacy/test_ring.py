@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.ring import (
+from plasmid.secagg.ring import (
     TAIL,
     Encoding,
     add_noise,

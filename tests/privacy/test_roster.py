@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.roster import check_adverts, check_colluders, least_colluders, threshold
+from plasmid.secagg.roster import check_adverts, check_colluders, least_colluders, threshold
 from support.federation.secure_sum import NAMES, adverts, started
 
 

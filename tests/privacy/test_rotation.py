@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from plasmid.privacy import rotation
-from plasmid.privacy.rotation import padded_length, rotate, unrotate
+from plasmid.dp import rotation
+from plasmid.dp.rotation import padded_length, rotate, unrotate
 
 SEED = bytes(32)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import PlasmidError
+from plasmid.core.merkle import inclusion_proof, root_of
 from plasmid.link.bodies import Bodies
-from plasmid.privacy.keystream import Pad
-from plasmid.privacy.merkle import inclusion_proof, root_of
-from plasmid.privacy.ring import Words
-from plasmid.privacy.samples import (
+from plasmid.protocol.body import body_bytes
+from plasmid.secagg.keystream import Pad
+from plasmid.secagg.ring import Words
+from plasmid.secagg.samples import (
     Shown,
     body_root,
     fits,
@@ -23,7 +24,6 @@ from plasmid.privacy.samples import (
     pads_in,
     sample_bytes,
 )
-from plasmid.protocol.body import body_bytes
 from support.federation.sampling import Contributions, contributions
 
 H = "a1" * 32

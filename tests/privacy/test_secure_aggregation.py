@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.ring import TAIL, decode_sum, encode, plan_encoding
-from plasmid.privacy.secure_aggregation import SiteEpoch
+from plasmid.secagg.ring import TAIL, decode_sum, encode, plan_encoding
+from plasmid.secagg.site import SiteEpoch
 from support.federation.secure_sum import (
     NAMES,
     H,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import Advert, Bundle, Ready
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import Advert, Bundle, Ready
 from support.federation.secure_sum import (
     DOCUMENT,
     NAMES,

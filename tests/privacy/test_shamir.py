@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasmid.privacy.shamir import PRODUCTS, combine, evaluate, lagrange, split
+from plasmid.secagg.shamir import PRODUCTS, combine, evaluate, lagrange, split
 
 
 def times(a: int, b: int) -> int:

@@ -9,9 +9,9 @@ import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, pld, rdp
 
 from plasmid.core.errors import PlasmidError
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import add_noise, decode_sum, encode
-from plasmid.privacy.skellam import ORDERS, amplified, plan_shared_noise, skellam_epsilon, skellam_rdp
+from plasmid.dp.noise import skellam
+from plasmid.dp.skellam import ORDERS, amplified, plan_shared_noise, skellam_epsilon, skellam_rdp
+from plasmid.secagg.ring import add_noise, decode_sum, encode
 
 PLAN = {
     "length": 5000,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plasmid.privacy.statements import (
+from plasmid.secagg.statements import (
     PROTOCOL,
     Advert,
     Base64Bytes,

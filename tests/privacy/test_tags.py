@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plasmid.privacy.keystream import Pad, derive
-from plasmid.privacy.tags import COLUMNS, P, elements, is_element, masked, opened, pack_tag, read_tag, tag
+from plasmid.secagg.keystream import Pad, derive
+from plasmid.secagg.tags import COLUMNS, P, elements, is_element, masked, opened, pack_tag, read_tag, tag
 
 KEY, H = bytes(range(32)), "a1" * 32
 
@@ -76,6 +76,6 @@ def test_p_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
 
     stream = Stream()
     monkeypatch.setattr(
-        "plasmid.privacy.tags.Cipher", lambda *_: type("C", (), {"encryptor": lambda self: stream})()
+        "plasmid.secagg.tags.Cipher", lambda *_: type("C", (), {"encryptor": lambda self: stream})()
     )
     assert elements(bytes(16), 1).tolist() == [2]

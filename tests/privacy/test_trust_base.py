@@ -7,23 +7,23 @@ import re
 from pathlib import Path
 
 import plasmid.core.errors
+import plasmid.dp.noise
 import plasmid.lora.samples
-import plasmid.privacy.noise
 
 REPOSITORY = Path(__file__).parents[2]
 ROOTS = [REPOSITORY / name for name in ("node", "recipes", "models")]
 ENDS = (
-    "plasmid.privacy.accountant_child",  # what noise costs
-    "plasmid.protocol.plan",  # how much noise, over how many releases
-    "plasmid.gateway.terms",  # rate and noise of a site
+    "plasmid.dp.accountant_child",  # what noise costs
+    "plasmid.planner.attempts",  # how much noise, over how many releases
+    "plasmid.dp.site_parameters",  # rate and noise of a site
     "plasmid.gateway.output",  # shared noise
-    "plasmid.gateway.noised",  # the look at a worker's noise
+    "plasmid.gateway.noise_check",  # the look at a worker's noise
     "plasmid.gateway.ledger",  # what was spent
-    "plasmid.training.dp",  # sample, clip and noise
-    "plasmid.training.engine",  # what calls them
+    "plasmid.worker.dp",  # sample, clip and noise
+    "plasmid.worker.engine",  # what calls them
     "plasmid.lora.layer",  # each row's gradient of a factor
 )
-WITHIN = ("plasmid.privacy.", "plasmid.lora.", "plasmid.training.lockdown")
+WITHIN = ("plasmid.privacy.", "plasmid.lora.", "plasmid.isolation.lockdown")
 """What is followed: the arithmetic of privacy and of gradients; not the model, the messages, the recipe."""
 LIMIT_LINES = 4_600
 
@@ -80,7 +80,7 @@ def test_it_stays_small_enough_to_be_read() -> None:
 def test_it_is_found_by_imports() -> None:
     """The control: what draws, clips and accounts is among it, what does none of it is not."""
     found = trust_base()
-    for module in (plasmid.privacy.noise, plasmid.lora.samples):
+    for module in (plasmid.dp.noise, plasmid.lora.samples):
         assert module.__file__ is not None
         assert str(Path(module.__file__).relative_to(REPOSITORY)) in found
     assert not [name for name in found if name.startswith(("node/plasmid/site", "node/plasmid/data"))]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy import unmasking
-from plasmid.privacy.keystream import Pad, self_key
-from plasmid.privacy.ring import decode_sum, encode, plan_encoding
-from plasmid.privacy.roster import threshold
-from plasmid.privacy.statements import Shares
-from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
+from plasmid.secagg import coordinator as unmasking
+from plasmid.secagg.coordinator import CoordinatorEpoch, sum_words
+from plasmid.secagg.keystream import Pad, self_key
+from plasmid.secagg.ring import decode_sum, encode, plan_encoding
+from plasmid.secagg.roster import threshold
+from plasmid.secagg.statements import Shares
 from support.federation.secure_sum import NAMES, H, Sealed, adverts, plan, reader, recovered, sealed, started
 
 ROSTER = tuple(sorted(NAMES))  # alpha, beta, delta, gamma; c = 1, theta = 3

@@ -11,7 +11,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.statements import Advert, Bundle, Consent, Ready, Recovery, Shares
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import (
@@ -45,6 +44,7 @@ from plasmid.protocol.messages import (
     sign,
     wire,
 )
+from plasmid.secagg.statements import Advert, Bundle, Consent, Ready, Recovery, Shares
 
 ALPHA = Identity("alpha", Ed25519PrivateKey.from_private_bytes(b"a" * 32))
 BETA = Identity("beta", Ed25519PrivateKey.from_private_bytes(b"b" * 32))

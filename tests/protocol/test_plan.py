@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations import api
 from plasmid.core.errors import PlasmidError, RecipeError
-from plasmid.models.adapter import AdapterSchema, TensorSpec
-from plasmid.privacy.accounting import dp_sgd_epsilon
-from plasmid.privacy.rotation import padded_length
-from plasmid.privacy.skellam import skellam_epsilon
-from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import (
+from plasmid.dp.accounting import dp_sgd_epsilon
+from plasmid.dp.rotation import padded_length
+from plasmid.dp.skellam import skellam_epsilon
+from plasmid.planner.attempts import (
     AUDIT_LENGTH,
     AttemptPlan,
     attempt_plan,
@@ -26,6 +25,7 @@ from plasmid.protocol.plan import (
     smallest_set,
     step_noise,
 )
+from plasmid.protocol.messages import Planned
 from plasmid.recipes.protection import AuditPlan, Limits, Privacy, Protection
 from plasmid.recipes.query import PingDocument, QueryDocument, noised
 from plasmid.recipes.schema import Federation, Training

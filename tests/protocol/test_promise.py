@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune
 from plasmid.core.errors import UsageError
-from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import dp_sgd_noise
-from plasmid.privacy.claims import statement
+from plasmid.dp.accounting import dp_sgd_noise
+from plasmid.dp.claims import statement
+from plasmid.planner.attempts import attempt_plan
+from plasmid.planning.privacy import planned_facts, site_facts
 from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
-from plasmid.protocol.promise import planned_facts, site_facts
 from plasmid.recipes.schema import Recipe
 from support.tiny.tiny_task import tiny_recipe
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import PlasmidError, RecipeError
-from plasmid.models.store import BaseModel
-from plasmid.privacy.claims import PrivacyFacts, statement
-from plasmid.protocol.attestation import (
+from plasmid.dp.claims import PrivacyFacts, statement
+from plasmid.protocol.envelope import Envelope
+from plasmid.protocol.identity import Identity, fingerprint
+from plasmid.protocol.project import Project
+from plasmid.release.attestation import (
     BUNDLE,
     ROUNDS,
     Attestation,
@@ -23,10 +26,7 @@ from plasmid.protocol.attestation import (
     pack_bundle,
     read_bundle,
 )
-from plasmid.protocol.envelope import Envelope
-from plasmid.protocol.identity import Identity, fingerprint
-from plasmid.protocol.project import Project
-from plasmid.protocol.released import PROJECT, Trust, read_trust, verify_release
+from plasmid.release.folder import PROJECT, Trust, read_trust, verify_release
 from support.federation.release_world import DP_SGD, SITES, World
 
 pytestmark = pytest.mark.usefixtures("at_home")

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api, rolora
-from plasmid.federation.server import ServerOptimiser, build_strategy, optimiser_of
-from plasmid.models.adapter import AdapterSchema, TensorSpec
-from plasmid.models.store import BaseModel
-from plasmid.protocol.server_step import rule_of, server_step
 from plasmid.recipes.schema import Recipe
+from plasmid.release.server_step import rule_of, server_step
+from plasmid.strategies.server import ServerOptimiser, build_strategy, optimiser_of
 from support.tiny.tiny_task import tiny_recipe
 
 SCHEMA = AdapterSchema(tensors=(TensorSpec(name="a", shape=(3, 4)), TensorSpec(name="b", shape=(5,))))

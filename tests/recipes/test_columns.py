@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plasmid.models.covariates import MoleculeCovariate, SequenceCovariate
 from plasmid.recipes.columns import NUCLEOTIDES, SMILES_CHARACTERS, MoleculeColumn, NucleotideColumn
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe, contradictions
+from plasmid.tasks.covariates import MoleculeCovariate, SequenceCovariate
 
 
 def with_input(column: dict[str, Any], covariates: tuple[str, ...] = ()) -> Recipe:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks import source_of
+from plasmid.bases.store import BaseModel
 from plasmid.recipes import digest as digest_module
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
+from plasmid.tasks import source_of
 from support.tiny.tiny_kinds import KINDS, document_of, kind_recipe
 from support.tiny.tiny_language import language_document, language_recipe
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from plasmid.bases import catalogue as models
 from plasmid.core.errors import RecipeError
-from plasmid.models import catalogue as models
 from plasmid.recipes import catalogue
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe

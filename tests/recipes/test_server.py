@@ -10,7 +10,7 @@ import pytest
 from flwr.serverapp import strategy as upstream
 from pydantic import ValidationError
 
-from plasmid.models.store import BaseModel
+from plasmid.bases.store import BaseModel
 from plasmid.recipes.server import IMPOSSIBLE, OPTIONS
 from support.tiny.method_rounds import recipe
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations import api
 from plasmid.gateway.output import bounded
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.recipes.stopping import HELD, MOST_LOSS, Choice, Stop, judged, loss_in
 
 SHAPE = api.Shape(AdapterSchema((TensorSpec("a", (3,)), HELD)), 10.0, 2.0, 32, beside=2)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.gateway.output import bounded
-from plasmid.models.store import BaseModel
-from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.recipes.beside import advanced, sent, shape_of
 from plasmid.recipes.weights import LEAST, PublicWeights, RecordWeights, coarse
+from plasmid.secagg.ring import decode_sum, encode, plan_encoding
 from support.tiny.method_rounds import SITES, UNIT, Rounds, problem, recipe
 
 RECORDS = {"weights": {"by": "records", "cap": 1000}}

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from plasmid.adapters.artifact import read_head
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError
-from plasmid.models.artifact import read_head
-from plasmid.models.store import BaseModel
 from plasmid.prediction.inputs import Input, file_input
 from plasmid.prediction.job import local, predict_to
 from plasmid.prediction.journal import Part
@@ -63,7 +63,7 @@ RUN = """
 import sys
 from pathlib import Path
 from plasmid.core.errors import PlasmidError
-from plasmid.models.artifact import read_head
+from plasmid.adapters.artifact import read_head
 from plasmid.prediction.inputs import file_input
 from plasmid.prediction.job import predict_to
 from plasmid.serving.batch import _local_ray, engine

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
+from plasmid.bases.importer import import_folder
 from plasmid.endpoint.access import HubAccess
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.chat import ChatService
-from plasmid.endpoint.opened import open_service
+from plasmid.endpoint.factory import open_service
 from plasmid.endpoint.service import Settings
-from plasmid.models.causal import Sampling
-from plasmid.models.chat_templates import Message
-from plasmid.models.importer import import_folder
+from plasmid.language.causal import Sampling
+from plasmid.language.chat_templates import Message
 from support.federation.release_world import World
 from support.hub.hub_server import served
 from support.servers.asgi import AsgiClient

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from plasmid.bases.importer import import_folder
 from plasmid.endpoint.access import new_token
 from plasmid.endpoint.service import Settings
-from plasmid.models.importer import import_folder
 from plasmid.serving.deploy import running
 from support.tiny.tiny_causal import stock_adapter, tiny_causal
 

@@ -14,10 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from plasmid.adapters.predict import predict
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import new_token
 from plasmid.endpoint.service import Settings
-from plasmid.models.predict import predict
-from plasmid.models.store import BaseModel
 from plasmid.serving.deploy import address, running
 from support.tiny.served import ROWS, write
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 import ray
 from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
-from plasmid.controller.coordinator import secure_ray
+from plasmid.coordinator.coordinator import secure_ray
 
 assert get_authentication_mode() == AuthenticationMode.DISABLED
 for folder in map(Path, sys.argv[1:]):

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from huggingface_hub import HfApi
 
+from plasmid.adapters.predict import predict
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import HubAccess
 from plasmid.endpoint.app import make_app
 from plasmid.endpoint.service import Service, Settings
-from plasmid.models.hub_client import find_hub
-from plasmid.models.predict import predict
-from plasmid.models.store import BaseModel
+from plasmid.hubclient.client import find_hub
 from plasmid.protocol.identity import fingerprint
-from plasmid.protocol.released import Trust
+from plasmid.release.folder import Trust
 from support.federation.release_world import World
 from support.hub.hub_server import served
 from support.servers.asgi import AsgiClient

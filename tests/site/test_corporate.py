@@ -17,19 +17,19 @@ import pytest
 from plasmid.core.bounds import MAX_JSON_VALUES
 from plasmid.core.errors import LinkError, PlasmidError, UsageError
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.peers import Peers, write_peers
+from plasmid.gateway.members.peers import Peers, write_peers
+from plasmid.gateway.node import Node
 from plasmid.link.callers import MAX_HELD_BYTES, MAX_NONCES
-from plasmid.link.guard import Limits
+from plasmid.link.connection_limits import Limits
 from plasmid.link.routes import MAX_ENROL_BYTES, MAX_MESSAGE_BYTES, MAX_PROJECT_BYTES
-from plasmid.privacy.samples import body_root
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.http_signatures import MAX_SKEW_S
 from plasmid.protocol.messages import Heartbeat, StopRequest, sign
-from plasmid.site import link as link_module
-from plasmid.site.enrol import Credential, fetch_card
-from plasmid.site.link import MAX_ANSWER_BYTES, LinkClient
-from plasmid.site.network import Network, read_network
-from plasmid.site.node import Node
+from plasmid.secagg.samples import body_root
+from plasmid.uplink import link as link_module
+from plasmid.uplink.enrol import Credential, fetch_card
+from plasmid.uplink.link import MAX_ANSWER_BYTES, LinkClient
+from plasmid.uplink.network import Network, read_network
 from support.federation.in_memory import flat, log_text
 from support.federation.live_link import LiveLink
 from support.servers.proxies import CompanyCa, Passed, Proxy

@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from plasmid.cli.verbs.doctor import app
 from plasmid.core.clock import now
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import CHOSEN, Cost, EncryptedFile
+from plasmid.gateway.keys.keystore import CHOSEN, Cost, EncryptedFile
+from plasmid.gateway.members.peers import Peers, read_peers, write_peers
 from plasmid.gateway.pause import pause
-from plasmid.gateway.peers import Peers, read_peers, write_peers
+from plasmid.isolation import choice
+from plasmid.isolation.port import LEVELS
+from plasmid.owner.doctor import CHECKS, folder, outside
+from plasmid.owner.doctor.report import Check, Line, State, Subject, examine, ok
 from plasmid.protocol.identity import Identity
-from plasmid.site.doctor import CHECKS, folder, outside
-from plasmid.site.doctor.report import Check, Line, State, Subject, examine, ok
-from plasmid.training.isolation import choice
-from plasmid.training.isolation.port import LEVELS
 from support.federation.live_link import LiveLink
 from support.federation.owner_site import PASSPHRASE, RUN, make_site, make_used_site
 from support.servers.proxies import CompanyCa, Proxy
@@ -157,8 +157,8 @@ def test_too_few_organisations_and_revoked_keys_are_found(
 
 
 def test_a_damaged_a_cut_and_an_emptied_ledger_are_found(home: SiteHome) -> None:
-    from plasmid.gateway.audit import AuditLog
     from plasmid.gateway.ledger import Ledger
+    from plasmid.log.audit_log import AuditLog
 
     sound = home.ledger.read_bytes()
     ledger = Ledger(home.ledger, AuditLog(home.audit))
@@ -342,7 +342,7 @@ Change = Callable[[SiteHome], None]
 def test_the_verb_ends_with_one_for_a_failure_and_zero_without(
     home: SiteHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plasmid.site import doctor
+    from plasmid.owner import doctor
 
     monkeypatch.setattr(doctor, "CHECKS", (("state", folder.state), ("policy", folder.policy)))
     said = CliRunner().invoke(app, ["--home", str(home.folder), "--format", "json"])
@@ -364,7 +364,7 @@ def test_the_verb_ends_with_one_for_a_failure_and_zero_without(
 def test_the_verb_opens_the_keys_where_a_passphrase_is_named(
     home: SiteHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plasmid.site import doctor
+    from plasmid.owner import doctor
 
     secret = tmp_path / "passphrase"
     secret.touch(mode=0o600)

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 
 from plasmid.core.clock import now
-from plasmid.gateway.disclosure import SENTENCES
-from plasmid.gateway.outbox import read_outbox
+from plasmid.gateway import node as node_module
+from plasmid.gateway.node import Node
+from plasmid.gateway.sentences import SENTENCES
+from plasmid.owner.outbox import read_outbox
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import End, sign
-from plasmid.site import node as node_module
-from plasmid.site.node import Node
 from support.federation.in_memory import Federation
 from support.federation.one_node import Echo, Outbox, admit, no_run, noted, set_up, until
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from plasmid.gateway import node as node_module
 from plasmid.gateway.gateway import Gateway
-from plasmid.privacy.statements import IsolationLevel
+from plasmid.gateway.node import Node
+from plasmid.isolation import LEVELS, at_least, choose, probe
+from plasmid.isolation.bubblewrap import Bubblewrap
+from plasmid.isolation.landlock import Landlock
+from plasmid.isolation.launcher import LocalLauncher
+from plasmid.isolation.port import Spec, check_apart, interpreter
 from plasmid.protocol.messages import Admission, open_signed, sign
-from plasmid.site import node as node_module
-from plasmid.site.node import Node
-from plasmid.training.isolation import LEVELS, at_least, choose, probe
-from plasmid.training.isolation.bubblewrap import Bubblewrap
-from plasmid.training.isolation.landlock import Landlock
-from plasmid.training.isolation.port import Spec, check_apart, interpreter
-from plasmid.training.launcher import LocalLauncher
+from plasmid.secagg.statements import IsolationLevel
 from support.federation.attacks import refusal
 from support.federation.in_memory import Federation
 from support.federation.one_node import Outbox

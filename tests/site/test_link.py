@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from plasmid.core.bounds import MAX_BODY_BYTES
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, UsageError
-from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
+from plasmid.gateway.keys.keystore import KEYS_FILE, Cost, EncryptedFile
 from plasmid.link.authority import Authority
-from plasmid.privacy.samples import body_root
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import new_tls_key, signed_card
 from plasmid.protocol.identity import Identity, fingerprint
 from plasmid.protocol.messages import Heartbeat, StopRequest, sign
-from plasmid.site import enrol as enrol_module
-from plasmid.site.enrol import Credential, enrol, fetch_card, fetch_roster, keep_certificate
-from plasmid.site.link import LinkClient, issued_by
+from plasmid.secagg.samples import body_root
+from plasmid.uplink import enrol as enrol_module
+from plasmid.uplink.enrol import Credential, enrol, fetch_card, fetch_roster, keep_certificate
+from plasmid.uplink.link import LinkClient, issued_by
 from support.federation.live_link import PASSPHRASE, LiveLink
 
 BODY = np.random.default_rng(0).bytes(2 * CHUNK_BYTES + 12_345)

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import DataError, LinkError, ProtocolError, SiteFailed, StorageError
-from plasmid.gateway.disclosure import SENTENCES
+from plasmid.gateway import node as node_module
+from plasmid.gateway import run as run_module
+from plasmid.gateway.node import Node
 from plasmid.gateway.pause import check_running, pause
+from plasmid.gateway.run import local_seed
+from plasmid.gateway.sentences import SENTENCES
 from plasmid.protocol.body import pack
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
@@ -27,10 +31,6 @@ from plasmid.protocol.messages import (
     open_signed,
     sign,
 )
-from plasmid.site import node as node_module
-from plasmid.site import run as run_module
-from plasmid.site.node import Node
-from plasmid.site.run import local_seed
 from support.federation.in_memory import Federation, full_disk, log_text
 from support.federation.one_node import Echo, Outbox, admit, no_run, noted, set_up, until
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.pause import paused
-from plasmid.site.page.app import COOKIE
-from plasmid.site.page.guard import FORM, MAX_BODY_BYTES
-from plasmid.site.page.pages import ACTIONS, PAGES
-from plasmid.site.page.render import number, percent, size, utc
-from plasmid.site.page.server import PageServer
+from plasmid.log.audit_log import AuditLog
+from plasmid.owner.page.app import COOKIE
+from plasmid.owner.page.pages import ACTIONS, PAGES
+from plasmid.owner.page.request_checks import FORM, MAX_BODY_BYTES
+from plasmid.owner.page.server import PageServer
+from plasmid.web.render import number, percent, size, utc
 from support.federation.owner_site import RUN, make_site, make_used_site
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.review import review
-from plasmid.site.page.server import PageServer
+from plasmid.gateway.approvals.register import Approvals
+from plasmid.gateway.approvals.review import review
+from plasmid.owner.page.server import PageServer
 from support.federation.approving import SECRET, add_people, allow_approved, sign
 from support.federation.attacks import BUDGET
 from support.federation.bundle_recipes import RECORD, bundle_recipe

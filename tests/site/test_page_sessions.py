@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from plasmid.site.page.sessions import Lifetimes, Sessions
+from plasmid.owner.page.sessions import Lifetimes, Sessions
 
 START = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 

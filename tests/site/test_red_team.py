@@ -14,20 +14,18 @@ from typer.testing import CliRunner
 
 from plasmid.cli.verbs.doctor import app
 from plasmid.core.errors import ProtocolError
-from plasmid.endpoint.guard import Guard
-from plasmid.gateway import admission, conditions, epochs, gateway, pause, policy, projects
-from plasmid.gateway.audit import AuditLog
+from plasmid.dp.budgets import Accounts
+from plasmid.gateway import admission, conditions, epochs, gateway, pause, policy
+from plasmid.gateway import ledger_chain as chain
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.marks import Marks
-from plasmid.privacy import chain
-from plasmid.privacy.budgets import Accounts
-from plasmid.protocol import messages
-from plasmid.protocol.project import Project
-from plasmid.site import red_team
-from plasmid.site.page.sessions import Session, Sessions
-from plasmid.site.red_team.attack import (
+from plasmid.gateway.members import projects
+from plasmid.gateway.replay import Marks
+from plasmid.log.audit_log import AuditLog
+from plasmid.owner import red_team
+from plasmid.owner.page.sessions import Session, Sessions
+from plasmid.owner.red_team.attack import (
     Attack,
     ControlFailedError,
     DidNotHoldError,
@@ -35,6 +33,9 @@ from plasmid.site.red_team.attack import (
     carry_out,
     refuses,
 )
+from plasmid.protocol import messages
+from plasmid.protocol.project import Project
+from plasmid.web.request_checks import Guard
 from support.federation.owner_site import make_site
 
 BY_NAME = {attack.name: attack for attack in red_team.ATTACKS}
@@ -143,7 +144,7 @@ def no_organisations(patch: Patch) -> None:
 
 def forgets_answers(patch: Patch) -> None:
     """Every manifest gets a new vector; a slot may be masked again."""
-    from plasmid.privacy.secure_aggregation import SiteEpoch
+    from plasmid.secagg.site import SiteEpoch
 
     contribute, mask = Gateway.contribute, SiteEpoch.mask
 
@@ -167,7 +168,7 @@ def any_manifest(patch: Patch) -> None:
 
 
 def any_vector(patch: Patch) -> None:
-    from plasmid.site.red_team import rounds
+    from plasmid.owner.red_team import rounds
 
     for module in (gateway, rounds):
         patch.setattr(module, "bounded", lambda vector, shape, *, noised: (vector, 0.0))
@@ -247,14 +248,14 @@ def any_round(patch: Patch) -> None:
 
 
 def short_for_zeros(patch: Patch) -> None:
-    from plasmid.privacy.secure_aggregation import SiteEpoch
+    from plasmid.secagg.site import SiteEpoch
 
     patch.setattr(Gateway, "_protect", lambda *said: (np.zeros(8 if said[3].any() else 9, np.uint32), None))
     patch.setattr(SiteEpoch, "contributed", nothing)
 
 
 def reads_anything(patch: Patch) -> None:
-    from plasmid.site.red_team import sums
+    from plasmid.owner.red_team import sums
 
     patch.setattr(sums, "unpack", lambda body, **_: np.zeros(6, np.float32))
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from plasmid.core.clock import now
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.audit import AuditLog
+from plasmid.gateway import node as node_module
+from plasmid.gateway import waiting as waiting_module
+from plasmid.gateway.approvals.register import Approvals
+from plasmid.gateway.node import Node
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.messages import Admit, End, Signed
 from plasmid.protocol.messages import sign as signed_message
-from plasmid.site import node as node_module
-from plasmid.site import waiting as waiting_module
-from plasmid.site.node import Node
 from support.federation.approving import SECRET, add_people, allow_approved, revoke, sign, write_policy
 from support.federation.in_memory import Federation
 

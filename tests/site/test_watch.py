@@ -15,16 +15,16 @@ import pytest
 
 from plasmid.core.clock import now, parse
 from plasmid.core.errors import PlasmidError
+from plasmid.gateway import watch as watch_module
 from plasmid.gateway.home import SiteConfig, SiteHome
+from plasmid.gateway.members.peers import Peers, write_peers
+from plasmid.gateway.node import Node
 from plasmid.gateway.pause import pause, resume
-from plasmid.gateway.peers import Peers, write_peers
+from plasmid.gateway.status import holding, is_up, read_status, site_status
+from plasmid.gateway.watch import Watch
 from plasmid.link import authority
-from plasmid.site import watch as watch_module
-from plasmid.site.enrol import Credential
-from plasmid.site.membership import Validity, renew, validity
-from plasmid.site.node import Node
-from plasmid.site.status import holding, is_up, read_status, site_status
-from plasmid.site.watch import Watch
+from plasmid.uplink.enrol import Credential
+from plasmid.uplink.membership import Validity, renew, validity
 from support.federation.attacks import refusal
 from support.federation.live_link import LiveLink
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.gateway.node import Node
 from plasmid.gateway.pause import pause, resume
-from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.messages import LogCheckpoint, LogCosignature, sign
-from plasmid.site import link as link_module
-from plasmid.site.link import LinkClient
-from plasmid.site.node import Node
+from plasmid.uplink import link as link_module
+from plasmid.uplink.link import LinkClient
 from support.federation.live_link import LiveLink
 
 NAMES = ("alpha", "beta", "gamma")
@@ -183,6 +183,6 @@ def test_the_link_passes_on_the_newest_of_each_sender_and_opens_nothing(running:
 
 
 def live_credential(running: Running, name: str) -> Any:
-    from plasmid.site.enrol import Credential
+    from plasmid.uplink.enrol import Credential
 
     return Credential(running.home(name).folder)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from plasmid.core.errors import ProtocolError
-from plasmid.gateway.peers import Peer, Peers, read_peers, write_peers
-from plasmid.privacy.channels import Channel
-from plasmid.privacy.statements import Advert, Bundle
+from plasmid.gateway.members.peers import Peer, Peers, read_peers, write_peers
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Signed
+from plasmid.secagg.channels import Channel
+from plasmid.secagg.statements import Advert, Bundle
 from support.federation.attacks import FOUR, forged, insider, never, refusal
 from support.federation.in_memory import Federation
 

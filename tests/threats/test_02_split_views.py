@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from plasmid.gateway.admission import Answer
-from plasmid.privacy.ring import decode_sum
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Manifest
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import decode_sum
 from support.federation.attacks import FOUR, insider, looks_uniform, never, refusal, take_out
 from support.federation.in_memory import Federation, document_of
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.privacy import shamir
-from plasmid.privacy.keystream import commitment
-from plasmid.privacy.ring import decode_sum, encode
-from plasmid.privacy.statements import Advert
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg import shamir
+from plasmid.secagg.keystream import commitment
+from plasmid.secagg.ring import decode_sum, encode
+from plasmid.secagg.statements import Advert
 from support.federation.attacks import FIVE, FOUR, insider, looks_uniform, looks_unrelated, unevenness
 from support.federation.in_memory import Federation
 

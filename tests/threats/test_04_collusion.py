@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.models.store import BaseModel
-from plasmid.privacy import shamir
-from plasmid.privacy.keystream import Pad, commitment, self_key
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import decode_sum, encode
-from plasmid.privacy.secure_aggregation import threshold
-from plasmid.privacy.skellam import skellam_epsilon
+from plasmid.bases.store import BaseModel
+from plasmid.dp.noise import skellam
+from plasmid.dp.skellam import skellam_epsilon
+from plasmid.planner.attempts import attempts, sensitivity
 from plasmid.protocol.messages import Manifest
-from plasmid.protocol.plan import attempts, sensitivity
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg import shamir
+from plasmid.secagg.keystream import Pad, commitment, self_key
+from plasmid.secagg.ring import decode_sum, encode
+from plasmid.secagg.site import threshold
 from support.federation.attacks import (
     FIVE,
     Insider,

@@ -17,12 +17,12 @@ import pytest
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError
 from plasmid.gateway.admission import Answer
-from plasmid.privacy.ring import decode_sum
 from plasmid.protocol.body import pack
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest, RunRequest, open_signed, sign
 from plasmid.recipes.query import PingDocument
-from plasmid.site.link import LinkClient
+from plasmid.secagg.ring import decode_sum
+from plasmid.uplink.link import LinkClient
 from support.federation.attacks import FOUR, never, private, refusal
 from support.federation.in_memory import Federation
 

@@ -17,17 +17,17 @@ import httpx
 import pytest
 
 from plasmid.core.clock import now
-from plasmid.gateway.approvals import Approvals
+from plasmid.gateway.approvals.register import Approvals
 from plasmid.link import callers
 from plasmid.link.authority import Authority
 from plasmid.link.engine import open_engine, sqlite_url
 from plasmid.link.registry import Registry
+from plasmid.owner.page.server import PageServer
 from plasmid.protocol.enrolment import new_tls_key, signed_request
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.http_signatures import sign_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import LogCheckpoint, LogCosignature, Signed
-from plasmid.site.page.server import PageServer
 from support.federation.approving import add_people, allow_approved, revoke, sign
 from support.federation.attacks import count_document, private, refusal
 from support.federation.cosigners import Cosigners

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.gateway import node as node_module
+from plasmid.gateway.node import Node
+from plasmid.isolation.launcher import LocalLauncher
+from plasmid.isolation.port import Isolation, Limits
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import End, sign
-from plasmid.site import node as node_module
-from plasmid.site.node import Node
-from plasmid.training.isolation.port import Isolation, Limits
-from plasmid.training.launcher import LocalLauncher
 from support.federation.attacks import as_csv
 from support.federation.bundle_recipes import ages, bundle_recipe
 from support.federation.in_memory import SITES, Federation

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from plasmid.data.table import Table
-from plasmid.privacy.ring import decode_sum
 from plasmid.recipes.query import QueryDocument
-from plasmid.training.bundle import forget
+from plasmid.secagg.ring import decode_sum
+from plasmid.worker.bundle import forget
 from support.federation.attacks import BUDGET, FOUR, as_csv, count_document
 from support.federation.bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, computed
 from support.federation.in_memory import Federation

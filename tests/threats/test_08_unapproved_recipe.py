@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.projects import Projects
-from plasmid.models.store import BaseModel
+from plasmid.bases.store import BaseModel
+from plasmid.gateway.approvals.register import Approvals
+from plasmid.gateway.members.projects import Projects
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admission

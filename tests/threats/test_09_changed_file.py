@@ -18,7 +18,7 @@ from plasmid.recipes import source
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
-from plasmid.training.bundle import forget
+from plasmid.worker.bundle import forget
 from support.federation.attacks import FOUR, as_csv, refusal
 from support.federation.bundle_recipes import ages, computed, session, write_recipe
 from support.federation.in_memory import Federation

@@ -18,17 +18,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.residues import AMINO_ACIDS
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.residues import AMINO_ACIDS
-from plasmid.models.store import BaseModel
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import Encoding, add_noise, decode_sum, encode
-from plasmid.privacy.skellam import plan_shared_noise
+from plasmid.dp.noise import skellam
+from plasmid.dp.skellam import plan_shared_noise
+from plasmid.encoders.encoder import AdaptedModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.secagg.ring import Encoding, add_noise, decode_sum, encode
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe
 
 GENES, RECORDS, SITES, TRIALS = 8, 16, 3, 300

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
+from plasmid.dp.budgets import Budget
+from plasmid.dp.canary_audit import Audit
+from plasmid.dp.site_parameters import sampling, unit_terms
 from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.terms import sampling, unit_terms
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
-from plasmid.privacy.audit import Audit
-from plasmid.privacy.budgets import Budget
 from plasmid.recipes.schema import Recipe
-from plasmid.training.canaries import Canaries
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.worker.canaries import Canaries
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 SITES, ROWS, COUNT = 3, 8, 80

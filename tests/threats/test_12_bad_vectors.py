@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 import torch
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.computations import mean
 from plasmid.core.errors import RunFailed
 from plasmid.data.table import Table
 from plasmid.gateway.gateway import Gateway
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
-from plasmid.privacy.ring import decode_sum
 from plasmid.protocol.body import pack
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.worker import Session
+from plasmid.secagg.ring import decode_sum
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.worker import Session
 from support.federation.attacks import FOUR, refusal
 from support.federation.in_memory import Federation
 from support.hospital.snapshots import frame_rows

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.privacy.ring import decode_sum
+from plasmid.secagg.ring import decode_sum
 from support.federation.attacks import FOUR, as_csv, refusal
 from support.federation.bundle_recipes import ages, bundle_recipe
 from support.federation.in_memory import Federation

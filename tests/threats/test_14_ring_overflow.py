@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.ring import (
+from plasmid.planner.attempts import attempt_plan
+from plasmid.protocol.messages import Planned
+from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import (
     Encoding,
     RingBits,
     add_noise,
@@ -24,9 +27,6 @@ from plasmid.privacy.ring import (
     encode,
     plan_encoding,
 )
-from plasmid.protocol.messages import Planned
-from plasmid.protocol.plan import attempt_plan
-from plasmid.recipes.query import PingDocument
 
 rings = st.sampled_from([32, 64])
 scales = st.integers(-20, 62)

@@ -19,12 +19,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from plasmid.core.canonical import sha256_hex
-from plasmid.gateway.peers import Peer, Peers, read_peers, write_peers
-from plasmid.privacy.ring import decode_sum
+from plasmid.gateway.members.peers import Peer, Peers, read_peers, write_peers
 from plasmid.protocol.enrolment import EnrolRequest, new_tls_key, signed_request
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.project import Project
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import decode_sum
 from support.federation.attacks import FOUR, never, refusal
 from support.federation.in_memory import Federation
 from support.federation.live_link import LiveLink

@@ -16,10 +16,10 @@ import pytest
 
 from plasmid.core.errors import StorageError
 from plasmid.gateway.admission import Answer
-from plasmid.privacy.ring import decode_sum, encode
-from plasmid.privacy.statements import Shares
 from plasmid.protocol.messages import Manifest, Signed
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import decode_sum, encode
+from plasmid.secagg.statements import Shares
 from support.federation.attacks import (
     FOUR,
     Insider,
@@ -256,7 +256,7 @@ def test_an_agreement_that_could_not_be_recorded_opens_nothing(tmp_path: Path) -
     """alpha's disk is full as it would mark the round: it has agreed in memory alone."""
     scene = Scene(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plasmid.gateway.marks.write_atomic", full_disk)
+        patch.setattr("plasmid.gateway.replay.write_atomic", full_disk)
         with refusal("storage.full"):
             scene.consent("alpha", FOUR)
     others = [scene.consent(site, FOUR) for site in ("beta", "delta", "gamma")]

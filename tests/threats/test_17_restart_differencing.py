@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.dp.noise import skellam
 from plasmid.gateway.admission import Answer
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import decode_sum, encode
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import decode_sum, encode
 from support.federation.attacks import FOUR, count_document, never, private, refusal
 from support.federation.in_memory import Federation
 

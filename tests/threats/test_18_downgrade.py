@@ -12,11 +12,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from plasmid.gateway.disclosure import SENTENCES
-from plasmid.privacy import statements
+from plasmid.gateway.sentences import SENTENCES
 from plasmid.protocol import messages
 from plasmid.protocol.messages import Manifest, sign
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg import statements
 from support.federation.attacks import FIVE, FOUR, count_document, forged, never, private, refusal
 from support.federation.in_memory import Federation, document_of
 

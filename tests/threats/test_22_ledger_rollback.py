@@ -19,8 +19,8 @@ import pytest
 
 from plasmid.core.errors import StorageError
 from plasmid.gateway.gateway import Gateway
-from plasmid.gateway.heads import Heads
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.members.heads import Heads
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Manifest
 from support.federation.attacks import FOUR, count_document, never, private, refusal

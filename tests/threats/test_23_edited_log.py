@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import ProtocolError, StorageError
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.audit_export import Known, Named, export
-from plasmid.gateway.audit_verify import compare, parse_export
-from plasmid.gateway.entries import parse_entries, split
-from plasmid.privacy.merkle import Frontier
+from plasmid.core.merkle import Frontier
+from plasmid.log.audit_log import AuditLog
+from plasmid.log.entries import parse_entries, split
+from plasmid.log.export import Known, Named, export
+from plasmid.log.verify import compare, parse_export
 from plasmid.protocol.messages import Manifest
 from support.federation.attacks import FOUR, never, refusal
 from support.federation.cosigners import Cosigners

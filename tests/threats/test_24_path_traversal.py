@@ -18,24 +18,24 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from plasmid.adapters.adapter import adapter_schema, initial_state
+from plasmid.adapters.artifact import read_adapter, write_adapter
+from plasmid.adapters.card import CardFacts
+from plasmid.adapters.files import BaseRef, adapter_files
+from plasmid.bases.importer import import_folder
+from plasmid.bases.sources import read_weights
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel, open_model
+from plasmid.bases.tensors import read_header, valid_name
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.home import SiteConfig
-from plasmid.gateway.marks import Marks
+from plasmid.gateway.replay import Marks
 from plasmid.link.bodies import Bodies
-from plasmid.models.adapter import adapter_schema, initial_state
-from plasmid.models.adapter_files import BaseRef, adapter_files
-from plasmid.models.artifact import read_adapter, write_adapter
-from plasmid.models.card import CardFacts
-from plasmid.models.importer import import_folder
-from plasmid.models.sources import read_weights
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel, open_model
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tensors import read_header, valid_name
-from plasmid.privacy.statements import RunId, SiteName
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Name
+from plasmid.secagg.statements import RunId, SiteName
+from plasmid.tasks.classification import ClassificationHead
 from support.federation.attacks import refusal
 from support.federation.bundle_recipes import bundle_recipe
 from support.tiny.tiny_models import tiny_bert

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from plasmid.bases.importer import import_folder
+from plasmid.bases.sources import read_weights
+from plasmid.bases.tokenizing import load_tokenizer
 from plasmid.core.errors import ModelError
-from plasmid.models.importer import import_folder
-from plasmid.models.sources import read_weights
-from plasmid.models.tokenizing import load_tokenizer
 from plasmid.protocol.body import unpack
-from plasmid.training.channel import parse_header
+from plasmid.protocol.channel import parse_header
 from support.federation.attacks import refusal
 from support.tiny.tiny_models import tiny_bert
 
@@ -196,7 +196,7 @@ def dangers(tree: ast.AST) -> set[str]:
     return found
 
 
-RUNS_BUNDLES = {"node/plasmid/training/bundle.py", "node/plasmid/training/apart_child.py"}
+RUNS_BUNDLES = {"node/plasmid/worker/bundle.py", "node/plasmid/worker/per_record_child.py"}
 """A recipe's own Python is compiled here and nowhere else: in the sandboxed worker and its child."""
 
 

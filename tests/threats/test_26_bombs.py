@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from plasmid.models.artifact import read_adapter
-from plasmid.models.sources import read_json, read_weights
-from plasmid.models.tensors import MAX_HEADER_BYTES, read_floats, read_header
+from plasmid.adapters.artifact import read_adapter
+from plasmid.bases.sources import read_json, read_weights
+from plasmid.bases.tensors import MAX_HEADER_BYTES, read_floats, read_header
 from plasmid.protocol.body import pack, unpack
-from plasmid.training.channel import Channel
+from plasmid.protocol.channel import Channel
 from support.federation.attacks import refusal
 
 MEGABYTE = 2**20

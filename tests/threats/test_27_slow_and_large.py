@@ -21,10 +21,10 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from plasmid.core.bounds import MAX_JSON_VALUES
-from plasmid.link.guard import GuardedProtocol, Limits, guarded
+from plasmid.link.connection_limits import GuardedProtocol, Limits, guarded
 from plasmid.link.routes import MAX_MESSAGE_BYTES
 from plasmid.protocol.messages import parse_signed
-from plasmid.site.capped import CappedTransport
+from plasmid.uplink.capped_response import CappedTransport
 from support.federation.attacks import refusal
 from support.federation.live_link import LiveLink
 from support.servers.slow_server import Unguarded, serving

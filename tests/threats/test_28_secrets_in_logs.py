@@ -38,15 +38,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from plasmid.core.errors import PlasmidError
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import EncryptedFile
-from plasmid.gateway.passphrase import from_file
+from plasmid.gateway.keys.keystore import EncryptedFile
+from plasmid.gateway.keys.passphrase import from_file
 from plasmid.gateway.pause import pause
+from plasmid.log.audit_log import AuditLog
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import mean_from_bounds, noised
-from plasmid.site.enrol import stranger
-from plasmid.site.network import Network
+from plasmid.uplink.enrol import stranger
+from plasmid.uplink.network import Network
 from support.federation import deployed
 from support.federation.bundle_recipes import write_recipe
 from support.federation.deployed import Deployment, wait_for
@@ -365,7 +365,7 @@ def test_no_file_of_any_party_holds_a_canary_or_a_secret(scene: Scene) -> None:
 
 def test_no_process_shows_one(scene: Scene) -> None:
     seen = scene.processes.seen
-    assert sum(b"plasmid.training.worker" in text for text in seen.values()) >= 3
+    assert sum(b"plasmid.worker.worker" in text for text in seen.values()) >= 3
     assert sum(b"PLASMID_PASSPHRASE_FILE" in text for text in seen.values()) >= 3, "which names a file"
     assert hits(seen, scene.wanted()) == []
 

@@ -23,11 +23,12 @@ from pydantic import TypeAdapter, ValidationError
 from sqlglot import exp
 
 from plasmid.core.errors import DataError
-from plasmid.data import dialects, verify
-from plasmid.data.compile import compile_cohort
-from plasmid.data.dialects import DIALECTS
+from plasmid.data.cohort import dialects
+from plasmid.data.cohort import query_check as verify
+from plasmid.data.cohort.compile import compile_cohort
+from plasmid.data.cohort.dialects import DIALECTS
+from plasmid.data.cohort.query_check import UnsafeQueryError
 from plasmid.data.settings import TableMap
-from plasmid.data.verify import UnsafeQueryError
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import Column

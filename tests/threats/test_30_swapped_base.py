@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plasmid.models.importer import import_entry, import_folder
-from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_floats, write_floats
+from plasmid.bases.importer import import_entry, import_folder
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_floats, write_floats
 from plasmid.recipes import digest as digest_module
 from plasmid.recipes.digest import recipe_digest
 from support.federation.attacks import never, refusal

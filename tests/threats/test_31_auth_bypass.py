@@ -25,11 +25,11 @@ from cryptography.x509.oid import NameOID
 from starlette.routing import BaseRoute, Mount, Route
 
 from plasmid.link.authority import Authority
+from plasmid.owner.page.app import COOKIE
+from plasmid.owner.page.server import PageServer
 from plasmid.protocol.enrolment import check_csr, new_tls_key
 from plasmid.protocol.http_signatures import MAX_SKEW_S, sign_request
 from plasmid.protocol.identity import Identity, Signer
-from plasmid.site.page.app import COOKIE
-from plasmid.site.page.server import PageServer
 from support.federation.live_link import LiveLink
 from support.federation.owner_site import make_site
 from support.servers.found_routes import OPEN, Address, found, guarded, path_of

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.clock import now
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.quorum import Signature
+from plasmid.gateway.approvals.quorum import Signature
+from plasmid.gateway.approvals.register import Approvals
 from support.federation.approving import add_people, allow_approved, sign
 from support.federation.attacks import never, refusal
 from support.federation.in_memory import Federation

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import PlasmidError
-from plasmid.data.reading import read_table
-from plasmid.gateway.disclosure import SENTENCES, public
-from plasmid.gateway.terms import sampling
+from plasmid.data.views.reading import read_table
+from plasmid.dp.site_parameters import sampling
+from plasmid.gateway.sentences import SENTENCES, public
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Failed, Signed, sign, wire
 from plasmid.recipes.protection import Protection
-from plasmid.training.worker import Session
+from plasmid.worker.worker import Session
 from support.federation.attacks import BUDGET, count_document
 from support.federation.in_memory import Federation
 from support.federation.questions import summed

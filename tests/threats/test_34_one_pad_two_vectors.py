@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import PlasmidError
-from plasmid.privacy.ring import decode_sum, encode
 from plasmid.protocol.messages import Manifest, sign
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg.ring import decode_sum, encode
 from support.federation.attacks import FOUR, looks_uniform, never, refusal
 from support.federation.in_memory import Federation
 
@@ -217,7 +217,7 @@ def test_the_number_is_on_disk_before_the_advert_leaves(
         raise PlasmidError("storage.full", "no space left.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("plasmid.gateway.marks.write_atomic", full)
+        patch.setattr("plasmid.gateway.replay.write_atomic", full)
         with refusal("storage.full"):
             federation.gateways["alpha"].begin_epoch(federation.epoch())
     assert federation.gateways["alpha"].run(federation.run).epoch is None

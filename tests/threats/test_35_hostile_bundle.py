@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import decode_sum
-from plasmid.training.isolation.choice import choose
-from plasmid.training.launcher import LocalLauncher
-from plasmid.training.session import WorkerSession
+from plasmid.dp.noise import skellam
+from plasmid.gateway.session import WorkerSession
+from plasmid.isolation.choice import choose
+from plasmid.isolation.launcher import LocalLauncher
+from plasmid.secagg.ring import decode_sum
 from support.federation.attacks import BUDGET, FOUR, as_csv
 from support.federation.bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, by_worker
 from support.federation.in_memory import Federation
@@ -27,11 +27,11 @@ PATCHES = """
 
     def patch():
         import math, sys
-        import plasmid.privacy.noise as noise
-        import plasmid.privacy.ring as ring
+        import plasmid.dp.noise as noise
+        import plasmid.secagg.ring as ring
         import plasmid.gateway.output as output
         import plasmid.gateway.ledger as ledger
-        from plasmid.training.worker import Session
+        from plasmid.worker.worker import Session
         import __main__
 
         for session in (Session, getattr(__main__, "Session", Session)):

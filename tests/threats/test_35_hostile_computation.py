@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune, mean, ping
 from plasmid.data.table import Table
-from plasmid.gateway.terms import sampling, unit_terms
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import decode_sum, encode
+from plasmid.dp.noise import skellam
+from plasmid.dp.site_parameters import sampling, unit_terms
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Manifest
-from plasmid.protocol.plan import attempt_plan
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
-from plasmid.training import dp
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.worker import Session
+from plasmid.secagg.ring import decode_sum, encode
+from plasmid.worker import dp
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.worker import Session
 from support.federation.attacks import FOUR, as_csv, private, refusal
 from support.federation.in_memory import Federation
 from support.hospital.snapshots import frame_rows

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from plasmid.gateway.disclosure import SENTENCES
+from plasmid.gateway.sentences import SENTENCES
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Admit, Ask, Signed, StopRequest, run_id, sign

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.gateway.peers import Peers, read_peers, write_peers
+from plasmid.gateway.members.peers import Peers, read_peers, write_peers
 from plasmid.recipes.query import PingDocument
 from support.federation.attacks import FIVE, FOUR, never, refusal
 from support.federation.in_memory import Federation

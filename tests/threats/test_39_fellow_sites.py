@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import PolicyRefused
+from plasmid.dp.accounting import dp_sgd_epsilon
 from plasmid.gateway.policy import read_policy
-from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import dp_sgd_epsilon
-from plasmid.privacy.ring import decode_sum, encode
-from plasmid.protocol.plan import attempts
+from plasmid.planner.attempts import attempts
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg.ring import decode_sum, encode
 from support.federation.attacks import FOUR, as_csv, never, private, refusal
 from support.federation.in_memory import SITES, Federation
 from support.tiny.tiny_task import tiny_recipe, tiny_table

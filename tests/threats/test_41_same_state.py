@@ -22,14 +22,14 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.gateway import totals
 from plasmid.gateway.admission import Answer
-from plasmid.gateway.following import Following
-from plasmid.privacy import tags
-from plasmid.privacy.ring import TAIL, Encoding, Words, decode_sum
-from plasmid.privacy.samples import SAMPLES, body_root, leaf_bytes, leaf_count
-from plasmid.privacy.statements import Consent, Contribution
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
 from plasmid.recipes.query import PingDocument
+from plasmid.release.verify_states import Following
+from plasmid.secagg import tags
+from plasmid.secagg.ring import TAIL, Encoding, Words, decode_sum
+from plasmid.secagg.samples import SAMPLES, body_root, leaf_bytes, leaf_count
+from plasmid.secagg.statements import Consent, Contribution
 from support.federation.attacks import FOUR, never, refusal
 from support.federation.in_memory import Federation
 from support.federation.sampling import contributions

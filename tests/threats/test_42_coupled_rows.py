@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.settings import dump_settings
 from plasmid.data.table import Table
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.opening import open_view
+from plasmid.gateway.open_view import open_view
 from plasmid.gateway.views import slice_of
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.federation.attacks import FOUR, count_document, private
 from support.federation.in_memory import Federation
 from support.hospital.snapshots import rows_in

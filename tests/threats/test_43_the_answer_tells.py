@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.settings import dump_settings
-from plasmid.models.store import BaseModel
 from plasmid.recipes.protection import Protection
 from plasmid.recipes.query import QueryDocument
 from plasmid.recipes.schema import Recipe

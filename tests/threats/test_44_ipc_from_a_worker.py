@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.training.isolation.filter import _ESCAPE, RULINGS, Ruling
-from plasmid.training.isolation.port import Isolation
-from plasmid.training.isolation.syscalls import NUMBERS
+from plasmid.isolation.filter import _ESCAPE, RULINGS, Ruling
+from plasmid.isolation.port import Isolation
+from plasmid.isolation.syscalls import NUMBERS
 from support.servers.sandboxed import ALL, run
 
 ROW = b"ROW-OF-A-PATIENT"

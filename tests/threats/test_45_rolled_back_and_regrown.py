@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import StorageError
-from plasmid.gateway.heads import Heads
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.members.heads import Heads
 from plasmid.gateway.policy import read_policy
 from plasmid.protocol.messages import Signed, sign, wire
 from support.federation.attacks import FOUR, count_document, forged, never, private, refusal

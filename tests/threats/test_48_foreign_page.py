@@ -24,18 +24,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import Anybody
 from plasmid.endpoint.app import make_app
-from plasmid.endpoint.guard import FOREIGN_PAGE, Guard, named
 from plasmid.endpoint.service import Service, Settings
 from plasmid.gateway.pause import paused
 from plasmid.hub.app import build_app
 from plasmid.hub.safety import Content, content_problem
-from plasmid.models.store import BaseModel
+from plasmid.owner.page.server import PageServer
 from plasmid.protocol.envelope import parse_envelope
 from plasmid.protocol.messages import parse_signed
 from plasmid.serving.deploy import known_as
-from plasmid.site.page.server import PageServer
+from plasmid.web.request_checks import FOREIGN_PAGE, Guard, named
 from support.federation.attacks import refusal
 from support.federation.owner_site import make_site
 from support.hub.hub_requests import batch, client, new_repo

@@ -25,9 +25,9 @@ import pytest
 from plasmid.core.errors import PlasmidError
 from plasmid.core.settings import dump_settings
 from plasmid.data.reach import reach_of
-from plasmid.gateway import opening
+from plasmid.gateway import open_view as opening
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.opening import Opened, open_view
+from plasmid.gateway.open_view import Opened, open_view
 from plasmid.gateway.views import slice_of
 from plasmid.recipes.counts import CountsDocument
 from support.federation.attacks import refusal
@@ -46,7 +46,7 @@ TAKEN_OVER = """
 import json, os, sys
 sys.path[:0] = {path!r}
 import plasmid.data.reader
-from plasmid.training.isolation import itself
+from plasmid.isolation import own_process as itself
 if not {locked}:
     itself.lock_in = lambda **_: []
 

@@ -14,8 +14,8 @@ import pytest
 
 from plasmid.core.errors import RunFailed
 from plasmid.protocol.body import pack
-from plasmid.training.apart import Apart
-from plasmid.training.bundle import forget
+from plasmid.worker.bundle import forget
+from plasmid.worker.per_record import Apart
 from support.federation.attacks import refusal
 from support.federation.bundle_recipes import RECORD, ages, bundle_recipe, computed, session
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.protocol.body import pack
 from plasmid.recipes.python import LossBundle
 from plasmid.recipes.schema import Recipe
-from plasmid.training.bundle import BundleCode, as_losses, as_vector, called, forget
+from plasmid.worker.bundle import BundleCode, as_losses, as_vector, called, forget
 from support.federation.attacks import refusal
 from support.federation.bundle_recipes import OUTPUT, ages, bundle_recipe, computed, session
 from support.tiny.tiny_task import tiny_recipe, tiny_table

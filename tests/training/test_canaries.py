@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from plasmid.data.cells import check_column
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
+from plasmid.data.parsing import check_column
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.metrics import label_indices
-from plasmid.models.store import BaseModel
-from plasmid.privacy.accounting import dp_sgd_epsilon, dp_sgd_noise
-from plasmid.privacy.audit import Audit, planned_guesses
+from plasmid.dp.accounting import dp_sgd_epsilon, dp_sgd_noise
+from plasmid.dp.canary_audit import Audit, planned_guesses
 from plasmid.protocol.body import pack
 from plasmid.recipes.schema import Recipe
-from plasmid.training.canaries import Canaries
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.worker import Session
+from plasmid.tasks.metrics import label_indices
+from plasmid.worker.canaries import Canaries
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.worker import Session
 from support.hospital.snapshots import frame_rows
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from plasmid.recipes.columns import NUCLEOTIDES, SMILES_CHARACTERS, MoleculeColumn, NucleotideColumn
-from plasmid.training.canaries import _cell
+from plasmid.worker.canaries import _cell
 
 
 def test_a_canary_of_nucleotides_fits_its_column() -> None:

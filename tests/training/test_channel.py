@@ -14,7 +14,7 @@ import pytest
 
 from plasmid.core.bounds import MAX_BODY_BYTES
 from plasmid.core.errors import ProtocolError
-from plasmid.training.channel import _LENGTHS, MAX_HEADER_BYTES, Channel, ChannelClosed
+from plasmid.protocol.channel import _LENGTHS, MAX_HEADER_BYTES, Channel, ChannelClosed
 
 
 @pytest.fixture

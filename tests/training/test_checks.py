@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.store import BaseModel
+from plasmid.planning.checks import findings
 from plasmid.recipes.schema import Recipe
-from plasmid.training.checks import findings
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from plasmid.privacy.facts import shown
-from plasmid.training.described import _measured, privacy_of
+from plasmid.dp.privacy_statement import shown
+from plasmid.exchange.description import _measured, privacy_of
 from support.federation.privacy_facts import DP_SGD, MASKED
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from plasmid.core.errors import RunFailed
+from plasmid.dp.noise import Source, gaussian
 from plasmid.lora.samples import Block
-from plasmid.privacy.noise import Source, gaussian
-from plasmid.training import dp
-from plasmid.training.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw, packs
+from plasmid.worker import dp
+from plasmid.worker.dp import ClippedSum, Gathered, Health, Indices, UnitSampling, draw, packs
 
 RECORD = UnitSampling("record", clip=2.0, rate=0.1, expected=16.0, noise_multiplier=1.5)
 

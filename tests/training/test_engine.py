@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import nn
 
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, RunFailed
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Joined, Table, concatenate
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.metrics import label_indices, score
-from plasmid.models.store import BaseModel
-from plasmid.privacy import noise as noise_module
-from plasmid.privacy.noise import Source
+from plasmid.dp import noise as noise_module
+from plasmid.dp.noise import Source
+from plasmid.encoders.encoder import AdaptedModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training import engine as engine_module
-from plasmid.training.canaries import Canaries
-from plasmid.training.dp import PATIENCE, UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.order import order
+from plasmid.tasks.metrics import label_indices, score
+from plasmid.worker import engine as engine_module
+from plasmid.worker.canaries import Canaries
+from plasmid.worker.dp import PATIENCE, UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.order import order
 from support.hospital.snapshots import snapshot_of
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 

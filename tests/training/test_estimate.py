@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.bases import catalogue, outline
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_header
 from plasmid.cli.verbs.recipes import app
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.models import catalogue, outline
-from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_header
+from plasmid.planning import footprint
+from plasmid.planning.checks import findings
+from plasmid.planning.estimate import GATEWAY_BYTES, Estimate, budgets, estimate
+from plasmid.planning.probe import Probe, probe
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
-from plasmid.training import engine, footprint
-from plasmid.training.checks import findings
-from plasmid.training.estimate import GATEWAY_BYTES, Estimate, budgets, estimate
-from plasmid.training.probe import Probe, probe
+from plasmid.worker import engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")

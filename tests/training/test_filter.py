@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from plasmid.training.isolation.allowed import OF_A_DRIVER, OF_A_NETWORK, READER, WORKER
-from plasmid.training.isolation.filter import _ESCAPE, RULINGS, program, unguarded
-from plasmid.training.isolation.syscalls import AUDIT_ARCH, NEWEST, NUMBERS
+from plasmid.isolation.allowed import OF_A_DRIVER, OF_A_NETWORK, READER, WORKER
+from plasmid.isolation.filter import _ESCAPE, RULINGS, program, unguarded
+from plasmid.isolation.syscalls import AUDIT_ARCH, NEWEST, NUMBERS
 
 ALLOW, NOTIFY, KILL, ERRNO = 0x7FFF0000, 0x7FC00000, 0x80000000, 0x00050000
 LOAD, EQUAL, GREATER, AND, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06

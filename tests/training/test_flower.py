@@ -15,16 +15,16 @@ import pytest
 from plasmid.computations import api
 from plasmid.core.errors import SiteFailed
 from plasmid.data.table import Table
-from plasmid.federation.server import optimiser_of
+from plasmid.gateway.session import WorkerSession
+from plasmid.isolation.choice import choose
+from plasmid.isolation.launcher import LocalLauncher
 from plasmid.protocol.body import pack
-from plasmid.protocol.server_step import rule_of
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.load import load_recipe
-from plasmid.training.bundle import forget
-from plasmid.training.isolation.choice import choose
-from plasmid.training.launcher import LocalLauncher
-from plasmid.training.session import WorkerSession
-from plasmid.training.worker import Session
+from plasmid.release.server_step import rule_of
+from plasmid.strategies.server import optimiser_of
+from plasmid.worker.bundle import forget
+from plasmid.worker.worker import Session
 from support.federation.attacks import refusal
 from support.federation.bundle_recipes import OUTPUT, RECORD, by_worker, order, session, write_recipe
 from support.federation.flower_apps import MODERN, OLDER, by_flower, flower_recipe

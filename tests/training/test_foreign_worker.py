@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from plasmid.core.errors import PlasmidError
+from plasmid.gateway.session import WorkerSession
 from plasmid.protocol.body import pack
+from plasmid.protocol.channel import Channel
 from plasmid.recipes.query import PingDocument
-from plasmid.training.channel import Channel
-from plasmid.training.session import WorkerSession
 from support.federation.attacks import refusal
 from support.federation.bundle_recipes import bundle_recipe
 

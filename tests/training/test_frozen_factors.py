@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.store import BaseModel
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 EVERYONE = UnitSampling("record", clip=1.0, rate=1.0, expected=96.0, noise_multiplier=0.0)

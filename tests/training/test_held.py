@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plasmid.data.table import Chosen, Table
-from plasmid.training.held import parted
+from plasmid.worker.held_back import parted
 
 WHO = ["x", "y", "x", None, "z", "y", None, "z", "w", "x"]
 TABLE = Table({"row": [float(row) for row in range(10)], "who": list(WHO)}, 10)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.training.isolation.bubblewrap import Bubblewrap
-from plasmid.training.isolation.port import Isolation, Spec
-from plasmid.training.isolation.tree import descendants
+from plasmid.isolation.bubblewrap import Bubblewrap
+from plasmid.isolation.port import Isolation, Spec
+from plasmid.isolation.tree import descendants
 from support.servers.sandboxed import ALL, ATTACKS, REAL, Victim, run
 
 SEEN = {
@@ -126,9 +126,9 @@ def test_a_hostile_worker_and_its_children_end_with_a_gateway_that_is_killed(tmp
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from plasmid.training.isolation import choose\n"
-        "from plasmid.training.isolation.guard import Guard\n"
-        "from plasmid.training.isolation.port import Limits, Spec\n"
+        "from plasmid.isolation import choose\n"
+        "from plasmid.isolation.supervisor import Guard\n"
+        "from plasmid.isolation.port import Limits, Spec\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "(folder / 'scratch').mkdir()\n"
         "hostile = 'import os, time\\nos.fork()\\ntime.sleep(60)'\n"

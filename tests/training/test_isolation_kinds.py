@@ -17,17 +17,17 @@ import pytest
 from computations.test_trees import document as trees_document
 from computations.test_trees import rows as trees_rows
 from controller.test_evaluation import adapter, asked
+from plasmid.bases.store import BaseModel
 from plasmid.computations import api, evaluate
 from plasmid.core.yaml12 import parse_yaml
 from plasmid.data.table import Table
-from plasmid.models.store import BaseModel
-from plasmid.privacy.statements import IsolationLevel
+from plasmid.gateway.session import WorkerSession
+from plasmid.isolation import choose
+from plasmid.isolation.launcher import LocalLauncher
 from plasmid.recipes.catalogue import get, ls
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
-from plasmid.training.isolation import choose
-from plasmid.training.launcher import LocalLauncher
-from plasmid.training.session import WorkerSession
+from plasmid.secagg.statements import IsolationLevel
 from support.federation.bundle_recipes import RECORD, ages, bundle_recipe
 from support.federation.flower_apps import MODERN, flower_recipe
 from support.hospital.snapshots import snapshot_of

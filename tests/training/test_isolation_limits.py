@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.training.isolation.guard import MAX_LOG_BYTES, MAX_REFUSALS
-from plasmid.training.isolation.port import Isolation, Limits
+from plasmid.isolation.port import Isolation, Limits
+from plasmid.isolation.supervisor import MAX_LOG_BYTES, MAX_REFUSALS
 from support.servers.sandboxed import ALL, LIMITS, REAL, run
 
 levels = pytest.mark.parametrize("isolation", ALL, ids=lambda isolation: isolation.level)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks import IGNORED
-from plasmid.training import engine as engine_module
-from plasmid.training.canaries import Canaries
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.order import order
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.tasks import IGNORED
+from plasmid.worker import engine as engine_module
+from plasmid.worker.canaries import Canaries
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.order import order
 from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
 
 NEW = KINDS[1:]

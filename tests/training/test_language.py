@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from plasmid.models.adapter import Vector, initial_state, lora_modules, target_regex
-from plasmid.models.adapter_files import hub_name
-from plasmid.models.causal import CausalModel, Sampling
-from plasmid.models.causal_adapter import is_causal
-from plasmid.models.chat_templates import Message
-from plasmid.models.predict import Predictor
-from plasmid.models.prompts import Prompts
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.masked_lm import masked
-from plasmid.models.tokenizing import Tokenizer
-from plasmid.training import engine as engine_module
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.order import order
-from plasmid.training.release import evaluate_file, write_release
+from plasmid.adapters.adapter import Vector, initial_state, lora_modules, target_regex
+from plasmid.adapters.causal_adapter import is_causal
+from plasmid.adapters.files import hub_name
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tokenizing import Tokenizer
+from plasmid.language.causal import CausalModel, Sampling
+from plasmid.language.chat_templates import Message
+from plasmid.language.prompts import Prompts
+from plasmid.prediction.evaluation import evaluate_file, write_release
+from plasmid.tasks.masked_lm import masked
+from plasmid.worker import engine as engine_module
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
+from plasmid.worker.order import order
 from support.tiny.tiny_language import ALL, INSTRUCTION, language_bases, language_recipe, language_table
 
 Bases = dict[tuple[str, str], BaseModel]

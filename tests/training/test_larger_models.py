@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from plasmid.models import catalogue
-from plasmid.models.adapter import adapter_schema, initial_state
-from plasmid.models.importer import import_folder
-from plasmid.models.outline import Outline, planned_model, shapes_of
+from plasmid.adapters.adapter import adapter_schema, initial_state
+from plasmid.bases import catalogue
+from plasmid.bases.importer import import_folder
+from plasmid.bases.outline import Outline, planned_model, shapes_of
 from plasmid.recipes.load import load_recipe
-from plasmid.training.engine import Engine
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_causal import tiny_causal
 from support.tiny.tiny_language import language_document, language_table
 from support.tiny.tiny_models import tiny_amplify, tiny_esm, tiny_modernbert
@@ -35,7 +35,7 @@ def test_what_was_planned_without_weights_is_what_then_trains(
     monkeypatch.setattr(catalogue, "DESCRIBED", tmp_path / "described")
     (tmp_path / "described").mkdir()
     monkeypatch.setattr(
-        "plasmid.models.outline._of_child",
+        "plasmid.bases.outline._of_child",
         lambda name: shapes_of(catalogue.described(name)),  # type: ignore[arg-type]
     )
     causal = kind == "qwen2"

@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from plasmid.training import lockdown
+from plasmid.isolation import lockdown
 
 ATTEMPTS = {
     "read a file": "open('/etc/hostname').read()",

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _factors, api, fedsb, rolora
 from plasmid.core.errors import RunFailed
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 ROWS = 24

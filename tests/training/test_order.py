@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plasmid.training.order import order
+from plasmid.worker.order import order
 
 
 def test_order_is_seeded_permutations_without_replacement() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _factors, api
 from plasmid.computations._personal import personal_of
-from plasmid.models.store import BaseModel
 from plasmid.protocol.body import pack
-from plasmid.training.worker import Session
+from plasmid.worker.worker import Session
 from support.hospital.snapshots import snapshot_of
 from support.tiny.method_rounds import Rounds
 from support.tiny.tiny_task import tiny_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plasmid.training.precision import bf16_is_fast, chosen_precision
+from plasmid.worker.precision import bf16_is_fast, chosen_precision
 
 
 def test_auto_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

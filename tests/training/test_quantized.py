@@ -13,30 +13,30 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
+from plasmid.adapters.adapter import Vector, initial_state, packed_layers
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.export import export_merged
+from plasmid.adapters.merge import check_alike
+from plasmid.adapters.predict import Predictor
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
+from plasmid.bases.tensors import read_floats, write_floats
 from plasmid.computations import fedsb
 from plasmid.core.errors import ModelError, RecipeError
+from plasmid.encoders.encoder import AdaptedModel
+from plasmid.encoders.loading import load_encoder
+from plasmid.encoders.mixed import MixedModel
 from plasmid.gateway.explanation import _runs
 from plasmid.lora.layer import LoraLinear
 from plasmid.lora.packed import PackedLinear
-from plasmid.models.adapter import Vector, initial_state, packed_layers
-from plasmid.models.artifact import read_adapter
-from plasmid.models.encoder import AdaptedModel
-from plasmid.models.export import export_merged
-from plasmid.models.importer import import_folder
-from plasmid.models.loading import load_encoder
-from plasmid.models.merge import check_alike
-from plasmid.models.mixed import MixedModel
-from plasmid.models.predict import Predictor
-from plasmid.models.store import BaseModel
-from plasmid.models.tensors import read_floats, write_floats
+from plasmid.planning.footprint import gpu_bytes, weight_bytes
+from plasmid.prediction.evaluation import write_release
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.evaluation import evaluation_from_recipe
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
-from plasmid.training.footprint import gpu_bytes, weight_bytes
-from plasmid.training.release import write_release
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_language import language_bases, language_recipe, language_table
 from support.tiny.tiny_models import tiny_bert
 from support.tiny.tiny_task import tiny_recipe, tiny_table

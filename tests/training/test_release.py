@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.cli.verbs.evaluate import app as evaluate_app
 from plasmid.cli.verbs.predict import app as predict_app
 from plasmid.core.errors import DataError, ModelError
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.metrics import label_indices, score
-from plasmid.models.store import BaseModel
-from plasmid.training.engine import Engine
-from plasmid.training.release import evaluate_file, predict_file, write_release
+from plasmid.prediction.evaluation import evaluate_file, predict_file, write_release
+from plasmid.tasks.metrics import label_indices, score
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -106,9 +106,9 @@ def test_bad_files(trained: tuple[Path, Engine, np.ndarray], tmp_path: Path) -> 
 
 
 def test_more_than_two_labels_give_a_list_per_row() -> None:
-    from plasmid.models.tasks import Answers
-    from plasmid.models.tasks.classification import ClassificationHead
-    from plasmid.training.release import Scores
+    from plasmid.prediction.evaluation import Scores
+    from plasmid.tasks import Answers
+    from plasmid.tasks.classification import ClassificationHead
 
     probabilities = np.asarray([[0.5, 0.25, 0.25]], np.float32)
     three, two = (ClassificationHead(labels=list(labels)) for labels in ("abc", "ab"))

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.adapters.adapter import Vector, initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.computations import fedsb
 from plasmid.computations.api import Part
-from plasmid.models.adapter import Vector, initial_state
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training import together
-from plasmid.training.engine import EVERYTHING, Engine
-from plasmid.training.together import Together, groups, may_go_together
+from plasmid.worker import stacked_sites as together
+from plasmid.worker.engine import EVERYTHING, Engine
+from plasmid.worker.stacked_sites import Together, groups, may_go_together
 from support.tiny import method_rounds
 from support.tiny.tiny_kinds import KINDS, kind_recipe, kind_table
 from support.tiny.tiny_language import language_bases, language_recipe, language_table

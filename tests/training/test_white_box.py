@@ -21,18 +21,18 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune
 from plasmid.core.errors import RunFailed
 from plasmid.data.table import Table, concatenate
-from plasmid.models.adapter import initial_state
-from plasmid.models.store import BaseModel
-from plasmid.privacy.accountant import check_plan
-from plasmid.privacy.accounting import dp_sgd_epsilon
+from plasmid.dp.accountant import check_plan
+from plasmid.dp.accounting import dp_sgd_epsilon
 from plasmid.recipes.schema import Recipe
-from plasmid.training import dp
-from plasmid.training import engine as engine_module
-from plasmid.training.dp import ClippedSum, UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.worker import dp
+from plasmid.worker import engine as engine_module
+from plasmid.worker.dp import ClippedSum, UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 CLIP, NOISE, DELTA = 0.05, 0.4, 1e-5

@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune, mean
 from plasmid.core.errors import PlasmidError, RecipeError
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Joined, Table
-from plasmid.models.store import BaseModel
-from plasmid.privacy.audit import planned_guesses
+from plasmid.dp.canary_audit import planned_guesses
+from plasmid.gateway.session import WorkerSession
+from plasmid.isolation import choose
+from plasmid.isolation.launcher import _PASSED_ON, LocalLauncher
+from plasmid.isolation.tree import descendants
 from plasmid.protocol.body import pack
 from plasmid.recipes.columns import Contract, TextColumn
 from plasmid.recipes.query import PingDocument, QueryDocument
 from plasmid.recipes.schema import Recipe
-from plasmid.training import engine as engine_module
-from plasmid.training import worker as worker_module
-from plasmid.training.isolation import choose
-from plasmid.training.isolation.tree import descendants
-from plasmid.training.launcher import _PASSED_ON, LocalLauncher
-from plasmid.training.session import WorkerSession
+from plasmid.worker import engine as engine_module
+from plasmid.worker import worker as worker_module
 from support.hospital.snapshots import snapshot_of
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
@@ -239,8 +239,8 @@ def test_the_child_ends_when_its_gateway_is_killed(tmp_path: Path, level: str) -
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from plasmid.training.isolation import choose\n"
-        "from plasmid.training.launcher import LocalLauncher\n"
+        "from plasmid.isolation import choose\n"
+        "from plasmid.isolation.launcher import LocalLauncher\n"
         f"launcher, log = LocalLauncher(choose({level!r})), Path({str(tmp_path / 'worker.log')!r})\n"
         "worker = launcher.launch(log, read=[], notice=print)\n"
         "print(worker.process.pid, flush=True)\n"

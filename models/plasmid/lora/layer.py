@@ -104,7 +104,7 @@ class LoraLinear(nn.Module):
     lora_core, frame
         C and F where B is held so; None.
     scale
-        s: :attr:`plasmid.models.specs.LoraSpec.scale`.
+        s: :attr:`plasmid.bases.specs.LoraSpec.scale`.
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, scale: float, samples: Samples) -> None:

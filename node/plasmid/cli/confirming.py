@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from plasmid.site.enrol import Confirm
+from plasmid.uplink.enrol import Confirm
 
 
 def ask_owner(what: str, shown: str) -> bool:

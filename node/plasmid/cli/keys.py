@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import EncryptedFile
-from plasmid.gateway.passphrase import find
-from plasmid.site.enrol import Credential
+from plasmid.gateway.keys.keystore import EncryptedFile
+from plasmid.gateway.keys.passphrase import find
+from plasmid.uplink.enrol import Credential
 
 PassphraseFile = Annotated[
     Path | None,

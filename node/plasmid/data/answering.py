@@ -15,12 +15,12 @@ import numpy as np
 
 from plasmid.core.errors import DataError
 from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector
-from plasmid.data.rows import Rows, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
-from plasmid.data.viewing import open_source, query_of, transforms_of
+from plasmid.data.views.reading import Collector
+from plasmid.data.views.rows import Rows, wanted_columns
+from plasmid.data.views.viewing import open_source, query_of, transforms_of
+from plasmid.protocol.channel import Channel
 from plasmid.recipes.documents import parse_document, patient_of, unit_of
-from plasmid.training.channel import Channel
 
 PROGRESS_S = 1.0
 

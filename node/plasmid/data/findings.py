@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from plasmid.core.errors import DataError
-from plasmid.data.cells import Finding, Mask
+from plasmid.data.parsing import Finding, Mask
 from plasmid.data.source import Trouble
 from plasmid.recipes.columns import AnyColumn
 

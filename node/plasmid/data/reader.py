@@ -5,7 +5,7 @@ Rules
 1. It is told the site's folder, one document, one view and the key of the site's hashes (``data.key``), which
    it uses and cannot read itself; of no other key it knows anything. It alone talks to databases and parses
    files. What it says is figures, sentences without cells, and an unnamed file.
-2. It locks itself in (:mod:`plasmid.training.isolation.itself`) before it imports what parses: it may read
+2. It locks itself in (:mod:`plasmid.isolation.own_process`) before it imports what parses: it may read
    its source (:mod:`plasmid.data.reach`), write to a folder of its own, and connect to its server's port
    alone. A file that takes a parser over gains no more than that.
 3. Frames in: ``open`` (see :func:`plasmid.data.answering.answer`). Frames out: ``progress`` (rows), then
@@ -29,8 +29,8 @@ from plasmid.core import extras
 from plasmid.core.errors import PlasmidError, SiteFailed, place
 from plasmid.core.files import storage_error
 from plasmid.data.reach import reach_of
-from plasmid.training.channel import Channel, ChannelClosed
-from plasmid.training.isolation import itself
+from plasmid.isolation import own_process as itself
+from plasmid.protocol.channel import Channel, ChannelClosed
 
 
 class NoPandas(MetaPathFinder):

@@ -31,11 +31,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from plasmid.bases.specs import Cell
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import DataError
 from plasmid.core.files import storage_error
 from plasmid.data.table import Table
-from plasmid.models.specs import Cell
 from plasmid.recipes.columns import AnyColumn, NumberColumn
 
 PENDING_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from plasmid.models.specs import Cell
+from plasmid.bases.specs import Cell
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ import httpx
 from plasmid.core.errors import UsageError
 from plasmid.core.files import write_atomic
 from plasmid.endpoint.problems import Problem
-from plasmid.models.hub_client import find_hub
+from plasmid.hubclient.client import find_hub
 
 GOOD_S, BAD_S = 60.0, 10.0
 _MOST_REMEMBERED = 4096
@@ -221,7 +221,7 @@ def server_token(hub: str, *, personal: bool) -> str | None:
     ----------
     personal
         Who runs the server is who calls it: the token is that of every verb
-        (:func:`plasmid.models.hub_client.find_hub`). Else it is ``HF_TOKEN``: a log-in of a person's is not
+        (:func:`plasmid.hubclient.client.find_hub`). Else it is ``HF_TOKEN``: a log-in of a person's is not
         for others.
     """
     if not personal:

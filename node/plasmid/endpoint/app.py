@@ -13,7 +13,7 @@ Rules
 2. Inputs are neither stored nor logged, and each answer says so in ``X-Plasmid-Inputs``, with whether they
    have left the caller's machine for this one.
 3. Who uses an adapter that was retired is told so, in ``retired``.
-4. No web page speaks for its reader, at whatever address (:mod:`plasmid.endpoint.guard`): bodies are JSON.
+4. No web page speaks for its reader, at whatever address (:mod:`plasmid.web.request_checks`): bodies are JSON.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from plasmid.adapters.adapter import Vector
 from plasmid.endpoint.access import Access, Caller
-from plasmid.endpoint.asked import Embed, Predict, read
 from plasmid.endpoint.chat import ChatService
-from plasmid.endpoint.chat_asked import Chat, Complete
-from plasmid.endpoint.chat_told import answered
-from plasmid.endpoint.guard import LOOPBACK_NAMES, Guard, Known, Refusal, named
-from plasmid.endpoint.measured import TEXT
+from plasmid.endpoint.chat_answers import answered
+from plasmid.endpoint.chat_requests import Chat, Complete
+from plasmid.endpoint.metrics import TEXT
 from plasmid.endpoint.problems import Problem, problem_of
+from plasmid.endpoint.requests import Embed, Predict, read
 from plasmid.endpoint.service import Service, calibrated
-from plasmid.models.adapter import Vector
+from plasmid.web.request_checks import LOOPBACK_NAMES, Guard, Known, Refusal, named
 
 LOCAL = "not stored, not logged; computed on this machine"
 REMOTE = "not stored, not logged; inputs leave the caller for this server"

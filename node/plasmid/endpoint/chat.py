@@ -18,16 +18,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from plasmid.adapters.causal_adapter import CONFIG
+from plasmid.adapters.pool import Pool
+from plasmid.bases.store import BaseModel, ensure_model
 from plasmid.endpoint.access import Caller
-from plasmid.endpoint.chat_asked import Chat, Complete, Write
+from plasmid.endpoint.chat_requests import Chat, Complete, Write
 from plasmid.endpoint.problems import Problem
 from plasmid.endpoint.service import Settings, pin, placed, sources_of
 from plasmid.endpoint.serving import Serving
 from plasmid.endpoint.sources import Sources
-from plasmid.models.causal import CausalLoaded, CausalModel, Sampling, Written
-from plasmid.models.causal_adapter import CONFIG
-from plasmid.models.pool import Pool
-from plasmid.models.store import BaseModel, ensure_model
+from plasmid.language.causal import CausalLoaded, CausalModel, Sampling, Written
 
 MOST_WAITING = 16
 MOST_UNASKED = {"chat": 1024, "completion": 16}
@@ -162,7 +162,7 @@ class ChatService(Serving[CausalLoaded]):
         Problem
             429: too many wait.
         PlasmidError
-            What :meth:`plasmid.models.causal.CausalModel.write` raises.
+            What :meth:`plasmid.language.causal.CausalModel.write` raises.
         """
         if self._here > MOST_WAITING:
             raise Problem(

@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. Cells are checked and cleaned by the same functions (:mod:`plasmid.data.cells`), so that a row scores the
+1. Cells are checked and cleaned by the same functions (:mod:`plasmid.data.parsing`), so that a row scores the
    same here.
 2. The length of an input is counted in the model's tokens, not the contract's letters, and told with both
    numbers.
@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from plasmid.adapters.files import HeadFile
+from plasmid.bases.specs import Cell
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import DataError, ModelError
-from plasmid.data.cells import check_column
 from plasmid.data.findings import Tally
-from plasmid.endpoint.asked import MAX_CHARACTERS
-from plasmid.models.adapter_files import HeadFile
-from plasmid.models.specs import Cell
+from plasmid.data.parsing import check_column
+from plasmid.endpoint.requests import MAX_CHARACTERS
 from plasmid.recipes.columns import (
     AnyColumn,
     Column,

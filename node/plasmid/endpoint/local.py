@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plasmid.endpoint.access import Access
 from plasmid.endpoint.app import AnyService, make_app
-from plasmid.endpoint.loopback import LOOPBACK, LoopbackServer
+from plasmid.web.loopback import LOOPBACK, LoopbackServer
 
 
 class LocalServer(LoopbackServer):

@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plasmid.adapters.adapter import Vector
+from plasmid.adapters.pool import AdapterPool, Pool
+from plasmid.bases.specs import Cell
+from plasmid.bases.store import BaseModel, ensure_model
+from plasmid.bases.tokenizing import Encoded
 from plasmid.core.errors import UsageError
+from plasmid.encoders.batching import Batcher, Watched
+from plasmid.encoders.mixed import Item, Loaded, MixedModel
+from plasmid.encoders.slots import encode_covariates
 from plasmid.endpoint.access import Caller
-from plasmid.endpoint.asked import Embed, Predict, texts
 from plasmid.endpoint.contract import clean, input_column, one_column, wanted
 from plasmid.endpoint.problems import Problem
+from plasmid.endpoint.requests import Embed, Predict, texts
 from plasmid.endpoint.serving import Serving
 from plasmid.endpoint.sources import Sources
-from plasmid.models.adapter import Vector
-from plasmid.models.batching import Batcher, Watched
-from plasmid.models.mixed import Item, Loaded, MixedModel
-from plasmid.models.pool import AdapterPool, Pool
-from plasmid.models.slots import encode_covariates
-from plasmid.models.specs import Cell
-from plasmid.models.store import BaseModel, ensure_model
-from plasmid.models.tokenizing import Encoded
-from plasmid.protocol.released import Trust
+from plasmid.release.folder import Trust
 
 STUCK_S = 60.0
 """A forward pass that takes longer is one that will not end."""

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic
 
+from plasmid.adapters.pool import Held, Pool
+from plasmid.bases.store import BaseModel
 from plasmid.endpoint.access import Caller
-from plasmid.endpoint.measured import Measured
+from plasmid.endpoint.metrics import Measured
 from plasmid.endpoint.problems import Problem
 from plasmid.endpoint.sources import Sources
-from plasmid.models.pool import Held, Pool
-from plasmid.models.store import BaseModel
 
 MOST_AT_ONCE = 64
 

@@ -28,15 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from plasmid.adapters.calibration import CALIBRATION
+from plasmid.adapters.calibration import MAX_BYTES as MAX_CALIBRATION_BYTES
+from plasmid.adapters.pool import Fetch, at
 from plasmid.core.errors import ModelError, sentence
 from plasmid.endpoint.access import Caller, Remembered, server_token
 from plasmid.endpoint.problems import Problem, adapter_not_found
-from plasmid.models.calibration import CALIBRATION
-from plasmid.models.calibration import MAX_BYTES as MAX_CALIBRATION_BYTES
-from plasmid.models.hub_client import find_hub
-from plasmid.models.pool import Fetch, at
-from plasmid.protocol.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
-from plasmid.protocol.released import MAX_TEXT_BYTES, PROJECT, Trust, verify_release
+from plasmid.hubclient.client import find_hub
+from plasmid.release.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
+from plasmid.release.folder import MAX_TEXT_BYTES, PROJECT, Trust, verify_release
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plasmid.adapters.causal_adapter import read_causal
+from plasmid.bases.store import BaseModel
 from plasmid.core.errors import ModelError, UsageError
 from plasmid.core.files import home, write_atomic
-from plasmid.models.causal_adapter import read_causal
-from plasmid.models.chat_templates import chat_template
-from plasmid.models.store import BaseModel
-from plasmid.protocol.attestation import BUNDLE
-from plasmid.protocol.released import Trust, verify_release
+from plasmid.language.chat_templates import chat_template
+from plasmid.release.attestation import BUNDLE
+from plasmid.release.folder import Trust, verify_release
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` takes."""
@@ -83,7 +83,7 @@ def command(
     Parameters
     ----------
     base
-        As :func:`plasmid.models.store.ensure_model` returns it, which has looked at every byte.
+        As :func:`plasmid.bases.store.ensure_model` returns it, which has looked at every byte.
     adapters
         Folders by name.
     environment
@@ -96,7 +96,7 @@ def command(
     Raises
     ------
     ModelError
-        ``model.not_causal``; what :func:`plasmid.models.causal_adapter.read_causal` raises; that a release's
+        ``model.not_causal``; what :func:`plasmid.adapters.causal_adapter.read_causal` raises; that a release's
         signatures are not good.
     UsageError
         ``usage.plain_http``: it would be open to the network; ``usage.lora_rank``: a rank that vLLM does not

@@ -2,11 +2,11 @@
 
 Rules
 -----
-1. The project and the requester's own signature come first (:mod:`plasmid.gateway.projects`).
+1. The project and the requester's own signature come first (:mod:`plasmid.gateway.members.projects`).
 2. The digest is computed here, from the document and this site's own copy of the computation.
 3. The policy decides; a privacy unit needs a budget, and the run's whole epsilon is reserved at admission.
 4. A run that was admitted before, on the same digest, may be admitted again after a restart: its key epochs
-   are over, and :mod:`plasmid.gateway.marks` and the ledger remember what it has done.
+   are over, and :mod:`plasmid.gateway.replay` and the ledger remember what it has done.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from plasmid.adapters.adapter import AdapterSchema
+from plasmid.bases.store import BaseModel, check_pinned, ensure_model
 from plasmid.computations import api
 from plasmid.computations._personal import personal_of
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PolicyRefused, ProtocolError
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.audit import AuditLog
+from plasmid.dp.site_parameters import unit_terms
+from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
-from plasmid.gateway.following import Following
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.lineage import Derived, Lineage
-from plasmid.gateway.marks import Marks
-from plasmid.gateway.opening import Opened, open_view, told_alike
+from plasmid.gateway.members.projects import Projects, Requested, check_request
+from plasmid.gateway.members.revocations import Revoked
+from plasmid.gateway.open_view import Opened, open_view, told_alike
+from plasmid.gateway.participation import Derived, Lineage
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.policy import Policy
-from plasmid.gateway.projects import Projects, Requested, check_request
-from plasmid.gateway.revoked import Revoked
-from plasmid.gateway.terms import unit_terms
+from plasmid.gateway.replay import Marks
 from plasmid.gateway.views import Slice, described, slice_of
-from plasmid.models.adapter import AdapterSchema
-from plasmid.models.store import BaseModel, check_pinned, ensure_model
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import IsolationLevel
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
 from plasmid.protocol.project import Project
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document, unit_of
+from plasmid.release.verify_states import Following
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import IsolationLevel
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def admit(
     policy, view = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
     check_isolation(policy, isolation)
     if document.computation == "gain":
-        from plasmid.gateway.countersigning import check_judged  # which other documents do not need
+        from plasmid.release.countersign import check_judged  # which other documents do not need
 
         check_judged(audit, document)
     known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None

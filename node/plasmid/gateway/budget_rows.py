@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from plasmid.core.errors import PolicyRefused
+from plasmid.dp.budgets import Population
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Budget, Ledger
 from plasmid.gateway.policy import read_policy
-from plasmid.privacy.budgets import Population
 
 
 def budgets_of(home: SiteHome) -> dict[str, Budget]:

@@ -16,8 +16,8 @@ from typing import Any
 from plasmid.computations import api
 from plasmid.core import extras
 from plasmid.core.errors import RecipeError, SiteFailed
+from plasmid.isolation.lockdown import lacking
 from plasmid.recipes.schema import Recipe
-from plasmid.training.lockdown import lacking
 
 
 def check_half(computation: api.Computation, document: Any) -> None:

@@ -16,19 +16,19 @@ from typing import Any
 
 from plasmid.computations.api import Shape
 from plasmid.core.errors import PolicyRefused
-from plasmid.gateway.approval_files import Case
-from plasmid.gateway.approvals import Approvals
+from plasmid.gateway.approvals.files import Case
+from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.opening import Opened
+from plasmid.gateway.members.projects import Requested
+from plasmid.gateway.open_view import Opened
 from plasmid.gateway.policy import Policy, read_policy, refuse
-from plasmid.gateway.projects import Requested
 from plasmid.gateway.requirements import Finding
 from plasmid.gateway.views import view_digest
-from plasmid.privacy.statements import IsolationLevel
+from plasmid.isolation.port import at_least
 from plasmid.protocol.approval import Subject
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.project import Project
-from plasmid.training.isolation.port import at_least
+from plasmid.secagg.statements import IsolationLevel
 
 log = logging.getLogger(__name__)
 

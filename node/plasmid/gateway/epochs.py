@@ -18,22 +18,22 @@ from typing import Any
 
 from plasmid.core.errors import PolicyRefused, ProtocolError, StorageError
 from plasmid.gateway.admission import AdmittedRun
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.heads import Heads, said_by
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.marks import Marks
-from plasmid.gateway.peers import counted, read_peers
+from plasmid.gateway.members.heads import Heads, said_by
+from plasmid.gateway.members.peers import counted, read_peers
+from plasmid.gateway.members.projects import Projects, check_roster
+from plasmid.gateway.members.revocations import Revoked
 from plasmid.gateway.policy import Policy, read_policy
-from plasmid.gateway.projects import Projects, check_roster
-from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.replay import Marks
 from plasmid.gateway.totals import Source
-from plasmid.privacy.samples import Shown
-from plasmid.privacy.secure_aggregation import SiteEpoch, check_colluders, least_colluders
-from plasmid.privacy.statements import Bundle, Contribution
+from plasmid.log.audit_log import AuditLog
+from plasmid.planner.attempts import attempt_plan, attempts, check_ranks
 from plasmid.protocol.identity import NamedSigner
 from plasmid.protocol.messages import Blobs, Bundles, Epoch, Relay, Signed, open_signed, sign, wire
-from plasmid.protocol.plan import attempt_plan, attempts, check_ranks
+from plasmid.secagg.samples import Shown
+from plasmid.secagg.site import SiteEpoch, check_colluders, least_colluders
+from plasmid.secagg.statements import Bundle, Contribution
 
 
 class Epochs:
@@ -65,7 +65,7 @@ class Epochs:
             named; ``protocol.step``, ``protocol.body``: the state does not follow; ``protocol.colluders``;
             ``protocol.epoch_used``; ``protocol.revoked``: a site of the roster is a member no more.
         ProjectRefused
-            ``project.not_signed_here``, or as :func:`plasmid.gateway.projects.check_roster`.
+            ``project.not_signed_here``, or as :func:`plasmid.gateway.members.projects.check_roster`.
         StorageError
             ``storage.ledger_rolled_back``: a peer told so in an epoch before.
         """

@@ -16,18 +16,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from plasmid.bases.store import ensure_model
 from plasmid.computations import api
 from plasmid.computations._personal import personal_parts
 from plasmid.core.errors import PlasmidError
+from plasmid.dp.budgets import Population
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.opening import open_view
+from plasmid.gateway.open_view import open_view
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.requirements import cohort, most_bytes
 from plasmid.gateway.views import described, slice_of
-from plasmid.models.store import ensure_model
-from plasmid.privacy.budgets import Population
-from plasmid.protocol.plan import attempts
+from plasmid.planner.attempts import attempts
 from plasmid.protocol.project import Project
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.stopping import stop_of

@@ -9,12 +9,12 @@ Rules
 2. A run is admitted by the site's own policy, on a digest that the site computes itself.
 3. A manifest is compared, field by field, with what the admitted document implies; the site chooses
    nothing and believes nothing. The state that it names must follow from the sums that this site knows
-   (:mod:`plasmid.gateway.following`): nothing is computed at any other.
+   (:mod:`plasmid.release.verify_states`): nothing is computed at any other.
 4. **An attempt is answered once.** It is charged and marked before the computation starts; the same manifest
    again gets the stored bytes, another one for that slot, or an older slot, is refused.
 5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
    non-finite value is refused, size is not (that would leak). Computations hold no clip, noise or ledger.
-   What has cells and no privacy unit is subject to the rules of :mod:`plasmid.gateway.suppression`.
+   What has cells and no privacy unit is subject to the rules of :mod:`plasmid.disclosure.suppression`.
 6. What the log or the ledger cannot record does not leave, nor does anything while the owner's pause is in
    force.
 """
@@ -34,32 +34,29 @@ from plasmid.computations import api
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.clock import Clock, now
 from plasmid.core.errors import PlasmidError, ProtocolError
+from plasmid.disclosure.rules import layout_of
 from plasmid.gateway.admission import AdmittedRun, Answer, admit
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.cell_rules import layout_of
+from plasmid.gateway.approvals.quorum import AwaitingApproval
+from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
-from plasmid.gateway.disclosure import public
+from plasmid.gateway.contribution_entry import released
 from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import KeyStore
+from plasmid.gateway.keys.keystore import KeyStore
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
-from plasmid.gateway.marks import Marks
-from plasmid.gateway.noised import check_noised
+from plasmid.gateway.members.peers import read_peers
+from plasmid.gateway.members.projects import Projects
+from plasmid.gateway.members.revocations import Revoked
+from plasmid.gateway.noise_check import check_noised
 from plasmid.gateway.output import bounded, in_ring
 from plasmid.gateway.pause import check_running
-from plasmid.gateway.peers import read_peers
 from plasmid.gateway.personal import Personal
 from plasmid.gateway.policy import Policy
-from plasmid.gateway.projects import Projects
-from plasmid.gateway.quorum import AwaitingApproval
-from plasmid.gateway.released import released
-from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.replay import Marks
+from plasmid.gateway.sentences import public
 from plasmid.gateway.totals import Answered, Source
-from plasmid.privacy.ring import Words
-from plasmid.privacy.samples import body_root
-from plasmid.privacy.statements import Contribution, IsolationLevel
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.body import pack
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.messages import (
@@ -77,11 +74,14 @@ from plasmid.protocol.messages import (
     open_signed,
     sign,
 )
-from plasmid.protocol.outcome import hardware_name
 from plasmid.protocol.revocation import Revocation
+from plasmid.release.result import hardware_name
+from plasmid.secagg.ring import Words
+from plasmid.secagg.samples import body_root
+from plasmid.secagg.statements import Contribution, IsolationLevel
 
 if TYPE_CHECKING:
-    from plasmid.privacy.evidence import Evidence
+    from plasmid.disclosure.contributors import Evidence
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ class Gateway:
         layout = layout_of(admitted.document)
         suppressed: dict[str, Any] = {}
         if layout is not None:
-            from plasmid.gateway.suppression import controlled  # which runs without cells do not need
+            from plasmid.disclosure.suppression import controlled  # which runs without cells do not need
 
             vector, suppressed = controlled(
                 layout,
@@ -373,11 +373,11 @@ class Gateway:
         ------
         ProtocolError
             ``protocol.result``, ``protocol.step``, ``protocol.claims``: see
-            :func:`plasmid.gateway.countersigning.check_result`.
+            :func:`plasmid.release.countersign.check_result`.
         PlasmidError
             What lets nothing leave, as for :meth:`contribute`.
         """
-        from plasmid.gateway.countersigning import (
+        from plasmid.release.countersign import (
             adapter_digest,
             check_result,
             word_of,
@@ -449,7 +449,7 @@ class Gateway:
     def _released(
         self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, vector: NDArray[Any], norm: float
     ) -> dict[str, Any]:
-        """Return what the log says about a release; see :mod:`plasmid.gateway.released`."""
+        """Return what the log says about a release; see :mod:`plasmid.gateway.contribution_entry`."""
         population, spent = self.ledger.spent(manifest.run)
         return released(
             admitted,

@@ -28,11 +28,11 @@ from plasmid.core.errors import DataError, StorageError, UsageError
 from plasmid.core.files import storage_error, write_atomic
 from plasmid.core.settings import dump_settings, read_settings
 from plasmid.data.settings import table_kind, table_name
-from plasmid.gateway.keystore import KEYS_FILE, stated_key
-from plasmid.privacy.statements import IsolationLevel, SiteName
+from plasmid.gateway.keys.keystore import KEYS_FILE, stated_key
+from plasmid.isolation.port import Device, Limits
 from plasmid.protocol.enrolment import Organisation
-from plasmid.site.network import Network
-from plasmid.training.isolation.port import Device, Limits
+from plasmid.secagg.statements import IsolationLevel, SiteName
+from plasmid.uplink.network import Network
 
 
 class SiteConfig(BaseModel):
@@ -94,7 +94,7 @@ class SiteHome:
 
     @property
     def audit(self) -> Path:
-        """The folder of :class:`plasmid.gateway.audit.AuditLog`."""
+        """The folder of :class:`plasmid.log.audit_log.AuditLog`."""
         return self.folder / "audit"
 
     @property
@@ -109,17 +109,17 @@ class SiteHome:
 
     @property
     def runs(self) -> Path:
-        """The folder of :class:`plasmid.gateway.marks.Marks`."""
+        """The folder of :class:`plasmid.gateway.replay.Marks`."""
         return self.folder / "runs"
 
     @property
     def projects(self) -> Path:
-        """The folder of :class:`plasmid.gateway.projects.Projects`."""
+        """The folder of :class:`plasmid.gateway.members.projects.Projects`."""
         return self.folder / "projects"
 
     @property
     def keys(self) -> Path:
-        """The file of :class:`plasmid.gateway.keystore.EncryptedFile`."""
+        """The file of :class:`plasmid.gateway.keys.keystore.EncryptedFile`."""
         return self.folder / KEYS_FILE
 
     @property
@@ -129,27 +129,27 @@ class SiteHome:
 
     @property
     def revoked(self) -> Path:
-        """The file of :class:`plasmid.gateway.revoked.Revoked`."""
+        """The file of :class:`plasmid.gateway.members.revocations.Revoked`."""
         return self.folder / "revoked.json"
 
     @property
     def status(self) -> Path:
-        """The file of :mod:`plasmid.site.status`."""
+        """The file of :mod:`plasmid.gateway.status`."""
         return self.folder / "status.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the running node; see :mod:`plasmid.site.status`."""
+        """Held by the running node; see :mod:`plasmid.gateway.status`."""
         return self.folder / "node.lock"
 
     @property
     def approvals(self) -> Path:
-        """The folder of :class:`plasmid.gateway.approvals.Approvals`."""
+        """The folder of :class:`plasmid.gateway.approvals.register.Approvals`."""
         return self.folder / "approvals"
 
     @property
     def people(self) -> Path:
-        """The folder of :class:`plasmid.gateway.people.People`."""
+        """The folder of :class:`plasmid.gateway.approvals.people.People`."""
         return self.folder / "people"
 
     @property
@@ -169,7 +169,7 @@ class SiteHome:
 
     @property
     def lineage(self) -> Path:
-        """The folder of :class:`plasmid.gateway.overlap.Overlap`, one folder for each population."""
+        """The folder of :class:`plasmid.disclosure.overlap.Overlap`, one folder for each population."""
         return self.folder / "lineage"
 
     @property

@@ -1,6 +1,6 @@
 """The site's privacy ledger on disk: append-only, chained, locked, durable before anything happens.
 
-The arithmetic is in :mod:`plasmid.privacy.budgets`, the form of a line in :mod:`plasmid.privacy.chain`.
+The arithmetic is in :mod:`plasmid.dp.budgets`, the form of a line in :mod:`plasmid.gateway.ledger_chain`.
 
 Rules
 -----
@@ -10,7 +10,7 @@ Rules
 2. A damaged ledger refuses every use. Damage is never repaired by forgetting: :meth:`Ledger.carry_forward`
    keeps the damaged file and starts a ledger that counts every budget as wholly spent.
 3. A chain cannot show that its end was cut off: peers hold the newest charge that they saw, counter and
-   digest in this site's own signed words (:mod:`plasmid.gateway.heads`), and :meth:`Ledger.check_seen`
+   digest in this site's own signed words (:mod:`plasmid.gateway.members.heads`), and :meth:`Ledger.check_seen`
    refuses a ledger that does not contain it, however far it has grown since.
    *Claim*: peers who collude in a rollback are not detected.
 """
@@ -28,9 +28,9 @@ from typing import Any
 
 from plasmid.core.errors import StorageError
 from plasmid.core.files import locked, storage_error, sync_folder
-from plasmid.gateway.audit import AuditLog
-from plasmid.privacy import chain
-from plasmid.privacy.budgets import Accounts, Budget, Population, RunAccount
+from plasmid.dp.budgets import Accounts, Budget, Population, RunAccount
+from plasmid.gateway import ledger_chain as chain
+from plasmid.log.audit_log import AuditLog
 
 __all__ = ["Budget", "Ledger"]
 

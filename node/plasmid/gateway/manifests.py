@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
 from plasmid.gateway.admission import AdmittedRun
-from plasmid.models.adapter import AdapterSchema, TensorSpec
-from plasmid.privacy.statements import PROTOCOL
+from plasmid.planner.attempts import AUDIT_LENGTH, attempt_plan, audit_plan
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Manifest
-from plasmid.protocol.plan import AUDIT_LENGTH, attempt_plan, audit_plan
+from plasmid.secagg.statements import PROTOCOL
 
 _AUDIT_SCHEMA = AdapterSchema(tensors=(TensorSpec(name="audit", shape=(AUDIT_LENGTH,)),))
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from plasmid.computations import api
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.noise import skellam
-from plasmid.privacy.ring import Encoding, Words, add_noise, blocks, encode
-from plasmid.privacy.rotation import rotate
+from plasmid.dp.noise import skellam
+from plasmid.dp.rotation import rotate
+from plasmid.secagg.ring import Encoding, Words, add_noise, blocks, encode
 
 _LARGE = 2.0**480
 """The squares of 2**63 values up to this one add up to a float64."""

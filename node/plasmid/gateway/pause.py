@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import SiteFailed
 from plasmid.core.files import storage_error, sync_folder, write_atomic
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
+from plasmid.log.audit_log import AuditLog
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, Vector
+from plasmid.adapters.files import adapter_files, json_file
+from plasmid.bases.store import BaseModel
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import ModelError, ProtocolError, StorageError, UsageError
 from plasmid.core.files import folder_atomic, storage_error, write_atomic
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.released import tensors
-from plasmid.models.adapter import AdapterSchema, Vector
-from plasmid.models.adapter_files import adapter_files, json_file
-from plasmid.models.store import BaseModel
+from plasmid.gateway.contribution_entry import tensors
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.body import pack, unpack
-from plasmid.protocol.outcome import adapter_settings
+from plasmid.release.result import adapter_settings
 
 SCHEMA = "plasmid-personal/1"
 """Of the provenance of a site's own adapter, by which it is told from one that may be handed on."""

@@ -26,9 +26,9 @@ from plasmid.core.settings import parse_settings
 from plasmid.gateway.ledger import Budget
 from plasmid.gateway.notify import Notify
 from plasmid.gateway.requirements import Finding, Requirements
-from plasmid.privacy.statements import Digest, SiteName
 from plasmid.protocol.approval import Meaning
 from plasmid.protocol.project import Project, ProjectName, Purpose
+from plasmid.secagg.statements import Digest, SiteName
 
 __all__ = ["Approvers", "Policy", "Requirements", "Rule", "read_policy"]
 

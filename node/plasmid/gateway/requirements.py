@@ -22,14 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from plasmid.computations import api
 from plasmid.computations.api import Shape
 from plasmid.core.clock import stamp
-from plasmid.gateway.cell_rules import Disclosure
+from plasmid.disclosure.rules import Disclosure
+from plasmid.dp.rotation import padded_length
 from plasmid.gateway.hours import Hours
-from plasmid.gateway.opening import Opened
-from plasmid.privacy.ring import TAIL
-from plasmid.privacy.rotation import padded_length
+from plasmid.gateway.open_view import Opened
+from plasmid.planner.attempts import AUDIT_LENGTH, attempts
 from plasmid.protocol.body import body_bytes
-from plasmid.protocol.plan import AUDIT_LENGTH, attempts
 from plasmid.recipes.weights import weights_of
+from plasmid.secagg.ring import TAIL
 
 UNITS = ("none", "record", "patient", "site")
 """From the weakest privacy unit to the strongest."""
@@ -84,7 +84,7 @@ class Requirements(BaseModel):
     max_bytes_out
         Largest size of all vectors that may leave in one run, spare attempts included; None for no limit.
     disclosure
-        The rules for what leaves without a privacy unit; see :class:`~plasmid.gateway.cell_rules.Disclosure`.
+        The rules for what leaves without a privacy unit; see :class:`~plasmid.disclosure.rules.Disclosure`.
     min_cohort
         Fewest people in the view at this site: patients where the document names their column, else rows;
         None for no limit. A refusal tells one bit about the true number. Under a privacy unit that would be

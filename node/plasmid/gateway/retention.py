@@ -19,10 +19,10 @@ with the processes of the run. Of adapters, a site keeps its own alone.
 from __future__ import annotations
 
 from plasmid.core.clock import Clock, now
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.lineage import Lineage
+from plasmid.gateway.participation import Lineage
 from plasmid.gateway.personal import Personal
+from plasmid.log.audit_log import AuditLog
 
 
 def lineage_of(home: SiteHome) -> Lineage:

@@ -6,7 +6,7 @@ Rules
    sites to whose sum it consented. Without that key nobody makes another one that passes, but with a chance
    of 2 / (2**61 - 1).
 2. Where this site consented, drawn leaves of all contributions add up to the total, too
-   (:mod:`plasmid.privacy.samples`): that holds against a coordinator that has the key from a site.
+   (:mod:`plasmid.secagg.samples`): that holds against a coordinator that has the key from a site.
 3. **One total, one opening, one draw** for a manifest: whoever is asked again after a failure gets the same
    leaves, and no other total is sampled. What cannot be sampled is not accepted.
 *Claim*: who has not agreed verifies the tag alone, and signs no state after it as verified. So no sum opens
@@ -23,10 +23,10 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy import samples, tags
-from plasmid.privacy.ring import TAIL, Encoding, Words
 from plasmid.protocol.body import Body, body_bytes, unpack
 from plasmid.protocol.messages import Total
+from plasmid.secagg import samples, tags
+from plasmid.secagg.ring import TAIL, Encoding, Words
 
 OPENING = "opening"
 

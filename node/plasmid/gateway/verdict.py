@@ -12,23 +12,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from plasmid.bases.store import ensure_model
 from plasmid.computations import api
 from plasmid.core.errors import PlasmidError, PolicyRefused
-from plasmid.gateway.approvals import Approvals
+from plasmid.gateway.approvals.quorum import Standing
+from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.conditions import isolation_finding, subject_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.opening import open_view
-from plasmid.gateway.peers import read_peers
+from plasmid.gateway.members.peers import read_peers
+from plasmid.gateway.open_view import open_view
 from plasmid.gateway.policy import Policy
-from plasmid.gateway.quorum import Standing
 from plasmid.gateway.requirements import Finding
 from plasmid.gateway.views import slice_of, view_digest
-from plasmid.models.store import ensure_model
-from plasmid.privacy.statements import IsolationLevel
 from plasmid.protocol.approval import Subject
 from plasmid.protocol.project import Project, ProjectPerson
 from plasmid.recipes.beside import shape_of
+from plasmid.secagg.statements import IsolationLevel
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Rules
 -----
 1. A folder of that name comes first. What has the form ``owner/name`` or ``owner/name@revision`` is looked
-   for on the hub of ``HF_ENDPOINT`` (:mod:`plasmid.models.hub_client`).
+   for on the hub of ``HF_ENDPOINT`` (:mod:`plasmid.hubclient.client`).
 2. Of a repository the files of its top folder that an adapter has are fetched: safetensors, JSON and
    Markdown, each with a cap. Nothing of them is run.
 3. What carries signatures is verified before it is kept, as ``plasmid hub verify`` does without pins: a hub
@@ -21,14 +21,14 @@ import re
 import shutil
 from pathlib import Path
 
+from plasmid.adapters.artifact import MAX_JSON_BYTES, MAX_TENSORS_BYTES
 from plasmid.core.errors import ModelError
 from plasmid.core.files import home
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.personal import Personal
-from plasmid.models.artifact import MAX_JSON_BYTES, MAX_TENSORS_BYTES
-from plasmid.models.hub_client import RemoteFile, check_repo, find_hub, retirement_told
-from plasmid.protocol.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
-from plasmid.protocol.released import verify_release
+from plasmid.hubclient.client import RemoteFile, check_repo, find_hub, retirement_told
+from plasmid.release.attestation import BUNDLE, MAX_BUNDLE_BYTES, MAX_ROUNDS_BYTES, ROUNDS
+from plasmid.release.folder import verify_release
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,9 @@ def adapter_folder(given: str, site: SiteHome | None = None) -> Path:
     ModelError
         ``model.no_personal``: the site has none of its own of that run; ``model.adapter_missing``: it is
         neither, or the repository holds none; ``model.adapter_invalid``: a file is too long; what
-        :func:`plasmid.protocol.released.verify_release` raises of one that carries signatures.
+        :func:`plasmid.release.folder.verify_release` raises of one that carries signatures.
     HubError
-        As :func:`plasmid.models.hub_client.find_hub`; what the hub says.
+        As :func:`plasmid.hubclient.client.find_hub`; what the hub says.
     StorageError
         The state folder cannot be written.
     """

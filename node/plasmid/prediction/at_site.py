@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from plasmid.adapters.files import HeadFile
 from plasmid.core.errors import DataError, UsageError
 from plasmid.data.snapshot import Snapshot
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.opening import open_view
+from plasmid.gateway.open_view import open_view
 from plasmid.gateway.views import described, slice_of
-from plasmid.models.adapter_files import HeadFile
+from plasmid.log.audit_log import AuditLog
 from plasmid.prediction.inputs import ViewInput, check_kept, contract_of
 from plasmid.prediction.joining import check_ending
 from plasmid.recipes.columns import AnyColumn, IdentifierColumn
@@ -82,7 +82,7 @@ def opened_view(
     ------
     DataError
         ``data.column_missing``: the view has no such column as the adapter reads; as
-        :func:`plasmid.gateway.opening.open_view`.
+        :func:`plasmid.gateway.open_view.open_view`.
     UsageError
         ``usage.predict_column``: *keep* names no column of the recipe.
     StorageError

@@ -22,15 +22,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from plasmid.adapters.files import HeadFile
 from plasmid.core import extras
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import DataError, ModelError, UsageError
 from plasmid.data.findings import Tally
-from plasmid.data.rows import Rows, flat_query, wanted_columns
 from plasmid.data.settings import TableMap, table_kind
 from plasmid.data.snapshot import Snapshot
 from plasmid.data.sources.files import open_file
-from plasmid.models.adapter_files import HeadFile
+from plasmid.data.views.rows import Rows, flat_query, wanted_columns
 from plasmid.recipes.columns import DEFAULT_MAX_ROWS, AnyColumn, Column, Contract, IdentifierColumn
 
 ANY_ROWS = 2**53

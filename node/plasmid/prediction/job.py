@@ -21,10 +21,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from plasmid.adapters.artifact import read_head
+from plasmid.adapters.files import HeadFile
 from plasmid.core.canonical import digest_json, sha256_hex
 from plasmid.core.errors import DataError, ModelError, UsageError
-from plasmid.models.adapter_files import HeadFile
-from plasmid.models.artifact import read_head
 from plasmid.prediction.inputs import Block, Input
 from plasmid.prediction.joining import check_ending, join
 from plasmid.prediction.journal import Part, opened
@@ -89,7 +89,7 @@ class Scorer:
     """The adapter in *folder*, ready for blocks; *keep* are columns to hand on. Raises ModelError."""
 
     def __init__(self, folder: Path, keep: tuple[str, ...]) -> None:
-        from plasmid.models.predict import Predictor
+        from plasmid.adapters.predict import Predictor
 
         self._predictor, self._keep = Predictor.load(folder), keep
 

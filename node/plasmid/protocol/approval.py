@@ -17,8 +17,8 @@ from typing import Annotated, Literal, Self
 from pydantic import StringConstraints, model_validator
 
 from plasmid.core.clock import Stamp, parse
-from plasmid.privacy.statements import Digest, SiteName
 from plasmid.protocol.envelope import Statement
+from plasmid.secagg.statements import Digest, SiteName
 
 Meaning = Literal["reviewed", "dp-reviewed", "approved"]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^\S(?:[^\x00-\x1f]*\S)?$")]

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.merkle import HASH_BYTES
+from plasmid.core.merkle import HASH_BYTES
 from plasmid.protocol.identity import Signer, fingerprint, verify
 
 MAX_NOTE_BYTES = 32 * 1024

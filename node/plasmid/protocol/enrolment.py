@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from plasmid.core.bounds import parse_json
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.statements import SiteName
 from plasmid.protocol.identity import NamedSigner, PublicKey, verify
+from plasmid.secagg.statements import SiteName
 
 Role = Literal["site", "person"]
 VISIBLE = r"[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from plasmid.core.bounds import parse_json
 from plasmid.core.canonical import canonical_json, sha256_hex
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.statements import Base64Bytes
 from plasmid.protocol.identity import PublicKey, Signer, verify
+from plasmid.secagg.statements import Base64Bytes
 
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_SIGNATURES = 128

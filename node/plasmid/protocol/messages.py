@@ -6,7 +6,7 @@ Rules
    done with it.
 2. What is signed is ``b"plasmid-message/1\\n" + canonical JSON``; the receiver re-encodes what it parsed
    and checks the signature over that, so there is one byte string per meaning.
-3. Statements of one site that others must check (:mod:`plasmid.privacy.statements`) are signed by their
+3. Statements of one site that others must check (:mod:`plasmid.secagg.statements`) are signed by their
    author and relayed whole; the coordinator cannot alter or invent one.
 4. A message names its run, and its epoch and slot where it has them: (type, run, epoch, slot, site)
    identifies it, and sending it again changes nothing.
@@ -28,8 +28,11 @@ from plasmid.core.bounds import parse_json
 from plasmid.core.canonical import canonical_json, digest_json, sha256_hex
 from plasmid.core.clock import Stamp
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.ring import Encoding
-from plasmid.privacy.statements import (
+from plasmid.protocol.checkpoint import MAX_NOTE_BYTES, MAX_SIZE
+from plasmid.protocol.envelope import Envelope
+from plasmid.protocol.identity import NamedSigner, verify
+from plasmid.secagg.ring import Encoding
+from plasmid.secagg.statements import (
     MAX_SLOTS,
     Advert,
     Base64Bytes,
@@ -44,9 +47,6 @@ from plasmid.privacy.statements import (
     SiteName,
     Tag,
 )
-from plasmid.protocol.checkpoint import MAX_NOTE_BYTES, MAX_SIZE
-from plasmid.protocol.envelope import Envelope
-from plasmid.protocol.identity import NamedSigner, verify
 
 _PREFIX = b"plasmid-message/1\n"
 
@@ -164,7 +164,7 @@ class Total(_Message):
     survivors
         Over which sites it is, in order.
     tag
-        The sum of their tags (:mod:`plasmid.privacy.tags`); None where nothing is masked.
+        The sum of their tags (:mod:`plasmid.secagg.tags`); None where nothing is masked.
     """
 
     digest: Digest
@@ -249,7 +249,7 @@ class Manifest(_Message):
     base
         Digest of the base model; None for a computation without one.
     length, bound, scale_log2, ring_bits, noise_variance
-        The :class:`~plasmid.privacy.ring.Encoding`; ``length`` counts the padding of a rotation.
+        The :class:`~plasmid.secagg.ring.Encoding`; ``length`` counts the padding of a rotation.
     min_sites, theta
         The smallest survivor set m, and the threshold of the shares (0 where nothing is masked).
     total
@@ -367,7 +367,7 @@ class Conclude(_Message):
     Attributes
     ----------
     result
-        The coordinator's signed :class:`~plasmid.protocol.attestation.Result`.
+        The coordinator's signed :class:`~plasmid.release.attestation.Result`.
     rounds_bytes
         Size of the body with the run's history, whose digest is among the result's files.
     """
@@ -381,7 +381,7 @@ class Conclude(_Message):
 class Countersigned(_Message):
     """Site to coordinator: the answer to :class:`Conclude`.
 
-    ``statement`` is this site's signed :class:`~plasmid.protocol.attestation.Countersignature`.
+    ``statement`` is this site's signed :class:`~plasmid.release.attestation.Countersignature`.
     """
 
     type: Literal["countersigned"] = "countersigned"

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import ProjectRefused
-from plasmid.privacy.statements import SiteName
 from plasmid.protocol.enrolment import VISIBLE, Organisation
 from plasmid.protocol.envelope import Envelope, Statement
 from plasmid.protocol.identity import PublicKey
+from plasmid.secagg.statements import SiteName
 
 ProjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Purpose = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]

@@ -15,10 +15,10 @@ from pydantic import StringConstraints
 
 from plasmid.core.clock import Stamp
 from plasmid.core.errors import ProtocolError
-from plasmid.privacy.statements import SiteName
 from plasmid.protocol.enrolment import Role
 from plasmid.protocol.envelope import Envelope, Statement
 from plasmid.protocol.identity import PublicKey
+from plasmid.secagg.statements import SiteName
 
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f]+$")]
 

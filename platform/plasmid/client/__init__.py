@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plasmid.client.api import Coordinator
     from plasmid.client.run import Run
-    from plasmid.client.table import Table
+    from plasmid.experiments.table import Table
 
 __all__ = ["Coordinator", "Run", "Table"]
 

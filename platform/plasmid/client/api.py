@@ -21,15 +21,15 @@ from plasmid.client.run import Run
 from plasmid.computations.api import given_digest
 from plasmid.core.clock import now, stamp
 from plasmid.core.files import home
-from plasmid.gateway.keystore import Passphrase
-from plasmid.gateway.passphrase import find
+from plasmid.gateway.keys.keystore import Passphrase
+from plasmid.gateway.keys.passphrase import find
 from plasmid.protocol.envelope import Envelope, Statement
 from plasmid.protocol.messages import RunRequest, StopRequest, sign, wire
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
-from plasmid.site.enrol import Credential
-from plasmid.site.link import answered_json, answered_part
-from plasmid.site.projects import Known, fetch_projects, find_project, launchable
+from plasmid.uplink.enrol import Credential
+from plasmid.uplink.link import answered_json, answered_part
+from plasmid.uplink.projects import Known, fetch_projects, find_project, launchable
 
 
 def person_credential() -> Credential:

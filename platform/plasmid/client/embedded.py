@@ -32,30 +32,30 @@ from typing import Any
 
 from plasmid.cli.verbs.site import init_site
 from plasmid.client.api import Coordinator
-from plasmid.controller.coordinator import CoordinatorHome
+from plasmid.coordinator.coordinator import CoordinatorHome
 from plasmid.core.clock import now, stamp
 from plasmid.core.errors import LinkError, PlasmidError, RunFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
-from plasmid.data.reading import read_table
-from plasmid.gateway.audit import AuditLog
+from plasmid.data.views.reading import read_table
+from plasmid.dp.budgets import Population, exact
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase, draw_passphrase
+from plasmid.gateway.keys.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase, draw_passphrase
+from plasmid.gateway.keys.passphrase import drawn_file, from_file
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.passphrase import drawn_file, from_file
-from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.gateway.members.projects import Projects, sign_project
 from plasmid.gateway.personal import Personal
-from plasmid.gateway.projects import Projects, sign_project
-from plasmid.privacy.budgets import Population, exact
-from plasmid.privacy.statements import IsolationLevel
+from plasmid.gateway.status import read_status
+from plasmid.isolation import strongest
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.enrolment import Role
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
 from plasmid.recipes.documents import parse_document
-from plasmid.site.enrol import Credential, enrol, fetch_roster
-from plasmid.site.projects import put_project
-from plasmid.site.status import read_status
-from plasmid.training.isolation import strongest
+from plasmid.secagg.statements import IsolationLevel
+from plasmid.uplink.enrol import Credential, enrol, fetch_roster
+from plasmid.uplink.projects import put_project
 
 START_TIMEOUT_S = 120.0
 END_GRACE_S = 4.0

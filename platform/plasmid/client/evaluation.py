@@ -5,7 +5,7 @@ Rules
 1. An evaluation is a run of its own, in the same project, with its own plan, approvals and charges.
 2. What is kept says which run it was, over whom, on which rows, and what that promised; it is signed with the
    rest of the folder by whoever fetched it, not by the sites.
-3. A temperature is kept as ``calibration.json`` beside the adapter (:mod:`plasmid.models.artifact`).
+3. A temperature is kept as ``calibration.json`` beside the adapter (:mod:`plasmid.adapters.artifact`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from plasmid.adapters.adapter import Vector
+from plasmid.adapters.artifact import read_adapter
+from plasmid.adapters.files import HeadFile
+from plasmid.bases.store import ensure_model
 from plasmid.cli.output import Reply
 from plasmid.client.api import Coordinator
 from plasmid.client.embedded import Embedded
@@ -22,10 +26,6 @@ from plasmid.client.run import Run
 from plasmid.computations.api import given_digest
 from plasmid.computations.evaluate import record_norm
 from plasmid.core.files import home
-from plasmid.models.adapter import Vector
-from plasmid.models.adapter_files import HeadFile
-from plasmid.models.artifact import read_adapter
-from plasmid.models.store import ensure_model
 from plasmid.recipes.evaluation import DEFAULT_BINS, EvaluationDocument, evaluation_from_recipe
 from plasmid.recipes.gain import GRID, GainDocument, gain_from_recipe
 from plasmid.recipes.load import ResolvedRecipe

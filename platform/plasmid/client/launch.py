@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from plasmid.bases.catalogue import Described, about
 from plasmid.cli.output import Reply, plain
 from plasmid.client.api import Coordinator
 from plasmid.client.embedded import Embedded
@@ -18,16 +19,15 @@ from plasmid.client.progress import RunProgress
 from plasmid.client.run import Run
 from plasmid.core import extras
 from plasmid.core.errors import DataError, PlasmidError, RecipeError, UsageError
-from plasmid.data.reading import read_table
-from plasmid.gateway.disclosure import SENTENCES
-from plasmid.gateway.passphrase import from_file
-from plasmid.models.catalogue import Described, about
-from plasmid.privacy.statements import IsolationLevel
+from plasmid.data.views.reading import read_table
+from plasmid.gateway.keys.passphrase import from_file
+from plasmid.gateway.sentences import SENTENCES
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.recipes.origins import leaves
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg.statements import IsolationLevel
 
 _WRITTEN_ON_CONFIRMATION = {"policy.absent", "policy.digest_not_allowed"}
 _LONGEST_SHOWN = 100

@@ -1,6 +1,6 @@
 """Where a result comes from: what the card says of the project, and ``provenance.json`` of sums.
 
-An adapter's provenance is written from what was signed about it (:mod:`plasmid.protocol.attested`); a run
+An adapter's provenance is written from what was signed about it (:mod:`plasmid.release.provenance`); a run
 that trains no model has sums, which nobody countersigns: theirs is written here, from the run's record.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from plasmid.privacy.claims import PrivacyFacts
-from plasmid.protocol.attestation import digests
-from plasmid.protocol.attested import SCHEMA
+from plasmid.dp.claims import PrivacyFacts
+from plasmid.release.attestation import digests
+from plasmid.release.provenance import SCHEMA
 
 
 def project_line(project: Mapping[str, str], requester: str) -> str:
@@ -43,7 +43,7 @@ def sums_provenance(
     files
         What was made of the last state: their digests are told.
     metrics
-        As :meth:`plasmid.client.table.Table.as_json`; empty where nothing was measured.
+        As :meth:`plasmid.experiments.table.Table.as_json`; empty where nothing was measured.
     """
     result = shown["result"]
     return {

@@ -23,7 +23,7 @@ from plasmid.client.run import Run
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home
 from plasmid.core.settings import read_settings
-from plasmid.models.hub_client import check_repo, find_hub
+from plasmid.hubclient.client import check_repo, find_hub
 
 PUBLIC_HUB = "https://huggingface.co"
 SETTINGS = "publish.yaml"
@@ -96,7 +96,7 @@ def publish(run: Run, repo: str | None, *, public_hub: bool, answer: Reply) -> N
     """Publish the adapter of *run* to *repo*, or say why not. Raises HubError: the hub's own words."""
     if repo is None:
         return
-    from plasmid.training.sharing import push
+    from plasmid.exchange.sharing import push
 
     assert run.adapter is not None, "it was saved"
     reasons = unmet(run)

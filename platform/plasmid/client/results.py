@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from plasmid.adapters.adapter import AdapterSchema
 from plasmid.core.canonical import canonical_json
 from plasmid.core.files import folder_atomic, write_atomic
-from plasmid.models.adapter import AdapterSchema
 
 
 def named(schema: AdapterSchema, state: NDArray[Any]) -> dict[str, NDArray[Any]]:

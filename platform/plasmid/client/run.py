@@ -11,28 +11,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plasmid.adapters.calibration import CALIBRATION, calibration_file
+from plasmid.bases.store import ensure_model
 from plasmid.client.provenance import project_line, sums_provenance
 from plasmid.client.results import write_result
-from plasmid.client.table import Table
 from plasmid.computations import api as computations
 from plasmid.core.errors import ModelError, ProjectRefused, RunFailed, from_dict
 from plasmid.core.files import home
-from plasmid.models.calibration import CALIBRATION, calibration_file
-from plasmid.models.store import ensure_model
-from plasmid.privacy.claims import statement
-from plasmid.protocol.attestation import BUNDLE, ROUNDS, Attestation, Release, digests, pack_bundle
-from plasmid.protocol.attested import Attested, attested
+from plasmid.dp.claims import statement
+from plasmid.experiments.table import Table
+from plasmid.prediction.evaluation import write_release
 from plasmid.protocol.body import unpack
 from plasmid.protocol.envelope import Envelope, parse_envelope
 from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.messages import StopRequest
-from plasmid.protocol.outcome import privacy_facts
-from plasmid.protocol.released import PROJECT, Trust, Verified, verify_release
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.documents import parse_document
-from plasmid.site.link import answered_json, answered_part
-from plasmid.site.projects import fetch_project
-from plasmid.training.release import write_release
+from plasmid.release.attestation import BUNDLE, ROUNDS, Attestation, Release, digests, pack_bundle
+from plasmid.release.folder import PROJECT, Trust, Verified, verify_release
+from plasmid.release.provenance import Attested, attested
+from plasmid.release.result import privacy_facts
+from plasmid.uplink.link import answered_json, answered_part
+from plasmid.uplink.projects import fetch_project
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,9 +20,9 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from plasmid.core.errors import PlasmidError
-from plasmid.hub.finding import Found
-from plasmid.hub.limits import TooManyRequests
-from plasmid.hub.records import Account, Commit, FileEntry, Refs, Repo
+from plasmid.hub.accounts.limits import TooManyRequests
+from plasmid.hub.store.finding import Found
+from plasmid.hub.store.records import Account, Commit, FileEntry, Refs, Repo
 
 WRONG_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105 - clients compare with this sentence
 POINTER_BYTES = 134

@@ -25,12 +25,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plasmid.core.errors import HubError, PlasmidError, place
 from plasmid.hub import answers
-from plasmid.hub.keys import hub_key
-from plasmid.hub.limits import Buckets, Limited, Limits
-from plasmid.hub.pages import Renderer
-from plasmid.hub.routes import access, cards, commits, files, lfs, plasmid_api, reading, shown, writing
-from plasmid.hub.routes.desk import SLASH, Desk
+from plasmid.hub.accounts.keys import hub_key
+from plasmid.hub.accounts.limits import Buckets, Limited, Limits
+from plasmid.hub.pages.pages import Renderer
+from plasmid.hub.routes import access, cards, commits, files, lfs, plasmid_api, reading, writing
+from plasmid.hub.routes import pages as shown
 from plasmid.hub.routes.links import Links
+from plasmid.hub.routes.request_context import SLASH, Desk
 from plasmid.hub.routes.sessions import Sessions
 from plasmid.hub.settings import Hub
 

@@ -7,7 +7,7 @@ Rules
 3. In JSON files the keys that make a library run or import a stranger's code are refused: ``auto_map``,
    ``trust_remote_code``, ``custom_pipelines``, kernels by name of a repository, modules that PEFT would
    import; and chat templates, which are programs: those that Plasmid uses ship with it.
-4. A safetensors header has caps (:mod:`plasmid.models.tensors`), no name twice, and metadata of strings.
+4. A safetensors header has caps (:mod:`plasmid.bases.tensors`), no name twice, and metadata of strings.
 5. All problems of a commit are collected, then it is refused once. A message names files and keys.
 """
 
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plasmid.bases.tensors import MAX_HEADER_BYTES, read_header
 from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError, ModelError
-from plasmid.models.tensors import MAX_HEADER_BYTES, read_header
 
 MAX_JSON_BYTES = 16 * 2**20
 MAX_TEXT_BYTES = 64 * 2**20

@@ -34,9 +34,9 @@ from fastapi import FastAPI
 from plasmid.core.clock import now
 from plasmid.core.errors import HubError, place
 from plasmid.hub.app import build_app
-from plasmid.hub.keeping import collect
 from plasmid.hub.settings import Hub, HubSettings
-from plasmid.link.guard import GuardedServer, Limits, guarded
+from plasmid.hub.store.blob_retention import collect
+from plasmid.link.connection_limits import GuardedServer, Limits, guarded
 
 CONNECTIONS = Limits(head_bytes=64 * 1024)
 """Of the link's: what one connection, one address and all together may take."""

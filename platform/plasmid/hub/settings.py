@@ -21,12 +21,12 @@ from sqlalchemy.exc import OperationalError
 
 from plasmid.core.errors import HubError
 from plasmid.core.files import home
-from plasmid.hub.accounts import Accounts
-from plasmid.hub.blobs import BlobStore
-from plasmid.hub.database import open_hub_engine
-from plasmid.hub.finding import Finding
-from plasmid.hub.migrations import check_release, upgrade
-from plasmid.hub.registry import Registry
+from plasmid.hub.accounts.accounts import Accounts
+from plasmid.hub.store.blobs import BlobStore
+from plasmid.hub.store.database import open_hub_engine
+from plasmid.hub.store.finding import Finding
+from plasmid.hub.store.migrations import check_release, upgrade
+from plasmid.hub.store.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.core.clock import now
 from plasmid.core.errors import UsageError
 from plasmid.core.lifetime import end_event
-from plasmid.hub.keeping import collect as collect_blobs
-from plasmid.hub.migrations import current
 from plasmid.hub.settings import HubSettings
+from plasmid.hub.store.blob_retention import collect as collect_blobs
+from plasmid.hub.store.migrations import current
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The hub's folder; default PLASMID_HOME/hub")]
 
@@ -45,8 +45,8 @@ def serve(
 ) -> None:
     """Serve base models and adapters to Hugging Face clients until Ctrl-C."""
     with reply(format) as answer:
+        from plasmid.hub.accounts.limits import Limits
         from plasmid.hub.app import build_app
-        from plasmid.hub.limits import Limits
         from plasmid.hub.server import Tls, serving
 
         if (certificate is None) != (key is None):

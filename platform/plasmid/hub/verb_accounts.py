@@ -13,9 +13,9 @@ import typer
 
 from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.core.clock import stamp
-from plasmid.hub.accounts import Accounts, Token
-from plasmid.hub.records import Account
+from plasmid.hub.accounts.accounts import Accounts, Token
 from plasmid.hub.settings import HubSettings
+from plasmid.hub.store.records import Account
 from plasmid.hub.verb import HomeOption
 
 user = typer.Typer(add_completion=False, no_args_is_help=True, help="Make and list a hub's users.")

@@ -6,7 +6,7 @@ Rules
    whole. *Published* bodies (states, results) are served to members.
 2. An upload grows beside the received bodies and takes its place only when it is whole and has its
    digest, with its Merkle tree beside it. A site has one body of a run here: the next one replaces
-   it, but not one of the last opened sum (:mod:`plasmid.link.kept`), which is served in samples.
+   it, but not one of the last opened sum (:mod:`plasmid.link.sample_store`), which is served in samples.
 3. A run announces how large its bodies may be before a byte is taken.
 4. What a person *gives* for a run (an adapter to be judged) is one body a person: the next one replaces
    it. No route serves it.
@@ -24,10 +24,10 @@ from pathlib import Path
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.core.files import storage_error, write_atomic
-from plasmid.link import kept
-from plasmid.privacy.merkle import levels
-from plasmid.privacy.samples import leaf_hashes
+from plasmid.core.merkle import levels
+from plasmid.link import sample_store as kept
 from plasmid.protocol.body import CHUNK_BYTES
+from plasmid.secagg.samples import leaf_hashes
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -144,7 +144,7 @@ class Bodies:
         return self._folder / "received" / run / manifest
 
     def read_sample(self, run: str, manifest: str, part: str, offset: int) -> tuple[bytes, str]:
-        """Return a chunk of what :func:`plasmid.link.kept.read` returns, and its SHA-256."""
+        """Return a chunk of what :func:`plasmid.link.sample_store.read` returns, and its SHA-256."""
         chunk = kept.read(self.kept(run, manifest), part)[offset : offset + CHUNK_BYTES]
         return chunk, sha256_hex(chunk)
 

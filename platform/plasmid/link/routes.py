@@ -24,7 +24,6 @@ from plasmid.link.membership import Membership
 from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Member, Registry
 from plasmid.link.switchboard import Switchboard
-from plasmid.privacy.statements import Advert, Consent, Contribution, Ready, Shares
 from plasmid.protocol.body import CHUNK_BYTES
 from plasmid.protocol.enrolment import CoordinatorCard, parse_enrol_request
 from plasmid.protocol.envelope import parse_envelope
@@ -46,6 +45,7 @@ from plasmid.protocol.messages import (
     open_signed,
     parse_signed,
 )
+from plasmid.secagg.statements import Advert, Consent, Contribution, Ready, Shares
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_ENROL_BYTES = 64 * 1024

@@ -24,8 +24,8 @@ from plasmid.core.errors import LinkError, PlasmidError
 from plasmid.link.actors import log_to
 from plasmid.link.authority import Authority
 from plasmid.link.bodies import Bodies
+from plasmid.link.connection_limits import GuardedServer, Limits, guarded
 from plasmid.link.engine import open_engine
-from plasmid.link.guard import GuardedServer, Limits, guarded
 from plasmid.link.membership import Membership
 from plasmid.link.projects import ProjectRegistry
 from plasmid.link.registry import Registry

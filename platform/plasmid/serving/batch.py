@@ -34,7 +34,7 @@ from plasmid.core.files import home
 from plasmid.prediction.inputs import Block, Input
 from plasmid.prediction.job import Engine, Scorer
 from plasmid.prediction.journal import Part
-from plasmid.serving.quiet import quiet_start, unheard
+from plasmid.serving.ray_output import quiet_start, unheard
 
 OBJECT_STORE_BYTES = 256 * 2**20
 _SCHEMA = pa.schema(
@@ -136,7 +136,7 @@ def cores() -> int:
 @contextmanager
 def _local_ray(workers: int | None) -> Iterator[Any]:
     """Yield Ray, running on this host with a processor more than there are workers: for the reading task."""
-    from plasmid.controller.coordinator import secure_ray
+    from plasmid.coordinator.coordinator import secure_ray
 
     folder = home() / "serving"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -25,9 +25,9 @@ from plasmid.cli.output import Reply
 from plasmid.core.errors import LinkError
 from plasmid.core.files import home
 from plasmid.core.lifetime import end_event
-from plasmid.endpoint.guard import LOOPBACK_NAMES, named
 from plasmid.endpoint.service import Settings
-from plasmid.serving.quiet import unheard
+from plasmid.serving.ray_output import unheard
+from plasmid.web.request_checks import LOOPBACK_NAMES, named
 
 EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared, not listened on
 MAX_ONGOING = 1024
@@ -40,7 +40,7 @@ def build(settings: Settings, tokens: Path | None, names: Collection[str]) -> An
     """Return the ASGI application of one replica, its model loaded."""
     from plasmid.endpoint.access import HubAccess, TokenFile
     from plasmid.endpoint.app import make_app
-    from plasmid.endpoint.opened import open_service
+    from plasmid.endpoint.factory import open_service
 
     access = TokenFile(tokens) if tokens is not None else HubAccess(settings.hub or "")
     known = named(names, addresses=True)
@@ -98,7 +98,7 @@ def running(
     """
     folder = home() / "serving"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    from plasmid.controller.coordinator import secure_ray
+    from plasmid.coordinator.coordinator import secure_ray
 
     secure_ray(folder)
     import ray
@@ -198,7 +198,7 @@ def serve_on_ray(
     answer: Reply, settings: Settings, *, until_stdin_closes: bool = False, **options: Any
 ) -> None:
     """Serve until Ctrl-C; *options* are those of :func:`running`. It is ``ray`` of ``plasmid.servers``."""
-    from plasmid.models.store import ensure_model
+    from plasmid.bases.store import ensure_model
 
     ensure_model(settings.base)
     with running(settings, **options) as url:

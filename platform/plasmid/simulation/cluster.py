@@ -9,9 +9,9 @@ from typing import Any
 
 from plasmid.core.errors import RunFailed, from_dict
 from plasmid.core.files import home
-from plasmid.privacy.ring import Encoding
-from plasmid.serving.quiet import quiet_start, unheard
-from plasmid.training.probe import cores
+from plasmid.planning.probe import cores
+from plasmid.secagg.ring import Encoding
+from plasmid.serving.ray_output import quiet_start, unheard
 
 OBJECT_STORE_BYTES = 256 * 2**20
 
@@ -109,7 +109,7 @@ class Cluster:
 @contextmanager
 def local_cluster(workers: int | None = None) -> Iterator[Cluster]:
     """Yield a cluster of *workers* actors; None is one for each core. It ends with the block."""
-    from plasmid.controller.coordinator import secure_ray
+    from plasmid.coordinator.coordinator import secure_ray
 
     folder = home() / "simulation"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. Every step is the protocol's own (:mod:`plasmid.privacy.secure_aggregation`,
-   :mod:`plasmid.privacy.unmasking`): keys, shares, masks, consents. Statements are not signed: whoever would
+1. Every step is the protocol's own (:mod:`plasmid.secagg.site`,
+   :mod:`plasmid.secagg.coordinator`): keys, shares, masks, consents. Statements are not signed: whoever would
    check them is whoever made them.
 2. An epoch has one slot: who takes part changes from round to round.
 """
@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from plasmid.core.canonical import sha256_hex
-from plasmid.privacy.ring import Encoding, Words
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import Bundle, Contribution
-from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
+from plasmid.secagg.coordinator import CoordinatorEpoch, sum_words
+from plasmid.secagg.ring import Encoding, Words
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import Bundle, Contribution
 
 _NO_LEDGER = "0" * 64
 

@@ -5,7 +5,7 @@
 Rules
 -----
 1. The loop, the computation's step and the server's optimiser are the real run's own objects
-   (:class:`plasmid.controller.rounds.Rounds`, :class:`plasmid.federation.server.ServerOptimiser`); what
+   (:class:`plasmid.coordinator.rounds.Rounds`, :class:`plasmid.strategies.server.ServerOptimiser`); what
    stands in for the sites is the sum.
 2. What differs is told with every result (:func:`differences`).
 3. Whoever simulates holds every site's rows. There is no gateway: no policy, ledger, log or signature, and so
@@ -26,14 +26,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from plasmid.computations._personal import keeps
-from plasmid.controller.plan import check_named, prepare
+from plasmid.coordinator.plan import check_named, prepare
 from plasmid.core.errors import RecipeError
-from plasmid.gateway.terms import unit_terms
+from plasmid.dp.site_parameters import unit_terms
 from plasmid.link.bodies import Bodies
-from plasmid.privacy.statements import MAX_ROSTER
 from plasmid.recipes.load import ResolvedRecipe
+from plasmid.secagg.statements import MAX_ROSTER
 from plasmid.simulation.cluster import Cluster
-from plasmid.training.gain import mean_over_sites
+from plasmid.worker.gain import mean_over_sites
 
 Progress = Callable[[int, int], None]
 
@@ -81,7 +81,7 @@ class _Unrecorded:
 
 @dataclass(frozen=True)
 class _Place:
-    """What :class:`plasmid.controller.rounds.Rounds` needs of a run's surroundings."""
+    """What :class:`plasmid.coordinator.rounds.Rounds` needs of a run's surroundings."""
 
     run: str
     bodies: Bodies
@@ -147,11 +147,11 @@ def simulate(
         ``recipe.colluders``.
     PlasmidError
         As :class:`plasmid.simulation.sums.SimulatedSum`; RunFailed (``run.simulation``): an actor died; as
-        :func:`plasmid.training.gain.mean_over_sites`.
+        :func:`plasmid.worker.gain.mean_over_sites`.
     """
     from plasmid.client.embedded import public_size
-    from plasmid.controller.rounds import Rounds
-    from plasmid.protocol.traffic import body_sizes
+    from plasmid.coordinator.rounds import Rounds
+    from plasmid.planning.traffic import body_sizes
     from plasmid.simulation.sums import SimulatedSum
 
     check_simulated(resolved)

@@ -3,7 +3,7 @@
 Rules
 -----
 1. Encoding, bounds, noise and threshold are those that a real run of so many sites would plan
-   (:func:`plasmid.protocol.plan.attempt_plan`).
+   (:func:`plasmid.planner.attempts.attempt_plan`).
 2. Of the sites, ``sites_a_round`` take part in a round: drawn from the document's seed and the round, so that
    every run of the document draws the same. A real run invites all of its sites to every round.
 3. Without masks the actors add up in the ring, and one sum an actor comes back. With masks every site's words
@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from plasmid.controller.plan import Job, check_roster
-from plasmid.controller.secure_sum import Opened, Phase, State
-from plasmid.gateway.terms import sampling
+from plasmid.coordinator.plan import Job, check_roster
+from plasmid.coordinator.secure_sum import Opened, Phase, State
+from plasmid.dp.site_parameters import sampling
 from plasmid.link.bodies import Bodies
-from plasmid.privacy.ring import TAIL, decode_sum
+from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import UnitTerms
-from plasmid.protocol.plan import attempt_plan
+from plasmid.secagg.ring import TAIL, decode_sum
 from plasmid.simulation.cluster import Cluster
 from plasmid.simulation.masks import masked_total
 
@@ -32,7 +32,7 @@ Drawn = Callable[[int], Sequence[str]]
 
 
 class SimulatedSum:
-    """The sums of one simulated run; what :class:`plasmid.controller.rounds.Rounds` asks for."""
+    """The sums of one simulated run; what :class:`plasmid.coordinator.rounds.Rounds` asks for."""
 
     def __init__(
         self,

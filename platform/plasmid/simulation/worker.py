@@ -4,9 +4,9 @@ Rules
 -----
 1. What a site computes is what its worker and its gateway would: rows in the canonical order of a snapshot,
    the same seed, the same engine, the output contract, the words in the ring with the site's share of the
-   noise (:mod:`plasmid.training.rounds`, :mod:`plasmid.gateway.output`). On the same threads the sum is that
+   noise (:mod:`plasmid.worker.rounds`, :mod:`plasmid.gateway.output`). On the same threads the sum is that
    of a real run, to the last bit; but small sites take their steps together, and theirs is so up to rounding
-   (:mod:`plasmid.training.together`).
+   (:mod:`plasmid.worker.stacked_sites`).
 2. The state is read from the file that the round published. What goes back is one sum in the ring for all
    sites of the call: sums in a ring are exact, whatever their order. Where masks are asked for, each
    site's words go back by themselves.
@@ -31,27 +31,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import Vector
+from plasmid.bases.store import BaseModel, open_model
 from plasmid.computations import api
 from plasmid.computations._personal import keeps, with_personal
 from plasmid.core.canonical import digest_json
 from plasmid.core.errors import DataError, PlasmidError, RunFailed, place
-from plasmid.data.reading import read_table, training_table
 from plasmid.data.table import Table
+from plasmid.data.views.reading import read_table, training_table
 from plasmid.gateway.output import bounded, in_ring
-from plasmid.models.adapter import Vector
-from plasmid.models.store import BaseModel, open_model
-from plasmid.privacy.ring import TAIL, Encoding, Words
+from plasmid.gateway.run import local_seed
 from plasmid.protocol.body import unpack
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import stop_of
-from plasmid.site.run import local_seed
-from plasmid.training.engine import Engine
-from plasmid.training.gain import held_table
-from plasmid.training.held import parted
-from plasmid.training.rounds import own_steps, site_vector, small_sites_vectors
-from plasmid.training.together import groups, may_go_together
+from plasmid.secagg.ring import TAIL, Encoding, Words
+from plasmid.worker.engine import Engine
+from plasmid.worker.gain import held_table
+from plasmid.worker.held_back import parted
+from plasmid.worker.rounds import own_steps, site_vector, small_sites_vectors
+from plasmid.worker.stacked_sites import groups, may_go_together
 
 KEPT_SITES = 64
 

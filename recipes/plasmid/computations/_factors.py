@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
 from plasmid.computations._personal import whole_of
 from plasmid.computations.api import Shape, Sum
 from plasmid.core.errors import RecipeError
-from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
 Tensors = Mapping[str, NDArray[np.floating[Any]]]

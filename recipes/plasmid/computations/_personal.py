@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, Vector, adapter_schema, initial_state
 from plasmid.computations.api import Part, makes_adapter, method
-from plasmid.models.adapter import AdapterSchema, Vector, adapter_schema, initial_state
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
 
 _ENDS: dict[Part, str] = {
     "A": ".lora_A.weight",

@@ -42,12 +42,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, Vector
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import RecipeError
-from plasmid.models.adapter import AdapterSchema, Vector
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
 
 API_VERSION = "5"
 
@@ -282,7 +282,7 @@ class Method(Computation, Protocol):
     def adapter(self, document: Any, base: BaseModel, state: State) -> Vector:
         """Return the adapter that a public *state* stands for: what is trained, and what is released.
 
-        float32, in the order of :func:`plasmid.models.adapter.adapter_schema`. It is the same to the last bit
+        float32, in the order of :func:`plasmid.adapters.adapter.adapter_schema`. It is the same to the last bit
         on every machine: sites countersign the files that follow from it.
         """
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations._algebra import gaussian
 from plasmid.computations.api import Shape, State, Sum
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.bundle import BundleRecipe
 
 MAX_SHOWN = 4096

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec, adapter_schema
 from plasmid.computations.api import Layout, Scored, Shape, SiteHalf, State, Sum, given_digest
-from plasmid.models.adapter import AdapterSchema, TensorSpec, adapter_schema
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.evaluation import EvaluationDocument
 
 SITE_HALF: SiteHalf = "per_record"

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector, initial_state
+from plasmid.bases.tensors import float_parts, read_header
 from plasmid.computations._algebra import uniform
 from plasmid.computations._factors import (
     DOWN,
@@ -39,13 +41,11 @@ from plasmid.computations._factors import (
 from plasmid.computations._personal import public_of
 from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
-from plasmid.models.adapter import PEFT_PREFIX, AdapterSchema, TensorSpec, Vector, initial_state
-from plasmid.models.tensors import float_parts, read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
 __all__ = ["losses"]

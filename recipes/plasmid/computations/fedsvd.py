@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from plasmid.adapters.adapter import Vector, initial_state
 from plasmid.computations._algebra import orthonormal, refactored
 from plasmid.computations._factors import (
     DOWN,
@@ -33,10 +34,9 @@ from plasmid.computations._personal import completed as adapter
 from plasmid.computations._personal import public_of
 from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
-from plasmid.models.adapter import Vector, initial_state
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
 __all__ = ["adapter", "losses"]

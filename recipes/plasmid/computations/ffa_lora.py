@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from plasmid.adapters.adapter import Vector, initial_state
 from plasmid.computations._factors import (
     DOWN,
     changed,
@@ -26,10 +27,9 @@ from plasmid.computations._factors import (
 from plasmid.computations._personal import public_of
 from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
-from plasmid.models.adapter import Vector, initial_state
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
 __all__ = ["losses"]

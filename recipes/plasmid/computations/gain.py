@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec, adapter_schema
 from plasmid.computations.api import Shape, SiteHalf, State
 from plasmid.computations.evaluate import adapter_of, advance, begins, first, nearest_counts
-from plasmid.models.adapter import AdapterSchema, TensorSpec, adapter_schema
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.gain import GainDocument
 
 __all__ = ["adapter_of", "advance", "begins", "first"]
 
 SITE_HALF: SiteHalf = "vector"
 JUDGED = True
-"""The node trains and judges (:mod:`plasmid.training.gain`), and gives :func:`vector` what it found."""
+"""The node trains and judges (:mod:`plasmid.worker.gain`), and gives :func:`vector` what it found."""
 
 MOST_NOISE = 0.25
 """Largest standard deviation of the number of sites that gain, as a part of the sites."""

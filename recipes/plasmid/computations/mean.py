@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations.api import Layout, Shape, SiteHalf, State, Sum
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.query import QueryDocument
 
 SITE_HALF: SiteHalf = "per_record"

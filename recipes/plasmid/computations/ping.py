@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations.api import Shape, SiteHalf, State, Sum
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.query import PingDocument
 
 SITE_HALF: SiteHalf = "vector"

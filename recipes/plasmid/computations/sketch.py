@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec, Vector, initial_state
 from plasmid.computations._algebra import Matrix, gaussian, refactored, sketched
 from plasmid.computations._factors import (
     DOWN,
@@ -42,10 +43,9 @@ from plasmid.computations._personal import completed as adapter
 from plasmid.computations._personal import public_of
 from plasmid.computations.api import HEAD, Part, Shape, SiteHalf, State, Sum
 from plasmid.computations.finetune import losses
-from plasmid.models.adapter import AdapterSchema, TensorSpec, Vector, initial_state
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.schema import Recipe
 
 __all__ = ["adapter", "losses"]

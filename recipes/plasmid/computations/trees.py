@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations._xgboost import model_json
 from plasmid.computations.api import Shape, SiteHalf, State, Sum
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 
 if TYPE_CHECKING:
-    from plasmid.models.store import BaseModel
+    from plasmid.bases.store import BaseModel
     from plasmid.recipes.trees import Cells, TreesRecipe
 
 SITE_HALF: SiteHalf = "per_record"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
 from plasmid.computations.api import Computation, Shape, State, Sum
-from plasmid.models.adapter import AdapterSchema, TensorSpec
 from plasmid.recipes.stopping import HELD, judged, stop_of
 from plasmid.recipes.weights import WEIGHT, weights_of
 

@@ -5,7 +5,7 @@ Rules
 1. What the code returns (tensors, bound) and what becomes of the sum (``advance``) are declared, so that no
    Python of a recipe runs at a gateway or at the coordinator.
 2. ``per_record`` is bounded per record by the node and summed. Under a privacy unit every record is computed
-   apart from all others (:mod:`plasmid.training.apart`), so that one record moves one vector.
+   apart from all others (:mod:`plasmid.worker.per_record`), so that one record moves one vector.
 3. ``vector`` is opaque: under a privacy unit it is noised for its whole bound (``mechanism: output``). So is
    what a Flower ``ClientApp`` (``flower``) makes of the state: its vector is the change, and rows are a file.
 """

@@ -24,8 +24,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from plasmid.models.specs import Strict as Strict
-from plasmid.models.specs import Word as Word
+from plasmid.bases.specs import Strict as Strict
+from plasmid.bases.specs import Word as Word
 
 RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWY")
 """The 20 amino acids. B, J, O, U, X, Z, ``*`` and gaps are not among them: base models map them to [UNK]."""
@@ -189,7 +189,7 @@ Column = Annotated[AnyColumn, Field(discriminator="type")]
 
 @dataclass(frozen=True)
 class Contract:
-    """What :func:`plasmid.data.reading.read_table` needs to know.
+    """What :func:`plasmid.data.views.reading.read_table` needs to know.
 
     Attributes
     ----------

@@ -1,15 +1,7 @@
-"""From a column of the data contract to what reaches the head (:mod:`plasmid.models.covariates`)."""
+"""From a column of the data contract to what reaches the head (:mod:`plasmid.tasks.covariates`)."""
 
 from __future__ import annotations
 
-from plasmid.models.covariates import (
-    MOST_PLACES,
-    AnyCovariate,
-    CategoryCovariate,
-    MoleculeCovariate,
-    NumberCovariate,
-    SequenceCovariate,
-)
 from plasmid.recipes.columns import (
     RESIDUES,
     AnyColumn,
@@ -18,6 +10,14 @@ from plasmid.recipes.columns import (
     NucleotideColumn,
     NumberColumn,
     ProteinColumn,
+)
+from plasmid.tasks.covariates import (
+    MOST_PLACES,
+    AnyCovariate,
+    CategoryCovariate,
+    MoleculeCovariate,
+    NumberCovariate,
+    SequenceCovariate,
 )
 
 CAN_BE = (CategoryColumn, NumberColumn, ProteinColumn, NucleotideColumn, MoleculeColumn)

@@ -17,7 +17,7 @@ from typing import Any
 from plasmid.computations.api import API_VERSION, module_of
 from plasmid.core.canonical import digest_json, sha256_hex
 from plasmid.core.errors import RecipeError
-from plasmid.models.tasks import source_of
+from plasmid.tasks import source_of
 
 _PACKAGE = "plasmid.computations."
 _INTERFACE = {"plasmid.computations.api"}

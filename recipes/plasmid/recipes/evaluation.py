@@ -19,14 +19,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from plasmid.bases.specs import LoraSpec, Quantization
 from plasmid.computations._personal import personal_parts
 from plasmid.core.errors import RecipeError
-from plasmid.models.specs import LoraSpec, Quantization
-from plasmid.models.tasks import Head
 from plasmid.recipes.counts import MAX_CELLS
 from plasmid.recipes.protection import Limits, Protection
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Hex256, Learned, Name, Recipe
+from plasmid.tasks import Head
 
 DEFAULT_BINS = 40
 

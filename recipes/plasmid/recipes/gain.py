@@ -19,15 +19,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from plasmid.bases.specs import LoraSpec, Quantization
 from plasmid.computations._personal import keeps, personal_parts
 from plasmid.core.errors import RecipeError
-from plasmid.models.specs import LoraSpec, Quantization
-from plasmid.models.tasks import Head
 from plasmid.recipes.evaluation import differences
 from plasmid.recipes.protection import Limits, Protection, masked_limits, unit_limits
 from plasmid.recipes.question import Question
 from plasmid.recipes.schema import Hex256, Learned, Name, Recipe
 from plasmid.recipes.training import Training
+from plasmid.tasks import Head
 
 GRID = (-0.1, -0.05, -0.03, -0.01, 0.0, 0.01, 0.03, 0.05, 0.1)
 MOST_EDGES = 100

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from plasmid.bases import catalogue as models
 from plasmid.core.errors import ModelError, RecipeError
 from plasmid.core.problems import describe, did_you_mean, plain_path, without_echoes
 from plasmid.core.yaml12 import Lines, Yaml12Error, parse_yaml
-from plasmid.models import catalogue as models
 from plasmid.recipes import catalogue, source
 from plasmid.recipes.bundle import BundleRecipe, bundle_contradictions
 from plasmid.recipes.digest import recipe_digest

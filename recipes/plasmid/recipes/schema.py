@@ -27,10 +27,8 @@ from pydantic import (
     model_validator,
 )
 
+from plasmid.bases.specs import LoraSpec, Quantization, unless_default
 from plasmid.computations.api import METHODS, brought, impossible, is_method
-from plasmid.models.covariates import DEFAULT_KMERS
-from plasmid.models.specs import LoraSpec, Quantization, unless_default
-from plasmid.models.tasks import AnyTask, Head, Task
 from plasmid.recipes.cohort import Cohort
 from plasmid.recipes.cohort_checks import cohort_problems
 from plasmid.recipes.columns import (
@@ -63,6 +61,8 @@ from plasmid.recipes.server import Server, server_contradictions
 from plasmid.recipes.stopping import Stop, stop_contradictions
 from plasmid.recipes.training import Training, training_contradictions
 from plasmid.recipes.weights import Weights, weight_contradictions
+from plasmid.tasks import AnyTask, Head, Task
+from plasmid.tasks.covariates import DEFAULT_KMERS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Sentence = Annotated[str, StringConstraints(max_length=4000)]

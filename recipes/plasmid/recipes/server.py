@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from plasmid.bases.specs import Strict
 from plasmid.core.problems import did_you_mean, shown
-from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
 
 Option = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from plasmid.adapters.adapter import TensorSpec
+from plasmid.bases.specs import Strict
 from plasmid.computations.api import Shape, State, Sum
-from plasmid.models.adapter import TensorSpec
-from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
 
 HELD = TensorSpec("held_back", (2,))

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from plasmid.models.specs import Strict
+from plasmid.bases.specs import Strict
 from plasmid.recipes.protection import Location
 
 Rate = Annotated[float, Field(gt=0, le=10)]

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, StringConstraints, model_validator
 
-from plasmid.models.tasks import AnyTask
 from plasmid.recipes.bundle import MAX_SIZE
 from plasmid.recipes.columns import (
     DEFAULT_MAX_ROWS,
@@ -35,6 +34,7 @@ from plasmid.recipes.columns import (
 )
 from plasmid.recipes.protection import Limits, Location, Protection, masked_limits, refuse, unit_limits
 from plasmid.recipes.schema import FilesSplit, Name, Seed, Sentence
+from plasmid.tasks import AnyTask
 
 MAX_EDGES = 63
 _UNNAMEABLE = frozenset("[]<")

@@ -23,9 +23,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from plasmid.adapters.adapter import TensorSpec
+from plasmid.bases.specs import Strict
 from plasmid.core.problems import did_you_mean
-from plasmid.models.adapter import TensorSpec
-from plasmid.models.specs import Strict
 from plasmid.recipes.protection import Location
 
 LEAST = 1e-3

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel, EsmConfig, EsmModel
 
+from plasmid.adapters.adapter import initial_state
+from plasmid.bases.importer import import_folder
+from plasmid.bases.residues import AMINO_ACIDS, residue_tokenizer
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.adapter import initial_state
-from plasmid.models.importer import import_folder
-from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
-from plasmid.training.dp import UnitSampling
-from plasmid.training.engine import Engine
+from plasmid.worker.dp import UnitSampling
+from plasmid.worker.engine import Engine
 from support.tiny.tiny_task import tiny_recipe
 
 BATCH = 32

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.models.adapter import AdapterSchema, TensorSpec
-from plasmid.privacy.noise import skellam
+from plasmid.adapters.adapter import AdapterSchema, TensorSpec
+from plasmid.dp.noise import skellam
 from plasmid.recipes.query import PingDocument
 from support.federation import approving
 from support.federation.in_memory import Federation

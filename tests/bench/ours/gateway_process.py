@@ -23,8 +23,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasmid.gateway.keystore import DRAWN, KEYS_FILE, EncryptedFile
-from plasmid.gateway.passphrase import from_file
+from plasmid.gateway.keys.keystore import DRAWN, KEYS_FILE, EncryptedFile
+from plasmid.gateway.keys.passphrase import from_file
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
 from support.federation.deployed import Deployment
@@ -37,8 +37,9 @@ _SITES = (_CHOSEN_SITE, "site-b", "site-c")
 
 _CLOSURE = """
 import json, sys
-import plasmid.cli.main, plasmid.cli.verbs.site, plasmid.site.node
-from plasmid.privacy import accountant, noise
+import plasmid.cli.main, plasmid.cli.verbs.site, plasmid.gateway.node
+from plasmid.dp import accountant
+from plasmid.dp import noise
 accountant.dp_sgd_noise(rate=0.5, steps=10, epsilon=8.0, delta=1e-5)
 accountant.plan_shared_noise(length=9, bound=1.0, sites=3, honest=2, sensitivity=1.0, releases=1, rate=1.0,
                              epsilon=8.0, delta=1e-5)

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.harness import Result
-from plasmid.training.isolation.choice import every
-from plasmid.training.isolation.guard import Guard
-from plasmid.training.isolation.port import Isolation, Limits, Spec, interpreter
+from plasmid.isolation.choice import every
+from plasmid.isolation.port import Isolation, Limits, Spec, interpreter
+from plasmid.isolation.supervisor import Guard
 
 LIMIT_MS = 150.0
 _STARTS = 15

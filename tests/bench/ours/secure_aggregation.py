@@ -13,15 +13,15 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from numpy.typing import NDArray
 
-from plasmid.privacy import tags
-from plasmid.privacy.keystream import BLOCK_BYTES, KEY_BYTES
-from plasmid.privacy.ring import TAIL, Words, encode, plan_encoding
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import Shares
-from plasmid.privacy.unmasking import sum_words
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import open_signed, parse_signed, sign, wire
+from plasmid.secagg import tags
+from plasmid.secagg.coordinator import sum_words
+from plasmid.secagg.keystream import BLOCK_BYTES, KEY_BYTES
+from plasmid.secagg.ring import TAIL, Words, encode, plan_encoding
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import Shares
 from support.federation.secure_sum import DOCUMENT, H, reader, sealed
 
 BOUND = 8.0

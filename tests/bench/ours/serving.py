@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from plasmid.models.adapter import adapter_schema, initial_state
-from plasmid.models.adapter_files import adapter_files
-from plasmid.models.artifact import write_adapter
-from plasmid.models.importer import import_folder
-from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks.classification import ClassificationHead
+from plasmid.adapters.adapter import adapter_schema, initial_state
+from plasmid.adapters.artifact import write_adapter
+from plasmid.adapters.files import adapter_files
+from plasmid.bases.importer import import_folder
+from plasmid.bases.residues import AMINO_ACIDS, residue_tokenizer
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.tasks.classification import ClassificationHead
 from support.tiny.served import COLUMNS, FACTS, MAX_LENGTH
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plasmid.bases.store import BaseModel
 from plasmid.core.files import home
-from plasmid.models.store import BaseModel
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 from plasmid.recipes.schema import Recipe
 
@@ -30,7 +30,7 @@ ROWS = 32
 
 def make_world(folder: Path) -> None:
     """Write a state folder with a tiny base model, a recipe and a table for each site."""
-    from plasmid.models.importer import import_folder
+    from plasmid.bases.importer import import_folder
     from support.tiny.tiny_models import tiny_bert
     from support.tiny.tiny_task import tiny_recipe, tiny_table
 
@@ -61,7 +61,7 @@ def recipe_of(folder: Path, rounds: int) -> ResolvedRecipe:
 
 def base_of(recipe: Recipe) -> BaseModel:
     """Return the base model of *recipe*."""
-    from plasmid.models.store import ensure_model
+    from plasmid.bases.store import ensure_model
 
     return ensure_model(recipe.model.base, revision=recipe.model.revision, digest=recipe.model.digest)
 
@@ -69,8 +69,8 @@ def base_of(recipe: Recipe) -> BaseModel:
 @functools.cache
 def _first_engine(folder: Path) -> tuple[Any, Any, Any]:
     """Return recipe, base model and an engine, loaded once a process: what the peer's clients share."""
-    from plasmid.data.reading import read_table
-    from plasmid.training.engine import Engine
+    from plasmid.data.views.reading import read_table
+    from plasmid.worker.engine import Engine
 
     recipe = recipe_of(folder, 1).recipe
     base = base_of(recipe)
@@ -79,9 +79,9 @@ def _first_engine(folder: Path) -> tuple[Any, Any, Any]:
 
 def trained(folder: Path, site: int, state: NDArray[Any], round_: int) -> NDArray[Any]:
     """Return what *site* makes of *state*: the same rows, engine and seed as in our own simulation."""
-    from plasmid.data.reading import training_table
-    from plasmid.site.run import local_seed
-    from plasmid.training.rounds import site_vector
+    from plasmid.data.views.reading import training_table
+    from plasmid.gateway.run import local_seed
+    from plasmid.worker.rounds import site_vector
 
     recipe, base, engine = _first_engine(folder)
     table = training_table(table_of(folder, site), recipe, Path(tempfile.gettempdir()))

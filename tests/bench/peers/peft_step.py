@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from plasmid.models.batches import Batch
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks import Head
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.encoders.batches import Batch
+from plasmid.tasks import Head
 from support.tiny.stock_peft import StockPeft
 
 Step = Callable[[], object]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from plasmid.gateway.approval_files import Case
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.keystore import Cost
-from plasmid.gateway.quorum import Signature
+from plasmid.gateway.approvals.files import Case
+from plasmid.gateway.approvals.quorum import Signature
+from plasmid.gateway.approvals.register import Approvals
+from plasmid.gateway.keys.keystore import Cost
 from support.federation.in_memory import Federation
 
 CHEAP = Cost(n=2)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from plasmid.core.errors import PlasmidError
 from plasmid.data.table import Table
 from plasmid.gateway.gateway import Gateway
-from plasmid.privacy.keystream import Keystreams, Pad, pair_key, self_key
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest, Signed, sign
 from plasmid.recipes.protection import Limits
 from plasmid.recipes.query import QueryDocument, noised
+from plasmid.secagg.keystream import Keystreams, Pad, pair_key, self_key
 from support.federation.in_memory import Federation
 
 FOUR = ("alpha", "beta", "delta", "gamma")

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.store import BaseModel
+from plasmid.gateway.session import WorkerSession
 from plasmid.protocol.body import pack
 from plasmid.recipes.bundle import BundleRecipe
-from plasmid.training.session import WorkerSession
-from plasmid.training.worker import Session
+from plasmid.worker.worker import Session
 from support.hospital.snapshots import frame_rows, snapshot_of
 
 AGES: dict[str, Any] = {"age": {"type": "number", "bounds": [0, 120], "missing": "allowed"}}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.core.clock import Clock, now
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.cosigning import Cosigning
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.members.cosigning import Cosigning
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import LogCheckpoint, LogCosignature, sign
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from plasmid.gateway.keystore import draw_passphrase
-from plasmid.gateway.passphrase import from_file
+from plasmid.gateway.keys.keystore import draw_passphrase
+from plasmid.gateway.keys.passphrase import from_file
 from support.federation.in_memory import flat
 from support.servers import warm
 
@@ -226,7 +226,7 @@ class Deployment:
     def client(self) -> Any:
         """Return the researcher's connection, which the caller closes."""
         from plasmid.client import Coordinator
-        from plasmid.site.enrol import Credential
+        from plasmid.uplink.enrol import Credential
 
         passphrase = from_file(self.home("researcher") / "passphrase")
         return Coordinator(credential=Credential(self.home("researcher") / "client"), passphrase=passphrase)
@@ -239,7 +239,7 @@ class Deployment:
 
     def wait_online(self) -> None:
         """Wait until the coordinator sees every site."""
-        from plasmid.site.enrol import fetch_roster
+        from plasmid.uplink.enrol import fetch_roster
 
         client = self.client()
         try:

@@ -15,7 +15,7 @@ from flwr.serverapp import strategy as strategies
 
 from plasmid.computations import api
 from plasmid.recipes.bundle import BundleRecipe
-from plasmid.training.flower import assume_identity
+from plasmid.worker.flower import assume_identity
 from support.federation.bundle_recipes import bundle_recipe
 
 COLUMNS: dict[str, Any] = {

@@ -21,18 +21,14 @@ import numpy as np
 from plasmid.computations import api
 from plasmid.core.clock import now, stamp
 from plasmid.core.errors import LinkError
+from plasmid.dp.rotation import unrotate
 from plasmid.gateway.admission import Answer
 from plasmid.gateway.gateway import Computation, Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.peers import Peer, Peers, write_peers
-from plasmid.gateway.projects import Projects
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.gateway.members.projects import Projects
 from plasmid.link.bodies import Bodies
-from plasmid.privacy import tags
-from plasmid.privacy.keystream import Keystreams
-from plasmid.privacy.ring import TAIL, decode_sum
-from plasmid.privacy.rotation import unrotate
-from plasmid.privacy.statements import PROTOCOL, Advert, Contribution, Recovery, Shares
-from plasmid.privacy.unmasking import CoordinatorEpoch
+from plasmid.planner.attempts import attempt_plan, attempts
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import Identity
@@ -52,11 +48,15 @@ from plasmid.protocol.messages import (
     run_id,
     sign,
 )
-from plasmid.protocol.plan import attempt_plan, attempts
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
 from plasmid.recipes.beside import advanced
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import PingDocument
+from plasmid.secagg import tags
+from plasmid.secagg.coordinator import CoordinatorEpoch
+from plasmid.secagg.keystream import Keystreams
+from plasmid.secagg.ring import TAIL, decode_sum
+from plasmid.secagg.statements import PROTOCOL, Advert, Contribution, Recovery, Shares
 
 SITES = ("alpha", "beta", "gamma")
 MADE_UP = Total(digest="0" * 64, size=100, survivors=list(SITES), tag=bytes(8))

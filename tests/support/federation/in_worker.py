@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.gateway.terms import sampling
-from plasmid.models.store import BaseModel
+from plasmid.dp.site_parameters import sampling
+from plasmid.gateway.own_adapter import make_own, own_of
+from plasmid.gateway.run import local_seed
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.weights import weights_of
-from plasmid.site.own_adapter import make_own, own_of
-from plasmid.site.run import local_seed
-from plasmid.training.worker import Session
+from plasmid.worker.worker import Session
 from support.hospital.snapshots import snapshot_of
 
 FLOATS = np.dtype("<f4")

@@ -33,15 +33,15 @@ from typing import Any
 import numpy as np
 
 from plasmid.core.errors import PlasmidError
-from plasmid.gateway import opening
+from plasmid.dp.budgets import RunAccount
+from plasmid.gateway import open_view as opening
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.marks import Marks
-from plasmid.privacy.budgets import RunAccount
-from plasmid.privacy.samples import body_root
-from plasmid.privacy.secure_aggregation import SiteEpoch
+from plasmid.gateway.replay import Marks
+from plasmid.gateway.run import SiteRun
 from plasmid.protocol.messages import Manifest, Signed
 from plasmid.recipes.query import PingDocument
-from plasmid.site.run import SiteRun
+from plasmid.secagg.samples import body_root
+from plasmid.secagg.site import SiteEpoch
 from support.federation.attacks import FOUR, private
 from support.federation.in_memory import Federation
 from support.servers import warm
@@ -309,7 +309,7 @@ def _switch_off(defence: str) -> None:
     elif defence == "charge":
         Ledger.charge_attempt = lambda *_, **__: None  # type: ignore[method-assign]
     elif defence == "log":
-        from plasmid.gateway.audit import AuditLog
+        from plasmid.log.audit_log import AuditLog
 
         write = AuditLog.write
         AuditLog.write = (  # type: ignore[method-assign,assignment]

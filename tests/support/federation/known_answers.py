@@ -21,12 +21,14 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from plasmid.core import merkle
 from plasmid.core.canonical import digest_json
-from plasmid.privacy import channels, keystream, merkle, samples, secure_aggregation, shamir, tags
-from plasmid.privacy.ring import Encoding, encode
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import PROTOCOL
-from plasmid.privacy.unmasking import CoordinatorEpoch, sum_words
+from plasmid.secagg import channels, keystream, samples, shamir, tags
+from plasmid.secagg import site as secure_aggregation
+from plasmid.secagg.coordinator import CoordinatorEpoch, sum_words
+from plasmid.secagg.ring import Encoding, encode
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import PROTOCOL
 from support.federation.secure_sum import Sealed, contribution, reader
 
 VECTORS = Path(__file__).parents[2] / "privacy" / "plasmid_sa_2.json"

@@ -17,16 +17,16 @@ from typing import Any
 import httpx
 import pytest
 
-from plasmid.controller.coordinator import CoordinatorHome
-from plasmid.gateway.keystore import KEYS_FILE, Cost, EncryptedFile
+from plasmid.coordinator.coordinator import CoordinatorHome
+from plasmid.gateway.keys.keystore import KEYS_FILE, Cost, EncryptedFile
 from plasmid.link import server
+from plasmid.link.connection_limits import Limits
 from plasmid.link.engine import sqlite_url
-from plasmid.link.guard import Limits
 from plasmid.link.registry import Registry
 from plasmid.link.server import LinkServer
 from plasmid.protocol.identity import fingerprint
-from plasmid.site.enrol import Credential, enrol
-from plasmid.site.link import LinkClient
+from plasmid.uplink.enrol import Credential, enrol
+from plasmid.uplink.link import LinkClient
 
 PASSPHRASE = "one for all members"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from plasmid.gateway.keystore import Cost, EncryptedFile
+from plasmid.gateway.keys.keystore import Cost, EncryptedFile
 from plasmid.recipes.query import QueryDocument
 from support.federation.approving import SECRET, allow_approved
 from support.federation.attacks import private

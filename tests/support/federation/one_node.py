@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from plasmid.core.errors import LinkError, SiteFailed
+from plasmid.gateway.node import Node
 from plasmid.protocol.body import pack
+from plasmid.protocol.channel import Channel, ChannelClosed
 from plasmid.protocol.messages import Signed, sign
-from plasmid.site.node import Node
-from plasmid.training.channel import Channel, ChannelClosed
 from support.federation.in_memory import Federation
 
 

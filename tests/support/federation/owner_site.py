@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import Cost, EncryptedFile
+from plasmid.gateway.keys.keystore import Cost, EncryptedFile
 from plasmid.gateway.ledger import Budget, Ledger
-from plasmid.gateway.peers import Peer, Peers, write_peers
+from plasmid.gateway.members.peers import Peer, Peers, write_peers
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.identity import Identity
 
 PASSPHRASE = "correct horse battery staple"
@@ -20,7 +20,7 @@ BUDGET = Budget(unit="record", epsilon=8.0, delta=1e-4)
 
 
 def release_facts(round_: int = 1, **changes: Any) -> dict[str, Any]:
-    """Return what the log says of a release, as :mod:`plasmid.gateway.released` has it."""
+    """Return what the log says of a release, as :mod:`plasmid.gateway.contribution_entry` has it."""
     facts: dict[str, Any] = {
         "bytes": 136_016,
         "phase": "train",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from plasmid.privacy.claims import PrivacyFacts, SiteFacts
-from plasmid.privacy.skellam import plan_shared_noise
+from plasmid.dp.claims import PrivacyFacts, SiteFacts
+from plasmid.dp.skellam import plan_shared_noise
 
 COMMON: dict[str, Any] = {
     "protocol": "plasmid-sa/2",

@@ -10,11 +10,11 @@ from unittest import mock
 
 from plasmid.computations import api
 from plasmid.data.table import Table
-from plasmid.gateway.cell_rules import layout_of, people_key
+from plasmid.disclosure.rules import layout_of, people_key
 from plasmid.gateway.gateway import Summed
-from plasmid.gateway.opening import Opened
-from plasmid.privacy.ring import decode_sum
-from plasmid.training.evidence import evidence_of
+from plasmid.gateway.open_view import Opened
+from plasmid.secagg.ring import decode_sum
+from plasmid.worker.contributors import evidence_of
 from support.federation.attacks import BUDGET, FOUR, as_csv
 from support.federation.bundle_recipes import computed
 from support.federation.in_memory import Federation, document_of

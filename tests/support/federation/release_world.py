@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.bases.store import BaseModel
 from plasmid.client.run import Run
 from plasmid.computations import finetune
-from plasmid.models.store import BaseModel
-from plasmid.privacy.ring import TAIL
-from plasmid.protocol.attestation import (
+from plasmid.protocol.body import pack
+from plasmid.protocol.envelope import Envelope, Statement
+from plasmid.protocol.identity import Identity
+from plasmid.protocol.messages import Manifest, Total
+from plasmid.protocol.project import Project
+from plasmid.recipes.schema import Recipe
+from plasmid.release.attestation import (
     ROUNDS,
     Attestation,
     Base,
@@ -28,13 +33,8 @@ from plasmid.protocol.attestation import (
     digests,
     pack_rounds,
 )
-from plasmid.protocol.body import pack
-from plasmid.protocol.envelope import Envelope, Statement
-from plasmid.protocol.identity import Identity
-from plasmid.protocol.messages import Manifest, Total
-from plasmid.protocol.outcome import privacy_facts, release_files
-from plasmid.protocol.project import Project
-from plasmid.recipes.schema import Recipe
+from plasmid.release.result import privacy_facts, release_files
+from plasmid.secagg.ring import TAIL
 from support.federation.in_memory import document_of, project_of, signed_by
 from support.tiny.tiny_task import tiny_recipe
 

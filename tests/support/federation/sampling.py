@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from plasmid.core.errors import LinkError
-from plasmid.privacy.keystream import Keystreams, Pad, commitment, self_key
-from plasmid.privacy.merkle import inclusion_proof
-from plasmid.privacy.ring import Words
-from plasmid.privacy.samples import Shown, body_root, leaf_bytes, leaf_hashes
+from plasmid.core.merkle import inclusion_proof
 from plasmid.protocol.body import pack
+from plasmid.secagg.keystream import Keystreams, Pad, commitment, self_key
+from plasmid.secagg.ring import Words
+from plasmid.secagg.samples import Shown, body_root, leaf_bytes, leaf_hashes
 
 
 @dataclass

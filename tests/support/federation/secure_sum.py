@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plasmid.privacy.ring import Encoding, RingBits, Words, plan_encoding
-from plasmid.privacy.samples import body_root
-from plasmid.privacy.secure_aggregation import SiteEpoch
-from plasmid.privacy.statements import Advert, Bundle, Consent, Contribution, Ready, Recovery, Shares
-from plasmid.privacy.unmasking import CoordinatorEpoch, Reader, sum_words
+from plasmid.secagg.coordinator import CoordinatorEpoch, Reader, sum_words
+from plasmid.secagg.ring import Encoding, RingBits, Words, plan_encoding
+from plasmid.secagg.samples import body_root
+from plasmid.secagg.site import SiteEpoch
+from plasmid.secagg.statements import Advert, Bundle, Consent, Contribution, Ready, Recovery, Shares
 
 DOCUMENT = "d" * 64
 H = "a1" * 32

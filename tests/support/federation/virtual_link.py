@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasmid.controller import context as context_module
-from plasmid.controller.context import RunContext
-from plasmid.controller.database import Runs
+from plasmid.coordinator import context as context_module
+from plasmid.coordinator.context import RunContext
+from plasmid.coordinator.database import Runs
 from plasmid.core.clock import now, stamp
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError
-from plasmid.gateway.disclosure import public
+from plasmid.gateway.sentences import public
 from plasmid.link import switchboard as switchboard_module
 from plasmid.link.bodies import Bodies
 from plasmid.link.server import LinkServer

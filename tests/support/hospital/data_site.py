@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from plasmid.cli.verbs.data import app
 from plasmid.core.settings import dump_settings
-from plasmid.gateway.disclosure import public
 from plasmid.gateway.home import SiteConfig, SiteHome
+from plasmid.gateway.sentences import public
 from support.hospital.hospital_world import COHORT, COLUMNS
 
 CANARY = "Ms-Confidential"

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from plasmid.models.residues import AMINO_ACIDS
+from plasmid.bases.residues import AMINO_ACIDS
 
 WIDTH = 60
 """Letters on a line of a FASTA file."""

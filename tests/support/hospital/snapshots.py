@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from plasmid.data.findings import Tally
-from plasmid.data.reading import Collector, Figures
-from plasmid.data.rows import Rows, wanted_columns
 from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.snapshot import Snapshot, SnapshotWriter, row_keys
 from plasmid.data.table import Table
-from plasmid.data.viewing import open_source, query_of
+from plasmid.data.views.reading import Collector, Figures
+from plasmid.data.views.rows import Rows, wanted_columns
+from plasmid.data.views.viewing import open_source, query_of
 from plasmid.recipes.columns import NumberColumn
 
 

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plasmid.hub.limits import Limits
-from plasmid.hub.names import RepoId
-from plasmid.hub.records import Add
+from plasmid.hub.accounts.limits import Limits
+from plasmid.hub.store.names import RepoId
+from plasmid.hub.store.records import Add
 from support.hub.hub_server import GENEROUS, LiveHub, served
 
 VERBS = Path(__file__).with_name("hub_verbs.py")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import uvicorn
 
+from plasmid.hub.accounts.limits import Limits
 from plasmid.hub.app import build_app
-from plasmid.hub.limits import Limits
 from plasmid.hub.settings import Hub, HubSettings
 
 GENEROUS = Limits(files=1_000_000, requests=1_000_000)

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import plasmid.training.isolation
-from plasmid.training.isolation.bare import Bare
-from plasmid.training.isolation.choice import every
-from plasmid.training.isolation.guard import Guard
-from plasmid.training.isolation.port import Device, Isolation, Limits, Spec
+import plasmid.isolation
+from plasmid.isolation.choice import every
+from plasmid.isolation.no_isolation import Bare
+from plasmid.isolation.port import Device, Isolation, Limits, Spec
+from plasmid.isolation.supervisor import Guard
 
 SECRET = "SECRET-OF-THE-SITE-4711"
 LIMITS = Limits(memory_mib=512, cpu_s=120, processes=4, scratch_mib=8)
@@ -119,7 +119,7 @@ class Victim:
             "gateway": os.getpid(),
             "heap": next(int(line.split("-")[0], 16) for line in maps if "[heap]" in line),
             "home": str(home),
-            "source": plasmid.training.isolation.__file__,
+            "source": plasmid.isolation.__file__,
             "secret": SECRET,
             "victim": self.process.pid,
             "tcp": self.tcp.getsockname(),

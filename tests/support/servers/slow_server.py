@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from plasmid.link.guard import GuardedServer
+from plasmid.link.connection_limits import GuardedServer
 
 
 class Unguarded(HttpToolsProtocol):

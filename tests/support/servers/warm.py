@@ -39,8 +39,8 @@ IMPORTED = {
     "plasmid.cli.main": (
         "plasmid.cli.verbs.approvals", "plasmid.cli.verbs.audit", "plasmid.cli.verbs.privacy",
         "plasmid.cli.verbs.project", "plasmid.cli.verbs.site", "plasmid.client.api", "plasmid.client.launch",
-        "plasmid.client.verbs.login", "plasmid.client.verbs.runs", "plasmid.controller.verb",
-        "plasmid.gateway.gateway", "plasmid.site.enrol", "plasmid.site.node", "plasmid.site.projects",
+        "plasmid.client.verbs.login", "plasmid.client.verbs.runs", "plasmid.coordinator.verb",
+        "plasmid.gateway.gateway", "plasmid.uplink.enrol", "plasmid.gateway.node", "plasmid.uplink.projects",
     ),
 }  # fmt: skip
 """What can start warm, and what is imported beside it."""
@@ -127,7 +127,7 @@ def _popen(
 
 
 READERS = SimpleNamespace(Popen=_popen, DEVNULL=subprocess.DEVNULL)
-"""What :mod:`plasmid.gateway.opening` needs of ``subprocess``, for readers that start warm."""
+"""What :mod:`plasmid.gateway.open_view` needs of ``subprocess``, for readers that start warm."""
 
 
 def _new_parent(module: str) -> socket.socket:
@@ -221,7 +221,7 @@ if __name__ == "__main__":
     for name in IMPORTED[wanted]:
         importlib.import_module(name)
     found = importlib.import_module(wanted)
-    if keys := sys.modules.get("plasmid.gateway.keystore"):
+    if keys := sys.modules.get("plasmid.gateway.keys.keystore"):
         keys.CHOSEN = keys.DRAWN  # type: ignore[attr-defined]  # 1 ms a guess, as in the tests' own process
     gc.freeze()  # a collection in a fork need not touch, and so copy, what was imported
     _serve(control, found)

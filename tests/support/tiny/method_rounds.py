@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from plasmid.bases.store import BaseModel
 from plasmid.computations import _factors, api
-from plasmid.models.store import BaseModel
-from plasmid.privacy.ring import decode_sum, encode, plan_encoding
 from plasmid.recipes.schema import Recipe
+from plasmid.secagg.ring import decode_sum, encode, plan_encoding
 from support.tiny.tiny_task import tiny_recipe
 
 SITES = 4

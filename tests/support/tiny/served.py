@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from plasmid.models.adapter import Vector, adapter_schema, initial_state
-from plasmid.models.adapter_files import adapter_files
-from plasmid.models.artifact import write_adapter
-from plasmid.models.card import CardFacts
-from plasmid.models.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks import Head
-from plasmid.models.tasks.classification import ClassificationHead
-from plasmid.models.tasks.regression import RegressionHead
-from plasmid.models.tasks.token_classification import TokenHead
+from plasmid.adapters.adapter import Vector, adapter_schema, initial_state
+from plasmid.adapters.artifact import write_adapter
+from plasmid.adapters.card import CardFacts
+from plasmid.adapters.files import adapter_files
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.tasks import Head
+from plasmid.tasks.classification import ClassificationHead
+from plasmid.tasks.covariates import CategoryCovariate, MoleculeCovariate, NumberCovariate, SequenceCovariate
+from plasmid.tasks.regression import RegressionHead
+from plasmid.tasks.token_classification import TokenHead
 
 GENE = CategoryCovariate(name="gene", vocabulary=["a", "b"])
 AGE = NumberCovariate(name="age", bounds=(0.0, 100.0))

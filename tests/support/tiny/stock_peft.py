@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasmid.models.adapter import AdapterSchema, Vector, lora_modules, target_regex
-from plasmid.models.batches import Batch
-from plasmid.models.loading import load_encoder
-from plasmid.models.specs import LoraSpec
-from plasmid.models.store import BaseModel
-from plasmid.models.tasks import Head
+from plasmid.adapters.adapter import AdapterSchema, Vector, lora_modules, target_regex
+from plasmid.bases.specs import LoraSpec
+from plasmid.bases.store import BaseModel
+from plasmid.encoders.batches import Batch
+from plasmid.encoders.loading import load_encoder
+from plasmid.tasks import Head
 
 
 class StockPeft(nn.Module):

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from plasmid.models.adapter import adapter_schema
-from plasmid.models.store import BaseModel
-from plasmid.training.release import write_release
+from plasmid.adapters.adapter import adapter_schema
+from plasmid.bases.store import BaseModel
+from plasmid.prediction.evaluation import write_release
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 
 

@@ -24,7 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from plasmid.models.store import BaseModel
+from plasmid.bases.store import BaseModel
 
 MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = sorted(ByteLevel.alphabet())

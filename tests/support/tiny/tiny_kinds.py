@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from support.tiny.tiny_task import tiny_recipe, tiny_table
 

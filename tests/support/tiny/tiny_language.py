@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.bases.architectures import OwnHead
+from plasmid.bases.importer import import_folder
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.architectures import OwnHead
-from plasmid.models.importer import import_folder
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 from support.tiny.tiny_causal import tiny_causal
 from support.tiny.tiny_models import tiny_bert, tiny_esm, tiny_modernbert, tiny_roberta

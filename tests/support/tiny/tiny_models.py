@@ -25,7 +25,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from plasmid.models.residues import AMINO_ACIDS, residue_tokenizer
+from plasmid.bases.residues import AMINO_ACIDS, residue_tokenizer
 
 BERT_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]
 ROBERTA_VOCABULARY = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *AMINO_ACIDS, "[MASK]"]

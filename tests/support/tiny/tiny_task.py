@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from plasmid.bases.residues import AMINO_ACIDS
+from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.models.residues import AMINO_ACIDS
-from plasmid.models.store import BaseModel
 from plasmid.recipes.schema import Recipe
 
 

@@ -10,9 +10,9 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from plasmid.models import catalogue
-from plasmid.models.catalogue import Entry
-from plasmid.models.importer import import_folder
+from plasmid.bases import catalogue
+from plasmid.bases.catalogue import Entry
+from plasmid.bases.importer import import_folder
 from support.tiny.tiny_models import tiny_bert
 
 PACKAGE = "tiny_weights"

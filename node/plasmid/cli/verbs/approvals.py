@@ -12,15 +12,15 @@ import typer
 from plasmid.cli.output import Format, FormatOption, Reply, plain, reply
 from plasmid.cli.verbs.policy import HomeOption, site_home
 from plasmid.core.errors import PolicyRefused, UsageError
-from plasmid.gateway.approval_files import Waiting
-from plasmid.gateway.approvals import Approvals
-from plasmid.gateway.audit import AuditLog
+from plasmid.gateway.approvals.files import Waiting
+from plasmid.gateway.approvals.quorum import Signature
+from plasmid.gateway.approvals.register import Approvals
+from plasmid.gateway.approvals.review import Review, document_name, requester_of, review
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import Passphrase
-from plasmid.gateway.passphrase import find
+from plasmid.gateway.keys.keystore import Passphrase
+from plasmid.gateway.keys.passphrase import find
 from plasmid.gateway.policy import read_policy
-from plasmid.gateway.quorum import Signature
-from plasmid.gateway.review import Review, document_name, requester_of, review
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.approval import Meaning, Subject
 from plasmid.protocol.identity import fingerprint
 

@@ -13,12 +13,12 @@ from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.errors import UsageError
 from plasmid.core.files import write_atomic
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.audit_export import Known, Named, export, prove
-from plasmid.gateway.audit_verify import Proven, compare, parse_export, sentences
-from plasmid.gateway.entries import Entry
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.peers import read_peers
+from plasmid.gateway.members.peers import read_peers
+from plasmid.log.audit_log import AuditLog
+from plasmid.log.entries import Entry
+from plasmid.log.export import Known, Named, export, prove
+from plasmid.log.verify import Proven, compare, parse_export, sentences
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

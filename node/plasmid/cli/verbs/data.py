@@ -122,7 +122,7 @@ def map_(
     correct it.
     """
     with reply(form, extra="worker") as answer:
-        from plasmid.data.proposing import propose
+        from plasmid.data.views.proposing import propose
 
         site, document = site_at(home), load_recipe(recipe).parsed
         path = site.views / f"{document.name}.yaml"
@@ -163,7 +163,7 @@ def check(
     that are masked below 11 people and rounded. Nothing leaves the site.
     """
     with reply(form, extra="worker") as answer:
-        from plasmid.data.checking import check_view
+        from plasmid.data.readiness.checking import check_view
 
         site, document = site_at(home), load_recipe(recipe).parsed
         part = slice_of(site, document)
@@ -276,7 +276,7 @@ def _is_fhir(path: Path) -> bool:
 
 @contextmanager
 def _opened(site: SiteHome, connection: Connection, limit_s: float) -> Iterator[Any]:
-    from plasmid.data.viewing import connect as open_connection
+    from plasmid.data.views.viewing import connect as open_connection
 
     source = open_connection(connection, site.folder, scratch=site.scratch, limit_s=limit_s)
     try:

@@ -11,7 +11,7 @@ from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.errors import SiteFailed
 from plasmid.gateway.home import SiteHome
-from plasmid.site.doctor.report import Line, State
+from plasmid.owner.doctor.report import Line, State
 
 app = typer.Typer(add_completion=False, help=__doc__)
 _COLOUR = {State.ok: "green", State.warn: "yellow", State.fail: "bold red"}
@@ -36,8 +36,8 @@ def doctor(
     harmlessly, and reports which defences held.
     """
     with reply(format, extra="worker" if red_team else None) as answer:
-        from plasmid.site.doctor import CHECKS
-        from plasmid.site.doctor.report import Subject, examine
+        from plasmid.owner.doctor import CHECKS
+        from plasmid.owner.doctor.report import Subject, examine
 
         site = site_at(home)
         site.config()
@@ -71,7 +71,7 @@ def _red_team(answer: Reply, site: SiteHome) -> list[str]:
     """Attack copies of *site*; return the names of attacks that did not hold."""
     from rich.markup import escape
 
-    from plasmid.site.red_team import rows, run
+    from plasmid.owner.red_team import rows, run
 
     outcomes = []
     for outcome in run(site):

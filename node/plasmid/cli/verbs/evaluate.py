@@ -85,7 +85,7 @@ def evaluate(
                 "Leave them out, or add it.",
             )
         if data is None:
-            from plasmid.models.adapter_files import json_file
+            from plasmid.adapters.files import json_file
             from plasmid.recipes.load import load_recipe
 
             found = _at_the_sites()(
@@ -110,7 +110,7 @@ def evaluate(
             if out is not None:
                 write_atomic(out, json_file(found))
             return
-        from plasmid.training.release import evaluate_file
+        from plasmid.prediction.evaluation import evaluate_file
 
         scored = evaluate_file(adapter, data)
         answer.data |= {"metrics": {"metric": scored.metric, "value": scored.value}, "rows": scored.rows}

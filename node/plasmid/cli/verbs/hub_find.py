@@ -118,8 +118,8 @@ def show(
 ) -> None:
     """Show a repository: card, privacy, base, licence, lineage both ways, and commands to paste."""
     with reply(format) as answer, tempfile.TemporaryDirectory() as folder:
-        from plasmid.training.described import describe, lines
-        from plasmid.training.sharing import split_name
+        from plasmid.exchange.description import describe, lines
+        from plasmid.exchange.sharing import split_name
 
         hub = hub_of(endpoint, token_file)
         name, revision = split_name(repository)
@@ -139,8 +139,8 @@ def history(
 ) -> None:
     """List a repository's revisions, the newest first, with their tags and branches."""
     with reply(format) as answer:
-        from plasmid.models.hub_told import told
-        from plasmid.training.sharing import split_name
+        from plasmid.exchange.sharing import split_name
+        from plasmid.hubclient.errors import told
 
         hub = hub_of(endpoint, token_file)
         name, revision = split_name(repository)

@@ -20,7 +20,7 @@ _AdapterArgument = typer.Argument(help="Folders, or ids on a hub: OWNER/NAME[@RE
 @contextmanager
 def _folders(given: list[str], endpoint: str | None, token_file: Path | None) -> Iterator[list[Any]]:
     """Yield each as folder, repository or None, commit or None; what is on a hub is fetched and verified."""
-    from plasmid.training import sharing
+    from plasmid.exchange import sharing
 
     with tempfile.TemporaryDirectory() as scratch:
         found: list[Any] = []
@@ -69,8 +69,8 @@ def merge(
 ) -> None:
     """Merge adapters of one base into one, their licences and privacy composed in its card."""
     with reply(format, extra="worker") as answer, _folders(adapters, endpoint, token_file) as found:
-        from plasmid.models.merge_factors import Method
-        from plasmid.training.merging import merge_adapters, read_parent
+        from plasmid.adapters.merge_factors import Method
+        from plasmid.exchange.merging import merge_adapters, read_parent
 
         parents = [read_parent(folder, repo=repo, commit=commit) for folder, repo, commit in found]
         child = merge_adapters(
@@ -85,7 +85,7 @@ def merge(
             title=title,
             disjoint=disjoint,
         )
-        from plasmid.privacy.composing import composed_statement
+        from plasmid.dp.composition import composed_statement
 
         answer.data |= {
             "folder": str(out),
@@ -128,10 +128,10 @@ def export(
 ) -> None:
     """Write an adapter and its base as one model that transformers and sentence-transformers load."""
     with reply(format, extra="worker") as answer, _folders([adapter], endpoint, token_file) as found:
-        from plasmid.models.export import export_merged
-        from plasmid.models.licences import compose_licences
-        from plasmid.models.store import ensure_model
-        from plasmid.training.merging import read_parent
+        from plasmid.adapters.export import export_merged
+        from plasmid.bases.licences import compose_licences
+        from plasmid.bases.store import ensure_model
+        from plasmid.exchange.merging import read_parent
 
         if not merged:
             raise UsageError(

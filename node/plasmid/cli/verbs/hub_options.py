@@ -27,9 +27,9 @@ def hub_of(endpoint: str | None, token_file: Path | None) -> Any:
     UsageError
         ``usage.token_file``: the file cannot be read, or holds no token.
     HubError
-        As :func:`plasmid.models.hub_client.find_hub`.
+        As :func:`plasmid.hubclient.client.find_hub`.
     """
-    from plasmid.models.hub_client import find_hub
+    from plasmid.hubclient.client import find_hub
 
     token = None
     if token_file is not None:

@@ -30,7 +30,7 @@ def push(
 ) -> None:
     """Put an adapter, once it is checked and its signatures hold, or a base model on a hub."""
     with reply(format) as answer:
-        from plasmid.training import sharing
+        from plasmid.exchange import sharing
 
         hub = hub_of(endpoint, token_file)
         if Path(what).is_dir():
@@ -41,8 +41,8 @@ def push(
             if verified is None:
                 answer.note("It carries no signatures: who fetches it cannot verify where it comes from.")
         else:
-            from plasmid.models.hub import push_base
-            from plasmid.models.store import ensure_model
+            from plasmid.bases.store import ensure_model
+            from plasmid.hubclient.bases import push_base
 
             commit = push_base(hub, ensure_model(what), repository, licence=licence, private=private)
         answer.data |= {"repo": repository, "commit": commit, "url": f"{hub.endpoint}/{repository}"}
@@ -65,9 +65,9 @@ def pull(
     verified. A broken download continues when the command runs again.
     """
     with reply(format) as answer:
-        from plasmid.models.hub_client import retirement_told
-        from plasmid.protocol.released import read_trust
-        from plasmid.training import sharing
+        from plasmid.exchange import sharing
+        from plasmid.hubclient.client import retirement_told
+        from plasmid.release.folder import read_trust
 
         hub = hub_of(endpoint, token_file)
         name, revision = sharing.split_name(repository)
@@ -114,8 +114,8 @@ def tag(
 ) -> None:
     """Give a revision a name that stays."""
     with reply(format) as answer:
-        from plasmid.models.hub_told import told
-        from plasmid.training import sharing
+        from plasmid.exchange import sharing
+        from plasmid.hubclient.errors import told
 
         hub = hub_of(endpoint, token_file)
         repo, revision = sharing.split_name(repository)
@@ -136,7 +136,7 @@ def retire(
 ) -> None:
     """Mark a repository as one to use no more, for good, and list what was built on it; its files stay."""
     with reply(format) as answer:
-        from plasmid.training import sharing
+        from plasmid.exchange import sharing
 
         hub = hub_of(endpoint, token_file)
         repo, _ = sharing.split_name(repository)

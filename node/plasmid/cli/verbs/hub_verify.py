@@ -10,7 +10,7 @@ import typer
 from plasmid.cli.output import Format, FormatOption, reply
 
 if TYPE_CHECKING:
-    from plasmid.protocol.released import Verified
+    from plasmid.release.folder import Verified
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -31,7 +31,7 @@ def verify(
     hold.
     """
     with reply(format) as answer:
-        from plasmid.protocol.released import read_trust, verify_release
+        from plasmid.release.folder import read_trust, verify_release
 
         found = verify_release(folder, None if trust is None else read_trust(trust))
         answer.data |= found.as_json()

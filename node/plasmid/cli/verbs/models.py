@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from plasmid.bases import catalogue
+from plasmid.bases.architectures import InputKind, OwnHead
+from plasmid.bases.catalogue import Described, Entry
+from plasmid.bases.store import BaseModel, model_folder, open_model
 from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.cli.verbs.hub_options import EndpointOption, TokenOption, hub_of
 from plasmid.core.errors import ModelError, UsageError
-from plasmid.models import catalogue
-from plasmid.models.architectures import InputKind, OwnHead
-from plasmid.models.catalogue import Described, Entry
-from plasmid.models.store import BaseModel, model_folder, open_model
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -108,7 +108,7 @@ def import_model(
             raise UsageError(
                 "usage.own_head", "--causal and --masked exclude each other.", "Say what it is trained for."
             )
-        from plasmid.models.hub_client import configured_hub
+        from plasmid.hubclient.client import configured_hub
 
         head: OwnHead = "causal" if causal else "masked" if masked else "none"
         target = None if push is None else hub_of(None, token_file)
@@ -118,7 +118,7 @@ def import_model(
                 raise catalogue.not_here(described)
             source, model_id = described.repo, described.id
         if _is_on_a_hub(source):
-            from plasmid.models.hub import import_repo
+            from plasmid.hubclient.bases import import_repo
 
             hub = hub_of(endpoint, token_file)
             base = import_repo(
@@ -135,7 +135,7 @@ def import_model(
             base = _import(source, model_id, reads, licence, head=head, template=chat_template)
         _show(answer, base)
         if push is not None and target is not None:
-            from plasmid.models.hub import push_base
+            from plasmid.hubclient.bases import push_base
 
             commit = push_base(target, base, push, licence=licence)
             answer.data |= {"pushed": push, "commit": commit}
@@ -168,7 +168,7 @@ def _import(
     named = model_id is not None or reads is not None or head != "none" or template is not None
     shipped = {entry.id: entry for entry in catalogue.ls() if entry.installed}
     if not named and source in shipped:
-        from plasmid.models.importer import import_entry
+        from plasmid.bases.importer import import_entry
 
         return import_entry(shipped[source])
     if not Path(source).is_dir():
@@ -179,7 +179,7 @@ def _import(
             f"{source} is not a folder.",
             "Give a folder that holds config.json and weights.",
         )
-    from plasmid.models.importer import import_folder
+    from plasmid.bases.importer import import_folder
 
     return import_folder(
         Path(source),

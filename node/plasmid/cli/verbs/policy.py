@@ -12,8 +12,8 @@ from plasmid.cli.output import Format, FormatOption, Reply, plain, reply
 from plasmid.cli.recipe_options import SeedOption, SetOption, parse_overrides
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home as state_home
+from plasmid.gateway.approvals.people import People
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.people import People
 from plasmid.gateway.policy import Policy, read_policy, refuse
 
 if TYPE_CHECKING:
@@ -147,13 +147,13 @@ def _ask(
     overrides: list[str] | None,
     seed: int | None,
 ) -> _Asked:
-    from plasmid.gateway.approvals import Approvals
-    from plasmid.gateway.audit import AuditLog
+    from plasmid.gateway.approvals.register import Approvals
     from plasmid.gateway.verdict import verdict
+    from plasmid.isolation import choose
+    from plasmid.log.audit_log import AuditLog
     from plasmid.recipes.digest import recipe_digest
     from plasmid.recipes.documents import parse_document
     from plasmid.recipes.load import load_recipe
-    from plasmid.training.isolation import choose
 
     approvals = Approvals(site, AuditLog(site.audit))
     if _is_digest(recipe):
@@ -182,7 +182,7 @@ def find_project(site: SiteHome, wanted: str | None) -> Project | None:
     UsageError
         ``usage.project``: no project, or several, fit.
     """
-    from plasmid.gateway.projects import Projects
+    from plasmid.gateway.members.projects import Projects
 
     known = Projects(site.projects, name=site.config().name, key=site.public).all()
     found = [one for digest, one in known.items() if wanted is None or one.name == wanted or digest == wanted]

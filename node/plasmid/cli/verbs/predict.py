@@ -75,7 +75,7 @@ def predict(
         if data is not None and out is None:
             _few(answer, folder, data)
             return
-        from plasmid.models.artifact import read_head
+        from plasmid.adapters.artifact import read_head
         from plasmid.prediction.job import Progress, predict_to
 
         told = time.monotonic() - LINE_EVERY_S
@@ -147,7 +147,7 @@ def _check(
 def _few(answer: Reply, folder: Path, data: Path) -> None:
     from rich.text import Text
 
-    from plasmid.training.release import predict_file
+    from plasmid.prediction.evaluation import predict_file
 
     scores = predict_file(folder, data)
     answer.data |= {"scores": scores.as_json(), **scores.head.facts()}
@@ -167,7 +167,7 @@ def _input(
     home: Path | None,
 ) -> tuple[Any, Path, dict[str, Any]]:
     """Return the rows, where their scores go, and what else :func:`predict_to` is to know."""
-    from plasmid.models.artifact import read_head
+    from plasmid.adapters.artifact import read_head
 
     about = read_head(folder)
     if data is not None:

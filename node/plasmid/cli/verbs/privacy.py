@@ -13,13 +13,13 @@ import typer
 from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.core.errors import UsageError
 from plasmid.core.files import home as state_home
-from plasmid.gateway.audit import AuditLog
+from plasmid.dp.calibrate import Plan
+from plasmid.dp.calibrate import calibrate as calibrated
+from plasmid.dp.claims import PrivacyFacts, shown, statement
 from plasmid.gateway.budget_rows import budget_rows, budgets_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Budget, Ledger
-from plasmid.privacy.calibrate import Plan
-from plasmid.privacy.calibrate import calibrate as calibrated
-from plasmid.privacy.claims import PrivacyFacts, shown, statement
+from plasmid.log.audit_log import AuditLog
 
 if TYPE_CHECKING:
     from plasmid.recipes.load import Parsed
@@ -148,9 +148,9 @@ def explain(
 
 def _planned(recipe: Parsed, *, size: int | None, sites: int | None) -> PrivacyFacts:
     """Return the facts of *recipe*; noise made in shares depends on the adapter, so a model is opened."""
+    from plasmid.bases.store import ensure_model
     from plasmid.computations import api
-    from plasmid.models.store import ensure_model
-    from plasmid.protocol.promise import planned_facts, site_facts
+    from plasmid.planning.privacy import planned_facts, site_facts
     from plasmid.recipes.beside import shape_of
     from plasmid.recipes.schema import Recipe
 

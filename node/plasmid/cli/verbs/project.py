@@ -18,17 +18,17 @@ from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.core.clock import now
 from plasmid.core.errors import ProjectRefused, UsageError
 from plasmid.core.files import home as state_home
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import KeyStore
-from plasmid.gateway.peers import Peers, read_peers
-from plasmid.gateway.projects import Projects, check_confirmed, leave_project, sign_project
+from plasmid.gateway.keys.keystore import KeyStore
+from plasmid.gateway.members.peers import Peers, read_peers
+from plasmid.gateway.members.projects import Projects, check_confirmed, leave_project, sign_project
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.identity import fingerprint
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
-from plasmid.site.enrol import Credential
-from plasmid.site.link import LinkClient
-from plasmid.site.projects import Known, fetch_member, fetch_projects, find_project, put_project
+from plasmid.uplink.enrol import Credential
+from plasmid.uplink.link import LinkClient
+from plasmid.uplink.projects import Known, fetch_member, fetch_projects, find_project, put_project
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 HomeOption = Annotated[

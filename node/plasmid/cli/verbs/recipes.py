@@ -94,7 +94,7 @@ def check(
             answer.say(_plain("It ships no data; give --sites DIR to check yours."))
         tables, problems = _read(answer, resolved, Path(folder), sites, evaluation)
         if isinstance(resolved.parsed, Recipe):
-            from plasmid.training.checks import findings
+            from plasmid.planning.checks import findings
 
             test = tables.pop("test", None)
             for found in findings(resolved.parsed, tables, test, home()):
@@ -113,7 +113,7 @@ def _read(
     answer: Reply, resolved: ResolvedRecipe, folder: Path, sites: Path | None, evaluation: Path | None
 ) -> tuple[dict[str, Table], list[PlasmidError]]:
     """Return the tables that meet the contract, by site or as ``test``, and what is wrong with the others."""
-    from plasmid.data.reading import read_table
+    from plasmid.data.views.reading import read_table
 
     paths: dict[str, Path] = {}
     if resolved.parsed.data.split is not None or sites is not None:

@@ -54,7 +54,7 @@ def tell(
     document: Any, tables: Mapping[str, Path], answer: Reply, *, probe: bool = True, sites: int | None = None
 ) -> None:
     """Make and show the estimate of a parsed *document* over *tables*, as ``data["estimate"]``."""
-    from plasmid.training.estimate import estimate as estimated
+    from plasmid.planning.estimate import estimate as estimated
 
     if probe and tables and _weights_here(document):
         answer.note("computing some steps to see how long they take ...")
@@ -102,7 +102,7 @@ def tell(
 
 
 def _weights_here(document: Any) -> bool:
-    from plasmid.models.catalogue import Entry, about
+    from plasmid.bases.catalogue import Entry, about
 
     model = getattr(document, "model", None)
     return model is None or isinstance(about(model.base), Entry)

@@ -95,7 +95,7 @@ def serve(
         if precision not in ("auto", "fp32", "bf16"):
             raise UsageError("usage.precision", f"{precision!r} is no precision.", "Use auto, fp32 or bf16.")
         from plasmid.endpoint.service import Settings
-        from plasmid.protocol.released import read_trust
+        from plasmid.release.folder import read_trust
 
         folders = _folders(adapter or [], site_at(home) if local else None)
         if engine not in ("plasmid", "vllm"):
@@ -180,8 +180,8 @@ def _folders(given: list[str], site: SiteHome | None) -> dict[str, str]:
 
 
 def _base_of(folders: dict[str, str]) -> str:
-    from plasmid.models.artifact import read_head
-    from plasmid.models.causal_adapter import is_causal, read_causal_config
+    from plasmid.adapters.artifact import read_head
+    from plasmid.adapters.causal_adapter import is_causal, read_causal_config
 
     if not folders:
         raise UsageError(
@@ -227,9 +227,9 @@ def _serve_vllm(
 ) -> None:
     import shlex
 
+    from plasmid.bases.store import ensure_model
     from plasmid.core.lifetime import end_event
     from plasmid.endpoint.vllm import Listening, command, program, started
-    from plasmid.models.store import ensure_model
 
     program()
     arguments = command(
@@ -278,7 +278,7 @@ def _serve_local(
 
 def _opened(settings: Settings) -> AnyService:
     """Return the service. Raises UsageError (``usage.pin``): an adapter to pin is not to be had."""
-    from plasmid.endpoint.opened import open_service
+    from plasmid.endpoint.factory import open_service
     from plasmid.endpoint.problems import Problem
 
     try:

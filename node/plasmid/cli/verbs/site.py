@@ -23,13 +23,13 @@ from plasmid.cli.verbs.site_state import pause, resume, status
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import UsageError
 from plasmid.core.lifetime import end_event
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteConfig, SiteHome
-from plasmid.gateway.keystore import Cost, EncryptedFile, Passphrase
-from plasmid.gateway.passphrase import find
-from plasmid.gateway.peers import Peer, read_peers
+from plasmid.gateway.keys.keystore import Cost, EncryptedFile, Passphrase
+from plasmid.gateway.keys.passphrase import find
+from plasmid.gateway.members.peers import Peer, read_peers
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.identity import fingerprint
-from plasmid.site.enrol import Credential, enrol
+from plasmid.uplink.enrol import Credential, enrol
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -191,7 +191,7 @@ def start(
 ) -> None:
     """Run the site: gateway and, for each run, a worker. It only dials out."""
     with reply(format, extra="worker") as answer:
-        from plasmid.site.node import Node
+        from plasmid.gateway.node import Node
 
         ended = end_event(until_stdin_closes=until_stdin_closes)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of this process would hold its keys

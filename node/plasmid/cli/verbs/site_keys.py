@@ -13,13 +13,13 @@ from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.clock import stamp
 from plasmid.core.errors import LinkError, UsageError
 from plasmid.core.files import sync_folder
-from plasmid.gateway.audit import AuditLog
-from plasmid.gateway.keystore import check_new
-from plasmid.gateway.passphrase import find
-from plasmid.site.enrol import Credential
-from plasmid.site.membership import leave as leave_coordinator
-from plasmid.site.membership import renew
-from plasmid.site.status import is_up
+from plasmid.gateway.keys.keystore import check_new
+from plasmid.gateway.keys.passphrase import find
+from plasmid.gateway.status import is_up
+from plasmid.log.audit_log import AuditLog
+from plasmid.uplink.enrol import Credential
+from plasmid.uplink.membership import leave as leave_coordinator
+from plasmid.uplink.membership import renew
 
 
 def rekey(

@@ -11,11 +11,11 @@ import typer
 from plasmid.cli.output import Format, FormatOption, Reply, reply
 from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.lifetime import end_event
-from plasmid.gateway.audit import AuditLog
+from plasmid.log.audit_log import AuditLog
 
 if TYPE_CHECKING:
-    from plasmid.gateway.outbox import Refusal, Release
-    from plasmid.site.page.server import PageServer
+    from plasmid.owner.outbox import Refusal, Release
+    from plasmid.owner.page.server import PageServer
 
 
 def outbox(
@@ -30,7 +30,7 @@ def outbox(
     its rule and full reason, which no one else is told.
     """
     with reply(format) as answer:
-        from plasmid.gateway.outbox import read_outbox  # no part of a site's process
+        from plasmid.owner.outbox import read_outbox  # no part of a site's process
 
         site = site_at(home)
         site.config()
@@ -87,7 +87,7 @@ def page(
     a new one.
     """
     with reply(format, extra="page") as answer:
-        from plasmid.site.page.server import PageServer
+        from plasmid.owner.page.server import PageServer
 
         asked = not until_stdin_closes and sys.stdin.isatty()
         ended = end_event(until_stdin_closes=until_stdin_closes)

@@ -14,14 +14,14 @@ from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.core.errors import LinkError, ProtocolError, UsageError
 from plasmid.core.settings import read_settings
-from plasmid.gateway.audit import AuditLog
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.keystore import KeyStore
-from plasmid.gateway.peers import Peer, Peers, check_each_once, read_peers, write_peers
-from plasmid.gateway.revoked import Revoked
+from plasmid.gateway.keys.keystore import KeyStore
+from plasmid.gateway.members.peers import Peer, Peers, check_each_once, read_peers, write_peers
+from plasmid.gateway.members.revocations import Revoked
+from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.enrolment import RosterEntry
 from plasmid.protocol.identity import PublicKey, fingerprint
-from plasmid.site.enrol import Confirm, Credential, fetch_roster
+from plasmid.uplink.enrol import Confirm, Credential, fetch_roster
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

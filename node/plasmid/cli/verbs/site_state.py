@@ -10,7 +10,7 @@ import typer
 from plasmid.cli.output import Format, FormatOption, plain, reply
 from plasmid.cli.site_home import HomeOption, site_at
 from plasmid.gateway import pause as owner
-from plasmid.site.status import is_up, site_status
+from plasmid.gateway.status import is_up, site_status
 
 ByOption = Annotated[
     str | None, typer.Option("--by", help="Who you are, for the log; default: your login name")

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from plasmid.data.sources.ahead import in_order
 from plasmid.data.sources.blocks import BOM
+from plasmid.data.sources.read_ahead import in_order
 from plasmid.recipes.rows import MAX_LINE_CHARACTERS, open_csv
 
 _PART_BYTES = MAX_LINE_CHARACTERS

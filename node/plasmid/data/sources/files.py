@@ -12,7 +12,7 @@ Rules
 4. DuckDB does not tell names apart by case. Columns that differ in it alone are repeated ones; so are tables.
 5. What is neither CSV nor columnar is handed to DuckDB as a stream of batches by its own reader.
 6. A query that only picks and names columns of one file needs no engine: it is read straight
-   (:mod:`plasmid.data.sources.plain`).
+   (:mod:`plasmid.data.sources.single_file`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from plasmid.core.errors import DataError
 from plasmid.data.findings import HINTS, counted
 from plasmid.data.settings import ENDINGS, table_kind, table_name
 from plasmid.data.source import BATCH_ROWS, LocalTable, Trouble
-from plasmid.data.sources.plain import (
+from plasmid.data.sources.single_file import (
     File,
     described,
     is_straight,

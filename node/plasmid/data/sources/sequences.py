@@ -31,9 +31,9 @@ import pyarrow.compute as pc
 
 from plasmid.core.errors import DataError
 from plasmid.data.source import BATCH_ROWS
-from plasmid.data.sources.ahead import in_order
 from plasmid.data.sources.blocks import Block, Bytes, Places, Whole, blocks, checked
 from plasmid.data.sources.lines import Lines, data_of, offsets_of, pick, strings
+from plasmid.data.sources.read_ahead import in_order
 
 MAX_HEADER_BYTES = 65_536
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plasmid.core.errors import DataError
-from plasmid.data.cells import to_text
+from plasmid.data.parsing import to_text
 from plasmid.data.transforms.base import Place, suggestion
 
 

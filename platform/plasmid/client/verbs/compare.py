@@ -16,7 +16,7 @@ from plasmid.core.errors import UsageError
 from plasmid.core.files import home, write_atomic
 
 if TYPE_CHECKING:
-    from plasmid.client.cells import Cell
+    from plasmid.experiments.grid import Cell
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -69,10 +69,10 @@ def compare(
       plasmid compare tcr-covid-dp --epsilons none,8,3 --seeds 0,1
     """
     with reply(form) as answer:
-        from plasmid.client.cells import Finished, grid
-        from plasmid.client.comparison import compared
         from plasmid.client.launch import check_tables
         from plasmid.client.progress import RunProgress
+        from plasmid.experiments.comparison import compared
+        from plasmid.experiments.grid import Finished, grid
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
         from plasmid.simulation.run import check_simulated, judged_at_sites
@@ -123,7 +123,7 @@ def compare(
         write_atomic(folder / "compare.json", json.dumps(found.as_json(), indent=1).encode())
         answer.data |= found.as_json() | {"folder": str(folder), "pictures": []}
         try:
-            from plasmid.client.chart import draw
+            from plasmid.experiments.chart import draw
 
             answer.data["pictures"] = [str(path) for path in draw(found, folder)]
         except ModuleNotFoundError as error:

@@ -30,7 +30,7 @@ def flower(
     """Write a recipe as a Flower app: for a SuperLink, without Plasmid's gateways and masks."""
     with reply(form) as answer:
         resolved = load_recipe(recipe, overrides=parse_overrides(overrides), seed=seed)
-        from plasmid.federation.exporting import write_app
+        from plasmid.strategies.exporting import write_app
 
         folder = write_app(resolved.recipe, to or Path(f"{resolved.recipe.name}-flower"))
         answer.data |= {"name": resolved.recipe.name, "path": str(folder)}

@@ -10,10 +10,10 @@ from plasmid.cli.confirming import confirm_with
 from plasmid.cli.keys import PassphraseFd, PassphraseFile
 from plasmid.cli.output import Format, FormatOption, reply
 from plasmid.client.api import person_credential
-from plasmid.gateway.keystore import KEYS_FILE, EncryptedFile
-from plasmid.gateway.passphrase import find
+from plasmid.gateway.keys.keystore import KEYS_FILE, EncryptedFile
+from plasmid.gateway.keys.passphrase import find
 from plasmid.protocol.identity import fingerprint
-from plasmid.site.enrol import enrol
+from plasmid.uplink.enrol import enrol
 
 app = typer.Typer(add_completion=False, help=__doc__)
 

@@ -77,6 +77,7 @@ def run(
       plasmid run tcr-covid --sites donors --eval unseen.csv --no-baselines --yes --format json
     """
     with reply(format) as answer:
+        from plasmid.bases.store import check_pinned
         from plasmid.cli.verbs.recipes_estimate import tell as tell_estimate
         from plasmid.client import publish as publishing
         from plasmid.client.launch import (
@@ -87,7 +88,6 @@ def run(
             plan_and_run,
         )
         from plasmid.computations._personal import keeps, personal_parts
-        from plasmid.models.store import check_pinned
         from plasmid.recipes.load import load_recipe
         from plasmid.recipes.schema import Recipe
         from plasmid.recipes.sites import materialise_eval, materialise_sites
@@ -180,9 +180,9 @@ def _evaluate(
     answer: Reply,
 ) -> None:
     """Have the sites judge the adapter, and find its temperature, on rows that nobody trained on."""
+    from plasmid.adapters.artifact import read_adapter
+    from plasmid.bases.store import ensure_model
     from plasmid.client.evaluation import evaluated, lines
-    from plasmid.models.artifact import read_adapter
-    from plasmid.models.store import ensure_model
 
     adapter = read_adapter(done.adapter)
     named = adapter.about.base
@@ -208,11 +208,11 @@ def _evaluate(
 
 def _measure(done: Any, resolved: Any, tables: dict[str, Path], test: Path) -> None:
     """Fill in the run's table: what was trained, on the unseen data, and baselines if *tables* are given."""
-    from plasmid.client.baselines import run_baselines
     from plasmid.client.progress import RunProgress
-    from plasmid.client.table import Table
-    from plasmid.client.trees import score_file
-    from plasmid.training.release import evaluate_file
+    from plasmid.experiments.baselines import run_baselines
+    from plasmid.experiments.table import Table
+    from plasmid.experiments.trees import score_file
+    from plasmid.prediction.evaluation import evaluate_file
 
     with RunProgress() as progress:
         progress.note("scoring what was trained on the unseen data ...")

@@ -26,9 +26,9 @@ UrlOption = Annotated[
 def _at(url: str | None, passphrase_file: Path | None) -> Iterator[Any]:
     """Yield the coordinator at *url*, or the embedded one, or None if that isn't running."""
     from plasmid.client.api import Coordinator, person_credential
-    from plasmid.controller.coordinator import CoordinatorHome
-    from plasmid.gateway.passphrase import drawn_file, from_file
-    from plasmid.site.enrol import Credential
+    from plasmid.coordinator.coordinator import CoordinatorHome
+    from plasmid.gateway.keys.passphrase import drawn_file, from_file
+    from plasmid.uplink.enrol import Credential
 
     credential = person_credential()
     embedded = CoordinatorHome(home() / "coordinator")
@@ -51,8 +51,8 @@ class _Unattended:
     """The embedded coordinator's runs, read where they lie while no coordinator answers for them."""
 
     def __init__(self) -> None:
-        from plasmid.controller.coordinator import CoordinatorHome
-        from plasmid.controller.database import Runs
+        from plasmid.coordinator.coordinator import CoordinatorHome
+        from plasmid.coordinator.database import Runs
         from plasmid.link.engine import open_engine
 
         embedded = CoordinatorHome(home() / "coordinator")
@@ -70,7 +70,7 @@ class _Unattended:
         return self._runs.log(run)
 
     def _as_it_is(self, run: dict[str, Any]) -> dict[str, Any]:
-        from plasmid.controller.states import RunState
+        from plasmid.coordinator.states import RunState
 
         left = self._abandoned and not RunState(run["state"]).final
         return {**run, "state": RunState.INTERRUPTED} if left else run

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 
 from plasmid.core.errors import HubError
 from plasmid.hub import answers
-from plasmid.hub.records import AccessRequest
-from plasmid.hub.routes.desk import Body, Desk, text_of
+from plasmid.hub.routes.request_context import Body, Desk, text_of
+from plasmid.hub.store.records import AccessRequest
 
 _STATES = ("pending", "accepted", "rejected")
 

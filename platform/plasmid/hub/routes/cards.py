@@ -19,9 +19,9 @@ from fastapi.responses import JSONResponse
 
 from plasmid.core.errors import HubError
 from plasmid.core.yaml12 import Yaml12Error, parse_yaml
-from plasmid.hub.facts import MAX_FRONT_MATTER
-from plasmid.hub.routes.desk import Body, Desk, text_of
+from plasmid.hub.routes.request_context import Body, Desk, text_of
 from plasmid.hub.safety import WEIGHTS
+from plasmid.hub.store.card_facts import MAX_FRONT_MATTER
 
 MAX_CARD_BYTES = 2**20
 _BLOCK = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)

@@ -22,14 +22,14 @@ from starlette.concurrency import run_in_threadpool
 
 from plasmid.core.errors import HubError
 from plasmid.hub import answers, safety
-from plasmid.hub.names import check_path
-from plasmid.hub.records import Account, Add, Blob, Commit, Delete, Operation, Repo
 from plasmid.hub.routes.cards import MAX_CARD_BYTES, check_commit
-from plasmid.hub.routes.desk import Body, Desk, plain, text_of
 from plasmid.hub.routes.lfs import XET
 from plasmid.hub.routes.links import SHA256
 from plasmid.hub.routes.ndjson import Item, Lines
+from plasmid.hub.routes.request_context import Body, Desk, plain, text_of
 from plasmid.hub.routes.streams import read_in_thread
+from plasmid.hub.store.names import check_path
+from plasmid.hub.store.records import Account, Add, Blob, Commit, Delete, Operation, Repo
 
 LFS_FROM_BYTES = 1_000_000
 """Smaller files are known to clients by Git's SHA-1, larger ones and weights by their SHA-256."""

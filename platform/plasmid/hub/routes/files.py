@@ -23,9 +23,9 @@ from starlette.concurrency import run_in_threadpool
 
 from plasmid.core.errors import HubError
 from plasmid.hub import answers
-from plasmid.hub.blobs import BlobStore, missing
-from plasmid.hub.records import Commit, FileEntry, Repo
-from plasmid.hub.routes.desk import Desk, plain
+from plasmid.hub.routes.request_context import Desk, plain
+from plasmid.hub.store.blobs import BlobStore, missing
+from plasmid.hub.store.records import Commit, FileEntry, Repo
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _TYPES = {

@@ -18,10 +18,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from plasmid.core.errors import HubError
-from plasmid.hub.records import Blob, Repo
-from plasmid.hub.routes.desk import Body, Desk
 from plasmid.hub.routes.links import SHA256
+from plasmid.hub.routes.request_context import Body, Desk
 from plasmid.hub.routes.streams import read_in_thread
+from plasmid.hub.store.records import Blob, Repo
 
 _MEDIA = "application/vnd.git-lfs+json"
 _MOST_OBJECTS = 1000

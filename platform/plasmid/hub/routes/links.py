@@ -22,10 +22,10 @@ from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from plasmid.core.errors import HubError
-from plasmid.hub.database import writing
-from plasmid.hub.keys import sign, signed
-from plasmid.hub.records import Repo
-from plasmid.hub.tables import ArrivalRow, CommitRow, FileRow
+from plasmid.hub.accounts.keys import sign, signed
+from plasmid.hub.store.database import writing
+from plasmid.hub.store.records import Repo
+from plasmid.hub.store.tables import ArrivalRow, CommitRow, FileRow
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _USE = "upload"

@@ -19,8 +19,8 @@ from typing import Any
 
 from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError
-from plasmid.hub.blobs import BlobWriter
-from plasmid.hub.records import Blob
+from plasmid.hub.store.blobs import BlobWriter
+from plasmid.hub.store.records import Blob
 
 LINE_BYTES = 128 * 1024
 _CONTENT = re.compile(rb'"content"\s*:\s*"')

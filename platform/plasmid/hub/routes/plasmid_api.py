@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from plasmid.hub import answers
-from plasmid.hub.lineage import Edge, Lineage
-from plasmid.hub.routes.desk import Body, Desk, text_of
+from plasmid.hub.routes.request_context import Body, Desk, text_of
+from plasmid.hub.store.lineage import Edge, Lineage
 
 
 def routes(desk: Desk) -> APIRouter:

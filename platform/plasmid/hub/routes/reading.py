@@ -11,11 +11,11 @@ from fastapi.responses import JSONResponse
 
 from plasmid.core.errors import HubError
 from plasmid.hub import answers
-from plasmid.hub import finding as find
-from plasmid.hub.ordering import Sort
-from plasmid.hub.records import Commit, FileEntry, Repo
-from plasmid.hub.registry import Registry
-from plasmid.hub.routes.desk import Body, Desk, plain, true_of
+from plasmid.hub.routes.request_context import Body, Desk, plain, true_of
+from plasmid.hub.store import finding as find
+from plasmid.hub.store.ordering import Sort
+from plasmid.hub.store.records import Commit, FileEntry, Repo
+from plasmid.hub.store.registry import Registry
 
 PAGE = 100
 MOST_A_PAGE = 1000

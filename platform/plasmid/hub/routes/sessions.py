@@ -25,9 +25,9 @@ from fastapi import Request, Response
 
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import HubError
-from plasmid.hub.accounts import Accounts
-from plasmid.hub.keys import sign, signed
-from plasmid.hub.records import Account
+from plasmid.hub.accounts.accounts import Accounts
+from plasmid.hub.accounts.keys import sign, signed
+from plasmid.hub.store.records import Account
 
 FORM_BYTES = 16 * 1024
 _COOKIE = re.compile(r"([0-9a-f]{64})\.([0-9]{1,12})\.([0-9a-f]{64})")

@@ -17,7 +17,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from plasmid.core.errors import HubError
-from plasmid.hub.routes.desk import Desk
+from plasmid.hub.routes.request_context import Desk
 
 T = TypeVar("T")
 

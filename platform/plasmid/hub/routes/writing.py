@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 
 from plasmid.core.errors import HubError
 from plasmid.hub import answers
-from plasmid.hub.names import RepoId, check_revision
-from plasmid.hub.records import Account, Gate, Repo
-from plasmid.hub.routes.desk import Body, Desk, plain, text_of
+from plasmid.hub.routes.request_context import Body, Desk, plain, text_of
+from plasmid.hub.store.names import RepoId, check_revision
+from plasmid.hub.store.records import Account, Gate, Repo
 
 _NO_TERMS = "Use of these files is subject to the licence in the model card."
 

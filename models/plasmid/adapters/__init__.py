@@ -1,0 +1,1 @@
+"""Adapters: schema, folder, card, merge, export, prediction."""

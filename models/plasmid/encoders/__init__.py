@@ -1,0 +1,1 @@
+"""Encoders with an adapter: loading, batches, many adapters at once."""

@@ -1,0 +1,1 @@
+"""Client of a hub that speaks the Hugging Face protocol."""

@@ -1,0 +1,1 @@
+"""Causal language models with an adapter: prompts, templates, generation."""

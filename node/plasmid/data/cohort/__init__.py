@@ -1,0 +1,1 @@
+"""From a cohort document to one checked SELECT."""

@@ -1,0 +1,1 @@
+"""Readiness reports: counts about a view, without cells."""

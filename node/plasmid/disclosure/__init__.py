@@ -1,0 +1,1 @@
+"""Disclosure control: suppression of small cells, overlap of released sums."""

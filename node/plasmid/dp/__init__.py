@@ -1,0 +1,1 @@
+"""Differential privacy: noise, accounting, budgets, claims, the canary audit."""

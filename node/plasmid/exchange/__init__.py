@@ -1,0 +1,1 @@
+"""Adapters to and from a hub: push, pull, merge, describe."""

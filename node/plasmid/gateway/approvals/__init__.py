@@ -1,0 +1,1 @@
+"""Approvals by people: files, register, quorum, review."""

@@ -1,0 +1,1 @@
+"""A site's keys: the keystore and its passphrase."""

@@ -1,0 +1,1 @@
+"""Members of a federation as a site knows them: peers, projects, revocations."""

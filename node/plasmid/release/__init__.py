@@ -1,0 +1,1 @@
+"""Results of runs: attestations, provenance, adapter folders and their verification."""

@@ -1,0 +1,1 @@
+"""Parts shared by every page and service: templates, style, request guard, loopback server."""

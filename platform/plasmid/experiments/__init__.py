@@ -1,0 +1,1 @@
+"""Baselines, comparisons and their charts."""

@@ -1,0 +1,1 @@
+"""The hub's accounts: users, tokens, gates, limits."""

@@ -1,8 +1,0 @@
-"""What Alembic runs: the revisions, in the transaction of :func:`plasmid.hub.migrations.upgrade`."""
-
-from __future__ import annotations
-
-from alembic import context
-
-context.configure(connection=context.config.attributes["connection"])
-context.run_migrations()

@@ -43,9 +43,9 @@ from plasmid.data.table import Table, concatenate
 from plasmid.data.views.reading import read_table
 from plasmid.dp.canary_audit import Audit
 from plasmid.dp.noise import skellam
-from plasmid.dp.site_parameters import sampling, unit_terms
 from plasmid.experiments.simple import simple_scores
 from plasmid.gateway.output import bounded
+from plasmid.gateway.site_parameters import sampling, unit_terms
 from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import Planned
 from plasmid.recipes import catalogue

@@ -13,6 +13,7 @@ from plasmid.computations import api, finetune
 from plasmid.core.canonical import sha256_hex
 from plasmid.dp.rotation import rotate
 from plasmid.gateway.totals import Answered
+from plasmid.gateway.verify_states import Following
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Start, Total
 from plasmid.recipes.beside import advanced, shape_of
@@ -20,7 +21,6 @@ from plasmid.recipes.schema import Recipe
 from plasmid.recipes.stopping import MOST_LOSS, Choice, Stop
 from plasmid.release.attestation import HeldBack
 from plasmid.release.server_step import server_step
-from plasmid.release.verify_states import Following
 from plasmid.secagg import tags
 from plasmid.secagg.ring import TAIL, Encoding
 from plasmid.secagg.statements import Verified

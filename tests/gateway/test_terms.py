@@ -9,7 +9,7 @@ import pytest
 from plasmid.bases.store import BaseModel
 from plasmid.core.errors import DataError, PolicyRefused
 from plasmid.dp.accounting import dp_sgd_noise
-from plasmid.dp.site_parameters import sampling, unit_terms
+from plasmid.gateway.site_parameters import sampling, unit_terms
 from plasmid.protocol.messages import UnitTerms
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe

@@ -22,11 +22,11 @@ from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.manifests import check_manifest
 from plasmid.gateway.replay import Marks
 from plasmid.gateway.totals import Answered, Source
+from plasmid.gateway.verify_states import ABSOLUTE, RELATIVE, Following
 from plasmid.planner.attempts import AttemptPlan
 from plasmid.protocol.body import unpack
 from plasmid.protocol.identity import Identity
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
-from plasmid.release.verify_states import ABSOLUTE, RELATIVE, Following
 from plasmid.secagg.near_states import NEAR
 from plasmid.secagg.site import SiteEpoch
 from plasmid.secagg.statements import Shares

@@ -15,7 +15,7 @@ ROOTS = [REPOSITORY / name for name in ("node", "recipes", "models")]
 ENDS = (
     "plasmid.dp.accountant_child",  # what noise costs
     "plasmid.planner.attempts",  # how much noise, over how many releases
-    "plasmid.dp.site_parameters",  # rate and noise of a site
+    "plasmid.gateway.site_parameters",  # rate and noise of a site
     "plasmid.gateway.output",  # shared noise
     "plasmid.gateway.noise_check",  # the look at a worker's noise
     "plasmid.gateway.ledger",  # what was spent

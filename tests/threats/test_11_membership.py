@@ -21,9 +21,9 @@ from plasmid.adapters.adapter import initial_state
 from plasmid.bases.store import BaseModel
 from plasmid.dp.budgets import Budget
 from plasmid.dp.canary_audit import Audit
-from plasmid.dp.site_parameters import sampling, unit_terms
 from plasmid.gateway.home import SiteConfig
 from plasmid.gateway.ledger import Ledger
+from plasmid.gateway.site_parameters import sampling, unit_terms
 from plasmid.recipes.schema import Recipe
 from plasmid.worker.canaries import Canaries
 from plasmid.worker.dp import UnitSampling

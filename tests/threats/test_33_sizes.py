@@ -19,8 +19,8 @@ import pytest
 
 from plasmid.core.errors import PlasmidError
 from plasmid.data.views.reading import read_table
-from plasmid.dp.site_parameters import sampling
 from plasmid.gateway.sentences import SENTENCES, public
+from plasmid.gateway.site_parameters import sampling
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Failed, Signed, sign, wire
 from plasmid.recipes.protection import Protection

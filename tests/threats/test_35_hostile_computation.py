@@ -21,7 +21,7 @@ from plasmid.bases.store import BaseModel
 from plasmid.computations import finetune, mean, ping
 from plasmid.data.table import Table
 from plasmid.dp.noise import skellam
-from plasmid.dp.site_parameters import sampling, unit_terms
+from plasmid.gateway.site_parameters import sampling, unit_terms
 from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import Manifest

@@ -22,10 +22,10 @@ from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import LinkError, ProtocolError
 from plasmid.gateway import totals
 from plasmid.gateway.admission import Answer
+from plasmid.gateway.verify_states import Following
 from plasmid.protocol.body import pack, unpack
 from plasmid.protocol.messages import Manifest, Signed, Start, Total, sign
 from plasmid.recipes.query import PingDocument
-from plasmid.release.verify_states import Following
 from plasmid.secagg import tags
 from plasmid.secagg.ring import TAIL, Encoding, Words, decode_sum
 from plasmid.secagg.samples import SAMPLES, body_root, leaf_bytes, leaf_count

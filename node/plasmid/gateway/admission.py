@@ -20,7 +20,6 @@ from plasmid.computations import api
 from plasmid.computations._personal import personal_of
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PolicyRefused, ProtocolError
-from plasmid.dp.site_parameters import unit_terms
 from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.bundles import check_half
 from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
@@ -33,6 +32,8 @@ from plasmid.gateway.participation import Derived, Lineage
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.policy import Policy
 from plasmid.gateway.replay import Marks
+from plasmid.gateway.site_parameters import unit_terms
+from plasmid.gateway.verify_states import Following
 from plasmid.gateway.views import Slice, described, slice_of
 from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.messages import Admit, Ask, Planned, Signed, UnitTerms
@@ -40,7 +41,6 @@ from plasmid.protocol.project import Project
 from plasmid.recipes.beside import shape_of
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document, unit_of
-from plasmid.release.verify_states import Following
 from plasmid.secagg.site import SiteEpoch
 from plasmid.secagg.statements import IsolationLevel
 
@@ -161,7 +161,7 @@ def admit(
     policy, view = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
     check_isolation(policy, isolation)
     if document.computation == "gain":
-        from plasmid.release.countersign import check_judged  # which other documents do not need
+        from plasmid.gateway.countersign import check_judged  # which other documents do not need
 
         check_judged(audit, document)
     known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None

@@ -9,7 +9,7 @@ Rules
 2. A run is admitted by the site's own policy, on a digest that the site computes itself.
 3. A manifest is compared, field by field, with what the admitted document implies; the site chooses
    nothing and believes nothing. The state that it names must follow from the sums that this site knows
-   (:mod:`plasmid.release.verify_states`): nothing is computed at any other.
+   (:mod:`plasmid.gateway.verify_states`): nothing is computed at any other.
 4. **An attempt is answered once.** It is charged and marked before the computation starts; the same manifest
    again gets the stored bytes, another one for that slot, or an older slot, is refused.
 5. Bounds and shared noise are applied here, whatever the computation returned; wrong shape, dtype or a
@@ -373,11 +373,11 @@ class Gateway:
         ------
         ProtocolError
             ``protocol.result``, ``protocol.step``, ``protocol.claims``: see
-            :func:`plasmid.release.countersign.check_result`.
+            :func:`plasmid.gateway.countersign.check_result`.
         PlasmidError
             What lets nothing leave, as for :meth:`contribute`.
         """
-        from plasmid.release.countersign import (
+        from plasmid.gateway.countersign import (
             adapter_digest,
             check_result,
             word_of,

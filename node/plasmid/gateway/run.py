@@ -20,11 +20,11 @@ import numpy as np
 
 from plasmid.core.errors import PlasmidError, ProtocolError, SiteFailed
 from plasmid.disclosure.rules import layout_of, people_key
-from plasmid.dp.site_parameters import sampling
 from plasmid.gateway.gateway import Summed
 from plasmid.gateway.own_adapter import make_own, makes_own, own_of
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.session import Progress, WorkerSession
+from plasmid.gateway.site_parameters import sampling
 from plasmid.planner.attempts import AUDIT_LENGTH
 from plasmid.protocol.messages import Admit, Conclude, End, Epoch, Manifest, Relay, Signed, sign
 

@@ -27,8 +27,8 @@ from typing import Any
 from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.data.views.reading import site_rows
-from plasmid.dp.site_parameters import sampling, unit_terms
 from plasmid.gateway.session import WorkerSession
+from plasmid.gateway.site_parameters import sampling, unit_terms
 from plasmid.isolation import choose, strongest
 from plasmid.isolation.launcher import LocalLauncher, Worker
 from plasmid.isolation.supervisor import Notice
@@ -82,7 +82,7 @@ def probe(recipe: Recipe, base: BaseModel, tables: Sequence[Path], *, threads: i
     Raises
     ------
     PlasmidError
-        What a worker reports; DataError and PolicyRefused as :func:`plasmid.dp.site_parameters.unit_terms`.
+        What a worker reports; DataError and PolicyRefused as :func:`plasmid.gateway.site_parameters.unit_terms`.
     """
     steps = min(STEPS, recipe.training.steps)
     short = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": steps})})

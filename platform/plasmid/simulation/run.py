@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from plasmid.computations._personal import keeps
 from plasmid.coordinator.plan import check_named, prepare
 from plasmid.core.errors import RecipeError
-from plasmid.dp.site_parameters import unit_terms
+from plasmid.gateway.site_parameters import unit_terms
 from plasmid.link.bodies import Bodies
 from plasmid.recipes.load import ResolvedRecipe
 from plasmid.secagg.statements import MAX_ROSTER

@@ -20,7 +20,7 @@ import numpy as np
 
 from plasmid.coordinator.plan import Job, check_roster
 from plasmid.coordinator.secure_sum import Opened, Phase, State
-from plasmid.dp.site_parameters import sampling
+from plasmid.gateway.site_parameters import sampling
 from plasmid.link.bodies import Bodies
 from plasmid.planner.attempts import attempt_plan
 from plasmid.protocol.messages import UnitTerms

@@ -11,9 +11,9 @@ import numpy as np
 
 from plasmid.bases.store import BaseModel
 from plasmid.data.table import Table
-from plasmid.dp.site_parameters import sampling
 from plasmid.gateway.own_adapter import make_own, own_of
 from plasmid.gateway.run import local_seed
+from plasmid.gateway.site_parameters import sampling
 from plasmid.protocol.body import Body, pack, unpack
 from plasmid.recipes.weights import weights_of
 from plasmid.worker.worker import Session

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from plasmid.core.bounds import parse_json
 from plasmid.core.errors import HubError
 from plasmid.hub import answers
-from plasmid.hub.pages.pages import pages
+from plasmid.hub.pages import pages
 from plasmid.hub.routes.cards import MAX_CARD_BYTES, split
 from plasmid.hub.routes.request_context import Desk
 from plasmid.hub.routes.sessions import Session, check_form, check_own_page, form_of, here_of, local

@@ -5,7 +5,7 @@ Rules
 1. The result is the pinned coordinator's, about the admitted run: its project, requester, recipe and base.
 2. The history holds, for every round to which this site contributed, the very manifest that it answered, and
    for every round a manifest of this run; rounds are complete and in order.
-3. The released state follows from the totals (:mod:`plasmid.release.verify_states`), and the adapter's files
+3. The released state follows from the totals (:mod:`plasmid.gateway.verify_states`), and the adapter's files
    follow from that state: they are made again here, and are the same to the byte.
 4. The facts about privacy are those of the document and of this site's own terms; no more honest sites are
    counted, and no fewer attempts, than it has seen; epsilon follows from them.

@@ -4,7 +4,8 @@ Without a privacy unit, and with every total verified, a coordinator still has t
 that of round r + 1 over S without X. Their difference is X's vector of round r, plus what the vectors of the
 others changed from one round to the next. For each round and site X of a shipped recipe this prints how far
 the two states are apart, as a part of the larger one's norm, and the cosine between that difference and X's
-vector. A site refuses the second sum where the states are nearer than :data:`plasmid.secagg.near_states.NEAR`.
+vector. A site refuses the second sum where the states are nearer than
+:data:`plasmid.secagg.near_states.NEAR`.
 
     python -m benchmarks.near_states tcr-covid --seed 0 --set federation.rounds=48
 """

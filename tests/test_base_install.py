@@ -19,7 +19,11 @@ from pins import FILES, read_pins
 REPOSITORY = Path(__file__).parents[1]
 ROOTS = ("models", "recipes", "node", "platform")
 BASE = {pin.name for pin in read_pins(FILES["gateway"].read_text(encoding="utf-8"))}
-LEAN = ("plasmid.cli", "plasmid.core", "plasmid.gateway", "plasmid.privacy", "plasmid.protocol")
+LEAN = (
+    *("plasmid.cli", "plasmid.core", "plasmid.disclosure", "plasmid.dp", "plasmid.gateway"),
+    *("plasmid.isolation", "plasmid.log", "plasmid.planner", "plasmid.protocol", "plasmid.release"),
+    *("plasmid.secagg", "plasmid.uplink"),
+)
 LEAN_TOO = {
     "plasmid.gateway.node",
     "plasmid.owner.doctor",

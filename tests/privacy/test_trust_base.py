@@ -23,7 +23,7 @@ ENDS = (
     "plasmid.worker.engine",  # what calls them
     "plasmid.lora.layer",  # each row's gradient of a factor
 )
-WITHIN = ("plasmid.privacy.", "plasmid.lora.", "plasmid.isolation.lockdown")
+WITHIN = ("plasmid.dp.", "plasmid.secagg.", "plasmid.lora.", "plasmid.isolation.lockdown")
 """What is followed: the arithmetic of privacy and of gradients; not the model, the messages, the recipe."""
 LIMIT_LINES = 4_600
 
@@ -83,6 +83,6 @@ def test_it_is_found_by_imports() -> None:
     for module in (plasmid.dp.noise, plasmid.lora.samples):
         assert module.__file__ is not None
         assert str(Path(module.__file__).relative_to(REPOSITORY)) in found
-    assert not [name for name in found if name.startswith(("node/plasmid/site", "node/plasmid/data"))]
+    assert not [name for name in found if name.startswith(("node/plasmid/uplink", "node/plasmid/data"))]
     assert plasmid.core.errors.__file__ is not None
     assert "models/plasmid/core/errors.py" not in found

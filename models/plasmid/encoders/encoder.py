@@ -163,8 +163,8 @@ class AdaptedModel(Learned):
         Raises
         ------
         ModelError
-            As :func:`plasmid.encoders.loading.load_encoder`, :func:`plasmid.adapters.adapter.lora_modules` and
-            :class:`plasmid.bases.tokenizing.Tokenizer`.
+            As :func:`plasmid.encoders.loading.load_encoder`, :func:`plasmid.adapters.adapter.lora_modules`
+            and :class:`plasmid.bases.tokenizing.Tokenizer`.
         """
         if head.own_head != "none":
             from plasmid.language.encoder import LanguageModel  # a kind of this class

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. The body is run as an encoder is (:mod:`plasmid.encoders.encoder`), with what enters the lowest trained layer
-   cached where it never changes; the head reads only those tokens that have a target. Its weights stay.
+1. The body is run as an encoder is (:mod:`plasmid.encoders.encoder`), with what enters the lowest trained
+   layer cached where it never changes; the head reads only those tokens that have a target. Its weights stay.
 2. A row of a causal model is its prompt in the base's chat template, cut to ``max_length`` tokens where the
    prompt's text is, and behind it the answer with the mark of its end. The target at a token is the next one.
 3. Masks are drawn anew for each batch, so of masked rows nothing is cached; padding is never masked.

@@ -4,8 +4,9 @@ Rules
 -----
 1. Of every statistic that left without differential privacy the site keeps which people each released cell
    and margin was about, as keyed hashes; of one population in one folder. It keeps no value.
-2. A new one is refused where :func:`plasmid.disclosure.differencing.conflict` finds that a difference of sums is
-   about fewer than ``least`` people. A repeat about the very same sets passes: it is told the same numbers.
+2. A new one is refused where :func:`plasmid.disclosure.differencing.conflict` finds that a difference of sums
+   is about fewer than ``least`` people. A repeat about the very same sets passes: it is told the same
+   numbers.
 3. Sets are kept before anything leaves, and never dropped: what left stays known. Check and keep are
    one step under a lock, so that two runs at once see one another.
 4. A file that is damaged refuses everything (fail closed).

@@ -1,10 +1,10 @@
 """The owner's rules against disclosure, for what leaves without a privacy unit.
 
 They are in force unless the owner turns one off by null: for ``mean``, ``counts`` and ``evaluate``, whose
-numbers are cells, before anything is encoded (:mod:`plasmid.disclosure.suppression`). What a recipe's own Python
-returns has no cells that a node could know, and a record of ``trees`` is in one cell of every column at once:
-of those two only the number of values per person is looked at, at admission. Fine-tuning without a unit is
-not a statistic: ``require: unit`` is the owner's line there.
+numbers are cells, before anything is encoded (:mod:`plasmid.disclosure.suppression`). What a recipe's own
+Python returns has no cells that a node could know, and a record of ``trees`` is in one cell of every column
+at once: of those two only the number of values per person is looked at, at admission. Fine-tuning without a
+unit is not a statistic: ``require: unit`` is the owner's line there.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ Rules
 2. Inputs are neither stored nor logged, and each answer says so in ``X-Plasmid-Inputs``, with whether they
    have left the caller's machine for this one.
 3. Who uses an adapter that was retired is told so, in ``retired``.
-4. No web page speaks for its reader, at whatever address (:mod:`plasmid.web.request_checks`): bodies are JSON.
+4. No web page speaks for its reader, at whatever address (:mod:`plasmid.web.request_checks`): bodies are
+   JSON.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def command(
     Raises
     ------
     ModelError
-        ``model.not_causal``; what :func:`plasmid.adapters.causal_adapter.read_causal` raises; that a release's
-        signatures are not good.
+        ``model.not_causal``; what :func:`plasmid.adapters.causal_adapter.read_causal` raises; that a
+        release's signatures are not good.
     UsageError
         ``usage.plain_http``: it would be open to the network; ``usage.lora_rank``: a rank that vLLM does not
         take.

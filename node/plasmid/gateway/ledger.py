@@ -10,8 +10,8 @@ Rules
 2. A damaged ledger refuses every use. Damage is never repaired by forgetting: :meth:`Ledger.carry_forward`
    keeps the damaged file and starts a ledger that counts every budget as wholly spent.
 3. A chain cannot show that its end was cut off: peers hold the newest charge that they saw, counter and
-   digest in this site's own signed words (:mod:`plasmid.gateway.members.heads`), and :meth:`Ledger.check_seen`
-   refuses a ledger that does not contain it, however far it has grown since.
+   digest in this site's own signed words (:mod:`plasmid.gateway.members.heads`), and
+   :meth:`Ledger.check_seen` refuses a ledger that does not contain it, however far it has grown since.
    *Claim*: peers who collude in a rollback are not detected.
 """
 

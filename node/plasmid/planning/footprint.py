@@ -9,8 +9,8 @@ Rules
    Large Transformer Models", arXiv 2205.05198, section 4.1): 34 bytes for each token and hidden value in 16
    bits, where mixed precision keeps some in 32 beside; in 32 bits twice that, less the masks of dropout, of
    which there is none, and less what enters the feed-forward layers where no factor needs it. Attention is
-   fused on a GPU (:func:`plasmid.encoders.encoder.attention_on`), so that its matrix of scores is not kept; on
-   a CPU it is, 5 bytes for each score. In 16 bits each layer also keeps a copy of its weights in them; of
+   fused on a GPU (:func:`plasmid.encoders.encoder.attention_on`), so that its matrix of scores is not kept;
+   on a CPU it is, 5 bytes for each score. In 16 bits each layer also keeps a copy of its weights in them; of
    packed weights (:mod:`plasmid.lora.packed`) none is kept, and the largest layer's exist unpacked.
 3. A head that answers with a token keeps a row of logits for each of its targets, three times over: as
    computed, their softmax, and the gradient.

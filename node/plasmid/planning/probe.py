@@ -82,7 +82,8 @@ def probe(recipe: Recipe, base: BaseModel, tables: Sequence[Path], *, threads: i
     Raises
     ------
     PlasmidError
-        What a worker reports; DataError and PolicyRefused as :func:`plasmid.gateway.site_parameters.unit_terms`.
+        What a worker reports; DataError and PolicyRefused as
+        :func:`plasmid.gateway.site_parameters.unit_terms`.
     """
     steps = min(STEPS, recipe.training.steps)
     short = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": steps})})

@@ -126,8 +126,9 @@ def verify_release(folder: Path, trust: Trust | None = None) -> Verified:
     ModelError
         ``model.release_unsigned``: it carries no attestations; ``model.release_changed``: a file is not as it
         was released, is missing, or is one more; ``model.release_signature``, ``model.release_invalid``: see
-        :func:`plasmid.release.provenance.attested`; ``model.release_claims``: card or provenance say something
-        else than was signed; ``model.release_trust``: a key is not the pinned one, or none is pinned.
+        :func:`plasmid.release.provenance.attested`; ``model.release_claims``: card or provenance say
+        something else than was signed; ``model.release_trust``: a key is not the pinned one, or none is
+        pinned.
     """
     bundle = folder / BUNDLE
     if not bundle.is_file():

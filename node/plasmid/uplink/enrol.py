@@ -1,7 +1,7 @@
 """The newcomer's side of enrolment, for sites and for people.
 
-A credential is a folder with ``keys.json`` (:mod:`plasmid.gateway.keys.keystore`), ``tls.pem`` (certificate and
-encrypted TLS key), ``ca.pem`` and ``coordinator.json`` (URL, pinned identity key, own name).
+A credential is a folder with ``keys.json`` (:mod:`plasmid.gateway.keys.keystore`), ``tls.pem`` (certificate
+and encrypted TLS key), ``ca.pem`` and ``coordinator.json`` (URL, pinned identity key, own name).
 """
 
 from __future__ import annotations

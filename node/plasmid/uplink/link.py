@@ -3,7 +3,8 @@
 Rules
 -----
 1. HTTPS with mutual TLS under the CA pinned at enrolment; nothing from the environment (proxies, CAs)
-   is trusted for it. What the owner's settings say of a proxy or another CA is :mod:`plasmid.uplink.network`'s.
+   is trusted for it. What the owner's settings say of a proxy or another CA is
+   :mod:`plasmid.uplink.network`'s.
 2. Where those settings let TLS end at a proxy, every request and its answer are signed, whether or not a
    proxy is there; ``end_to_end`` says what the last answer's connection was.
 3. A transport error is tried again with growing pauses until ``patience_s``; every request is

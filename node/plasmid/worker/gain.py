@@ -3,8 +3,8 @@
 Rules
 -----
 1. The rows that the document's ``holdout`` keeps from training are those that every run of the recipe has
-   kept from it, by the same rule (:func:`plasmid.data.views.rows.held_out`); the others train the adapter of the
-   site alone.
+   kept from it, by the same rule (:func:`plasmid.data.views.rows.held_out`); the others train the adapter of
+   the site alone.
 2. That one starts as the recipe's adapter does, and has the steps and rates of the document. No noise.
 3. Where the metric has no value, or too few rows are held out, there is no gain.
 """

@@ -21,8 +21,8 @@ Rules
    ``compute`` (phase, round, seed, sampling: the fields of :class:`~plasmid.worker.dp.UnitSampling`, or
    None, and ``cells``, a hexadecimal key, where evidence about cells is wanted; body: state), ``stop``.
    Frames out: ``opened``, ``progress``
-   (step, steps), ``cells`` (records; body: :class:`~plasmid.disclosure.contributors.Evidence`), ``personal`` (body:
-   what the site is to keep), ``figures`` (what is for its owner alone to see), ``result`` (body:
+   (step, steps), ``cells`` (records; body: :class:`~plasmid.disclosure.contributors.Evidence`), ``personal``
+   (body: what the site is to keep), ``figures`` (what is for its owner alone to see), ``result`` (body:
    vector), ``error``.
 5. The phase ``personal`` trains the given state, with what the site keeps, on the site's rows for itself,
    without the privacy unit's clip and noise: its result is the whole adapter, and stays at the site.

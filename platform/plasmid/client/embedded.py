@@ -37,7 +37,7 @@ from plasmid.core.clock import now, stamp
 from plasmid.core.errors import LinkError, PlasmidError, RunFailed, from_dict
 from plasmid.core.files import home, write_atomic
 from plasmid.core.settings import dump_settings
-from plasmid.data.views.reading import read_table
+from plasmid.data.views.public_size import public_size
 from plasmid.dp.budgets import Population, exact
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keys.keystore import DRAWN, KEYS_FILE, EncryptedFile, Passphrase, draw_passphrase
@@ -52,7 +52,6 @@ from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.enrolment import Role
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.project import Project, ProjectPerson, ProjectSite
-from plasmid.recipes.documents import parse_document
 from plasmid.secagg.statements import IsolationLevel
 from plasmid.uplink.enrol import Credential, enrol, fetch_roster
 from plasmid.uplink.projects import put_project
@@ -67,16 +66,6 @@ def drawn(folder: Path) -> Passphrase:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     draw_passphrase(drawn_file(folder))
     return from_file(drawn_file(folder))
-
-
-def public_size(table: Path, document: Mapping[str, Any]) -> int:
-    """Return the number of privacy units in a site's table, rounded down to two digits."""
-    parsed: Any = parse_document(dict(document))
-    rows = read_table(table, parsed.contract)
-    patient = parsed.data.patient if parsed.privacy.unit == "patient" else None
-    units: int = rows.rows if patient is None else len(set(rows.columns[patient]))
-    step = int(10 ** max(0, len(str(units)) - 2))
-    return max(1, units // step * step)
 
 
 class Embedded:

@@ -7,8 +7,8 @@ Rules
 2. Each site alone trains rounds x steps, all rows in one place sites x rounds x steps, of the recipe's batch,
    from the recipe's initial adapter, by the sites' own engine, at the rates that the recipe's schedule has
    for the rounds. With fewer steps central would look worse than it is. Judged at the sites, each one's own
-   steps after the run (``training.personal_steps``) count as well. Of trees (:mod:`plasmid.experiments.trees`),
-   whose every step sees all rows, the steps are rounds.
+   steps after the run (``training.personal_steps``) count as well. Of trees
+   (:mod:`plasmid.experiments.trees`), whose every step sees all rows, the steps are rounds.
 3. At most two children at a time, each on its share of the cores. They end with the call, however it
    ends, and when this process dies: a child whose input closes exits at once.
 """

@@ -7,7 +7,8 @@ Rules
 2. A cell that fails is told with its code; the others go on. It is not kept.
 3. The interval is Student's, at 95 %, over seeds: how far another seed would move the mean. Sites and test
    are the same in every cell, so it says nothing about other sites or other test rows. One seed has none.
-4. Baselines are those of ``plasmid run`` (:mod:`plasmid.experiments.baselines`), at every seed, without noise.
+4. Baselines are those of ``plasmid run`` (:mod:`plasmid.experiments.baselines`), at every seed, without
+   noise.
 5. Where sites keep a part of the adapter in any cell, every cell and baseline is judged at the sites, on the
    rows that each of them holds out: that part is of no use to others' rows, and one yardstick is for all.
 6. What a simulation leaves out is said with the figures (:func:`plasmid.simulation.run.differences`).

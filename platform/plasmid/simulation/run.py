@@ -149,8 +149,8 @@ def simulate(
         As :class:`plasmid.simulation.sums.SimulatedSum`; RunFailed (``run.simulation``): an actor died; as
         :func:`plasmid.worker.gain.mean_over_sites`.
     """
-    from plasmid.client.embedded import public_size
     from plasmid.coordinator.rounds import Rounds
+    from plasmid.data.views.public_size import public_size
     from plasmid.planning.traffic import body_sizes
     from plasmid.simulation.sums import SimulatedSum
 

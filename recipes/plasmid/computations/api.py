@@ -4,7 +4,7 @@ Rules
 -----
 1. A computation is a module of this package; its name is the ``computation`` of the documents that
    ask for it. It holds public arithmetic only: no training loop, no clip, no noise, no I/O.
-   ``plasmid.training`` and ``plasmid.gateway`` do those, the controller drives the loop.
+   ``plasmid.worker`` and ``plasmid.gateway`` do those, the coordinator drives the loop.
 2. :meth:`Computation.shape` says what one site sends in a round and how far it may reach. The site
    and the coordinator each compute it from their own copy and compare.
 3. The site half is exactly one of ``loss`` (the node trains), ``per_record`` (the node clips every
@@ -282,8 +282,8 @@ class Method(Computation, Protocol):
     def adapter(self, document: Any, base: BaseModel, state: State) -> Vector:
         """Return the adapter that a public *state* stands for: what is trained, and what is released.
 
-        float32, in the order of :func:`plasmid.adapters.adapter.adapter_schema`. It is the same to the last bit
-        on every machine: sites countersign the files that follow from it.
+        float32, in the order of :func:`plasmid.adapters.adapter.adapter_schema`. It is the same to the last
+        bit on every machine: sites countersign the files that follow from it.
         """
 
     def sent(self, document: Any, base: BaseModel, before: Vector, after: Vector, round_: int) -> State:

@@ -3,7 +3,8 @@
 Rules
 -----
 1. A cohort speaks of the declared tables (:mod:`plasmid.recipes.declared`) and of named concept sets. What
-   a site calls its tables and codes is the site's business; ``plasmid.data.cohort.compile`` brings both together.
+   a site calls its tables and codes is the site's business; ``plasmid.data.cohort.compile`` brings both
+   together.
 2. ``index`` gives each person an index date, ``where`` says who stays, ``columns`` says how each column of
    the contract comes to be. A row of the contract is one person at one index date. The index date is found
    first: a person whose first index event fails ``where`` is out, whatever the second one is.

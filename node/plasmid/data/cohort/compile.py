@@ -3,11 +3,12 @@
 Rules
 -----
 1. A recipe never sends SQL. The query is built as a tree from typed parts, written, read back and compared
-   with what a query may hold (:mod:`plasmid.data.cohort.query_check`); anything else is an error here, not at the source.
+   with what a query may hold (:mod:`plasmid.data.cohort.query_check`); anything else is an error here, not at
+   the source.
 2. Each declared table is a few common table expressions: its columns as text without blanks and as numbers,
-   its dates as integers (:mod:`plasmid.data.cohort.days`). From there on there are only integers, joins, grouping,
-   comparisons and ROW_NUMBER, which every engine does alike: the same data give the same rows, in the same
-   order (of person and index date).
+   its dates as integers (:mod:`plasmid.data.cohort.days`). From there on there are only integers, joins,
+   grouping, comparisons and ROW_NUMBER, which every engine does alike: the same data give the same rows, in
+   the same order (of person and index date).
 3. What a query would pass over in silence is counted by a :class:`Check` in the same snapshot: dates in the
    future, dates, numbers, units and values that nothing maps.
 """

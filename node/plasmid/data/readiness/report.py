@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. Numbers are shown as :mod:`plasmid.data.readiness.small_counts` allows: masked below 11 people, rounded, in bins and
-   classes. No cell is in a report; what it names is the contract's (columns, labels) or fixed in the source.
+1. Numbers are shown as :mod:`plasmid.data.readiness.small_counts` allows: masked below 11 people, rounded, in
+   bins and classes. No cell is in a report; what it names is the contract's (columns, labels) or fixed in the
+   source.
 2. Batches are read once. Of the first :data:`EXACT_ROWS` rows, 16 bytes are kept for each person, row, input,
    and pair of input and label; of a count, 11 people; of inputs, :data:`NEAR_ROWS` on each side of the split.
 3. Quantiles are over people: of each, the first row.

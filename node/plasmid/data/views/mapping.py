@@ -28,7 +28,8 @@ def convert(cells: pa.Array, how: ColumnMap, column: AnyColumn) -> tuple[pa.Arra
     Raises
     ------
     DataError
-        ``data.unit_unconvertible``: as :func:`plasmid.data.views.units.conversion`, or the contract has no unit.
+        ``data.unit_unconvertible``: as :func:`plasmid.data.views.units.conversion`, or the contract has no
+        unit.
     """
     trouble: dict[str, Mask] = {}
     if how.codes is not None:

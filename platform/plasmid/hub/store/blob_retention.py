@@ -4,8 +4,8 @@ Rules
 -----
 1. A blob is recorded after it is stored, and its record goes before its bytes do, in one transaction with
    them: whoever finds the record and the bytes may commit it within a day.
-2. Recording and collecting exclude each other (:func:`plasmid.hub.store.database.lock_blobs`); a commit that names
-   a blob as it is collected fails by its foreign key.
+2. Recording and collecting exclude each other (:func:`plasmid.hub.store.database.lock_blobs`); a commit that
+   names a blob as it is collected fails by its foreign key.
 """
 
 from __future__ import annotations

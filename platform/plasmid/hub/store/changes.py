@@ -3,8 +3,8 @@
 Rules
 -----
 1. Operations apply in their order; all of them or none.
-2. What they lead to can lie in one folder on every system (:func:`plasmid.hub.store.names.check_together`), and has
-   at most :data:`MAX_FILES` files.
+2. What they lead to can lie in one folder on every system (:func:`plasmid.hub.store.names.check_together`),
+   and has at most :data:`MAX_FILES` files.
 """
 
 from __future__ import annotations

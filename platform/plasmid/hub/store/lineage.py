@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. Edges are what cards and provenance files say (:mod:`plasmid.hub.store.card_facts`), by name: a parent need not be
-   here.
+1. Edges are what cards and provenance files say (:mod:`plasmid.hub.store.card_facts`), by name: a parent need
+   not be here.
 2. A repository that the viewer may not read is not named among children, and its name as a parent is only
    what the child itself says.
 """

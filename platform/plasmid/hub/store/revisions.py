@@ -4,8 +4,8 @@ Rules
 -----
 1. A commit never changes. Branches move, by commits alone; tags do not move.
 2. Bytes are stored first; then one transaction makes the commit, moves the branch and says what the
-   repository is found by (:mod:`plasmid.hub.store.publishing`). Whatever fails before its end, nothing of it is
-   seen.
+   repository is found by (:mod:`plasmid.hub.store.publishing`). Whatever fails before its end, nothing of it
+   is seen.
 3. Who builds on a head that is not the head any more is told so, and nothing is written; who names no parent
    builds on whatever is there.
 """

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. The tables are made by revisions alone; a test compares what they lead to with :mod:`plasmid.hub.store.tables`.
+1. The tables are made by revisions alone; a test compares what they lead to with
+   :mod:`plasmid.hub.store.tables`.
 2. An upgrade is one transaction: it is done, or nothing is. Hubs that start together wait for one another.
 3. A database that a later release has changed is refused, not changed.
 4. A new revision is a file ``versions/rNNNN_what.py``; one that was released never changes.

@@ -23,7 +23,13 @@ ENDS = (
     "plasmid.worker.engine",  # what calls them
     "plasmid.lora.layer",  # each row's gradient of a factor
 )
-WITHIN = ("plasmid.dp.", "plasmid.secagg.", "plasmid.lora.", "plasmid.isolation.lockdown")
+WITHIN = (
+    "plasmid.dp.",
+    "plasmid.gateway.ledger_chain",
+    "plasmid.secagg.",
+    "plasmid.lora.",
+    "plasmid.isolation.lockdown",
+)
 """What is followed: the arithmetic of privacy and of gradients; not the model, the messages, the recipe."""
 LIMIT_LINES = 4_600
 

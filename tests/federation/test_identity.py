@@ -35,7 +35,7 @@ def test_only_one_file_imports_a_private_module_of_flwr() -> None:
     adapter = "node/plasmid/worker/flower.py"
     assert private == {adapter: {"flwr.supercore.task_identity"}}
     others = {name.rpartition("/")[0] for name, modules in by_file.items() if modules and name != adapter}
-    assert others == {"platform/plasmid/federation"}
+    assert others == {"platform/plasmid/strategies"}
 
 
 def test_the_identity_is_what_a_message_needs() -> None:

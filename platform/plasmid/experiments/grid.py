@@ -29,11 +29,12 @@ from plasmid.core.files import write_atomic
 from plasmid.recipes.load import ResolvedRecipe, load_recipe
 
 CODE = (
-    "controller/rounds.py", "data", "federation", "gateway/output.py", "gateway/terms.py", "lora", "models",
-    "privacy", "protocol", "simulation", "training", "client/baselines.py", "client/baseline_child.py",
-    "client/simple.py",
+    "adapters", "bases", "coordinator/rounds.py", "data", "dp", "encoders", "experiments/baselines.py",
+    "experiments/baseline_child.py", "experiments/simple.py", "gateway/output.py", "gateway/site_parameters.py",
+    "language", "lora",
+    "planner", "protocol", "secagg", "simulation", "strategies", "tasks", "worker",
 )  # fmt: skip
-"""Of the package ``plasmid``: what decides a cell's figures beside the recipe."""
+"""Of the package ``plasmid``: what decides a cell's figures, with the recipe."""
 LIBRARIES = ("torch", "transformers", "numpy", "flwr", "scikit-learn")
 _WITHOUT_UNIT = {
     "privacy.unit": "none",

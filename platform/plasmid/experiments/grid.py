@@ -30,9 +30,9 @@ from plasmid.recipes.load import ResolvedRecipe, load_recipe
 
 CODE = (
     "adapters", "bases", "coordinator/rounds.py", "data", "dp", "encoders", "experiments/baselines.py",
-    "experiments/baseline_child.py", "experiments/simple.py", "gateway/output.py", "gateway/site_parameters.py",
-    "language", "lora",
-    "planner", "protocol", "secagg", "simulation", "strategies", "tasks", "worker",
+    "experiments/baseline_child.py", "experiments/simple.py", "gateway/output.py",
+    "gateway/site_parameters.py", "language", "lora", "planner", "protocol", "secagg", "simulation",
+    "strategies", "tasks", "worker",
 )  # fmt: skip
 """Of the package ``plasmid``: what decides a cell's figures, with the recipe."""
 LIBRARIES = ("torch", "transformers", "numpy", "flwr", "scikit-learn")

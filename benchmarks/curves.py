@@ -1,4 +1,4 @@
-"""What a recipe's test says after each round, as its README has it: ``python -m benchmarks.curves``.
+"""Test metric of a recipe after each round, as its README has it: ``python -m benchmarks.curves``.
 
 Trains in one process, as :mod:`benchmarks.methods`, :mod:`benchmarks.trees` and :mod:`benchmarks.personal`
 do: with the rows, order, seeds and arithmetic of a run. Prints one row of the README's table a seed, and

@@ -1,4 +1,4 @@
-"""What differential privacy costs in quality, by epsilon and over seeds: ``python -m benchmarks.dp_quality``.
+"""Cost of differential privacy in quality, by epsilon and over seeds: ``python -m benchmarks.dp_quality``.
 
 Trains the shipped recipes that have a privacy unit, in this process and without a network, but with the
 node's own engine, sampling terms and output contract, the ring's rounding, and the computation's and the

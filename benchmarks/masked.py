@@ -1,4 +1,4 @@
-"""What a classifier gains that begins from a base adapted to unlabelled sequences.
+"""Gain of a classifier that begins from a base adapted to unlabelled sequences.
 
 Trains ``tcr-covid-masked`` with the node's engine, merges the adapter, imports that as a base model, and
 trains ``tcr-covid`` from it and from the base as it was, on the same sites, test and seeds. Prints a line a

@@ -1,4 +1,4 @@
-"""How good each LoRA method is on a shipped recipe, in one process: ``python -m benchmarks.methods``.
+"""Quality of each LoRA method on a shipped recipe, in one process: ``python -m benchmarks.methods``.
 
 Trains with the node's engine, the gateway's bounds, the ring's rounding and each method's own step, without a
 network, and scores on the recipe's test as it goes. Prints a line a score, and one JSON object at the end.

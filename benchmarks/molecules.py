@@ -1,4 +1,4 @@
-"""What an encoder of molecules knows, frozen, beside counts of fragments: ``python -m benchmarks.molecules``.
+"""A frozen encoder of molecules against counts of fragments: ``python -m benchmarks.molecules``.
 
 Ridge regression on the mean over an encoder's tokens, and on counts of circular fragments, for targets of
 ChEMBL that no recipe uses; Spearman over molecules whose scaffolds it did not see, in three folds.

@@ -1,4 +1,4 @@
-"""What an honest drop-out between two rounds tells of a site: ``python -m benchmarks.near_states``.
+"""Trace of a site in an honest drop-out between two rounds: ``python -m benchmarks.near_states``.
 
 Without a privacy unit, and with every total verified, a coordinator still has the sum of round r over S and
 that of round r + 1 over S without X. Their difference is X's vector of round r, plus what the vectors of the

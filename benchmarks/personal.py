@@ -1,4 +1,4 @@
-"""What sites gain by a federation, each judged on its own rows held out: ``python -m benchmarks.personal``.
+"""Gain of each site by a federation, on its own held-out rows: ``python -m benchmarks.personal``.
 
 Trains as :mod:`benchmarks.methods` does, and keeps at each site the part that the recipe keeps there. Every
 site's rows are cut in two by the recipe's ``data.holdout``, or by a fifth of all records; one part trains,

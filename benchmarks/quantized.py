@@ -1,4 +1,4 @@
-"""What a base in 4 bits costs: trains centrally over float32 and over nf4, and scores each adapter over both.
+"""Cost of a base in 4 bits: central training over float32 and over nf4, each adapter scored over both.
 
 All sites' rows in one table, with the node's engine; the same rows, seeds and batches. CPU seconds are of
 this process, so that other work on the machine does not count. Prints a line a score, and one JSON object at

@@ -85,10 +85,21 @@ def test_the_layers_of_the_contract_are_the_folders() -> None:
         assert set(islice(left, len(packages(root)))) == packages(root)
 
 
-def test_no_exception_to_the_layers_is_listed() -> None:
+LEFT = {
+    "plasmid.gateway.home -> plasmid.uplink.network",
+    "plasmid.gateway.node -> plasmid.uplink.enrol",
+    "plasmid.gateway.status -> plasmid.uplink.enrol",
+    "plasmid.gateway.status -> plasmid.uplink.membership",
+    "plasmid.gateway.watch -> plasmid.uplink.enrol",
+    "plasmid.gateway.watch -> plasmid.uplink.membership",
+}
+"""Upward imports that are left. The set may only shrink."""
+
+
+def test_no_exception_to_the_layers_is_added() -> None:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     (layers,) = (c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
-    assert len(layers.get("ignore_imports", [])) <= 6
+    assert set(layers.get("ignore_imports", [])) <= LEFT
 
 
 def test_no_import_breaks_a_contract() -> None:

@@ -176,3 +176,9 @@ def test_positions_that_start_behind_the_padding_are_fewer(zoo: dict[str, BaseMo
     with pytest.raises(ModelError) as caught:
         model.encode(long, input_column="cdr3", max_length=65)
     assert caught.value.code == "model.too_long"
+
+
+@pytest.mark.parametrize("architecture", ["esm", "llama"])
+def test_a_loaded_base_runs_no_kernel_of_a_hub(architecture: str, zoo: dict[str, BaseModel]) -> None:
+    """Transformers replaces layers by compiled code that it downloads, unless told not to (since 5.25)."""
+    assert load_encoder(zoo[architecture]).use_kernels is False

@@ -284,6 +284,7 @@ def test_the_child_gets_the_listed_environment_and_no_file(
         files = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
         command = (process / "cmdline").read_text()
     ours = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    ours |= {"USE_HUB_KERNELS": "NO"}
     ours |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     ours["PLASMID_HOME"] = str(tmp_path)
     given_by_the_sandbox = {"USER", "LOGNAME", "PWD"}

@@ -116,6 +116,7 @@ def _loaded(base: BaseModel, *, dtype: torch.dtype = torch.float32, **settings: 
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            use_kernels=False,  # the default fetches compiled code from a hub, and runs it
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

@@ -124,6 +124,7 @@ class LocalLauncher:
         """See :class:`Launcher`."""
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"USE_HUB_KERNELS": "NO"}
         environment |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)

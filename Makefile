@@ -25,10 +25,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/plasmid run tcr-covid --set federation.rounds=24 --yes
 
-# The references that follow from the code: docs/cli.md and docs/errors.md.
+# The references that follow from the code: docs/cli.md, docs/errors.md and the keys of the policy.
 docs: $(STAMP)
 	$(BIN)/python tools/cli_doc.py
 	$(BIN)/python tools/errors_doc.py
+	$(BIN)/python tools/policy_doc.py
 
 test: $(STAMP)
 	$(PYTEST)

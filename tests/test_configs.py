@@ -9,9 +9,12 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
+import policy_doc
 from plasmid.cli.verbs.site_peers import PeersFile
 from plasmid.core.settings import read_settings
-from plasmid.gateway.policy import Approvers, Policy, Requirements, Rule, read_policy
+from plasmid.gateway.policy.file import Policy, read_policy
+from plasmid.gateway.policy.grants import Approvers, Grant
+from plasmid.gateway.policy.require import Requirements
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -30,7 +33,7 @@ def fields(model: type[BaseModel]) -> set[str]:
     return found
 
 
-KEYS = fields(Policy) | fields(Rule) | fields(Approvers)
+KEYS = fields(Policy) | fields(Grant) | fields(Approvers)
 
 
 def with_every_example() -> str:
@@ -50,12 +53,16 @@ def test_every_commented_example_of_the_policy_can_be_put_in_force(tmp_path: Pat
     for part in (policy.require, policy.notify):
         assert part.model_fields_set == set(type(part).model_fields)
     given = set().union(*(rule.model_fields_set for rule in policy.allow))
-    assert given | policy.allow[2].approvers.model_fields_set == fields(Rule) | fields(Approvers)
+    assert given | policy.allow[2].approvers.model_fields_set == fields(Grant) | fields(Approvers)
 
 
-@pytest.mark.parametrize("document", ["docs/gateway/policy.md", "docs/site-files.md"])
-def test_every_key_of_a_policy_is_documented(document: str) -> None:
-    text = (CONFIGS.parent / document).read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", policy_doc.PAGES)
+def test_what_follows_from_the_rules_is_what_the_source_gives(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == policy_doc.page(path), "run 'make docs'"
+
+
+def test_every_key_of_a_policy_is_documented() -> None:
+    text = (CONFIGS.parent / "docs/gateway/policy.md").read_text(encoding="utf-8")
     assert {key for key in KEYS if not re.search(rf"\b{key}\b", text)} == set()
 
 

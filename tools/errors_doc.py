@@ -19,6 +19,7 @@ from pathlib import Path
 
 from plasmid.core.errors import PlasmidError
 from plasmid.core.yaml12 import parse_yaml
+from plasmid.gateway.policy.decide import RULES
 from plasmid.gateway.sentences import SENTENCES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -63,8 +64,14 @@ def from_files() -> Iterator[Line]:
             yield Line(code, said["when"], said["do"], said.get("part", ""), path.parent)
 
 
-PROVIDERS: list[Callable[[], Iterable[Line]]] = [from_files]
-"""Sources of lines. Objects with codes of their own, such as policy rules, add a function here."""
+def from_rules() -> Iterator[Line]:
+    """Yield the line of every rule of the policy."""
+    for rule in RULES:
+        yield Line(rule.code, rule.when, rule.do, rule.part)
+
+
+PROVIDERS: list[Callable[[], Iterable[Line]]] = [from_files, from_rules]
+"""Sources of lines. Objects with codes of their own add a function here."""
 
 
 def lines() -> list[Line]:

@@ -14,7 +14,8 @@ from plasmid.client.embedded import Embedded, public_size
 from plasmid.core.errors import StorageError
 from plasmid.gateway.keys.keystore import Cost
 from plasmid.gateway.ledger import Ledger
-from plasmid.gateway.policy import Rule, read_policy
+from plasmid.gateway.policy.file import read_policy
+from plasmid.gateway.policy.grants import Grant
 from plasmid.isolation import choose, strongest
 from plasmid.isolation.bubblewrap import Bubblewrap
 from plasmid.isolation.landlock import Landlock
@@ -59,7 +60,7 @@ def test_a_policy_names_one_digest_and_an_owner_s_own_stays(embedded: Embedded) 
     embedded.allow(document, digest)
     for site in ("alpha", "beta"):
         policy = read_policy(embedded._site(site).policy)
-        assert (policy.allow, policy.budgets) == ([Rule(recipes=[digest])], {})
+        assert (policy.allow, policy.budgets) == ([Grant(recipes=[digest])], {})
         assert policy.require.protect == "masked"
         assert embedded._site(site).config().public_size is None
     assert embedded._site("gamma").policy.read_text() == "allow: []\n"

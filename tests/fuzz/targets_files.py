@@ -18,7 +18,7 @@ from plasmid.bases.tensors import read_floats, write_floats
 from plasmid.cli.verbs.site_peers import peers_of
 from plasmid.core.canonical import canonical_json
 from plasmid.core.errors import ProtocolError, RecipeError
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.log.audit_log import AuditLog
 from plasmid.log.export import Known, Named, export, prove
 from plasmid.log.verify import parse_export

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from plasmid.computations import api
-from plasmid.gateway import bundles
-from plasmid.gateway.bundles import check_half
 from plasmid.gateway.explanation import explain
+from plasmid.gateway.policy import site_half
+from plasmid.gateway.policy.site_half import check_half
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.load import load_recipe
 from plasmid.recipes.query import PingDocument, QueryDocument
@@ -43,7 +43,7 @@ def test_a_host_that_cannot_keep_records_apart_takes_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert admitted(tmp_path / "linux") == (True, "")
-    monkeypatch.setattr(bundles, "lacking", lambda: "there is no lock for darwin on arm64")
+    monkeypatch.setattr(site_half, "lacking", lambda: "there is no lock for darwin on arm64")
     assert admitted(tmp_path / "darwin") == (False, "site.no_lock")
 
 
@@ -56,7 +56,7 @@ def test_a_host_that_cannot_keep_records_apart_takes_no_part(
     ],
 )
 def test_nothing_else_needs_the_lock(document: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundles, "lacking", lambda: "there is none")
+    monkeypatch.setattr(site_half, "lacking", lambda: "there is none")
     computation = api.load(document.computation)  # type: ignore[attr-defined]
     check_half(computation, document)
     with refusal("site.no_lock"):

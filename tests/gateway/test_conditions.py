@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from plasmid.core.errors import PolicyRefused
-from plasmid.gateway.conditions import check_start, policy_problem
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.node import Node
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.conditions import check_start, policy_problem
+from plasmid.gateway.policy.file import read_policy
 from support.federation.approving import CHEAP, SECRET, allow_approved, revoke, sign, write_policy
 from support.federation.attacks import refusal
 from support.federation.in_memory import Federation

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from plasmid.core.clock import parse, stamp
-from plasmid.gateway.hours import Hours
+from plasmid.gateway.policy.hours import Hours
 
 OFFICE = {
     "zone": "Europe/Berlin",

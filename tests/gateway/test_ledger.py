@@ -133,9 +133,9 @@ def test_sums_are_decimal(path: Path) -> None:
 def test_check_says_what_reserve_would_and_writes_nothing(path: Path) -> None:
     ledger = Ledger(path)
     figures = {"population": "default", "unit": "record", "delta": 1e-6, "budget": BUDGET}
-    ledger.check(epsilon=8.0, **figures)
+    ledger.check(run="new", epsilon=8.0, **figures)
     with refusal("policy.budget"):
-        ledger.check(epsilon=8.1, **figures)
+        ledger.check(run="new", epsilon=8.1, **figures)
     assert not path.exists()
 
 
@@ -293,7 +293,7 @@ def test_damage_refuses_every_use_and_says_how_to_recover(path: Path) -> None:
     ledger = Ledger(path)
     uses = (
         lambda: reserve(ledger, "run-2"),
-        lambda: ledger.check(population="p", unit="record", epsilon=1.0, delta=1e-6, budget=BUDGET),
+        lambda: ledger.check(run=None, population="p", unit="record", epsilon=1.0, delta=1e-6, budget=BUDGET),
         lambda: ledger.spend("run-1"),
         lambda: ledger.release("run-1"),
         lambda: ledger.charge_attempt("run-1", (1, 1)),

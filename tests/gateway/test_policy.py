@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from plasmid.bases.store import BaseModel
+from plasmid.core.clock import now
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.ledger import Budget
 from plasmid.gateway.notify import Notify
-from plasmid.gateway.policy import Approvers, Policy, Rule, read_policy
+from plasmid.gateway.policy.decide import decide
+from plasmid.gateway.policy.file import Policy, read_policy
+from plasmid.gateway.policy.grants import Approvers, Grant, accepting
+from plasmid.gateway.policy.rule import Facts, refuse
 from plasmid.protocol.identity import Identity
+from plasmid.protocol.project import Project
 from plasmid.recipes.query import PingDocument
 from support.federation.in_memory import project_of
 from support.tiny.tiny_task import tiny_recipe
@@ -23,10 +28,22 @@ MASKED = PingDocument(length=4)
 CLEAR = PingDocument.model_validate({"length": 4, "privacy": {"protect": "none"}})
 
 
+def facts(document: Any, digest: str = DIGEST, project: Project | None = None, view: str = "") -> Facts:
+    """Return what is known of a document before anything is opened."""
+    return Facts(document, digest, project, view, now())
+
+
+def check(policy: Policy, document: Any, digest: str = DIGEST, **known: Any) -> list[Grant]:
+    """Refuse what *policy* does not accept; return the grants that accept it."""
+    asked = facts(document, digest, **known)
+    refuse(decide(policy, asked))
+    return accepting(policy.allow, asked)
+
+
 def refused(policy: Policy, document: Any, digest: str = DIGEST) -> PolicyRefused:
     before = document.model_dump_json()
     with pytest.raises(PolicyRefused) as caught:
-        policy.check(document, digest)
+        check(policy, document, digest)
     assert document.model_dump_json() == before
     return caught.value
 
@@ -60,7 +77,7 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
         "  ward: {unit: patient, epsilon: 4.5, delta: 1.0e-6}\n"
     )
     read = read_policy(path)
-    assert read.allow == [Rule(recipes=[DIGEST])]
+    assert read.allow == [Grant(recipes=[DIGEST])]
     assert read.model_dump(include={"require", "budgets"}, exclude_defaults=True) == {
         "require": {
             "protect": "none",
@@ -158,7 +175,7 @@ def test_a_policy_that_does_not_parse_allows_nothing(tmp_path: Path, text: str, 
 
 @pytest.mark.promise("policy-decides")
 def test_only_a_named_digest_runs() -> None:
-    policy().check(MASKED, DIGEST)
+    check(policy(), MASKED, DIGEST)
     error = refused(policy(), MASKED, "b" * 64)
     assert error.code == "policy.digest_not_allowed"
     assert "b" * 64 in error.message
@@ -169,15 +186,15 @@ def test_the_stronger_protection_wins() -> None:
     assert refused(policy(protect="masked"), CLEAR).message == (
         "protect: the document says protect: none, the policy accepts protect: masked."
     )
-    policy(protect="none").check(CLEAR, DIGEST)
-    policy(protect="none").check(MASKED, DIGEST)
+    check(policy(protect="none"), CLEAR, DIGEST)
+    check(policy(protect="none"), MASKED, DIGEST)
 
 
 @pytest.mark.parametrize(("asked", "given", "accepted"), [(3, 3, True), (4, 3, False), (4, 5, True)])
 def test_the_larger_smallest_set_wins(asked: int, given: int, accepted: bool) -> None:
     document = PingDocument.model_validate({"length": 4, "federation": {"min_sites": given}})
     if accepted:
-        policy(min_sites=asked).check(document, DIGEST)
+        check(policy(min_sites=asked), document, DIGEST)
     else:
         error = refused(policy(min_sites=asked), document)
         assert error.code == "policy.min_sites"
@@ -193,7 +210,7 @@ def test_the_smaller_clip_wins(tiny: dict[str, BaseModel], most: float | None, a
     recipe = tiny_recipe(tiny["esm"])
     assert recipe.privacy.update_clip == 10.0
     if accepted:
-        policy(max_update_clip=most).check(recipe, DIGEST)
+        check(policy(max_update_clip=most), recipe, DIGEST)
     else:
         error = refused(policy(max_update_clip=most), recipe)
         assert error.code == "policy.clip"
@@ -215,7 +232,7 @@ def test_the_stronger_unit_wins(asked: str, given: str) -> None:
     document = MASKED if given == "none" else unit_document(given)
     order = ("none", "record", "patient", "site")
     if order.index(given) >= order.index(asked):
-        policy(unit=asked).check(document, DIGEST)
+        check(policy(unit=asked), document, DIGEST)
     else:
         error = refused(policy(unit=asked), document)
         assert error.code == "policy.unit"
@@ -228,7 +245,7 @@ def test_the_stronger_unit_wins(asked: str, given: str) -> None:
 def test_the_smaller_epsilon_wins(given: float, accepted: bool) -> None:
     document = unit_document("record", epsilon=given)
     if accepted:
-        policy(max_epsilon=2.0).check(document, DIGEST)
+        check(policy(max_epsilon=2.0), document, DIGEST)
     else:
         error = refused(policy(max_epsilon=2.0), document)
         assert error.code == "policy.epsilon"
@@ -239,7 +256,7 @@ def test_the_smaller_epsilon_wins(given: float, accepted: bool) -> None:
 def test_the_smaller_delta_wins(given: float, accepted: bool) -> None:
     document = unit_document("record", delta=given)
     if accepted:
-        policy(max_delta=1e-6).check(document, DIGEST)
+        check(policy(max_delta=1e-6), document, DIGEST)
     else:
         error = refused(policy(max_delta=1e-6), document)
         assert error.code == "policy.delta"
@@ -248,7 +265,7 @@ def test_the_smaller_delta_wins(given: float, accepted: bool) -> None:
 
 def test_a_limit_on_epsilon_is_none_on_documents_without_a_unit() -> None:
     """Who wants a unit says so with `unit`."""
-    policy(max_epsilon=0.1, max_delta=1e-9).check(MASKED, DIGEST)
+    check(policy(max_epsilon=0.1, max_delta=1e-9), MASKED, DIGEST)
 
 
 def test_a_population_without_a_budget_may_spend_nothing() -> None:
@@ -265,7 +282,7 @@ def test_a_population_without_a_budget_may_spend_nothing() -> None:
 def test_a_policy_is_read_anew_for_each_decision(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(json.dumps({"allow": [DIGEST]}))
-    read_policy(path).check(MASKED, DIGEST)
+    check(read_policy(path), MASKED, DIGEST)
     path.write_text(json.dumps({"allow": []}))
     assert refused(read_policy(path), MASKED).code == "policy.digest_not_allowed"
 
@@ -299,23 +316,23 @@ def ruled(*rules: Any, **require: Any) -> Policy:
 )
 def test_a_rule_opens_for_its_projects_purposes_and_views_alone(rule: dict[str, Any], code: str) -> None:
     given = ruled({"recipes": [DIGEST], **rule})
-    found = [one for one in given.findings(MASKED, DIGEST, project=TRIAL, view=VIEW) if not one.accepted]
+    found = [one for one in decide(given, facts(MASKED, DIGEST, TRIAL, VIEW)) if not one.accepted]
     assert [one.code for one in found] == ([code] if code else [])
     if code:
-        assert given.accepting(DIGEST, project=TRIAL, view=VIEW) == []
+        assert accepting(given.allow, facts(MASKED, DIGEST, TRIAL, VIEW)) == []
     else:
-        assert given.check(MASKED, DIGEST, project=TRIAL, view=VIEW) == given.allow
+        assert check(given, MASKED, DIGEST, project=TRIAL, view=VIEW) == given.allow
 
 
 def test_a_rule_that_names_a_project_opens_for_no_run_without_one() -> None:
     for rule in ({"projects": ["trial"]}, {"purposes": ["research"]}):
         with pytest.raises(PolicyRefused):
-            ruled({"recipes": [DIGEST], **rule}).check(MASKED, DIGEST, view=VIEW)
+            check(ruled({"recipes": [DIGEST], **rule}), MASKED, DIGEST, view=VIEW)
 
 
 def test_approvals_are_about_a_project() -> None:
     rule = {"approvers": {"people": ["ann"], "quorum": 1}}
-    assert ruled(rule).check(MASKED, "b" * 64, project=TRIAL, view=VIEW)[0].approvers is not None
+    assert check(ruled(rule), MASKED, "b" * 64, project=TRIAL, view=VIEW)[0].approvers is not None
     error = refused(ruled(rule), MASKED, "b" * 64)
     assert error.code == "policy.project"
     assert error.message == "projects: the run is of no project, the policy accepts any project."
@@ -328,7 +345,7 @@ def test_the_refusal_is_that_of_the_rule_that_fits_best() -> None:
         {"recipes": [DIGEST], "projects": ["x"]},
     )
     with pytest.raises(PolicyRefused) as caught:
-        given.check(MASKED, DIGEST, project=TRIAL, view=VIEW)
+        check(given, MASKED, DIGEST, project=TRIAL, view=VIEW)
     assert (caught.value.code, caught.value.message) == (
         "policy.project",
         "projects: the run is of the project trial, the policy accepts x.",
@@ -337,10 +354,10 @@ def test_the_refusal_is_that_of_the_rule_that_fits_best() -> None:
 
 def test_one_rule_that_accepts_is_enough_and_rules_do_not_add_up() -> None:
     rules = ({"recipes": [DIGEST], "projects": ["x"]}, {"recipes": [DIGEST], "purposes": ["research"]})
-    assert ruled(*rules).check(MASKED, DIGEST, project=TRIAL) == [Rule.model_validate(rules[1])]
+    assert check(ruled(*rules), MASKED, DIGEST, project=TRIAL) == [Grant.model_validate(rules[1])]
     split = ({"recipes": ["b" * 64], "projects": ["trial"]}, {"recipes": [DIGEST], "projects": ["x"]})
     with pytest.raises(PolicyRefused):
-        ruled(*split).check(MASKED, DIGEST, project=TRIAL)
+        check(ruled(*split), MASKED, DIGEST, project=TRIAL)
 
 
 def test_all_refusals_are_told_at_once_and_the_first_one_gives_the_code() -> None:

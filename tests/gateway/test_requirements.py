@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,11 +11,16 @@ from pydantic import ValidationError
 from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.core.clock import now, parse
+from plasmid.data.settings import Connections, ViewFile
 from plasmid.data.table import Table
 from plasmid.disclosure.cells import CellRules
 from plasmid.disclosure.suppression import rules
 from plasmid.gateway.open_view import Opened
-from plasmid.gateway.requirements import Finding, Requirements, cohort, most_bytes
+from plasmid.gateway.policy.decide import REQUIRED
+from plasmid.gateway.policy.figures import cohort, most_bytes
+from plasmid.gateway.policy.require import Requirements
+from plasmid.gateway.policy.rule import Facts, Finding
+from plasmid.gateway.views import Slice
 from plasmid.planner.attempts import attempt_plan, attempts
 from plasmid.protocol.body import body_bytes
 from plasmid.protocol.messages import Planned
@@ -34,10 +40,30 @@ NOON = parse("2026-11-25T12:00:00Z")
 PING = PingDocument(length=6, rounds=4)
 
 
+def findings(
+    require: Requirements, document: Any, *, now: datetime = NOON, size: int | None = None, **known: Any
+) -> list[Finding]:
+    """Return what the lines of *require* say of a document, in their order."""
+    known["part"] = Slice(ViewFile(), Connections(), None, "default", size)
+    facts = Facts(document, "a" * 64, None, "", now, **known)
+    return [said for rule in REQUIRED for said in rule.look(require, facts)]
+
+
+def here(
+    require: Requirements, document: Any, shape: api.Shape, view: Opened | None, size: int | None = None
+) -> list[Finding]:
+    """Return what the lines say that need the vector's shape or the view."""
+    return [
+        one
+        for one in findings(require, document, shape=shape, opened=view, size=size)
+        if one.rule in ("max_bytes_out", "min_cohort", "disclosure.max_parameters_share")
+    ]
+
+
 def one(document: Any, **require: Any) -> Finding:
     """Return the one finding about the line that is given, beside those that are always there."""
     always = {"protect", "min_sites", "unit"}
-    found = Requirements.model_validate(require).findings(document, NOON)
+    found = findings(Requirements.model_validate(require), document)
     (only,) = [finding for finding in found if finding.rule not in always]
     return only
 
@@ -66,7 +92,7 @@ def test_the_smaller_number_of_steps_and_the_smaller_rank_win(tiny: dict[str, Ba
 
 def test_a_limit_that_a_document_has_no_value_for_says_nothing() -> None:
     limits = Requirements(max_steps=1, max_rank=1, max_update_clip=0.1, max_epsilon=0.1)
-    rules = [finding.rule for finding in limits.findings(PING, NOON)]
+    rules = [finding.rule for finding in findings(limits, PING)]
     assert rules == ["protect", "min_sites", "unit"]
 
 
@@ -105,7 +131,7 @@ def test_more_bytes_than_the_policy_lets_out_are_refused() -> None:
     shape = shape_of(PING)
     most = most_bytes(PING, shape)
     for limit, accepted in ((most, True), (most - 1, False)):
-        (found,) = Requirements(max_bytes_out=limit).here(PING, shape, None)
+        (found,) = here(Requirements(max_bytes_out=limit), PING, shape, None)
         assert (found.code, found.accepted) == ("policy.bytes_out", accepted)
         assert (
             found.sentence
@@ -133,7 +159,7 @@ def test_a_cohort_is_counted_in_patients_where_there_are_any() -> None:
 def test_a_small_cohort_is_refused(least: int, accepted: bool) -> None:
     document = QueryDocument(name="ages", column="age", bounds=(0.0, 120.0), max_rows=1000)
     view = Opened(None, None, rows=3, people=3)
-    (found,) = Requirements(min_cohort=least).here(document, shape_of(document), view, 1)
+    (found,) = here(Requirements(min_cohort=least), document, shape_of(document), view, 1)
     assert (found.code, found.accepted) == ("policy.cohort", accepted)
     assert found.sentence == f"min_cohort: the view has 3 rows here, the policy accepts {least} or more."
 
@@ -142,7 +168,7 @@ def test_a_small_cohort_is_refused(least: int, accepted: bool) -> None:
 @pytest.mark.parametrize("people", [1, 3, 100])
 def test_under_a_unit_the_public_size_is_the_cohort(people: int, size: int | None, told: str) -> None:
     document, view = count_document(), Opened(None, None, rows=people, people=people)
-    (found,) = Requirements(min_cohort=3).here(document, shape_of(document), view, size)
+    (found,) = here(Requirements(min_cohort=3), document, shape_of(document), view, size)
     assert (found.code, found.accepted) == ("policy.cohort", size == 3)
     assert found.sentence == f"min_cohort: the view's public_size is {told}, the policy accepts 3 or more."
 
@@ -152,7 +178,7 @@ def test_a_count_of_rows_leaves_only_where_the_policy_says_so(tiny: dict[str, Ba
 
     def judged(weights: dict[str, Any] | None, **require: Any) -> list[Finding]:
         document = Recipe.model_validate(plain | {"federation": plain["federation"] | {"weights": weights}})
-        found = Requirements(**require).findings(document, now())
+        found = findings(Requirements(**require), document, now=now())
         return [one for one in found if one.rule == "row_counts"]
 
     records = {"by": "records", "cap": 1000}
@@ -177,8 +203,11 @@ def test_python_of_a_recipe_returns_at_most_a_third_as_many_numbers_as_there_are
 ) -> None:
     document = bundle_recipe("", size=4)
     view = Opened(None, None, rows=rows, people=rows)
-    (found,) = Requirements.model_validate({"disclosure": {"max_parameters_share": 1 / 3}}).here(
-        document, shape_of(document), view
+    (found,) = here(
+        Requirements.model_validate({"disclosure": {"max_parameters_share": 1 / 3}}),
+        document,
+        shape_of(document),
+        view,
     )
     assert (found.code, found.accepted) == ("policy.parameters", accepted)
     assert found.sentence == (
@@ -186,9 +215,9 @@ def test_python_of_a_recipe_returns_at_most_a_third_as_many_numbers_as_there_are
         f"{rows} rows here, the policy accepts up to 0.333333 for each."
     )
     off = Requirements.model_validate({"disclosure": {"max_parameters_share": None}})
-    assert list(off.here(document, shape_of(document), view)) == []
+    assert list(here(off, document, shape_of(document), view)) == []
     private = bundle_recipe("", size=4, privacy=RECORD)
-    assert list(Requirements().here(private, shape_of(private), view)) == []
+    assert list(here(Requirements(), private, shape_of(private), view)) == []
 
 
 def test_a_level_of_a_tree_without_a_unit_is_bounded_alike() -> None:
@@ -208,7 +237,7 @@ def test_a_level_of_a_tree_without_a_unit_is_bounded_alike() -> None:
     numbers = 2 * 2 * 4
     for rows, accepted in ((49, True), (48, False)):
         view = Opened(None, None, rows=rows, people=rows)
-        (found,) = Requirements().here(trees, shape_of(trees), view)
+        (found,) = here(Requirements(), trees, shape_of(trees), view)
         assert (found.code, found.accepted) == ("policy.parameters", accepted)
         assert f"holds {numbers} numbers" in found.sentence
 
@@ -227,11 +256,11 @@ def test_the_rules_against_disclosure_are_in_force_unless_one_is_turned_off() ->
 
 
 def test_a_document_without_data_has_no_cohort() -> None:
-    assert list(Requirements(min_cohort=100).here(PING, shape_of(PING), None)) == []
+    assert list(here(Requirements(min_cohort=100), PING, shape_of(PING), None)) == []
 
 
 @pytest.mark.promise("policy-decides")
 def test_a_policy_changes_no_document() -> None:
     before = document_of(PING)
-    list(Requirements(max_rounds=1, min_sites=5).findings(PING, NOON))
+    findings(Requirements(max_rounds=1, min_sites=5), PING)
     assert document_of(PING) == before

@@ -79,7 +79,7 @@ def test_a_level_that_goes_while_the_site_runs_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """No worker is started at a lower one."""
-    launcher = LocalLauncher(choose("bubblewrap"))
+    launcher = LocalLauncher(Bubblewrap())
     broken = tmp_path / "bwrap"
     if how == "broken":
         broken.write_text("#!/bin/sh\nexit 1\n")

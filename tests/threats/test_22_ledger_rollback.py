@@ -21,7 +21,7 @@ from plasmid.core.errors import StorageError
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.members.heads import Heads
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.protocol.messages import Manifest
 from support.federation.attacks import FOUR, count_document, never, private, refusal
 from support.federation.in_memory import Federation

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from plasmid.core.settings import dump_settings
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.protocol.messages import Admission
 from plasmid.recipes.counts import CountsDocument
 from plasmid.recipes.protection import Protection

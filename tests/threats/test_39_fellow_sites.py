@@ -14,7 +14,7 @@ import pytest
 from plasmid.bases.store import BaseModel
 from plasmid.core.errors import PolicyRefused
 from plasmid.dp.accounting import dp_sgd_epsilon
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.planner.attempts import attempts
 from plasmid.recipes.query import PingDocument
 from plasmid.recipes.schema import Recipe

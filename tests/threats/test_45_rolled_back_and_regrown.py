@@ -17,7 +17,7 @@ import pytest
 from plasmid.core.errors import StorageError
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.members.heads import Heads
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.protocol.messages import Signed, sign, wire
 from support.federation.attacks import FOUR, count_document, forged, never, private, refusal
 from support.federation.in_memory import Federation

@@ -11,7 +11,7 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plasmid.adapters.adapter import AdapterSchema
@@ -21,8 +21,6 @@ from plasmid.computations._personal import personal_of
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PolicyRefused, ProtocolError
 from plasmid.gateway.approvals.register import Approvals
-from plasmid.gateway.bundles import check_half
-from plasmid.gateway.conditions import check_begin, check_figures, check_isolation
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.members.projects import Projects, Requested, check_request
@@ -30,7 +28,10 @@ from plasmid.gateway.members.revocations import Revoked
 from plasmid.gateway.open_view import Opened, open_view, told_alike
 from plasmid.gateway.participation import Derived, Lineage
 from plasmid.gateway.pause import check_running
-from plasmid.gateway.policy import Policy
+from plasmid.gateway.policy.conditions import check_begin
+from plasmid.gateway.policy.decide import decide
+from plasmid.gateway.policy.file import Policy
+from plasmid.gateway.policy.rule import Facts, refuse
 from plasmid.gateway.replay import Marks
 from plasmid.gateway.site_parameters import unit_terms
 from plasmid.gateway.verify_states import Following
@@ -62,8 +63,8 @@ class AdmittedRun:
     ----------
     requested
         Who asked for what, in which project.
-    view
-        Digest of what it may see of the site's data.
+    facts
+        What the policy decides on, now and before each step: the view's digest and figures among them.
     population
         Whose data they are.
     opened
@@ -86,7 +87,7 @@ class AdmittedRun:
     requested: Requested
     document: Any
     digest: str
-    view: str
+    facts: Facts
     population: str
     base: BaseModel | None
     shape: api.Shape
@@ -158,18 +159,17 @@ def admit(
         )
     document: Any = parse_document(request.document)
     run = asked.run if isinstance(asked, Admit) else None
-    policy, view = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
-    check_isolation(policy, isolation)
-    if document.computation == "gain":
-        from plasmid.gateway.countersign import check_judged  # which other documents do not need
-
-        check_judged(audit, document)
+    policy, facts = check_begin(home, approvals, requested, asked.project, document, digest, run=run)
     known = Marks(home.runs).read(asked.run) if isinstance(asked, Admit) else None
     if known is not None and known.digest != digest:
         raise ProtocolError("protocol.epoch_used", f"{asked.run} was admitted here with another document.")
     part = slice_of(home, document)
+    view = facts.view
     if described(part, document).digest() != view:
         raise PolicyRefused("policy.view", "the view was changed while the run was looked at.", "Ask again.")
+    lineage = Lineage(home.lineage / "runs")
+    begun = replace(facts, isolation=isolation, part=part, ledger=ledger)
+    refuse(decide(policy, replace(begun, log=audit)))  # before a row is read
     terms = unit_terms(document, part.public_size)
     base: BaseModel | None = None
     model = getattr(document, "model", None)
@@ -181,10 +181,9 @@ def admit(
         with told_alike(document):
             opened = _open(home, audit, asked, document, digest, view, part)
     try:
-        if opened is not None and opened.by_patient:
-            with told_alike(document):
-                Lineage(home.lineage / "runs").check_population(part.population, opened.keys)
-        shape = _checked(policy, document, base, opened, part.public_size)
+        shape = shape_of(api.load(document.computation), document, base)
+        facts = replace(begun, shape=shape, opened=opened)
+        refuse(decide(policy, replace(facts, lineage=lineage)))
         if terms is not None:
             _reserve(ledger, asked, requested, document, part.population, terms, policy)
         if opened is not None and isinstance(asked, Admit):
@@ -198,7 +197,7 @@ def admit(
         requested=requested,
         document=document,
         digest=digest,
-        view=view,
+        facts=facts,
         population=part.population,
         base=base,
         shape=shape,
@@ -265,17 +264,6 @@ def _remember(
     Lineage(home.lineage / "runs").record(derived, opened.keys)
 
 
-def _checked(
-    policy: Policy, document: Any, base: BaseModel | None, opened: Opened | None, size: int | None
-) -> api.Shape:
-    """Return the shape of what would leave. Raises what refuses it."""
-    computation = api.load(document.computation)
-    shape = shape_of(computation, document, base)
-    check_half(computation, document)
-    check_figures(policy, document, shape, opened, size)
-    return shape
-
-
 def _reserve(
     ledger: Ledger,
     asked: Ask | Admit,
@@ -286,20 +274,16 @@ def _reserve(
     policy: Policy,
 ) -> None:
     """Reserve what the run may cost; for a question only see whether it could be."""
-    cost = {
-        "population": population,
-        "unit": document.privacy.unit,
-        "epsilon": document.privacy.epsilon,
-        "delta": document.privacy.delta,
-        "budget": policy.budget(population),
-    }
     if isinstance(asked, Ask):
-        ledger.check(**cost)
-    else:
-        ledger.reserve(
-            run=asked.run,
-            digest=requested.request.digest,
-            project=requested.request.project,
-            attempts=terms.attempts,
-            **cost,
-        )
+        return
+    ledger.reserve(
+        run=asked.run,
+        digest=requested.request.digest,
+        project=requested.request.project,
+        population=population,
+        unit=document.privacy.unit,
+        epsilon=document.privacy.epsilon,
+        delta=document.privacy.delta,
+        attempts=terms.attempts,
+        budget=policy.budget(population),
+    )

@@ -9,7 +9,7 @@ from plasmid.core.errors import PolicyRefused
 from plasmid.dp.budgets import Population
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Budget, Ledger
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 
 
 def budgets_of(home: SiteHome) -> dict[str, Budget]:

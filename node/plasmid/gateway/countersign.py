@@ -21,9 +21,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from plasmid.computations import api
-from plasmid.core.errors import PolicyRefused, ProtocolError
+from plasmid.core.errors import ProtocolError
 from plasmid.gateway.totals import Source
-from plasmid.log.audit_log import AuditLog
 from plasmid.planner.attempts import attempt_plan, attempts
 from plasmid.protocol.messages import Conclude
 from plasmid.recipes.stopping import stop_of
@@ -199,27 +198,6 @@ def adapter_digest(admitted: AdmittedRun) -> str:
     document: Any = admitted.document
     assert admitted.base is not None, "an adapter has a base model"
     return api.given_digest(api.method(document).adapter(document, admitted.base, admitted.following.last))
-
-
-def check_judged(audit: AuditLog, document: Any) -> None:
-    """Refuse to tell, without a privacy unit, what an adapter is worth that this site has not countersigned.
-
-    Raises
-    ------
-    PolicyRefused
-        ``policy.gain``.
-    """
-    if document.privacy.unit != "none" or document.run is not None:
-        return
-    for entry in audit.entries():
-        if entry["action"] == "countersigned" and entry["facts"].get("adapter") == document.given:
-            return
-    raise PolicyRefused(
-        "policy.gain",
-        f"the adapter {document.given[:12]} is none that this site has countersigned, and the document says "
-        "unit: none.",
-        "Ask with --epsilon and --delta, or about the adapter of a run that the site took part in.",
-    )
 
 
 def word_of(site: str, admitted: AdmittedRun, statement: Attestation, *, hardware: str) -> Attestation:

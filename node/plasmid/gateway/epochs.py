@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from plasmid.core.errors import PolicyRefused, ProtocolError, StorageError
+from plasmid.core.errors import ProtocolError, StorageError
 from plasmid.gateway.admission import AdmittedRun
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
@@ -24,7 +24,9 @@ from plasmid.gateway.members.heads import Heads, said_by
 from plasmid.gateway.members.peers import counted, read_peers
 from plasmid.gateway.members.projects import Projects, check_roster
 from plasmid.gateway.members.revocations import Revoked
-from plasmid.gateway.policy import Policy, read_policy
+from plasmid.gateway.policy.conditions import check_organisations
+from plasmid.gateway.policy.file import Policy
+from plasmid.gateway.policy.rule import Facts
 from plasmid.gateway.replay import Marks
 from plasmid.gateway.totals import Source
 from plasmid.log.audit_log import AuditLog
@@ -94,7 +96,7 @@ class Epochs:
             raise ProtocolError("protocol.manifest", "a noise rate is planned where no noise is shared.")
         if admitted.masked:
             check_colluders(len(roster), request.c, self._least(admitted, roster))
-            self._check_organisations(roster)
+            self._check_organisations(admitted.facts, roster)
         check_ranks(document, admitted.shape, roster)
         attempt_plan(document, admitted.shape, sites=len(roster), c=request.c, planned=request.planned)
         admitted.following.begin(request.begins, self._source)
@@ -172,7 +174,7 @@ class Epochs:
         self, admitted: AdmittedRun, epoch: SiteEpoch, slot: int, contributions: Sequence[Contribution]
     ) -> Signed:
         survivors = sorted(said.site for said in contributions)
-        policy = self._check_organisations(survivors)
+        policy = self._check_organisations(admitted.facts, survivors)
         assert admitted.planned is not None, "an epoch has a plan"
         plan = attempt_plan(
             admitted.document,
@@ -205,17 +207,10 @@ class Epochs:
         )
         return sign(self._identity, consent)
 
-    def _check_organisations(self, sites: Sequence[str]) -> Policy:
+    def _check_organisations(self, facts: Facts, sites: Sequence[str]) -> Policy:
         """Refuse a sum over too few confirmed organisations; return the policy that says so."""
-        policy = read_policy(self._home.policy)
         organisations = set(self._organisations(sites).values()) - {None}
-        if len(organisations) < policy.require.min_organisations:
-            raise PolicyRefused(
-                "policy.min_organisations",
-                f"min_organisations: the sum would be over {len(organisations)} confirmed organisations, "
-                f"the policy accepts {policy.require.min_organisations} or more.",
-            )
-        return policy
+        return check_organisations(self._home, facts, len(organisations))
 
     def _opened(self, message: Relay) -> list[Any]:
         peers = read_peers(self._home.peers)

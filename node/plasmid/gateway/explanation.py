@@ -24,8 +24,9 @@ from plasmid.dp.budgets import Population
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.open_view import open_view
-from plasmid.gateway.policy import Policy
-from plasmid.gateway.requirements import cohort, most_bytes
+from plasmid.gateway.policy.figures import cohort, most_bytes
+from plasmid.gateway.policy.file import Policy
+from plasmid.gateway.policy.rule import Facts
 from plasmid.gateway.views import described, slice_of
 from plasmid.planner.attempts import attempts
 from plasmid.protocol.project import Project
@@ -70,11 +71,19 @@ class Fact:
     value: str
 
 
-def explain(home: SiteHome, policy: Policy | None, document: Any, project: Project) -> list[Fact]:
-    """Return the facts about a parsed *document* at this site; without a *policy* no budget is known."""
+def explain(
+    home: SiteHome, policy: Policy | None, document: Any, project: Project, known: Facts | None = None
+) -> list[Fact]:
+    """Return the facts about a parsed *document* at this site; without a *policy* no budget is known.
+
+    Parameters
+    ----------
+    known
+        What the policy decided on, so that the view is not opened twice; None opens it here.
+    """
     return [
         *_runs(document),
-        *_rows(home, document),
+        *_rows(home, document, known),
         *_leaves(document),
         *_costs(home, policy, document),
         *_receives(project),
@@ -177,7 +186,7 @@ def _stays(section: Section, document: Any) -> Iterator[Fact]:
         yield Fact(section, "for the site itself", told)
 
 
-def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:
+def _rows(home: SiteHome, document: Any, known: Facts | None) -> Iterator[Fact]:
     section: Section = "on which rows"
     contract = getattr(document, "contract", None)
     if contract is None:
@@ -192,7 +201,8 @@ def _rows(home: SiteHome, document: Any) -> Iterator[Fact]:
     if view.patient is not None:
         yield Fact(section, "rows of one patient", f"those with equal {visible(view.patient)}")
     try:
-        opened = open_view(home, part, document, keep=False)
+        opened = known.opened if known else None
+        opened = opened or open_view(home, part, document, keep=False)
     except PlasmidError as error:
         yield Fact(section, "number", f"unknown: the data do not meet the contract ({error.code})")
         return

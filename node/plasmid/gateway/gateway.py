@@ -38,7 +38,6 @@ from plasmid.disclosure.rules import layout_of
 from plasmid.gateway.admission import AdmittedRun, Answer, admit
 from plasmid.gateway.approvals.quorum import AwaitingApproval
 from plasmid.gateway.approvals.register import Approvals
-from plasmid.gateway.conditions import check_go_on, check_isolation, error_detail
 from plasmid.gateway.contribution_entry import released
 from plasmid.gateway.epochs import Epochs
 from plasmid.gateway.home import SiteHome
@@ -52,7 +51,8 @@ from plasmid.gateway.noise_check import check_noised
 from plasmid.gateway.output import bounded, in_ring
 from plasmid.gateway.pause import check_running
 from plasmid.gateway.personal import Personal
-from plasmid.gateway.policy import Policy
+from plasmid.gateway.policy.conditions import check_go_on, error_detail
+from plasmid.gateway.policy.file import Policy
 from plasmid.gateway.replay import Marks
 from plasmid.gateway.sentences import public
 from plasmid.gateway.totals import Answered, Source
@@ -189,7 +189,7 @@ class Gateway:
                 run=request.run,
                 rule="policy.allow",
                 policy=sha256_hex(self.home.policy.read_bytes()) if self.home.policy.exists() else None,
-                view=admitted.view,
+                view=admitted.facts.view,
                 project=admitted.project.digest(),
                 requester=admitted.requester,
                 request=request.type,
@@ -423,16 +423,7 @@ class Gateway:
         check_running(self.home)
         self.projects.check(admitted.project.digest())
         self._revoked.check(admitted.requested.requester.key)
-        policy = check_go_on(
-            self.home,
-            self.approvals,
-            admitted.requested,
-            admitted.document,
-            admitted.digest,
-            admitted.view,
-        )
-        check_isolation(policy, self.isolation)
-        return policy
+        return check_go_on(self.home, self.approvals, admitted.requested, admitted.facts)
 
     def _check_noised(
         self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, raw: NDArray[Any]

@@ -92,11 +92,15 @@ class Ledger:
         wanted = RunAccount(digest, population, unit, float(epsilon), float(delta), attempts, project)
         self._change(lambda accounts: accounts.reserve(run, wanted, budget))
 
-    def check(self, *, population: str, unit: str, epsilon: float, delta: float, budget: Budget) -> None:
-        """Raise what :meth:`reserve` would raise for a new run; nothing is written."""
+    def check(
+        self, *, run: str | None, population: str, unit: str, epsilon: float, delta: float, budget: Budget
+    ) -> None:
+        """Raise what :meth:`reserve` would raise for *run*, unless it has an account; nothing is written."""
         wanted = RunAccount("", population, unit, float(epsilon), float(delta), 0)
         with self._locked():
-            self._read().accounts.check(wanted, budget)
+            accounts = self._read().accounts
+            if run not in accounts.runs:
+                accounts.check(wanted, budget)
 
     def spend(self, run: str) -> None:
         """Turn the reservation of *run* into spending, before its first compute. Idempotent; never undone.

@@ -21,10 +21,10 @@ from pydantic import BaseModel
 
 from plasmid.core.clock import now
 from plasmid.core.errors import LinkError, PlasmidError, ProtocolError, place
-from plasmid.gateway.conditions import check_start
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keys.keystore import KeyStore
+from plasmid.gateway.policy.conditions import check_start
 from plasmid.gateway.run import STOP_GRACE_S, SiteRun
 from plasmid.gateway.status import holding
 from plasmid.gateway.waiting import WaitingRuns

@@ -1,41 +1,22 @@
 """What a site says to others when something goes wrong: a code and a sentence fixed here.
 
-The details stay in the site's own log. A code that is not listed leaves as ``site.failed``.
+The details stay in the site's own log. A code that is not listed leaves as ``site.failed``. The rules of the
+policy bring their own sentences.
 """
 
 from __future__ import annotations
 
 from plasmid.core.errors import PlasmidError
+from plasmid.gateway.policy.decide import RULES
 
-SENTENCES = {
+SENTENCES = {rule.code: rule.sentence for rule in RULES} | {
     "policy.absent": "The site has no policy, so nothing runs there.",
     "policy.invalid": "The site's policy file cannot be read, so nothing runs there.",
-    "policy.digest_not_allowed": "The site's policy does not name this digest.",
-    "policy.protection": "The site's policy asks for stronger protection than the recipe gives.",
-    "policy.min_sites": "The site's policy asks for a larger smallest survivor set.",
-    "policy.clip": "The site's policy asks for a smaller update clip.",
-    "policy.min_organisations": "The site's policy asks for more organisations that its owner has confirmed.",
-    "policy.unit": "The site's policy asks for a stronger privacy unit.",
-    "policy.epsilon": "The site's policy asks for a smaller epsilon.",
-    "policy.delta": "The site asks for a smaller delta.",
-    "policy.project": "The site's policy does not name this project, or asks for one.",
-    "policy.purpose": "The site's policy does not name the project's purpose.",
-    "policy.view": "The site's policy does not name this view of its data.",
-    "policy.rounds": "The site's policy asks for fewer rounds.",
-    "policy.steps": "The site's policy asks for fewer steps in a round.",
-    "policy.rank": "The site's policy asks for a smaller rank.",
-    "policy.bytes_out": "The site's policy lets fewer bytes out in one run.",
-    "policy.row_counts": "The site's policy lets no number of rows out, not even a coarse one.",
-    "policy.cohort": "The site's policy asks for more people in the view.",
     "policy.overlap": "The query differs by very few people from one that the site has answered.",
-    "policy.parameters": "The site's policy asks for fewer numbers about so many people.",
-    "policy.isolation": "The site's policy asks for a stronger isolation of the worker.",
-    "policy.hours": "The site takes part at other hours.",
     "policy.awaiting_approval": "People at the site are to approve the run.",
     "policy.approval_revoked": "An approval of the run was revoked at the site.",
     "policy.approval_expired": "The run was not approved in time at the site, or an approval has expired.",
     "policy.no_budget": "The site's policy gives its population no privacy budget.",
-    "policy.budget": "The site's privacy budget has too little left for the run.",
     "policy.budget_unit": "The site's privacy budget is for another unit.",
     "policy.attempts": "The site has reserved no further attempt for the run.",
     "project.not_signed_here": "The site has not signed the project of this run.",
@@ -46,9 +27,6 @@ SENTENCES = {
     "project.requested": "The request was signed later than the site's clock.",
     "project.reach": "The run goes beyond the sites that were invited, or the project's.",
     "project.member": "The site knows a member of the project under another key.",
-    "data.no_public_size": "The site has not declared a public size, which a privacy unit needs.",
-    "policy.gain": "Without a privacy unit the site judges only adapters that it has countersigned.",
-    "data.population_overlap": "The site's views name different populations for the same people.",
     "data.source_down": "The site's data source cannot be reached.",
     "data.source_timeout": "The site's data source took longer than its owner allows.",
     "data.absent": "The site has no data file for this recipe.",
@@ -57,7 +35,6 @@ SENTENCES = {
     "model.not_imported": "The base model is not on the site and could not be imported there.",
     "model.unpinned": "The recipe names a base model without the digest of its weights.",
     "model.digest_differs": "The site's copy of the base model is not the one that the recipe names.",
-    "recipe.opaque": "The computation returns a finished vector, which that mechanism cannot protect.",
     "protocol.digest": "The document does not have the digest that was announced.",
     "protocol.run": "The run's id is not that of its request.",
     "protocol.signature": "A message did not carry its sender's signature.",

@@ -16,13 +16,8 @@ from plasmid.planner.attempts import attempts, sampling_rate, step_noise
 from plasmid.protocol.messages import UnitTerms
 
 
-def unit_terms(document: Any, size: int | None) -> UnitTerms | None:
-    """Return the terms of *document* at a site, None without a privacy unit.
-
-    Parameters
-    ----------
-    size
-        The public size N of the view; None where its owner has declared none.
+def check_size(document: Any, size: int | None) -> None:
+    """Refuse a *document* that protects units of which a site has declared no *size* that fits.
 
     Raises
     ------
@@ -32,11 +27,8 @@ def unit_terms(document: Any, size: int | None) -> UnitTerms | None:
         ``policy.delta``: delta is not below 1/N.
     """
     privacy = document.privacy
-    if privacy.unit == "none":
-        return None
-    tries = attempts(document)
-    if privacy.unit == "site":
-        return UnitTerms(public_size=None, rate=1.0, noise_multiplier=None, attempts=tries)
+    if privacy.unit in ("none", "site"):
+        return
     if size is None:
         raise DataError(
             "data.no_public_size",
@@ -49,6 +41,29 @@ def unit_terms(document: Any, size: int | None) -> UnitTerms | None:
             f"the document says delta: {privacy.delta}, which is not below 1/{size}.",
             f"Use a delta well below {1.0 / size:.1e}.",
         )
+
+
+def unit_terms(document: Any, size: int | None) -> UnitTerms | None:
+    """Return the terms of *document* at a site, None without a privacy unit.
+
+    Parameters
+    ----------
+    size
+        The public size N of the view; None where its owner has declared none.
+
+    Raises
+    ------
+    PlasmidError
+        As :func:`check_size`.
+    """
+    privacy = document.privacy
+    if privacy.unit == "none":
+        return None
+    tries = attempts(document)
+    if privacy.unit == "site":
+        return UnitTerms(public_size=None, rate=1.0, noise_multiplier=None, attempts=tries)
+    check_size(document, size)
+    assert size is not None, "it was checked"
     rate = sampling_rate(document, size)
     noise = step_noise(document, rate)
     return UnitTerms(public_size=size, rate=rate, noise_multiplier=noise, attempts=tries)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from plasmid.core.clock import parse
 from plasmid.core.errors import PlasmidError
 from plasmid.gateway.notify import Notify, tell
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.protocol.messages import Admission, Admit, Ask
 
 if TYPE_CHECKING:

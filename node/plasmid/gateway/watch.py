@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from plasmid.core.clock import Clock, now, stamp
 from plasmid.core.errors import PlasmidError
-from plasmid.gateway.conditions import policy_problem
 from plasmid.gateway.pause import check_running
+from plasmid.gateway.policy.conditions import policy_problem
 from plasmid.gateway.retention import purge_expired
 from plasmid.gateway.status import write_status
 from plasmid.uplink.enrol import Credential

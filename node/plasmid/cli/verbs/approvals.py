@@ -19,7 +19,9 @@ from plasmid.gateway.approvals.review import Review, document_name, requester_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keys.keystore import Passphrase
 from plasmid.gateway.keys.passphrase import find
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
+from plasmid.gateway.policy.grants import accepting
+from plasmid.gateway.policy.rule import Facts
 from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.approval import Meaning, Subject
 from plasmid.protocol.identity import fingerprint
@@ -114,9 +116,10 @@ def _how_far(site: SiteHome, approvals: Approvals, subject: Subject, waiting: Se
     except PolicyRefused as error:
         return f"unknown how many approvals ({error.code})"
     project = None if case is None else case.opened_project()
-    rules = policy.accepting(subject.recipe, project=project, view=subject.view)
+    facts = Facts(None, subject.recipe, project, subject.view, approvals.time())
+    grants = accepting(policy.allow, facts)
     requester = None if project is None else requester_of(project, waiting)
-    standing = approvals.best(rules, subject, requester) if rules else None
+    standing = approvals.best(grants, subject, requester) if grants else None
     return standing.words if standing else "no approval is asked for, or the policy refuses it now"
 
 
@@ -226,6 +229,7 @@ def _tell(found: Review, answer: Reply) -> None:
         "waiting": [one.model_dump(mode="json") for one in found.waiting],
         "signatures": [_as_json(said) for said in found.signatures],
         "approvals": {"have": standing.have, "need": standing.need} if standing else None,
+        "refused": found.refused,
     }
     lines = [found.name, f"  recipe {subject.recipe}", f"  view   {subject.view}"]
     section = ""
@@ -242,8 +246,11 @@ def _tell(found: Review, answer: Reply) -> None:
     lines += [f"  {_until(said)}: {said.manifestation}" for said in found.signatures]
     if standing is not None:
         lines.append(standing.words)
-    elif found.problem or (found.verdict and not found.verdict.accepted):
-        lines += ["The policy refuses it:", *(f"  {line}" for line in _refusals(found))]
+    elif found.refused:
+        lines += [
+            "The policy refuses it:",
+            *(f"  {line}" for text in found.refused for line in text.splitlines()),
+        ]
     else:
         lines.append("The policy accepts it without an approval")
     answer.say(*map(plain, lines))
@@ -257,12 +264,6 @@ def _against_previous(found: Review) -> list[str]:
     if found.differences:
         lines += ["  Every value that differs:", *(f"    {line}" for line in found.differences)]
     return lines if len(lines) > 1 else [*lines, "  nothing differs but the project or the run"]
-
-
-def _refusals(found: Review) -> list[str]:
-    if found.verdict is None:
-        return found.problem.splitlines()
-    return [one.sentence for one in found.verdict.findings if not one.accepted]
 
 
 def _as_json(said: Signature) -> dict[str, Any]:

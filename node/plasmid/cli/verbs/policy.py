@@ -14,10 +14,12 @@ from plasmid.core.errors import UsageError
 from plasmid.core.files import home as state_home
 from plasmid.gateway.approvals.people import People
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.policy import Policy, read_policy, refuse
+from plasmid.gateway.policy.file import Policy, read_policy
+from plasmid.gateway.policy.rule import refuse
 
 if TYPE_CHECKING:
-    from plasmid.gateway.verdict import Verdict
+    from plasmid.gateway.policy.rule import Finding
+    from plasmid.gateway.policy.verdict import Verdict
     from plasmid.protocol.project import Project
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -148,8 +150,7 @@ def _ask(
     seed: int | None,
 ) -> _Asked:
     from plasmid.gateway.approvals.register import Approvals
-    from plasmid.gateway.verdict import verdict
-    from plasmid.isolation import choose
+    from plasmid.gateway.policy.verdict import verdict
     from plasmid.log.audit_log import AuditLog
     from plasmid.recipes.digest import recipe_digest
     from plasmid.recipes.documents import parse_document
@@ -169,7 +170,6 @@ def _ask(
         parse_document(document),
         recipe_digest(document, str(document["computation"])),
         project=within,
-        isolation=choose(site.config().isolation).level,
     )
     return _Asked(str(document.get("name") or document["computation"]), within, found)
 
@@ -204,29 +204,34 @@ def _as_json(asked: _Asked) -> dict[str, Any]:
     found, standing = asked.verdict, asked.verdict.standing
     return {
         "name": asked.name,
-        "digest": found.digest,
-        "view": found.view,
+        "digest": found.facts.digest,
+        "view": found.facts.view,
         "project": asked.project.digest() if asked.project else None,
         "accepted": found.accepted,
-        "rules": [vars(finding) for finding in found.findings],
+        "rules": [_finding(one) for one in found.findings],
+        "not_looked_at": found.not_looked_at,
         "unknown": found.unknown,
         "approvals": {"have": standing.have, "need": standing.need} if standing else None,
     }
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in ("code", "rule", "given", "accepts", "accepted")}
 
 
 def _show(asked: _Asked, answer: Reply) -> None:
     found, project = asked.verdict, asked.project
     lines = [
         asked.name,
-        f"  digest   {found.digest}",
-        f"  view     {found.view}",
+        f"  digest   {found.facts.digest}",
+        f"  view     {found.facts.view}",
         f"  project  {f'{project.name} ({project.digest()})' if project else 'none'}",
     ]
     for finding in found.findings:
         mark = "accepts" if finding.accepted else "REFUSES"
         lines.append(f"  {mark}  {finding.rule}: {finding.given}; accepted is {finding.accepts}")
     if found.unknown:
-        lines.append(f"  not looked at: max_bytes_out, min_cohort, disclosure ({found.unknown})")
+        lines.append(f"  not looked at: {', '.join(found.not_looked_at)} ({found.unknown})")
     answer.say(*map(plain, lines))
 
 

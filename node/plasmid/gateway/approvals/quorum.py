@@ -15,7 +15,7 @@ from typing import Literal
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.approvals.files import Waiting
 from plasmid.gateway.approvals.people import Person
-from plasmid.gateway.policy import Approvers
+from plasmid.gateway.policy.grants import Approvers
 from plasmid.protocol.approval import Approval, Meaning
 from plasmid.protocol.messages import Pending
 

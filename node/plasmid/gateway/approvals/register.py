@@ -27,7 +27,7 @@ from plasmid.gateway.approvals.people import People, Person
 from plasmid.gateway.approvals.quorum import AwaitingApproval, Signature, Standing, State, standing_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.keys.keystore import Cost, Passphrase
-from plasmid.gateway.policy import Approvers, Rule
+from plasmid.gateway.policy.grants import Approvers, Grant
 from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.approval import Approval, ApprovalRevocation, Meaning, Subject
 from plasmid.protocol.envelope import Envelope
@@ -55,24 +55,24 @@ class Approvals:
 
     # -- what a gateway asks -----------------------------------------------------------------------
 
-    def check(self, rules: Sequence[Rule], subject: Subject, requester: ProjectPerson) -> None:
-        """Refuse a task whose approvals under *rules*, of which one must hold, are not there any more.
+    def check(self, grants: Sequence[Grant], subject: Subject, requester: ProjectPerson) -> None:
+        """Refuse a task whose approvals under *grants*, of which one must hold, are not there any more.
 
         Raises
         ------
         PolicyRefused
             ``policy.awaiting_approval``, ``policy.approval_revoked``, ``policy.approval_expired``.
         """
-        standing = self.best(rules, subject, requester)
+        standing = self.best(grants, subject, requester)
         if standing is not None and not standing.met:
             raise PolicyRefused(
                 standing.code, f"{standing.have} of {standing.need} approvals hold for {subject.recipe}."
             )
 
     def require(
-        self, rules: Sequence[Rule], case: Case, requester: ProjectPerson, *, run: str | None
+        self, grants: Sequence[Grant], case: Case, requester: ProjectPerson, *, run: str | None
     ) -> None:
-        """Make *run* wait for the approvals that *rules* ask for; None only asks how far they are.
+        """Make *run* wait for the approvals that *grants* ask for; None only asks how far they are.
 
         Raises
         ------
@@ -81,14 +81,14 @@ class Approvals:
         PolicyRefused
             ``policy.approval_expired``: the run has waited long enough.
         """
-        standing = self.best(rules, case.subject, requester)
+        standing = self.best(grants, case.subject, requester)
         if standing is None or standing.met:
             if run is not None:
                 self.files.end(run, case.subject.recipe)
             return
         if run is None:
             raise AwaitingApproval(standing, None, new=False)
-        days = max(rule.approvers.wait_days for rule in rules if rule.approvers)
+        days = max(grant.approvers.wait_days for grant in grants if grant.approvers)
         waiting, new = self._wait(run, case, requester, timedelta(days=days))
         if self.time() >= parse(waiting.expires):
             raise PolicyRefused(
@@ -100,13 +100,15 @@ class Approvals:
         raise AwaitingApproval(standing, waiting, new=new)
 
     def best(
-        self, rules: Sequence[Rule], subject: Subject, requester: ProjectPerson | None
+        self, grants: Sequence[Grant], subject: Subject, requester: ProjectPerson | None
     ) -> Standing | None:
         """Return the standing under the rule that lacks least; None where a rule asks for no approval."""
-        if any(rule.approvers is None for rule in rules):
+        if any(grant.approvers is None for grant in grants):
             return None
         standings = [
-            self.standing(subject, rule.approvers, requester) for rule in rules if rule.approvers is not None
+            self.standing(subject, grant.approvers, requester)
+            for grant in grants
+            if grant.approvers is not None
         ]
         return min(standings, key=lambda one: one.need - one.have)
 

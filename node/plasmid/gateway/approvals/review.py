@@ -19,8 +19,8 @@ from plasmid.gateway.approvals.quorum import Signature
 from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.explanation import Fact, changed, differences, explain, visible
 from plasmid.gateway.home import SiteHome
-from plasmid.gateway.policy import read_policy
-from plasmid.gateway.verdict import Verdict, verdict
+from plasmid.gateway.policy.file import read_policy
+from plasmid.gateway.policy.verdict import Verdict, verdict
 from plasmid.protocol.project import Project, ProjectPerson
 from plasmid.recipes.documents import parse_document
 
@@ -57,6 +57,13 @@ class Review:
     problem: str
 
     @property
+    def refused(self) -> list[str]:
+        """What refuses it: a sentence for each line, or why there is no policy; empty if nothing does."""
+        if self.verdict is None:
+            return [self.problem]
+        return [one.sentence for one in self.verdict.findings if not one.accepted]
+
+    @property
     def python(self) -> list[tuple[str, list[str]]]:
         """The names and lines of a bundle's files, as they would run; none of any other document."""
         files = (self.case.document.get("bundle") or {}).get("files") or {}
@@ -83,7 +90,7 @@ def review(home: SiteHome, approvals: Approvals, case: Case) -> Review:
             project=project,
             requester=requester_of(project, waiting[-1:]),
         )
-    facts = explain(home, policy, document, project)
+    facts = explain(home, policy, document, project, None if said is None else said.facts)
     previous, before = _last_approved(approvals, case)
     lines: list[str] = []
     if before is not None:

@@ -17,7 +17,7 @@ from plasmid.gateway.members.heads import Heads
 from plasmid.gateway.members.peers import read_peers
 from plasmid.gateway.members.revocations import Revoked
 from plasmid.gateway.pause import paused
-from plasmid.gateway.policy import Policy, read_policy
+from plasmid.gateway.policy.file import Policy, read_policy
 from plasmid.isolation.choice import choose, probe
 from plasmid.isolation.port import at_least
 from plasmid.log.audit_log import MAX_SKEW_S, AuditLog

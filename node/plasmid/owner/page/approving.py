@@ -64,14 +64,13 @@ def show_one(asked: Asked) -> Shown:
     approvals = _approvals(asked)
     found = review(asked.home, approvals, _case(asked, approvals))
     sections = [(name, list(facts)) for name, facts in groupby(found.facts, key=lambda fact: fact.section)]
-    refused = [one.sentence for one in found.verdict.findings if not one.accepted] if found.verdict else []
     values = {
         "found": found,
         "subject": found.case.subject,
         "digest": found.case.subject.digest(),
         "sections": sections,
         "standing": found.verdict.standing if found.verdict else None,
-        "refused": [found.problem] if found.problem else refused,
+        "refused": found.refused,
         "people": approvals.people.all(),
         "meanings": get_args(Meaning),
         "max_days": MAX_DAYS,

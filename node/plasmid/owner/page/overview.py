@@ -12,7 +12,7 @@ from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.members.peers import read_peers
 from plasmid.gateway.pause import paused
-from plasmid.gateway.policy import read_policy
+from plasmid.gateway.policy.file import read_policy
 from plasmid.gateway.status import is_up, read_status
 from plasmid.log.audit_log import AuditLog
 from plasmid.owner.outbox import read_outbox

@@ -23,7 +23,8 @@ from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.members.peers import Peer, Peers, write_peers
 from plasmid.gateway.members.projects import Projects
-from plasmid.gateway.policy import Requirements, read_policy
+from plasmid.gateway.policy.file import read_policy
+from plasmid.gateway.policy.require import Requirements
 from plasmid.isolation.port import Isolation
 from plasmid.planner.attempts import attempt_plan, attempts
 from plasmid.protocol.body import body_bytes, pack

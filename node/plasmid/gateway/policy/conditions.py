@@ -12,23 +12,22 @@ Rules
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
-from plasmid.computations.api import Shape
 from plasmid.core.errors import PolicyRefused
 from plasmid.gateway.approvals.files import Case
 from plasmid.gateway.approvals.register import Approvals
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.members.projects import Requested
-from plasmid.gateway.open_view import Opened
-from plasmid.gateway.policy import Policy, read_policy, refuse
-from plasmid.gateway.requirements import Finding
+from plasmid.gateway.policy.decide import decide
+from plasmid.gateway.policy.file import Policy, read_policy
+from plasmid.gateway.policy.grants import accepting
+from plasmid.gateway.policy.rule import Facts, refuse
 from plasmid.gateway.views import view_digest
-from plasmid.isolation.port import at_least
 from plasmid.protocol.approval import Subject
 from plasmid.protocol.envelope import Envelope
 from plasmid.protocol.project import Project
-from plasmid.secagg.statements import IsolationLevel
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +71,8 @@ def check_begin(
     digest: str,
     *,
     run: str | None,
-) -> tuple[Policy, str]:
-    """Return the policy under which *document* may run, and the digest of the view that it may see.
+) -> tuple[Policy, Facts]:
+    """Return the policy under which *document* may run, and what it was decided on.
 
     Parameters
     ----------
@@ -88,71 +87,34 @@ def check_begin(
         People are to approve it first.
     """
     policy, view = read_policy(home.policy), view_digest(home, document)
-    rules = policy.check(document, digest, project=requested.project, view=view, now=approvals.time())
+    facts = Facts(document, digest, requested.project, view, approvals.time(), run=run)
+    refuse(decide(policy, facts))
     subject = subject_of(home.config().name, digest, view, requested.project)
     case = Case(subject=subject, document=requested.request.document, project=project)
-    approvals.require(rules, case, requested.requester, run=run)
-    return policy, view
+    approvals.require(accepting(policy.allow, facts), case, requested.requester, run=run)
+    return policy, facts
 
 
-def check_figures(policy: Policy, document: Any, shape: Shape, view: Opened | None, size: int | None) -> None:
-    """Refuse what the policy does not accept of the vector's *shape* and this site's *view*.
-
-    Parameters
-    ----------
-    size
-        The view's public size, None where its owner has declared none.
-
-    Raises
-    ------
-    PolicyRefused
-        ``policy.bytes_out``, ``policy.cohort``.
-    """
-    refuse(list(policy.require.here(document, shape, view, size)))
-
-
-def check_isolation(policy: Policy, level: IsolationLevel) -> None:
-    """Refuse to compute at a *level* that is weaker than the policy accepts.
-
-    Raises
-    ------
-    PolicyRefused
-        ``policy.isolation``.
-    """
-    found = isolation_finding(policy, level)
-    if not found.accepted:
-        raise PolicyRefused(
-            found.code,
-            found.sentence,
-            "Say a stronger level under 'isolation' in site.yaml, and start the site anew.",
-        )
-
-
-def isolation_finding(policy: Policy, level: IsolationLevel) -> Finding:
-    """Return what *policy* says of workers at *level*."""
-    said, least = f"this site's workers run at {level}", policy.require.isolation
-    return Finding("policy.isolation", "isolation", said, f"{least} or stronger", at_least(level, least))
-
-
-def check_go_on(
-    home: SiteHome,
-    approvals: Approvals,
-    requested: Requested,
-    document: Any,
-    digest: str,
-    view: str,
-) -> Policy:
-    """Refuse the next step of a run admitted for *view* that would not be admitted now; return the policy.
+def check_go_on(home: SiteHome, approvals: Approvals, requested: Requested, facts: Facts) -> Policy:
+    """Refuse the next step of a run that would not be admitted now on these *facts*; return the policy.
 
     Raises
     ------
     PolicyRefused
         As :func:`check_begin`; ``policy.approval_revoked``.
     """
+    policy, facts = read_policy(home.policy), replace(facts, now=approvals.time())
+    refuse(decide(policy, facts))
+    subject = subject_of(home.config().name, facts.digest, facts.view, requested.project)
+    approvals.check(accepting(policy.allow, facts), subject, requested.requester)
+    return policy
+
+
+def check_organisations(home: SiteHome, facts: Facts, number: int) -> Policy:
+    """Refuse a sum over *number* confirmed organisations where that is too few; return the policy."""
     policy = read_policy(home.policy)
-    rules = policy.check(document, digest, project=requested.project, view=view, now=approvals.time())
-    subject = subject_of(home.config().name, digest, view, requested.project)
-    approvals.check(rules, subject, requested.requester)
+    found = decide(policy, replace(facts, organisations=number))
+    refuse([one for one in found if one.rule == "min_organisations"])
     return policy
 
 

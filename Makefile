@@ -7,6 +7,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --d
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv/.peers
 
 .DEFAULT_GOAL := setup
 .PHONY: setup demo docs test test-all lint bench fuzz constraints audit sbom clean
@@ -30,6 +31,7 @@ docs: $(STAMP)
 	$(BIN)/python tools/cli_doc.py
 	$(BIN)/python tools/errors_doc.py
 	$(BIN)/python tools/policy_doc.py
+	$(BIN)/python tools/rings.py
 
 test: $(STAMP)
 	$(PYTEST)
@@ -45,8 +47,13 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python tests/promises.py
 
+# The peers that benchmarks compare with.
+$(PEERS): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --editable '.[platform,demo,dev,bench]' >&2
+	@touch $@
+
 # make bench NAME=link for one benchmark; the last line on stdout is JSON.
-bench: $(STAMP)
+bench: $(PEERS)
 	@PYTHONPATH=tests $(BIN)/python -m bench $(NAME)
 
 # make fuzz NAME=policy for one parser, all for a million inputs or ten minutes each: hours.

@@ -88,7 +88,6 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout: Ch
             "lint",
             ["ruff check", "ruff format --check", "mypy ", "lint-imports ", "python tests/promises.py"],
         ),
-        ("bench", ["python -m bench"]),
         ("fuzz", ["python -m fuzz"]),
         ("constraints", ["python tools/constraints.py"]),
         ("audit", ["python tools/audit.py"]),
@@ -104,11 +103,14 @@ def test_every_target_makes_its_environment_first(
     assert checkout.calls() == commands
 
 
-def test_bench_passes_the_name_on_and_adds_nothing_to_stdout(checkout: Checkout) -> None:
+def test_bench_installs_its_peers_passes_the_name_on_and_adds_nothing_to_stdout(checkout: Checkout) -> None:
     checkout.make("setup")
     checkout.calls()
+    peers = "python -m pip install --quiet --editable .[platform,demo,dev,bench]"
     assert checkout.make("bench", "NAME=link").stdout == ""
-    assert checkout.calls() == ["python -m bench link"]
+    assert checkout.calls() == [peers, "python -m bench link"]
+    assert checkout.make("bench").returncode == 0
+    assert checkout.calls() == ["python -m bench"]
 
 
 def test_fuzz_passes_a_name_of_several_words_on(checkout: Checkout) -> None:

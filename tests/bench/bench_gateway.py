@@ -35,7 +35,6 @@ VERIFY_LIMIT_S = 5.0
 CONTRIBUTION_LIMIT_MS = 50.0
 ROUND_LIMIT_MS = 100.0
 MEMORY_LIMIT_BYTES = 150 * 10**6
-SOURCE_LIMIT_LINES = 27_250
 _APPENDS = 300
 _ENTRIES = 100_000
 
@@ -47,7 +46,6 @@ def main() -> list[Result]:
         *sandbox_figures(),
         *audit_figures(),
         *memory_figures(),
-        *source_figures(),
     ]
 
 
@@ -87,15 +85,6 @@ def memory_figures() -> list[Result]:
             "ms",
         ),
     ]
-
-
-def source_figures() -> list[Result]:
-    """How much source of ours that process has imported, and that none of it is torch or the like."""
-    read = gateway_process.source()
-    if read.heavy:
-        raise RuntimeError(f"a site's process imports {', '.join(sorted(read.heavy))}")
-    what = f"source in a site's process: {read.files} files, {read.gateway_lines} lines of them in gateway/"
-    return [_within(what, read.lines, SOURCE_LIMIT_LINES, "lines")]
 
 
 def audit_figures() -> list[Result]:

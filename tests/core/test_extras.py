@@ -19,9 +19,9 @@ from plasmid.core.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OTHERS = {"bench", "data", "demo", "dev", "vllm"}
-"""Extras that no module of Plasmid imports from: for benchmarks and developers, wheels of weights, extras of
-extras, and programs."""
+OTHERS = {"bench", "data", "demo", "dev"}
+"""Extras that no module of Plasmid imports from: for benchmarks and developers, wheels of weights, and extras
+of extras."""
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 from plasmid.cli.verbs.doctor import app
 from plasmid.core.errors import ProtocolError
 from plasmid.dp.budgets import Accounts
-from plasmid.gateway import admission, conditions, epochs, gateway, pause, policy
+from plasmid.gateway import admission, epochs, gateway, pause
 from plasmid.gateway import ledger_chain as chain
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.members import projects
+from plasmid.gateway.policy import conditions
+from plasmid.gateway.policy.file import Policy
 from plasmid.gateway.replay import Marks
 from plasmid.log.audit_log import AuditLog
 from plasmid.owner import red_team
@@ -68,8 +70,9 @@ def nothing(*_: Any, **__: Any) -> None:
 
 
 def no_rules(patch: Patch) -> None:
-    patch.setattr(policy, "refuse", nothing)
-    patch.setattr(policy.Policy, "accepting", lambda self, *_, **__: self.allow)
+    for module in (admission, conditions):
+        patch.setattr(module, "refuse", nothing)
+    patch.setattr(conditions, "accepting", lambda grants, _: list(grants))
 
 
 def no_signatures(patch: Patch) -> None:
@@ -77,8 +80,8 @@ def no_signatures(patch: Patch) -> None:
 
 
 def any_policy(patch: Patch) -> None:
-    def read(path: Path) -> policy.Policy:
-        return policy.Policy.model_validate({"allow": [{"recipes": ["0" * 64]}]})
+    def read(path: Path) -> Policy:
+        return Policy.model_validate({"allow": [{"recipes": ["0" * 64]}]})
 
     patch.setattr(conditions, "read_policy", read)
     no_rules(patch)

@@ -1,4 +1,4 @@
-"""The gateway's process: its memory and its time as deployed, and the source that it imports.
+"""The gateway's process: its memory and its time as deployed.
 
 Rules
 -----
@@ -8,17 +8,12 @@ Rules
    One site's keys are sealed so; those of the others under a drawn passphrase, as embedded runs do.
 3. Time is CPU of that process, user and system, from a longer run less that of a shorter one: what a round
    costs in all, with its masks, messages, TLS, and the polls and heartbeats in between.
-4. Source is counted in a fresh process that has imported what ``plasmid site start`` imports, and done what a
-   privacy unit asks of it: figures from the accountants, a share of noise.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,23 +26,8 @@ from support.federation.deployed import Deployment
 
 LENGTH = 1_000_000
 MIB = 1024**2
-HEAVY = frozenset({"torch", "transformers", "flwr", "ray", "scipy", "dp_accounting", "absl", "randomgen"})
 _CHOSEN_SITE = "site-a"
 _SITES = (_CHOSEN_SITE, "site-b", "site-c")
-
-_CLOSURE = """
-import json, sys
-import plasmid.cli.main, plasmid.cli.verbs.site, plasmid.gateway.node
-from plasmid.dp import accountant
-from plasmid.dp import noise
-accountant.dp_sgd_noise(rate=0.5, steps=10, epsilon=8.0, delta=1e-5)
-accountant.plan_shared_noise(length=9, bound=1.0, sites=3, honest=2, sensitivity=1.0, releases=1, rate=1.0,
-                             epsilon=8.0, delta=1e-5)
-noise.skellam(9, 1e6)
-own = [m for n, m in sys.modules.items() if n.startswith("plasmid.") and getattr(m, "__file__", None)]
-files = sorted({module.__file__ for module in own})
-print(json.dumps({"files": files, "tops": sorted({name.partition(".")[0] for name in sys.modules})}))
-"""
 
 
 @dataclass(frozen=True)
@@ -58,16 +38,6 @@ class Process:
     peak: int
     peak_chosen: int
     round_cpu_s: float
-
-
-@dataclass(frozen=True)
-class Source:
-    """The gateway process's own source: files and lines, and lines of the folder ``gateway`` among them."""
-
-    files: int
-    lines: int
-    gateway_lines: int
-    heavy: frozenset[str]
 
 
 def measure(short: int, long: int) -> Process:
@@ -99,19 +69,6 @@ def measure(short: int, long: int) -> Process:
         peak=max(most for _, most in drawn),
         peak_chosen=held[_CHOSEN_SITE][1],
         round_cpu_s=statistics.median((spent[1][site] - spent[0][site]) / (long - short) for site in _SITES),
-    )
-
-
-def source() -> Source:
-    """Return how much source of ours the process of a site has imported, and what of HEAVY."""
-    said = subprocess.run([sys.executable, "-c", _CLOSURE], capture_output=True, text=True, check=True).stdout
-    found = json.loads(said)
-    lines = {Path(file): len(Path(file).read_text(encoding="utf-8").splitlines()) for file in found["files"]}
-    return Source(
-        files=len(lines),
-        lines=sum(lines.values()),
-        gateway_lines=sum(count for file, count in lines.items() if file.parent.name == "gateway"),
-        heavy=HEAVY & set(found["tops"]),
     )
 
 

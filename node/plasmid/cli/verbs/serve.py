@@ -71,9 +71,6 @@ def serve(
         str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is a GPU if there is one")
     ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16; auto is bf16 on a GPU")] = "auto",
-    engine: Annotated[
-        str, typer.Option(help="plasmid, or vllm: a causal base on a GPU, by vLLM's own server")
-    ] = "plasmid",
     replicas: Annotated[int, typer.Option(help="Processes, each with the base model", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of each replica", min=1)] = 1,
     until_stdin_closes: Annotated[
@@ -98,8 +95,6 @@ def serve(
         from plasmid.release.folder import read_trust
 
         folders = _folders(adapter or [], site_at(home) if local else None)
-        if engine not in ("plasmid", "vllm"):
-            raise UsageError("usage.engine", f"there is no engine {engine!r}.", "Use plasmid or vllm.")
         settings = Settings(
             base=base or _base_of(folders),
             adapters=folders,
@@ -113,13 +108,6 @@ def serve(
             trust=None if trust is None else read_trust(trust),
             unsigned=unsigned,
         )
-        if engine == "vllm":
-            given = {"--hub": hub, "--tokens": tokens, "--pin": pin, "--replicas": replicas > 1, "--url": url}
-            _refuse_with_vllm([name for name, value in given.items() if value])
-            listening = {"host": host, "port": port, "behind_proxy": behind_proxy}
-            tls = (tls_cert, tls_key) if tls_cert and tls_key else None
-            _serve_vllm(answer, settings, listening | {"tls": tls}, until_stdin_closes=until_stdin_closes)
-            return
         if settings.hub is not None and trust is None:
             answer.note(
                 "No key is pinned: whose signatures the hub's adapters have is their own word (--trust)."
@@ -211,48 +199,6 @@ def _server(name: str) -> Any:
     for point in entry_points(group=SERVERS, name=name):
         return point.load()
     raise ModuleNotFoundError("No module named 'ray'", name="ray")
-
-
-def _refuse_with_vllm(given: list[str]) -> None:
-    if given:
-        raise UsageError(
-            "usage.engine",
-            f"vLLM's server knows nothing of {', '.join(given)}.",
-            "Leave that out: it serves --base and each --adapter NAME=FOLDER, to who has VLLM_API_KEY.",
-        )
-
-
-def _serve_vllm(
-    answer: Reply, settings: Settings, listening: dict[str, Any], *, until_stdin_closes: bool
-) -> None:
-    import shlex
-
-    from plasmid.bases.store import ensure_model
-    from plasmid.core.lifetime import end_event
-    from plasmid.endpoint.vllm import Listening, command, program, started
-
-    program()
-    arguments = command(
-        ensure_model(settings.base),
-        {name: Path(folder) for name, folder in settings.adapters.items()},
-        Listening(**listening),
-        os.environ,
-        precision=settings.precision,
-        trust=settings.trust,
-    )
-    answer.data["command"] = ["vllm", *arguments]
-    answer.note(shlex.join(answer.data["command"]))
-    ended = end_event(until_stdin_closes=until_stdin_closes)
-    child = started(arguments, os.environ)
-    while not ended.wait(0.2) and child.poll() is None:
-        pass
-    status = child.poll()
-    child.terminate()
-    child.wait()
-    if status:
-        raise UsageError(
-            "usage.vllm_failed", f"vLLM ended with status {status}.", "What it says above tells why."
-        )
 
 
 def _serve_local(

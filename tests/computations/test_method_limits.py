@@ -150,13 +150,13 @@ def test_the_digest_covers_what_a_method_shares(
 
 
 class _Longer:
-    """A file with a comment more."""
+    """A file with a line more."""
 
     def __init__(self, path: Any) -> None:
         self._path = path
 
     def read_bytes(self) -> bytes:
-        return bytes(self._path.read_bytes()) + b"# more\n"
+        return bytes(self._path.read_bytes()) + b"more = 1\n"
 
 
 def test_imports_are_found_however_they_are_written() -> None:

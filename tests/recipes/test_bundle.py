@@ -16,6 +16,7 @@ from plasmid.core.canonical import canonical_json, digest_json, sha256_hex
 from plasmid.core.errors import UsageError
 from plasmid.recipes import templates
 from plasmid.recipes.bundle import BundleRecipe
+from plasmid.recipes.code_text import code_of
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.documents import parse_document
 from plasmid.recipes.load import load_recipe
@@ -84,7 +85,7 @@ def test_the_digest_follows_from_document_source_and_api_and_not_from_the_releas
         spec = find_spec(f"plasmid.computations.{name}")
         assert spec is not None
         assert spec.origin is not None
-        sources[name] = sha256_hex(Path(spec.origin).read_bytes())
+        sources[name] = sha256_hex(code_of(Path(spec.origin).read_bytes()))
     parts = {
         "document": resolved.document,
         "computation_sources": sources,

@@ -118,11 +118,11 @@ def test_a_manifest_for_another_base_is_refused(federation: Federation) -> None:
 def test_code_that_differs_is_another_recipe(
     federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One comment more in the computation's source at this site: the same recipe has another digest here."""
+    """One line more in the computation's source at this site: the same recipe has another digest here."""
     assert federation.admit("beta").accepted
     original = digest_module._path("plasmid.computations.finetune")
     copy = tmp_path / "finetune.py"
-    copy.write_bytes(original.read_bytes() + b"# more\n")
+    copy.write_bytes(original.read_bytes() + b"more = 1\n")
     ours = digest_module._path
     changed = {"plasmid.computations.finetune": copy}
     monkeypatch.setattr(digest_module, "_path", lambda name: changed.get(name) or ours(name))

@@ -2,8 +2,8 @@
 
 It covers the resolved document (the seed is in it, data files are not), the version of the computation API,
 the source of the computation and of every module beside it, or of its own package, that it imports, however
-indirectly, and that of the kind of its task, which is the loss; not the release of the node. Imports are read
-from the source, not by running it.
+indirectly, and that of the kind of its task, which is the loss; not the release of the node, nor comments and
+docstrings (:mod:`plasmid.recipes.code_text`). Imports are read from the source, not by running it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from plasmid.computations.api import API_VERSION, module_of
 from plasmid.core.canonical import digest_json, sha256_hex
 from plasmid.core.errors import RecipeError
+from plasmid.recipes.code_text import code_of
 from plasmid.tasks import source_of
 
 _PACKAGE = "plasmid.computations."
@@ -32,7 +33,7 @@ def recipe_digest(document: Mapping[str, Any], computation: str) -> str:
         ``recipe.computation_unknown`` when there is no such computation here;
         ``recipe.malformed`` when *document* is not JSON in RFC 8785's sense.
     """
-    sources = {name: sha256_hex(source) for name, source in sorted(_sources(computation).items())}
+    sources = {name: sha256_hex(code_of(source)) for name, source in sorted(_sources(computation).items())}
     task = document.get("task")
     loss = source_of(str(task.get("kind"))) if isinstance(task, Mapping) else None
     try:
@@ -41,7 +42,7 @@ def recipe_digest(document: Mapping[str, Any], computation: str) -> str:
                 "document": dict(document),
                 "computation_sources": sources,
                 "computation_api": API_VERSION,
-                **({} if loss is None else {"task_source": sha256_hex(loss.read_bytes())}),
+                **({} if loss is None else {"task_source": sha256_hex(code_of(loss.read_bytes()))}),
             }
         )
     except (ValueError, TypeError, RecursionError) as error:

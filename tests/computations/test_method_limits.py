@@ -12,7 +12,6 @@ from plasmid import computations
 from plasmid.bases.store import BaseModel
 from plasmid.computations import api
 from plasmid.core.errors import RecipeError
-from plasmid.gateway import explanation
 from plasmid.recipes.digest import recipe_digest
 from plasmid.recipes.query import document_type
 from plasmid.recipes.schema import Recipe
@@ -28,7 +27,7 @@ def test_every_method_is_known_everywhere() -> None:
     public = {name for name in found if not name.startswith("_") and name not in ("api", "bundle")}
     assert {name for name in public if api.load(name).SITE_HALF == "loss"} == set(api.METHODS)
     assert all(document_type(name) is Recipe for name in api.METHODS)
-    assert explanation._COMPUTATIONS.keys() >= set(api.METHODS)
+    assert all(api.words(name).startswith(f"{name}: ") for name in {*public, "bundle"})
 
 
 # -- what cannot be --------------------------------------------------------------------------------

@@ -37,23 +37,6 @@ from plasmid.recipes.weights import weights_of
 Section = Literal["what runs", "on which rows", "what will leave", "what it costs", "who receives"]
 _PROSE = ("title", "task.description", "release.")
 _LONGEST = 200
-_COMPUTATIONS = {
-    "counts": "counts: a table of counts over public cells, and sums of one column in them",
-    "evaluate": "evaluate: an adapter's scores of the rows are counted beside their labels",
-    "gain": "gain: an adapter and one trained here alone are compared on rows held out; sites are counted",
-    "mean": "mean: the count, mean and variance of one column, over all sites",
-    "finetune": "finetune: small matrices beside a base model's weights are trained on the rows",
-    "ffa_lora": "ffa_lora: one of every two small matrices beside weights is trained on the rows",
-    "rolora": "rolora: small matrices beside weights are trained on the rows, half of them a round",
-    "fedsvd": "fedsvd: one of every two small matrices beside weights is trained on the rows",
-    "fedsb": "fedsb: a small square matrix beside each of a base model's weights is trained on the rows",
-    "fedsa": "fedsa: small matrices beside weights are trained on the rows; half of them stay at the site",
-    "sketch": "sketch: small matrices beside weights are trained on the rows; projections of them leave",
-    "bundle": "bundle: the recipe's own Python computes a vector from the rows",
-    "trees": "trees: sums of gradients in public cells of the columns, from which decision trees are grown",
-    "ping": "ping: a vector of constants, to time the network",
-}
-"""What runs, in words that are this release's own."""
 
 
 def _brought(name: str) -> str:
@@ -127,7 +110,7 @@ def visible(text: str) -> str:
 def _runs(document: Any) -> Iterator[Fact]:
     section: Section = "what runs"
     name = document.computation
-    yield Fact(section, "computation", _COMPUTATIONS.get(name) or _brought(name))
+    yield Fact(section, "computation", _brought(name) if name in api.brought() else api.words(name))
     model, training = getattr(document, "model", None), getattr(document, "training", None)
     if model is not None:
         yield Fact(section, "base model", f"{visible(model.base)}, digest {model.digest}")

@@ -37,6 +37,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -61,8 +62,13 @@ HEAD: frozenset[Part] = frozenset({"head", "covariates"})
 
 GROUP = "plasmid.computations"
 
-METHODS = ("finetune", "ffa_lora", "rolora", "fedsvd", "fedsb", "sketch", "fedsa")
-"""The computations that train an adapter, :class:`Method`."""
+_LOSS = re.compile(r'^SITE_HALF: SiteHalf = "loss"$', re.MULTILINE)
+METHODS = tuple(
+    path.stem
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    if path != Path(__file__) and _LOSS.search(path.read_text(encoding="utf-8"))
+)
+"""The computations here that train an adapter, :class:`Method`: found by their site half."""
 
 _SINGLE = "it compares single contributions, and only their sum is ever seen"
 IMPOSSIBLE: Mapping[str, tuple[str, str]] = {
@@ -204,9 +210,16 @@ class Layout:
 
 
 class Computation(Protocol):
-    """The module-level interface of a computation; see the module's rules."""
+    """The module-level interface of a computation; see the module's rules.
+
+    Attributes
+    ----------
+    WORDS
+        What it does, for people who approve. Those of a package's own method are never shown as a fact.
+    """
 
     SITE_HALF: SiteHalf
+    WORDS: str
 
     def shape(self, document: Any, base: BaseModel | None) -> Shape:
         """Return the shape of one contribution for a resolved *document* and its base model."""
@@ -384,6 +397,11 @@ def module_of(name: object) -> str | None:
 def is_method(name: object) -> bool:
     """Return whether *name* is a computation that trains an adapter."""
     return isinstance(name, str) and (name in METHODS or name in brought())
+
+
+def words(name: str) -> str:
+    """Return what the computation *name* of this release does, in one sentence for approvers."""
+    return f"{name}: {load(name).WORDS}"
 
 
 def load(name: str) -> Computation:

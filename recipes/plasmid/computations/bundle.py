@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from plasmid.bases.store import BaseModel
     from plasmid.recipes.bundle import BundleRecipe
 
+WORDS = "the recipe's own Python computes a vector from the rows"
 MAX_SHOWN = 4096
 """A result of more values is not written out; its state can be fetched."""
 

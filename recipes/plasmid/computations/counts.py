@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plasmid.recipes.counts import Axis, CountsDocument
 
 SITE_HALF: SiteHalf = "per_record"
+WORDS = "a table of counts over public cells, and sums of one column in them"
 
 
 def tensors(document: CountsDocument) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from plasmid.recipes.evaluation import EvaluationDocument
 
 SITE_HALF: SiteHalf = "per_record"
+WORDS = "an adapter's scores of the rows are counted beside their labels"
 SCORED = True
 
 INVERSE = tuple(round(float(2.0 ** (step / 2.0)), 6) for step in range(-6, 5))

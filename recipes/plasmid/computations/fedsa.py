@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "small matrices beside weights are trained on the rows; half of them stay at the site"
 LINEAR = True
 SERVER_OPTIMISERS = True
 SITE_RANKS = False

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["losses"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "a small square matrix beside each of a base model's weights is trained on the rows"
 LINEAR = True
 SERVER_OPTIMISERS = True
 SITE_RANKS = False

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "one of every two small matrices beside weights is trained on the rows"
 LINEAR = True
 SERVER_OPTIMISERS = False
 SITE_RANKS = False

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["losses"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "one of every two small matrices beside weights is trained on the rows"
 LINEAR = True
 SERVER_OPTIMISERS = True
 SITE_RANKS = False

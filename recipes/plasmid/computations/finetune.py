@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "small matrices beside a base model's weights are trained on the rows"
 LINEAR = True
 SERVER_OPTIMISERS = True
 SITE_RANKS = False

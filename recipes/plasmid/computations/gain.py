@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter_of", "advance", "begins", "first"]
 
 SITE_HALF: SiteHalf = "vector"
+WORDS = "an adapter and one trained here alone are compared on rows held out; sites are counted"
 JUDGED = True
 """The node trains and judges (:mod:`plasmid.worker.gain`), and gives :func:`vector` what it found."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plasmid.recipes.query import QueryDocument
 
 SITE_HALF: SiteHalf = "per_record"
+WORDS = "the count, mean and variance of one column, over all sites"
 
 
 def shape(document: QueryDocument, base: BaseModel | None) -> Shape:  # noqa: ARG001

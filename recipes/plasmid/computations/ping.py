@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plasmid.recipes.query import PingDocument
 
 SITE_HALF: SiteHalf = "vector"
+WORDS = "a vector of constants, to time the network"
 
 
 def shape(document: PingDocument, base: BaseModel | None) -> Shape:  # noqa: ARG001

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "small matrices beside weights are trained on the rows, half of them a round"
 LINEAR = True
 SERVER_OPTIMISERS = True
 SITE_RANKS = False

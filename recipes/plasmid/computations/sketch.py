@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter", "losses"]
 
 SITE_HALF: SiteHalf = "loss"
+WORDS = "small matrices beside weights are trained on the rows; projections of them leave"
 LINEAR = False
 SERVER_OPTIMISERS = False
 SITE_RANKS = True

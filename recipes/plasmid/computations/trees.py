@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from plasmid.recipes.trees import Cells, TreesRecipe
 
 SITE_HALF: SiteHalf = "per_record"
+WORDS = "sums of gradients in public cells of the columns, from which decision trees are grown"
 
 LEAST_GAIN = 1e-6
 """XGBoost's own: a smaller gain is rounding."""

@@ -5,7 +5,8 @@ Rules
 1. A line of code holds a token that is no comment, no docstring and no white space.
 2. A ring is the modules of ours that its process has imported once it has done its work, less those of the
    rings before it. What no process of a site imports is the rest.
-3. A bound may only fall: :data:`BOUNDS` keeps every one that was in force, the newest last.
+3. A bound is of a ring and those inside it, so that code which moves outwards raises none. It may only fall:
+   :data:`BOUNDS` keeps every one that was in force, the newest last.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ GOAL = 5_500
 """Of the trusted core, in lines of code."""
 
 BOUNDS = {
-    "trusted core": (17_000,),
-    "trust base of DP": (540,),
-    "reader": (298,),
-    "rest": (40_400,),
+    "trusted core": (17_000, 16_200),
+    "trust base of DP": (17_540, 16_740),
+    "reader": (17_838, 17_038),
+    "rest": (58_238,),
 }
 WHAT = {
     "trusted core": "the gateway's process: holds the identity keys, and lets anything out",
@@ -39,7 +40,7 @@ WHAT = {
 }
 _PROCESSES = {
     "trusted core": """
-import plasmid.cli.main, plasmid.cli.verbs.site, plasmid.gateway.node
+import plasmid.gateway.process, plasmid.gateway.node
 from plasmid.dp import accountant, noise
 accountant.dp_sgd_noise(rate=0.5, steps=10, epsilon=8.0, delta=1e-5)
 accountant.plan_shared_noise(length=9, bound=1.0, sites=3, honest=2, sensitivity=1.0, releases=1, rate=1.0,
@@ -67,6 +68,8 @@ class Ring:
     name: str
     files: frozenset[Path]
     lines: int
+    within: int
+    """Its lines and those of the rings inside it, which are what a bound is of."""
     imported: frozenset[str] = frozenset()
 
     @property
@@ -107,9 +110,9 @@ def rings() -> list[Ring]:
     for name, program in _PROCESSES.items():
         told = _imports(program)
         files = frozenset(Path(file) for file in told["files"]) - seen
-        found.append(Ring(name, files, _lines(files), frozenset(told["tops"])))
         seen |= files
-    return [*found, Ring("rest", every - seen, _lines(every - seen))]
+        found.append(Ring(name, files, _lines(files), _lines(seen), frozenset(told["tops"])))
+    return [*found, Ring("rest", every - seen, _lines(every - seen), _lines(every))]
 
 
 def _lines(files: frozenset[Path]) -> int:

@@ -51,6 +51,7 @@ def test_help_names_every_verb_and_imports_none() -> None:
     frame = {
         "plasmid.cli.main",
         "plasmid.cli.output",
+        "plasmid.core.answers",
         "plasmid.core.errors",
         "plasmid.core.extras",
         "plasmid.core.files",

@@ -264,7 +264,6 @@ def test_a_join_with_another_coordinator_s_fingerprint_enrols_nobody(scene: Scen
     scene.fails("usage.invitation", "join", "--coordinator", scene.live.url, passphrase=True)
     assert [known["state"] for known in scene.operator("invitations")["invitations"]] == ["open"]
     scene.fails("usage.not_enrolled", "peers", "ls")
-    scene.fails("usage.not_enrolled", "start", passphrase=True)
 
 
 def test_a_fingerprint_has_a_hundred_bits_and_more() -> None:

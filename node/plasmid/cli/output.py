@@ -10,9 +10,6 @@ Rules
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
+from plasmid.core.answers import envelope, known, log_to_stderr
 from plasmid.core.errors import PlasmidError
-from plasmid.core.extras import need, not_importable
-from plasmid.core.files import home, storage_error
+from plasmid.core.extras import need
 
-SCHEMA = "plasmid.cli/1"
 _WIDTH = 10_000
 
 
@@ -88,7 +84,7 @@ def reply(form: Format, *, extra: str | None = None) -> Iterator[Reply]:
     extra
         What the body needs beside the base install; None: nothing.
     """
-    _log_to_stderr()
+    log_to_stderr()
     answer = Reply(form)
     error: PlasmidError | None = None
     status = 0
@@ -96,19 +92,11 @@ def reply(form: Format, *, extra: str | None = None) -> Iterator[Reply]:
         if extra is not None:
             need(extra)
         yield answer
-    except PlasmidError as problem:
-        error, status = problem, 1
-    except KeyboardInterrupt:
-        error, status = (
-            PlasmidError("usage.interrupted", "Interrupted.", "Nothing half-written was kept."),
-            130,
-        )
-    except ModuleNotFoundError as problem:
-        if (problem.name or "plasmid").startswith("plasmid"):
+    except (Exception, KeyboardInterrupt) as problem:
+        found = known(problem)
+        if found is None:
             raise
-        error, status = not_importable(problem), 1
-    except OSError as problem:
-        error, status = storage_error(problem, home() if not problem.filename else problem.filename), 1
+        error, status = found
     print_envelope(answer, error)
     if status:
         raise typer.Exit(status)
@@ -124,13 +112,7 @@ def plain(text: str) -> str:
 def print_envelope(answer: Reply, error: PlasmidError | None) -> None:
     """Print the machine envelope on stdout, or the error for people on stderr."""
     if answer.is_json:
-        envelope = {
-            "schema": SCHEMA,
-            "status": "error" if error else "ok",
-            "data": answer.data,
-            "error": error.as_dict() if error else None,
-        }
-        sys.stdout.write(json.dumps(envelope, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(envelope(answer.data, error) + "\n")
         sys.stdout.flush()
     elif error:
         from rich.text import Text
@@ -139,10 +121,3 @@ def print_envelope(answer: Reply, error: PlasmidError | None) -> None:
         console.print(Text.assemble((f"error [{error.code}] ", "bold red"), error.message))
         if error.hint:
             console.print(Text(error.hint))
-
-
-def _log_to_stderr() -> None:
-    level = os.environ.get("PLASMID_LOG", "WARNING").upper()
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +20,6 @@ from plasmid.cli.verbs.site_retention import derived, purge
 from plasmid.cli.verbs.site_state import pause, resume, status
 from plasmid.core.canonical import sha256_hex
 from plasmid.core.errors import UsageError
-from plasmid.core.lifetime import end_event
 from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.keys.keystore import Cost, EncryptedFile, Passphrase
 from plasmid.gateway.keys.passphrase import find
@@ -191,28 +188,20 @@ def start(
 ) -> None:
     """Run the site: gateway and, for each run, a worker. It only dials out."""
     with reply(format, extra="worker") as answer:
-        from plasmid.gateway.node import Node
+        from plasmid.gateway.process import Start, become
 
-        ended = end_event(until_stdin_closes=until_stdin_closes)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of this process would hold its keys
         site = site_at(home)
-        node = Node(site, site_keys(site, file=passphrase_file, descriptor=passphrase_fd))
-        failure: list[BaseException] = []
-
-        def serve() -> None:
-            try:
-                node.serve()
-            except BaseException as error:  # noqa: BLE001 - handed to the main thread, which answers for it
-                failure.append(error)
-            ended.set()
-
-        threading.Thread(target=serve, daemon=True).start()
-        answer.note(f"site {node.gateway.site} is up (Ctrl-C ends it)")
-        ended.wait()
-        node.close()
-        if failure:
-            raise failure[0]
-        answer.data["site"] = node.gateway.site
+        site.config()
+        Credential(site.folder).coordinator()
+        become(
+            Start(
+                home=str(site.folder.absolute()),
+                passphrase_file=None if passphrase_file is None else str(passphrase_file.absolute()),
+                passphrase_fd=passphrase_fd,
+                until_stdin_closes=until_stdin_closes,
+                machine=answer.is_json,
+            )
+        )
 
 
 @app.command()

@@ -16,8 +16,8 @@ from plasmid.gateway.keys.keystore import Cost
 from plasmid.gateway.ledger import Ledger
 from plasmid.gateway.policy.file import read_policy
 from plasmid.gateway.policy.grants import Grant
-from plasmid.isolation import choose, strongest
 from plasmid.isolation.bubblewrap import Bubblewrap
+from plasmid.isolation.choice import choose, strongest
 from plasmid.isolation.landlock import Landlock
 from plasmid.recipes.query import mean_from_bounds, noised
 from plasmid.recipes.schema import Recipe

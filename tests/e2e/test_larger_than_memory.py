@@ -21,7 +21,6 @@ from plasmid.gateway.home import SiteConfig, SiteHome
 from plasmid.gateway.open_view import open_view
 from plasmid.gateway.session import WorkerSession
 from plasmid.gateway.views import slice_of
-from plasmid.isolation import choose
 from plasmid.isolation.launcher import LocalLauncher
 from plasmid.recipes.schema import Recipe
 from support.tiny.tiny_task import tiny_recipe
@@ -99,7 +98,7 @@ def trained(home: SiteHome, recipe: Recipe) -> tuple[int, int, int, float]:
     with Peak().watching() as reader:
         opened = open_view(home, slice_of(home, recipe), recipe)
     read = time.monotonic() - begun
-    launcher = LocalLauncher(choose("none"))
+    launcher = LocalLauncher("none")
     session = WorkerSession(launcher, home.folder / "worker.log", read=[base.path], notice=print)
     try:
         with Peak().watching() as worker:

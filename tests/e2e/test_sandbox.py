@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import DONORS, Home
-from plasmid.isolation import choose
+from plasmid.isolation.choice import choose
 from plasmid.isolation.syscalls import NUMBERS, machine
 from support.federation.in_memory import flat
 

@@ -21,7 +21,7 @@ from plasmid.gateway.keys.keystore import CHOSEN, Cost, EncryptedFile
 from plasmid.gateway.members.peers import Peers, read_peers, write_peers
 from plasmid.gateway.pause import pause
 from plasmid.isolation import choice
-from plasmid.isolation.port import LEVELS
+from plasmid.isolation.levels import LEVELS
 from plasmid.owner.doctor import CHECKS, folder, outside
 from plasmid.owner.doctor.report import Check, Line, State, Subject, examine, ok
 from plasmid.protocol.identity import Identity

@@ -10,10 +10,11 @@ import pytest
 from plasmid.gateway import node as node_module
 from plasmid.gateway.gateway import Gateway
 from plasmid.gateway.node import Node
-from plasmid.isolation import LEVELS, at_least, choose, probe
 from plasmid.isolation.bubblewrap import Bubblewrap
+from plasmid.isolation.choice import choose, probe
 from plasmid.isolation.landlock import Landlock
 from plasmid.isolation.launcher import LocalLauncher
+from plasmid.isolation.levels import LEVELS, at_least
 from plasmid.isolation.port import Spec, check_apart, interpreter
 from plasmid.protocol.messages import Admission, open_signed, sign
 from plasmid.secagg.statements import IsolationLevel
@@ -65,13 +66,23 @@ def test_best_is_the_strongest_that_works_and_never_none(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("wanted", ["best", "bubblewrap", "landlock"])
-def test_a_site_whose_level_cannot_be_had_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
-) -> None:
-    """A weaker one that would work is not taken instead."""
+def test_a_weaker_level_is_not_taken_instead(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
     lacking(monkeypatch, *(EVERY if wanted == "best" else [wanted]))
     with refusal("site.isolation"):
-        node_with(Federation(tmp_path), monkeypatch, isolation=wanted)
+        choose(wanted)
+
+
+def test_a_site_whose_level_cannot_be_had_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher's helper has tried it."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # without bwrap
+    with refusal("site.isolation") as caught:
+        node_with(Federation(tmp_path), monkeypatch, isolation="bubblewrap")
+    assert "the program bwrap is not installed" in caught.value.message
+    assert (
+        node_with(Federation(tmp_path / "weaker"), monkeypatch, isolation="none")[0].launcher.level == "none"
+    )
 
 
 @pytest.mark.parametrize("how", ["broken", "removed"])
@@ -79,7 +90,7 @@ def test_a_level_that_goes_while_the_site_runs_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """No worker is started at a lower one."""
-    launcher = LocalLauncher(Bubblewrap())
+    launcher = LocalLauncher("bubblewrap")
     broken = tmp_path / "bwrap"
     if how == "broken":
         broken.write_text("#!/bin/sh\nexit 1\n")

@@ -18,7 +18,8 @@ import pytest
 from plasmid.gateway import node as node_module
 from plasmid.gateway.node import Node
 from plasmid.isolation.launcher import LocalLauncher
-from plasmid.isolation.port import Isolation, Limits
+from plasmid.isolation.levels import Limits
+from plasmid.isolation.port import Isolation
 from plasmid.protocol.body import pack
 from plasmid.protocol.messages import End, sign
 from support.federation.attacks import as_csv
@@ -105,7 +106,7 @@ def hostile_run(folder: Path, isolation: Isolation, tried: dict[str, str]) -> Si
         (sites / "alpha" / "keys.json").write_text(SECRET)
         outbox.state = pack("state", np.zeros(3))
         patch.setattr(node_module.Credential, "connect", lambda *_, **__: outbox)
-        launcher = LocalLauncher(isolation, limits=LIMITS)
+        launcher = LocalLauncher(isolation.level, limits=LIMITS)
         node = Node(federation.home("alpha"), federation.keys("alpha"), launcher=launcher)
         federation.gateways["alpha"] = node.gateway
         for site in ("beta", "gamma"):

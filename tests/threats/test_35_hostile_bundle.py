@@ -15,8 +15,7 @@ import pytest
 
 from plasmid.dp.noise import skellam
 from plasmid.gateway.session import WorkerSession
-from plasmid.isolation.choice import choose
-from plasmid.isolation.launcher import LocalLauncher
+from plasmid.isolation.launcher import LocalLauncher, available
 from plasmid.secagg.ring import decode_sum
 from support.federation.attacks import BUDGET, FOUR, as_csv
 from support.federation.bundle_recipes import OUTPUT, RECORD, ages, bundle_recipe, by_worker
@@ -76,7 +75,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     sessions: list[WorkerSession] = []
 
     def begin() -> WorkerSession:
-        launcher = LocalLauncher(choose(request.param))
+        launcher = LocalLauncher(available(request.param))
         home = tmp_path / "worker"
         home.mkdir(exist_ok=True)
         sessions.append(WorkerSession(launcher, home / "worker.log", notice=lambda _: None))

@@ -16,8 +16,7 @@ from plasmid.computations import api
 from plasmid.core.errors import SiteFailed
 from plasmid.data.table import Table
 from plasmid.gateway.session import WorkerSession
-from plasmid.isolation.choice import choose
-from plasmid.isolation.launcher import LocalLauncher
+from plasmid.isolation.launcher import LocalLauncher, available
 from plasmid.protocol.body import pack
 from plasmid.recipes.bundle import BundleRecipe
 from plasmid.recipes.load import load_recipe
@@ -269,7 +268,7 @@ def test_in_a_worker_that_is_locked_in(level: Any, tmp_path: Path) -> None:
     """Nothing that flwr does when it is imported and called is refused there, and the rows can be read."""
     noticed: list[Any] = []
     document = flower_recipe(MODERN, initial={})
-    at = WorkerSession(LocalLauncher(choose(level)), tmp_path / "worker.log", notice=noticed.append)
+    at = WorkerSession(LocalLauncher(available(level)), tmp_path / "worker.log", notice=noticed.append)
     try:
         vector = by_worker(at, document, table(ROWS["alpha"]))
     finally:
@@ -281,7 +280,7 @@ def test_in_a_worker_that_is_locked_in(level: Any, tmp_path: Path) -> None:
 
 def test_an_app_that_never_ends_ends_with_its_run(tmp_path: Path) -> None:
     document = flower_recipe(ECHO.format(line="\n        while True: pass"))
-    at = WorkerSession(LocalLauncher(choose("best")), tmp_path / "worker.log", notice=lambda _: None)
+    at = WorkerSession(LocalLauncher(available("best")), tmp_path / "worker.log", notice=lambda _: None)
     codes: list[str] = []
 
     def wait() -> None:

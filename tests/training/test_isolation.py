@@ -126,9 +126,10 @@ def test_a_hostile_worker_and_its_children_end_with_a_gateway_that_is_killed(tmp
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from plasmid.isolation import choose\n"
+        "from plasmid.isolation.choice import choose\n"
         "from plasmid.isolation.supervisor import Guard\n"
-        "from plasmid.isolation.port import Limits, Spec\n"
+        "from plasmid.isolation.levels import Limits\n"
+        "from plasmid.isolation.port import Spec\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "(folder / 'scratch').mkdir()\n"
         "hostile = 'import os, time\\nos.fork()\\ntime.sleep(60)'\n"

@@ -22,7 +22,6 @@ from plasmid.computations import api, evaluate
 from plasmid.core.yaml12 import parse_yaml
 from plasmid.data.table import Table
 from plasmid.gateway.session import WorkerSession
-from plasmid.isolation import choose
 from plasmid.isolation.launcher import LocalLauncher
 from plasmid.recipes.catalogue import get, ls
 from plasmid.recipes.query import PingDocument, QueryDocument
@@ -162,7 +161,7 @@ def test_it_computes_without_a_call_that_the_list_lacks(
     work, refused = WORK[kind](tiny, bases), []
     log = tmp_path / "worker.log"
     read = [] if work.base is None else [work.base.path]
-    at = WorkerSession(LocalLauncher(choose(LEVEL), threads=2), log, read=read, notice=refused.append)
+    at = WorkerSession(LocalLauncher(LEVEL, threads=2), log, read=read, notice=refused.append)
     computation = api.load(work.document.computation)
     shape = computation.shape(work.document, work.base)
     state = computation.initial(work.document, shape) if work.state is None else work.state

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from plasmid.isolation.port import Isolation, Limits
+from plasmid.isolation.levels import Limits
+from plasmid.isolation.port import Isolation
 from plasmid.isolation.supervisor import MAX_LOG_BYTES, MAX_REFUSALS
 from support.servers.sandboxed import ALL, LIMITS, REAL, run
 

@@ -25,8 +25,7 @@ from plasmid.data.snapshot import Snapshot
 from plasmid.data.table import Joined, Table
 from plasmid.dp.canary_audit import planned_guesses
 from plasmid.gateway.session import WorkerSession
-from plasmid.isolation import choose
-from plasmid.isolation.launcher import _PASSED_ON, LocalLauncher
+from plasmid.isolation.launcher import PASSED_ON, LocalLauncher, available
 from plasmid.isolation.tree import descendants
 from plasmid.protocol.body import pack
 from plasmid.recipes.columns import Contract, TextColumn
@@ -52,7 +51,7 @@ def worker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[
     sessions: list[WorkerSession] = []
 
     def start() -> WorkerSession:
-        launcher = LocalLauncher(choose(request.param))
+        launcher = LocalLauncher(available(request.param))
         sessions.append(WorkerSession(launcher, tmp_path / "worker.log", notice=said.append))
         return sessions[-1]
 
@@ -234,26 +233,31 @@ def test_the_child_ends_when_the_channel_closes(worker: Start) -> None:
         assert session._worker.process.wait(30) == 0
 
 
+@pytest.mark.parametrize("killed", ["gateway", "helper"])
 @pytest.mark.parametrize("level", ["best", "landlock", "none"])
-def test_the_child_ends_when_its_gateway_is_killed(tmp_path: Path, level: str) -> None:
+def test_the_child_ends_when_its_gateway_or_helper_is_killed(tmp_path: Path, level: str, killed: str) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from plasmid.isolation import choose\n"
-        "from plasmid.isolation.launcher import LocalLauncher\n"
-        f"launcher, log = LocalLauncher(choose({level!r})), Path({str(tmp_path / 'worker.log')!r})\n"
+        "from plasmid.isolation.launcher import LocalLauncher, available\n"
+        "from plasmid.isolation.tree import descendants\n"
+        f"launcher, log = LocalLauncher(available({level!r})), Path({str(tmp_path / 'worker.log')!r})\n"
         "worker = launcher.launch(log, read=[], notice=print)\n"
-        "print(worker.process.pid, flush=True)\n"
+        "print(*descendants(worker.process.pid), flush=True)\n"
         "time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
-        child = os.pidfd_open(int(gateway.stdout.readline()))
-        gateway.kill()
-    try:
-        assert select.select([child], [], [], 30)[0] == [child]
-    finally:
-        os.close(child)
+        helper, *below = (int(number) for number in gateway.stdout.readline().split())
+        ends = [os.pidfd_open(number) for number in (helper, below[-1])]
+        os.kill(gateway.pid if killed == "gateway" else helper, signal.SIGKILL)
+        try:
+            for end in ends:
+                assert select.select([end], [], [], 30)[0] == [end]
+        finally:
+            gateway.kill()
+            for end in ends:
+                os.close(end)
 
 
 def test_ending_a_worker_twice_does_nothing(worker: Start) -> None:
@@ -288,7 +292,7 @@ def test_the_child_gets_the_listed_environment_and_no_file(
     ours |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     ours["PLASMID_HOME"] = str(tmp_path)
     given_by_the_sandbox = {"USER", "LOGNAME", "PWD"}
-    assert set(environment) <= set(_PASSED_ON) | set(ours) | given_by_the_sandbox
+    assert set(environment) <= set(PASSED_ON) | set(ours) | given_by_the_sandbox
     assert ours.items() <= environment.items()
     assert CANARY not in "".join(environment.values()) + command
     assert str(secret) not in files
@@ -326,7 +330,7 @@ def warm(
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLASMID_HOME", str(model_home))
-        process = LocalLauncher(choose("best")).launch(
+        process = LocalLauncher(available("best")).launch(
             tmp_path_factory.mktemp("warm") / "worker.log",
             read=[base.path for base in tiny.values()],
             notice=said.append,

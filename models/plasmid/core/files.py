@@ -123,3 +123,12 @@ def locked(path: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # a lock per opened file: released when it is closed
         yield
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove *folder* and what is in it, whatever modes it has; links are not followed."""
+    for path, folders, _files in os.walk(folder):
+        for name in folders:
+            if not (Path(path) / name).is_symlink():
+                (Path(path) / name).chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)

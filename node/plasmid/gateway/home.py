@@ -29,7 +29,7 @@ from plasmid.core.files import storage_error, write_atomic
 from plasmid.core.settings import dump_settings, read_settings
 from plasmid.data.settings import table_kind, table_name
 from plasmid.gateway.keys.keystore import KEYS_FILE, stated_key
-from plasmid.isolation.port import Device, Limits
+from plasmid.isolation.levels import Device, Limits
 from plasmid.protocol.enrolment import Organisation
 from plasmid.secagg.statements import IsolationLevel, SiteName
 from plasmid.uplink.network import Network

@@ -30,8 +30,7 @@ from plasmid.gateway.status import holding
 from plasmid.gateway.waiting import WaitingRuns
 from plasmid.gateway.watch import Watch
 from plasmid.gateway.witness import KINDS, Witness
-from plasmid.isolation import choose
-from plasmid.isolation.launcher import Launcher, LocalLauncher, sweep
+from plasmid.isolation.launcher import Launcher, LocalLauncher, available, sweep
 from plasmid.protocol.messages import (
     Admit,
     Ask,
@@ -62,7 +61,7 @@ class Node:
         config = home.config()
         check_start(home)
         self.launcher = launcher or LocalLauncher(
-            choose(config.isolation), limits=config.limits, devices=config.devices
+            available(config.isolation), limits=config.limits, devices=config.devices
         )
         self.keys = keys
         self.link = Credential(home.folder).connect(keys)

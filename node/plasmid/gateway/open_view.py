@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import DataError, SiteFailed, from_dict
-from plasmid.core.files import storage_error
+from plasmid.core.files import remove_tree, storage_error
 from plasmid.data.settings import NAMED_IN
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.views import Slice
-from plasmid.isolation.tree import remove
 from plasmid.protocol.channel import Channel, ChannelClosed
 from plasmid.recipes.documents import unit_of
 
@@ -139,7 +138,7 @@ def open_view(
         channel.close()
         process.kill()
         process.wait()
-        remove(Path(request["scratch"]))
+        remove_tree(Path(request["scratch"]))
     if late.is_set() and gone:
         raise DataError(
             "data.source_timeout",

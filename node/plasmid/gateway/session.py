@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from plasmid.bases.store import BaseModel
 from plasmid.computations.api import Layout
 from plasmid.core.errors import PlasmidError, from_dict
-from plasmid.isolation.launcher import Launcher
-from plasmid.isolation.supervisor import Notice
+from plasmid.isolation.launcher import Launcher, Notice
 from plasmid.protocol.body import Body, body_bytes, pack, unpack
 from plasmid.protocol.channel import Channel, ChannelClosed
 

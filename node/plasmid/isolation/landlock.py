@@ -23,14 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.isolation.filter import program
-from plasmid.isolation.port import (
-    Prepared,
-    Spec,
-    asked_at_once,
-    door,
-    inside,
-    limits_of_a_process,
-)
+from plasmid.isolation.port import Prepared, Spec, asked_at_once, door, inside, limits_of_a_process
 from plasmid.isolation.syscalls import NUMBERS, SECCOMP, machine
 from plasmid.isolation.trial import try_it
 from plasmid.secagg.statements import IsolationLevel

@@ -20,63 +20,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Protocol
 
 from plasmid.core.errors import SiteFailed
+from plasmid.isolation.levels import Device, Limits
 from plasmid.secagg.statements import IsolationLevel
 
-LEVELS: tuple[IsolationLevel, ...] = get_args(IsolationLevel)
-"""``bubblewrap``, ``landlock``, ``none``: strongest first."""
-
-Device = Literal["nvidia"]
 OPEN_FILES = 1024
 SHARED_MEMORY_BYTES = 64 * 2**20
 """Of ``/dev/shm``, where there is one."""
 
 _SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache",
            "/usr/share/zoneinfo", "/sys/devices/system/cpu", "/sys/devices/system/node")  # fmt: skip
-
-
-def at_least(level: IsolationLevel, wanted: IsolationLevel) -> bool:
-    """Return whether *level* is *wanted* or stronger."""
-    return LEVELS.index(level) <= LEVELS.index(wanted)
-
-
-class Limits(BaseModel):
-    """What one worker may use, its children included.
-
-    Attributes
-    ----------
-    memory_mib
-        Memory of all its processes together; None is three quarters of the host's.
-    cpu_s
-        CPU seconds of all its processes together, over the whole run.
-    processes
-        Running at one time.
-    scratch_mib
-        The private folder, and the largest file in it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    memory_mib: Annotated[int, Field(ge=64, le=2**24)] | None = None
-    cpu_s: Annotated[int, Field(ge=1, le=10**9)] = 7 * 24 * 3600
-    processes: Annotated[int, Field(ge=1, le=1024)] = 16
-    scratch_mib: Annotated[int, Field(ge=1, le=2**20)] = 1024
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of memory."""
-        if self.memory_mib is not None:
-            return self.memory_mib * 2**20
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes of the private folder."""
-        return self.scratch_mib * 2**20
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The guard: one thread of the gateway's process that starts a worker, watches it, and answers for it.
+"""The guard: one thread of the helper that starts a worker, watches it, and answers for it.
 
 Rules
 -----
@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from plasmid.core.errors import SiteFailed
+from plasmid.core.files import remove_tree
 from plasmid.isolation.filter import RULINGS, Ruling, name_of
 from plasmid.isolation.port import Isolation, Prepared, Spec
 from plasmid.isolation.syscalls import machine
@@ -44,7 +45,6 @@ from plasmid.isolation.tree import (
     named_inside,
     parent_of,
     process_of,
-    remove,
     usage,
 )
 
@@ -220,7 +220,7 @@ class Guard(threading.Thread):
                 os.close(descriptor)
         if self._door is not None:
             self._door.close()
-        remove(self._spec.scratch)
+        remove_tree(self._spec.scratch)
 
     def _why(self, status: int) -> str | None:
         """Return what a status says about limits: that of a signal, or of a wrapper whose child had one."""

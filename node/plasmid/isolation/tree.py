@@ -6,7 +6,6 @@ proc(5). Processes that end while they are read count as nothing.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +118,3 @@ def folder_bytes(folder: Path) -> int | None:
         except OSError:  # it has gone, or nobody may read it
             continue
     return total
-
-
-def remove(folder: Path) -> None:
-    """Remove *folder* and what a worker left in it, whatever modes it gave; links are not followed."""
-    for path, folders, _files in os.walk(folder):
-        for name in folders:
-            if not (Path(path) / name).is_symlink():
-                (Path(path) / name).chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from plasmid.core.errors import SiteFailed
-from plasmid.isolation.port import Isolation, Limits, Spec
+from plasmid.isolation.levels import Limits
+from plasmid.isolation.port import Isolation, Spec
 from plasmid.isolation.supervisor import START_S, Guard
 
 

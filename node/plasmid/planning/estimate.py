@@ -29,7 +29,7 @@ from plasmid.computations import api
 from plasmid.gateway.budget_rows import budget_rows, budgets_of
 from plasmid.gateway.home import SiteHome
 from plasmid.gateway.ledger import Ledger
-from plasmid.isolation import strongest
+from plasmid.isolation.choice import strongest
 from plasmid.planner.attempts import attempt_plan
 from plasmid.planning.footprint import cpu_bytes, gpu_bytes, weight_bytes
 from plasmid.planning.probe import Probe, cores, probe

@@ -29,9 +29,8 @@ from plasmid.computations import api
 from plasmid.data.views.reading import site_rows
 from plasmid.gateway.session import WorkerSession
 from plasmid.gateway.site_parameters import sampling, unit_terms
-from plasmid.isolation import choose, strongest
-from plasmid.isolation.launcher import LocalLauncher, Worker
-from plasmid.isolation.supervisor import Notice
+from plasmid.isolation.choice import strongest
+from plasmid.isolation.launcher import LocalLauncher, Notice, Worker
 from plasmid.isolation.tree import descendants
 from plasmid.recipes.schema import Recipe
 
@@ -160,7 +159,7 @@ class _Probed(threading.Thread):
             units = figures.people if recipe.privacy.unit == "patient" else figures.rows
             told = sampling(recipe, unit_terms(recipe, units))
             began = time.monotonic()
-            launcher = _Kept(choose(strongest()[0]), threads=self._threads)
+            launcher = _Kept(strongest()[0], threads=self._threads)
             log = self._folder / "worker.log"
             session = WorkerSession(launcher, log, read=[self._base.path], notice=lambda _text: None)
             try:

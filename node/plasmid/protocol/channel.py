@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -112,6 +113,11 @@ class Channel:
             if found is not None:
                 os.close(found)
             raise
+
+    def finish(self) -> None:
+        """Send nothing more: the other end reads end-of-file, and may still send."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._end.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end, also for a thread that is blocked in it."""

@@ -47,7 +47,7 @@ from plasmid.gateway.members.peers import Peer, Peers, write_peers
 from plasmid.gateway.members.projects import Projects, sign_project
 from plasmid.gateway.personal import Personal
 from plasmid.gateway.status import read_status
-from plasmid.isolation import strongest
+from plasmid.isolation.choice import strongest
 from plasmid.log.audit_log import AuditLog
 from plasmid.protocol.enrolment import Role
 from plasmid.protocol.envelope import Envelope

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from bench.harness import Result
 from plasmid.isolation.choice import every
-from plasmid.isolation.port import Isolation, Limits, Spec, interpreter
+from plasmid.isolation.levels import Limits
+from plasmid.isolation.port import Isolation, Spec, interpreter
 from plasmid.isolation.supervisor import Guard
 
 LIMIT_MS = 150.0

@@ -22,8 +22,9 @@ from typing import Any
 
 import plasmid.isolation
 from plasmid.isolation.choice import every
+from plasmid.isolation.levels import Device, Limits
 from plasmid.isolation.no_isolation import Bare
-from plasmid.isolation.port import Device, Isolation, Limits, Spec
+from plasmid.isolation.port import Isolation, Spec
 from plasmid.isolation.supervisor import Guard
 
 SECRET = "SECRET-OF-THE-SITE-4711"

@@ -16,7 +16,7 @@ from plasmid.disclosure.rules import Disclosure
 from plasmid.gateway.policy.figures import cohort, most_bytes
 from plasmid.gateway.policy.hours import Hours
 from plasmid.gateway.policy.rule import Facts, Rule, Said, Section
-from plasmid.isolation.port import at_least
+from plasmid.isolation.levels import at_least
 from plasmid.recipes.weights import weights_of
 
 UNITS = ("none", "record", "patient", "site")

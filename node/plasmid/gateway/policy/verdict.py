@@ -131,7 +131,7 @@ def _facts(
 
 
 def _isolation(home: SiteHome) -> IsolationLevel:
-    from plasmid.isolation import choose
+    from plasmid.isolation.choice import choose
 
     return choose(home.config().isolation).level
 

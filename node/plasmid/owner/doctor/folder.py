@@ -19,7 +19,7 @@ from plasmid.gateway.members.revocations import Revoked
 from plasmid.gateway.pause import paused
 from plasmid.gateway.policy.file import Policy, read_policy
 from plasmid.isolation.choice import choose, probe
-from plasmid.isolation.port import at_least
+from plasmid.isolation.levels import at_least
 from plasmid.log.audit_log import MAX_SKEW_S, AuditLog
 from plasmid.owner.doctor.report import Finding, Subject, fail, ok, warn
 

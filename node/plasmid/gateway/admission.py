@@ -197,7 +197,7 @@ def admit(
         requested=requested,
         document=document,
         digest=digest,
-        facts=facts,
+        facts=replace(facts, ledger=None),  # the run is paid for: its next steps ask no budget
         population=part.population,
         base=base,
         shape=shape,

@@ -1,9 +1,8 @@
 # Every target makes .venv itself when it is missing or older than pyproject.toml, and does nothing twice.
 PYTHON ?= python3
 NAME ?=
-# Tests run in this many processes of one thread each, every file in one of them, the longest first: one more
-# than two cores, as those of real processes wait for them.
-WORKERS ?= 3
+# Tests run in this many processes of one thread each, every file in one of them, the longest first.
+WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin

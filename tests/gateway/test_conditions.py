@@ -15,7 +15,7 @@ from plasmid.gateway.node import Node
 from plasmid.gateway.policy.conditions import check_start, policy_problem
 from plasmid.gateway.policy.file import read_policy
 from support.federation.approving import CHEAP, SECRET, allow_approved, revoke, sign, write_policy
-from support.federation.attacks import refusal
+from support.federation.attacks import BUDGET, private, refusal
 from support.federation.in_memory import Federation
 
 BROKEN = "allow: []\nrequire:\n  max_round: 3\n"
@@ -122,3 +122,26 @@ def test_every_step_of_a_run_is_held_to_what_is_in_force(federation: Federation,
         approvals = gateway.approvals
         sign(approvals, approvals.find(federation.digest), "ann")
     assert gateway.relay(opening) is not None  # control
+
+
+BUDGETS = {
+    "policy.no_budget": {},
+    "policy.budget": {"default": BUDGET | {"epsilon": 0.01}},
+    "policy.budget_unit": {"default": BUDGET | {"unit": "patient"}},
+}
+
+
+@pytest.mark.promise("asked-again")
+@pytest.mark.parametrize("code", BUDGETS)
+def test_a_budget_that_the_owner_changes_holds_for_a_run_under_way(tmp_path: Path, code: str) -> None:
+    federation = private(tmp_path)
+    federation.set_up()
+    gateway: Gateway = federation.gateways["alpha"]
+    sound = federation.home("alpha").policy.read_bytes()
+    policy = json.loads(sound)
+    federation.home("alpha").policy.write_text(json.dumps(policy | {"budgets": BUDGETS[code]}))
+    with refusal(code):
+        gateway.contribute(federation.manifest(), lambda _: pytest.fail("it was computed"))
+    account = policy["budgets"]["default"] | {"epsilon": federation.document.privacy.epsilon}
+    federation.home("alpha").policy.write_text(json.dumps(policy | {"budgets": {"default": account}}))
+    assert federation.answers(federation.manifest())["alpha"] is not None  # control: its own cost, no more

@@ -129,15 +129,15 @@ class Accounts:
             case other:
                 raise ValueError(f"unknown event {other}")
 
-    def population(self, name: str) -> Population:
-        """Return the sums of the population called *name*."""
+    def population(self, name: str, *, without: str | None = None) -> Population:
+        """Return the sums of the population called *name*, less the account of the run *without*."""
         sums = Population()
         for budget in self.carried.get(name, []):
             sums.unit = budget.unit
             sums.spent_epsilon += exact(budget.epsilon)
             sums.spent_delta += exact(budget.delta)
-        for run in self.runs.values():
-            if run.population != name or run.state == "released":
+        for key, run in self.runs.items():
+            if run.population != name or run.state == "released" or key == without:
                 continue
             sums.unit = run.unit
             if run.state == "spent":
@@ -169,9 +169,10 @@ class Accounts:
         self.check(wanted, budget)
         return {"event": "reserve", "run": run, **_figures(wanted)}
 
-    def check(self, wanted: RunAccount, budget: Budget) -> None:
-        """Raise what :meth:`reserve` raises for a new run."""
-        name, sums = wanted.population, self.population(wanted.population)
+    def check(self, wanted: RunAccount, budget: Budget, *, known: str | None = None) -> None:
+        """Raise what :meth:`reserve` raises for a new run; the account of *known* is the one that is asked for."""
+        name = wanted.population
+        sums = self.population(name, without=known)
         for owner, unit in (("the policy's budget for", budget.unit), ("what was spent of", sums.unit)):
             if unit not in (None, wanted.unit):
                 raise PolicyRefused(

@@ -197,7 +197,7 @@ def admit(
         requested=requested,
         document=document,
         digest=digest,
-        facts=replace(facts, ledger=None),  # the run is paid for: its next steps ask no budget
+        facts=replace(facts, ledger=None),  # a record of what was known; the ledger is the gateway's
         population=part.population,
         base=base,
         shape=shape,

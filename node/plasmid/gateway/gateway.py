@@ -24,7 +24,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -423,7 +423,8 @@ class Gateway:
         check_running(self.home)
         self.projects.check(admitted.project.digest())
         self._revoked.check(admitted.requested.requester.key)
-        return check_go_on(self.home, self.approvals, admitted.requested, admitted.facts)
+        facts = replace(admitted.facts, ledger=self.ledger)
+        return check_go_on(self.home, self.approvals, admitted.requested, facts)
 
     def _check_noised(
         self, admitted: AdmittedRun, manifest: Manifest, shape: api.Shape, raw: NDArray[Any]

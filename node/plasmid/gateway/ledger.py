@@ -95,12 +95,13 @@ class Ledger:
     def check(
         self, *, run: str | None, population: str, unit: str, epsilon: float, delta: float, budget: Budget
     ) -> None:
-        """Raise what :meth:`reserve` would raise for *run*, unless it has an account; nothing is written."""
+        """Raise what :meth:`reserve` raises for a run; one with an account must fit with the others'.
+
+        So a budget that was lowered or withdrawn stops the runs under way. Nothing is written.
+        """
         wanted = RunAccount("", population, unit, float(epsilon), float(delta), 0)
         with self._locked():
-            accounts = self._read().accounts
-            if run not in accounts.runs:
-                accounts.check(wanted, budget)
+            self._read().accounts.check(wanted, budget, known=run)
 
     def spend(self, run: str) -> None:
         """Turn the reservation of *run* into spending, before its first compute. Idempotent; never undone.

@@ -170,7 +170,7 @@ class Accounts:
         return {"event": "reserve", "run": run, **_figures(wanted)}
 
     def check(self, wanted: RunAccount, budget: Budget, *, known: str | None = None) -> None:
-        """Raise what :meth:`reserve` raises for a new run; the account of *known* is the one that is asked for."""
+        """Raise what :meth:`reserve` raises for a new run; for a *known* one, less its own account."""
         name = wanted.population
         sums = self.population(name, without=known)
         for owner, unit in (("the policy's budget for", budget.unit), ("what was spent of", sums.unit)):

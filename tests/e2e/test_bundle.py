@@ -51,7 +51,6 @@ def run(home: Home, recipe: Path, tables: Path, *settings: str) -> dict[str, Any
     return data
 
 
-@pytest.mark.slow
 def test_without_a_unit_the_sum_is_exact(
     home: Home, recipe: Path, tables: Path, ages: dict[str, list[int]]
 ) -> None:

@@ -220,7 +220,6 @@ def test_ctrl_c_leaves_nothing_after_five_seconds(home: Home, sleeper: str) -> N
     assert _adapters(home) == before
 
 
-@pytest.mark.slow
 def test_a_killed_launcher_takes_everything_with_it(home: Home, sleeper: str) -> None:
     process, run = _start_sleeper(home, sleeper)
     process.send_signal(signal.SIGKILL)
